@@ -1,0 +1,24 @@
+// The one place that knows every backend.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "model/weights.h"
+
+namespace wavernn_fast {
+
+struct EngineOptions {
+  std::string device = "cpu";  // cpu or reference
+  std::string dtype = "auto";  // fp32, fp16, bf16, int8; auto is fp32
+  int threads = 0;             // 0: what the process may use
+  std::string isa = "auto";
+};
+
+std::vector<std::string> available_devices();
+std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
+                                    const EngineOptions& options);
+
+}  // namespace wavernn_fast

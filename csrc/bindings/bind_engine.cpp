@@ -1,0 +1,277 @@
+// The Engine and Stream classes. Shapes are checked here; below, everything is trusted.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "backends.h"
+#include "bindings/bindings.h"
+#include "common/error.h"
+#include "plan/plan.h"
+
+namespace py = pybind11;
+
+namespace wavernn_fast {
+namespace {
+
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using DoubleArray = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using IntArray = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+struct Stream {
+  StreamState state;
+};
+
+ModelConfig read_config(const py::dict& d) {
+  ModelConfig c;
+  const std::string core = py::cast<std::string>(d["core"]);
+  const std::string head = py::cast<std::string>(d["head"]);
+  WF_CHECK(core == "dual" || core == "residual", "core ", core, " is not dual or residual");
+  c.core = core == "dual" ? Core::dual : Core::residual;
+  c.head = head == "softmax" ? Head::softmax : head == "mol" ? Head::mol : Head::dual_softmax;
+  WF_CHECK((c.core == Core::dual) == (c.head == Head::dual_softmax), "head ", head,
+           " does not belong to a ", core, " core");
+  WF_CHECK(c.head != Head::mol || py::cast<int>(d["n_classes"]) <= 192,
+           "a mixture of more than 64 logistics is not supported");
+  const auto number = [&d](const char* name) { return py::cast<int>(d[name]); };
+  c.hidden_size = number("hidden_size");
+  c.fc_size = number("fc_size");
+  c.n_classes = number("n_classes");
+  c.hop_length = number("hop_length");
+  c.n_mels = number("n_mels");
+  c.aux_size = number("aux_size");
+  c.upsample_left = number("upsample_left");
+  c.upsample_right = number("upsample_right");
+  c.first_input = py::cast<float>(d["first_input"]);
+  WF_CHECK(c.hop_length > 0 && c.n_mels >= 0 && c.aux_size >= 0 && c.upsample_left >= 0 &&
+               c.upsample_right >= 0,
+           "hop_length must be positive and the other sizes not negative");
+  return c;
+}
+
+CanonicalWeights read_weights(const py::dict& d) {
+  CanonicalWeights weights;
+  for (const auto& [key, value] : d) {
+    const auto array = py::cast<FloatArray>(value);
+    Tensor tensor;
+    tensor.shape.assign(array.shape(), array.shape() + array.ndim());
+    tensor.data.assign(array.data(), array.data() + array.size());
+    for (float x : tensor.data)
+      WF_CHECK(std::isfinite(x), "weight ", py::cast<std::string>(key), " holds ", x);
+    weights.add(py::cast<std::string>(key), std::move(tensor));
+  }
+  return weights;
+}
+
+Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t fold,
+                   uint64_t start, double temperature, bool greedy) {
+  WF_CHECK(temperature > 0 && std::isfinite(temperature), "temperature is ", temperature,
+           ", expected a positive number (use greedy=True for no randomness)");
+  Stream stream{make_stream(engine.config(), {seed, item, fold})};
+  stream.state.start = start;
+  stream.state.inv_temperature = float(1.0 / temperature);
+  stream.state.greedy = greedy;
+  return stream;
+}
+
+// Everything one call hands to the core, kept alive while the GIL is released.
+struct Call {
+  std::vector<Job> jobs;
+  std::vector<py::object> keep;
+  std::vector<std::vector<uint32_t>> words;
+  py::list results;
+};
+
+// Rows that the conditioning of a job must have, checked against what was given.
+const float* conditioning_rows(Call& call, const py::object& given, const char* name, size_t index,
+                               int64_t rows, int channels) {
+  if (channels == 0) return nullptr;
+  WF_CHECK(!given.is_none(), name, " of stream ", index, " is missing: this model is conditioned");
+  const auto array = py::cast<FloatArray>(given);
+  WF_CHECK(array.ndim() == 2 && array.shape(0) >= rows && array.shape(1) == channels, name,
+           " of stream ", index, " has shape [", array.ndim() > 0 ? array.shape(0) : 0, ", ",
+           array.ndim() > 1 ? array.shape(1) : 0, "], expected at least [", rows, ", ", channels,
+           "]");
+  call.keep.push_back(array);
+  return array.data();
+}
+
+void set_words(Call& call, Job& job, const py::object& given, size_t index, int draws) {
+  if (given.is_none()) return;
+  const auto u = py::cast<DoubleArray>(given);
+  WF_CHECK(u.size() == job.n_steps * draws, "uniforms of stream ", index, " hold ", u.size(),
+           " numbers, expected [", job.n_steps, ", ", draws, "]");
+  std::vector<uint32_t> words(u.size());
+  for (size_t i = 0; i < words.size(); ++i) {
+    const double x = u.data()[i];
+    WF_CHECK(x >= 0.0 && x < 1.0, "uniform ", i, " of stream ", index, " is ", x,
+             ", expected [0, 1)");
+    words[i] = uint32_t(x * 4294967296.0);
+  }
+  call.words.push_back(std::move(words));
+  job.words = call.words.back().data();
+}
+
+void set_forced(Call& call, Job& job, const py::object& given, size_t index,
+                const ModelConfig& c) {
+  if (given.is_none()) return;
+  if (c.head == Head::mol) {
+    const auto x = py::cast<FloatArray>(given);
+    WF_CHECK(x.size() >= job.n_steps, "forced of stream ", index, " holds ", x.size(),
+             " values, expected ", job.n_steps);
+    call.keep.push_back(x);
+    job.forced_values = x.data();
+    return;
+  }
+  const auto k = py::cast<IntArray>(given);
+  const int limit = c.core == Core::dual ? 65536 : c.n_classes;
+  WF_CHECK(k.size() >= job.n_steps, "forced of stream ", index, " holds ", k.size(),
+           " labels, expected ", job.n_steps);
+  for (int64_t i = 0; i < job.n_steps; ++i)
+    WF_CHECK(k.data()[i] >= 0 && k.data()[i] < limit, "forced label ", i, " of stream ", index,
+             " is ", k.data()[i], ", expected 0 to ", limit - 1);
+  call.keep.push_back(k);
+  job.forced_labels = k.data();
+}
+
+void set_outputs(Call& call, Job& job, const ModelConfig& c, bool return_logits) {
+  py::object samples, logits = py::none();
+  if (c.head == Head::mol) {
+    FloatArray out(job.n_steps);
+    job.values = out.mutable_data();
+    samples = out;
+  } else {
+    IntArray out(job.n_steps);
+    job.labels = out.mutable_data();
+    samples = out;
+  }
+  if (return_logits) {
+    FloatArray out({py::ssize_t(job.n_steps), py::ssize_t(c.logits_size())});
+    job.logits = out.mutable_data();
+    logits = out;
+  }
+  call.results.append(py::make_tuple(samples, logits));
+}
+
+py::object item_of(const py::object& list, size_t i) {
+  return list.is_none() ? py::object(py::none()) : py::object(list[py::int_(i)]);
+}
+
+void check_length(const py::object& list, size_t n, const char* name) {
+  WF_CHECK(list.is_none() || py::len(list) == n, name, " has ", list.is_none() ? 0 : py::len(list),
+           " entries for ", n, " streams");
+}
+
+// Runs with the GIL released; Python signals (and `interrupt`) are served at slice borders.
+void run_jobs(Engine& engine, Call& call, const py::object& interrupt) {
+  const Interrupt serve = [&interrupt] {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (!interrupt.is_none()) interrupt();
+  };
+  {
+    const py::gil_scoped_release release;
+    engine.run(call.jobs, serve);
+  }
+  for (size_t i = 0; i < call.jobs.size(); ++i) {
+    const Job& job = call.jobs[i];
+    if (job.failed_step < 0) continue;
+    const uint64_t step = job.state->step - uint64_t(job.n_steps) + uint64_t(job.failed_step);
+    fail<EngineError>("a logit of stream ", i, " is not finite at step ", step,
+                      "; the weights or the mel are out of range for dtype ", engine.dtype());
+  }
+}
+
+py::list run(Engine& engine, const std::vector<Stream*>& streams,
+             const std::vector<int64_t>& n_steps, const py::object& interp, const py::object& hold,
+             const py::object& uniforms, const py::object& forced, bool return_logits,
+             const py::object& interrupt) {
+  const ModelConfig& c = engine.config();
+  WF_CHECK(n_steps.size() == streams.size(), "n_steps has ", n_steps.size(), " entries for ",
+           streams.size(), " streams");
+  check_length(interp, streams.size(), "interp");
+  check_length(hold, streams.size(), "hold");
+  check_length(uniforms, streams.size(), "uniforms");
+  check_length(forced, streams.size(), "forced");
+  Call call;
+  call.jobs.resize(streams.size());
+  call.words.reserve(streams.size());
+  for (size_t i = 0; i < streams.size(); ++i) {
+    Job& job = call.jobs[i];
+    WF_CHECK(streams[i] != nullptr, "stream ", i, " is None");
+    WF_CHECK(n_steps[i] >= 0, "n_steps of stream ", i, " is ", n_steps[i]);
+    job.state = &streams[i]->state;
+    job.n_steps = n_steps[i];
+    const int64_t phase = int64_t(job.state->position()) % c.hop_length;
+    const int64_t frames = (phase + job.n_steps + c.hop_length - 1) / c.hop_length;
+    const int64_t extra = frames > 0 ? c.taps() - 1 : 0;
+    job.interp = conditioning_rows(call, item_of(interp, i), "interp", i, frames + extra,
+                                   c.interp_size());
+    job.hold = conditioning_rows(call, item_of(hold, i), "hold", i, frames, c.hold_size());
+    set_words(call, job, item_of(uniforms, i), i, c.draws_per_step());
+    set_forced(call, job, item_of(forced, i), i, c);
+    set_outputs(call, job, c, return_logits);
+  }
+  run_jobs(engine, call, interrupt);
+  return call.results;
+}
+
+std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensors,
+                                  const std::string& device, const std::string& dtype, int threads,
+                                  const std::string& isa) {
+  return make_engine(read_config(config), read_weights(tensors), {device, dtype, threads, isa});
+}
+
+// What the plan holds of each weight matrix, for tests: {name: [rows, cols]} in canonical order.
+py::dict unpack_plan(const py::dict& config, const py::dict& tensors, const std::string& dtype,
+                     int threads) {
+  const ModelConfig c = read_config(config);
+  const Plan plan = make_plan({c, dtype_from_name(dtype), threads}, read_weights(tensors));
+  py::dict result;
+  for (const PackedMatrix& m : plan.matrices) {
+    int rows = 0, cols = m.source_cols;
+    for (int row : m.row_of) rows = std::max(rows, row + 1);
+    FloatArray out({py::ssize_t(rows), py::ssize_t(cols)});
+    const std::vector<float> flat = unpack(plan, m, rows, cols);
+    std::copy(flat.begin(), flat.end(), out.mutable_data());
+    result[py::str(m.name)] = out;
+  }
+  return result;
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  m.def("unpack_plan", &unpack_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
+        py::arg("dtype") = "fp32", py::arg("threads") = 1,
+        "The weights as packed for the kernels, unpacked again (for tests).");
+  py::class_<Stream>(m, "Stream", "One utterance in flight: all that influences its next samples.")
+      .def_property_readonly("step", [](const Stream& s) { return s.state.step; })
+      .def("copy", [](const Stream& s) { return s; });
+  py::class_<Engine>(m, "Engine", "Resident weights and the sampling loop on one device.")
+      .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
+           py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
+           py::arg("isa") = "auto")
+      .def_property_readonly("device", &Engine::device)
+      .def_property_readonly("dtype", &Engine::dtype)
+      .def_property_readonly("isa", &Engine::isa)
+      .def_property_readonly("threads", &Engine::threads)
+      .def_property_readonly("weight_bytes", &Engine::weight_bytes)
+      .def_property_readonly("macs_per_step", &Engine::macs_per_step)
+      .def_property_readonly("interp_size", [](const Engine& e) { return e.config().interp_size(); })
+      .def_property_readonly("hold_size", [](const Engine& e) { return e.config().hold_size(); })
+      .def_property_readonly("logits_size", [](const Engine& e) { return e.config().logits_size(); })
+      .def_property_readonly("draws_per_step",
+                             [](const Engine& e) { return e.config().draws_per_step(); })
+      .def("describe", &Engine::describe)
+      .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,
+           py::arg("fold") = 0, py::arg("start") = 0, py::arg("temperature") = 1.0,
+           py::arg("greedy") = false)
+      .def("run", &run, py::arg("streams"), py::arg("n_steps"), py::arg("interp"), py::arg("hold"),
+           py::kw_only(), py::arg("uniforms") = py::none(), py::arg("forced") = py::none(),
+           py::arg("return_logits") = false, py::arg("interrupt") = py::none());
+}
+
+}  // namespace wavernn_fast

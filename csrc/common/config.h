@@ -1,0 +1,41 @@
+// Sizes of a model, mirrored from wavernn_fast.config.ModelConfig (a test compares the fields).
+#pragma once
+
+#include <string>
+
+namespace wavernn_fast {
+
+enum class Core { dual, residual };
+enum class Head { dual_softmax, softmax, mol };
+
+struct ModelConfig {
+  Core core = Core::dual;
+  Head head = Head::dual_softmax;
+  int hidden_size = 0;       // GRU units H; dual: first half coarse, second half fine
+  int fc_size = 0;           // width F of the output hidden layers
+  int n_classes = 0;         // dual: 256 a half; softmax: labels; mol: 3 * mixtures
+  int hop_length = 1;        // samples per frame
+  int n_mels = 0;            // mel bins; 0: unconditioned
+  int aux_size = 0;          // channels of one auxiliary slice
+  int upsample_left = 0;     // frames before the current one in the upsampling kernel
+  int upsample_right = 0;    // frames after it
+  float first_input = 0.0f;  // fed back at step 0
+
+  int half() const { return hidden_size / 2; }
+  int taps() const { return upsample_left + 1 + upsample_right; }
+  int logits_size() const { return core == Core::dual ? 512 : n_classes; }
+  int draws_per_step() const { return head == Head::softmax ? 1 : 2; }
+  // Frame conditioning channels: `interp` rows pass through the upsampling kernel, `hold` rows
+  // are constant over a frame. docs/architecture.md has the order of the channels.
+  int interp_size() const {
+    if (n_mels == 0) return 0;
+    return core == Core::dual ? 3 * hidden_size : 4 * hidden_size;
+  }
+  int hold_size() const {
+    if (n_mels == 0 || aux_size == 0) return 0;
+    return core == Core::dual ? 3 * hidden_size : 7 * hidden_size + 2 * fc_size;
+  }
+  std::string describe() const;
+};
+
+}  // namespace wavernn_fast

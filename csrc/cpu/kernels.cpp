@@ -1,0 +1,344 @@
+// Compiled once per instruction set: WF_ISA names the namespace and the vec_*.h file.
+//
+// No standard library template may be instantiated here: the linker could pick the copy built
+// with AVX-512 for the whole program.
+#include "cpu/kernels.h"
+
+#include <cstring>
+
+#define WF_CONCAT_(a, b) a##b
+#define WF_CONCAT(a, b) WF_CONCAT_(a, b)
+#define WF_STRING_(a) #a
+#define WF_STRING(a) WF_STRING_(a)
+#include WF_VEC_HEADER
+
+namespace wavernn_fast::cpu::WF_ISA {
+namespace {
+
+#define WF_ALWAYS static inline __attribute__((always_inline))
+
+constexpr int kMaxPanelBlocks = 6;
+constexpr size_t kPrefetchBytes = 2048;  // ahead of the weights being multiplied
+
+// ---- weight formats: a block is 16 rows of one column (int8: of four columns) ----------------
+
+struct Fp32 {
+  using Weight = float;
+  static constexpr int kCols = 1;
+  WF_ALWAYS F load_block(const Weight* w) { return load(w); }
+};
+struct Fp16 {
+  using Weight = uint16_t;
+  WF_ALWAYS F load_block(const Weight* w) { return load_fp16(w); }
+};
+struct Bf16 {
+  using Weight = uint16_t;
+  WF_ALWAYS F load_block(const Weight* w) { return load_bf16(w); }
+};
+
+// ---- dense products ---------------------------------------------------------------------------
+
+// `kBlocks` adjacent blocks of a panel for `kStreams` inputs; everything stays in registers.
+template <class Format, int kBlocks, int kStreams>
+WF_ALWAYS void matmul_tile(const MatmulArgs& a, int block, int stream) {
+  F acc[kBlocks][kStreams];
+#pragma GCC unroll 8
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; ++s) acc[b][s] = load(a.bias + kLanes * (block + b));
+  }
+  const ptrdiff_t step = ptrdiff_t(kLanes) * a.blocks;
+  const auto* w = static_cast<const typename Format::Weight*>(a.weights) + kLanes * block;
+  const float* x = static_cast<const float*>(a.x) + stream * a.ldx;
+  for (int k = 0; k < a.cols; ++k) {
+    if constexpr (kStreams == 1) prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes);
+    F weights[kBlocks];
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) weights[b] = Format::load_block(w + kLanes * b);
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; ++s) {
+      const F input = set1(x[s * a.ldx + k]);
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) acc[b][s] = fma(weights[b], input, acc[b][s]);
+    }
+    w += step;
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < kStreams; ++s) {
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b)
+      store(a.y + (stream + s) * a.ldy + kLanes * (block + b), acc[b][s]);
+  }
+}
+
+template <int kBlocks, int kStreams>
+WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
+  I acc[kBlocks][kStreams];
+#pragma GCC unroll 8
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; ++s) acc[b][s] = zero_int();
+  }
+  const ptrdiff_t step = ptrdiff_t(4 * kLanes) * a.blocks;
+  const int8_t* w = static_cast<const int8_t*>(a.weights) + 4 * kLanes * block;
+  const uint8_t* x = static_cast<const uint8_t*>(a.x) + stream * a.ldx;
+  for (int k = 0; k < a.cols; k += 4) {
+    if constexpr (kStreams == 1) prefetch(w + kPrefetchBytes);
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; ++s) {
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b)
+        acc[b][s] = dot4(acc[b][s], w + 4 * kLanes * b, x + s * a.ldx + k);
+    }
+    w += step;
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < kStreams; ++s) {
+    const F x_scale = set1(a.x_scale[stream + s]);
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+      const int row = kLanes * (block + b);
+      const I sum = a.row_sum ? sub_int(acc[b][s], load_int(a.row_sum + row)) : acc[b][s];
+      const F exact = to_float(sum);
+      const F scale = mul(load(a.row_scale + row), x_scale);
+      store(a.y + (stream + s) * a.ldy + row, fma(exact, scale, load(a.bias + row)));
+    }
+  }
+}
+
+struct Int8 {};
+
+template <class Format, int kBlocks, int kStreams>
+WF_ALWAYS void one_tile(const MatmulArgs& a, int block, int stream) {
+  if constexpr (__is_same(Format, Int8)) {
+    matmul_tile_int8<kBlocks, kStreams>(a, block, stream);
+  } else {
+    matmul_tile<Format, kBlocks, kStreams>(a, block, stream);
+  }
+}
+
+// All blocks of a panel for a fixed number of streams, as many blocks at once as registers allow.
+template <class Format, int kStreams>
+void matmul_streams(const MatmulArgs& a, int stream) {
+  constexpr int kFit = kMaxAccumulators / kStreams;
+  constexpr int kWide = kFit < 1 ? 1 : kFit > kMaxPanelBlocks ? kMaxPanelBlocks : kFit;
+  int block = 0;
+  for (; block + kWide <= a.blocks; block += kWide) one_tile<Format, kWide, kStreams>(a, block, stream);
+  switch (a.blocks - block) {
+    case 0: break;
+    case 1: one_tile<Format, 1, kStreams>(a, block, stream); break;
+    case 2: if constexpr (kWide > 2) one_tile<Format, 2, kStreams>(a, block, stream); break;
+    case 3: if constexpr (kWide > 3) one_tile<Format, 3, kStreams>(a, block, stream); break;
+    case 4: if constexpr (kWide > 4) one_tile<Format, 4, kStreams>(a, block, stream); break;
+    case 5: if constexpr (kWide > 5) one_tile<Format, 5, kStreams>(a, block, stream); break;
+  }
+}
+
+template <class Format>
+void matmul(const MatmulArgs& a) {
+  int stream = 0;
+  for (; stream + kStreamTile <= a.streams; stream += kStreamTile)
+    matmul_streams<Format, kStreamTile>(a, stream);
+  switch (a.streams - stream) {
+    case 1: matmul_streams<Format, 1>(a, stream); break;
+    case 2: matmul_streams<Format, 2>(a, stream); break;
+    case 3: matmul_streams<Format, 3>(a, stream); break;
+    case 4: if constexpr (kStreamTile > 4) matmul_streams<Format, 4>(a, stream); break;
+    case 5: if constexpr (kStreamTile > 5) matmul_streams<Format, 5>(a, stream); break;
+    case 6: if constexpr (kStreamTile > 6) matmul_streams<Format, 6>(a, stream); break;
+    case 7: if constexpr (kStreamTile > 7) matmul_streams<Format, 7>(a, stream); break;
+    default: break;
+  }
+}
+
+float quantize(const float* x, int n, bool is_signed, uint8_t* q) {
+  const float levels = float(is_signed ? kSignedLevels : kUnsignedLevels);
+  F top = zero();
+  for (int i = 0; i < n; i += kLanes) top = max(top, abs(load(x + i)));
+  const float largest = reduce_max(top);
+  const F factor = set1(largest > 0.0f ? levels / largest : 0.0f);
+  const F offset = set1(is_signed ? 64.0f : 0.0f);
+  for (int i = 0; i < n; i += kLanes)
+    store_u8(q + i, round_int(fma(load(x + i), factor, offset)));
+  return largest / levels;
+}
+
+// ---- elementwise ------------------------------------------------------------------------------
+
+// exp to about 1 ulp for x in [-86, 88] (clamped): Cody-Waite reduction, degree-6 polynomial with
+// the coefficients of the Cephes library (S. Moshier, expf).
+WF_ALWAYS F exp_of(F x) {
+  x = min(max(x, set1(-86.0f)), set1(88.0f));
+  const I n = round_int(mul(x, set1(1.44269504088896341f)));
+  const F nf = to_float(n);
+  F r = fma(nf, set1(-0.693359375f), x);
+  r = fma(nf, set1(2.12194440e-4f), r);
+  F p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, mul(r, r), r);
+  return scale_exponent(add(p, set1(1.0f)), n);
+}
+
+WF_ALWAYS F sigmoid(F x) {
+  const F one = set1(1.0f);
+  return div(one, add(one, exp_of(sub(zero(), x))));
+}
+
+WF_ALWAYS F tanh_of(F x) {
+  const F one = set1(1.0f);
+  return fma(set1(-2.0f), div(one, add(one, exp_of(add(x, x)))), one);
+}
+
+WF_ALWAYS F condition(F acc, const Conditioning& c, int channel) {
+  if (c.hold != nullptr) acc = add(acc, load(c.hold + channel));
+  for (int j = 0; j < c.taps; ++j)
+    acc = fma(set1(c.kernel[j]), load(c.interp + j * c.stride + channel), acc);
+  return acc;
+}
+
+template <int kScalars>
+WF_ALWAYS F gate_input(const GruArgs& a, int block, int gate) {
+  const int channel = gate * a.hidden_size + kLanes * block;
+  F x = condition(load(a.base + channel), a.conditioning, channel);
+#pragma GCC unroll 3
+  for (int i = 0; i < kScalars; ++i)
+    x = fma(set1(a.scalars[i]), load(a.scalar_weights[i] + channel), x);
+  if (a.input != nullptr) x = add(x, load(a.input + 3 * kLanes * block + kLanes * gate));
+  return x;
+}
+
+// r = sigmoid(.), u = sigmoid(.), e = tanh(r * (R_e h + b) + I_e x), h' = e + u (h - e).
+template <int kScalars>
+WF_ALWAYS void gru_units(const GruArgs& a) {
+  for (int block = a.first_block; block < a.last_block; ++block) {
+    const float* recurrent = a.recurrent + 3 * kLanes * block;
+    const F r = sigmoid(add(load(recurrent), gate_input<kScalars>(a, block, 0)));
+    const F u = sigmoid(add(load(recurrent + kLanes), gate_input<kScalars>(a, block, 1)));
+    const F e = tanh_of(fma(r, load(recurrent + 2 * kLanes), gate_input<kScalars>(a, block, 2)));
+    const F h = load(a.h_old + kLanes * block);
+    store(a.h_new + kLanes * block, fma(u, sub(h, e), e));
+  }
+}
+
+void gru(const GruArgs& a) {
+  switch (a.n_scalars) {
+    case 1: gru_units<1>(a); break;
+    case 2: gru_units<2>(a); break;
+    case 3: gru_units<3>(a); break;
+    default: gru_units<0>(a); break;
+  }
+}
+
+void input_layer(const float* base, const Conditioning& conditioning, const float* weights,
+                 float scalar, int first, int last, float* out) {
+  const F x = set1(scalar);
+  for (int i = first; i < last; i += kLanes)
+    store(out + i, fma(x, load(weights + i), condition(load(base + i), conditioning, i)));
+}
+
+void relu(float* y, const float* hold, int first, int last) {
+  for (int i = first; i < last; i += kLanes) {
+    const F sum = hold == nullptr ? load(y + i) : add(load(y + i), load(hold + i));
+    store(y + i, max(sum, zero()));
+  }
+}
+
+void add_vectors(const float* a, const float* b, int first, int last, float* out) {
+  for (int i = first; i < last; i += kLanes) store(out + i, add(load(a + i), load(b + i)));
+}
+
+bool categorical(const float* logits, int n, float inv_temperature, int bits, int32_t* w,
+                 uint32_t* sums) {
+  F top = load(logits), probe = zero();
+  for (int i = 0; i < n; i += kLanes) {
+    const F l = load(logits + i);
+    top = max(top, l);
+    probe = fma(l, zero(), probe);  // NaN as soon as one logit is NaN or infinite
+  }
+  if (!all_zero(probe)) return false;
+  const F highest = set1(reduce_max(top)), factor = set1(inv_temperature);
+  const F one = set1(float(1u << bits));
+  for (int i = 0; i < n; i += kLanes) {
+    const F scaled = mul(sub(load(logits + i), highest), factor);
+    const I weight = round_int(mul(exp_of(scaled), one));
+    store_int(w + i, weight);
+    sums[i / kLanes] = reduce_add(weight);
+  }
+  return true;
+}
+
+// ---- probes of the hardware floor --------------------------------------------------------------
+
+uint64_t probe_read(const void* data, size_t bytes) {
+  const auto* p = static_cast<const float*>(data);
+  const size_t n = bytes / sizeof(float) / (8 * kLanes) * (8 * kLanes);
+  F acc[8];
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) acc[j] = zero();
+  for (size_t i = 0; i < n; i += 8 * kLanes) {
+    prefetch(p + i + 8 * kLanes + kPrefetchBytes / 4);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) acc[j] = max(acc[j], load(p + i + j * kLanes));
+  }
+  float sink = 0;
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) sink += reduce_max(acc[j]);
+  return n * sizeof(float) + (sink == 12345.0f ? 1 : 0);
+}
+
+uint64_t probe_fma(uint64_t rounds) {
+  constexpr int kChains = kMaxAccumulators < 12 ? kMaxAccumulators : 12;
+  F acc[kChains];
+  volatile float start = 0.5f;
+  const F a = set1(start), b = set1(start);
+#pragma GCC unroll 12
+  for (int j = 0; j < kChains; ++j) acc[j] = set1(float(j));
+  for (uint64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) acc[j] = fma(acc[j], a, b);
+  }
+  float sink = 0;
+#pragma GCC unroll 12
+  for (int j = 0; j < kChains; ++j) sink += reduce_max(acc[j]);
+  return rounds * kChains * kLanes + (sink == 12345.0f ? 1 : 0);
+}
+
+uint64_t probe_int8(const void* data, size_t bytes, uint64_t rounds) {
+  constexpr int kChains = kMaxAccumulators < 8 ? kMaxAccumulators : 8;
+  const auto* w = static_cast<const int8_t*>(data);
+  const uint8_t q[4] = {1, 2, 3, 4};
+  I acc[kChains];
+#pragma GCC unroll 8
+  for (int j = 0; j < kChains; ++j) acc[j] = zero_int();
+  const size_t step = size_t(4 * kLanes) * kChains, n = bytes / step * step;
+  for (uint64_t i = 0; i < rounds; ++i) {
+    for (size_t k = 0; k < n; k += step) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kChains; ++j) acc[j] = dot4(acc[j], w + k + 4 * kLanes * j, q);
+    }
+  }
+  uint64_t sink = 0;
+#pragma GCC unroll 8
+  for (int j = 0; j < kChains; ++j) sink += reduce_add(acc[j]);
+  return rounds * n + (sink == 12345 ? 1 : 0);
+}
+
+}  // namespace
+
+extern const KernelTable kTable;
+const KernelTable kTable = {
+    WF_STRING(WF_ISA), kMaxAccumulators < kMaxPanelBlocks ? kMaxAccumulators : kMaxPanelBlocks,
+    kStreamTile,       matmul<Fp32>,
+    matmul<Fp16>,      matmul<Bf16>,
+    matmul<Int8>,      quantize,
+    gru,               input_layer,
+    relu,              add_vectors,
+    categorical,       probe_read,
+    probe_fma,         probe_int8,
+};
+
+}  // namespace wavernn_fast::cpu::WF_ISA

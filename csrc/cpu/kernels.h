@@ -1,0 +1,88 @@
+// The arithmetic of one step, as a table of functions per instruction set.
+//
+// kernels.cpp is compiled once per instruction set; every build sums each output in the same
+// order (bias first, then columns 0, 1, 2, ... with one fused multiply-add each), so results do
+// not depend on the instruction set, the batch, the threads or the slicing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace wavernn_fast::cpu {
+
+inline constexpr int kLanes = 16;       // floats of one vector, rows of one block
+// int8 activations have 7 bits, so that the AVX2 product cannot saturate: signed inputs are
+// q in [-63, 63] stored as q + 64, inputs that are never negative (after a ReLU) q in [0, 127].
+inline constexpr int kSignedLevels = 63;
+inline constexpr int kUnsignedLevels = 127;
+
+// Rows [0, 16 * blocks) of y = bias + W x for `streams` inputs.
+// Weights of one panel: [cols][blocks * 16], for int8 [cols / 4][blocks * 16][4].
+struct MatmulArgs {
+  const void* weights;
+  int blocks;              // 16-row blocks, 1 to kMaxPanelBlocks
+  int cols;                // multiple of 4
+  int streams;
+  const float* bias;       // [16 * blocks]
+  const float* row_scale;  // [16 * blocks], int8 only: weight = scale * integer
+  const int32_t* row_sum;  // [16 * blocks], int8 with signed inputs: 64 * sum of the integers
+  const void* x;           // float or uint8 [streams][ldx]
+  const float* x_scale;    // [streams], int8 only
+  float* y;                // [streams][ldy]
+  ptrdiff_t ldx, ldy;      // elements between streams
+};
+
+// What the conditioning adds to channel vectors of one stream at one sample:
+// base + hold + sum_j kernel[j] * interp[j * stride].
+struct Conditioning {
+  const float* interp = nullptr;  // row of the first tap, or null
+  const float* hold = nullptr;    // row of this frame, or null
+  const float* kernel = nullptr;  // [taps] of this sample's phase
+  int taps = 0;
+  ptrdiff_t stride = 0;           // channels of one interp row
+};
+
+// GRU update of units [16 * first_block, 16 * last_block) of one stream.
+// Pre-activations come in blocks of 48: 16 reset, 16 update, 16 candidate rows.
+struct GruArgs {
+  int first_block, last_block;
+  int hidden_size;           // distance between gates in `base` and the conditioning channels
+  const float* recurrent;    // [blocks * 48] R h + b_recurrent
+  const float* input;        // [blocks * 48] W x + 0, or null (no input product)
+  const float* base;         // [3 * hidden_size] input bias
+  int n_scalars;             // scalar inputs (samples fed back): 0 to 3
+  const float* scalar_weights[3];  // [3 * hidden_size] each
+  float scalars[3];
+  Conditioning conditioning;  // channel 0 is the first reset channel
+  const float* h_old;         // [hidden_size]
+  float* h_new;               // [hidden_size]
+};
+
+struct KernelTable {
+  const char* name;
+  int max_panel_blocks;  // widest panel that a batch-1 product keeps in registers
+  int stream_tile;
+  void (*matmul_fp32)(const MatmulArgs&);
+  void (*matmul_fp16)(const MatmulArgs&);
+  void (*matmul_bf16)(const MatmulArgs&);
+  void (*matmul_int8)(const MatmulArgs&);
+  // q = round(x * levels / max|x|) + offset; returns max|x| / levels. `n` is a multiple of 16.
+  float (*quantize)(const float* x, int n, bool is_signed, uint8_t* q);
+  void (*gru)(const GruArgs&);
+  // out = base + conditioning + scalar * weights, channels [first, last) in steps of 16.
+  void (*input_layer)(const float* base, const Conditioning& conditioning, const float* weights,
+                      float scalar, int first, int last, float* out);
+  // y = max(0, y + hold) over [first, last); hold may be null.
+  void (*relu)(float* y, const float* hold, int first, int last);
+  void (*add)(const float* a, const float* b, int first, int last, float* out);
+  // Integer weights w[k] = round(exp((l[k] - max) * inv_temperature) * 2^bits) and their sum over
+  // each 16; false when a logit is not finite. `n` is a multiple of 16.
+  bool (*categorical)(const float* logits, int n, float inv_temperature, int bits, int32_t* w,
+                      uint32_t* sums);
+  // Probes of the hardware floor: bytes read, multiply-adds done.
+  uint64_t (*probe_read)(const void* data, size_t bytes);
+  uint64_t (*probe_fma)(uint64_t rounds);
+  uint64_t (*probe_int8)(const void* data, size_t bytes, uint64_t rounds);
+};
+
+}  // namespace wavernn_fast::cpu

@@ -1,0 +1,176 @@
+// A sample of the residual core: u = I [x; mel; a1] + b; GRU1; v = u + h1; GRU2 over [v; a2];
+// w = v + h2; p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); fc3 q; draw. Five meetings.
+#include "plan/residual.h"
+
+#include <cstring>
+
+#include "cpu/stepper.h"
+
+namespace wavernn_fast::cpu {
+namespace {
+
+using namespace wavernn_fast::residual;
+
+class ResidualStepper final : public Stepper {
+ public:
+  using Stepper::Stepper;
+
+ private:
+  int hidden_arrays() const override { return 2; }
+
+  void resize(size_t streams) override {
+    const ModelConfig& c = plan_.request.config;
+    for (Rows<float>& rows : recurrent_) rows.resize(streams, 3 * c.hidden_size);
+    gru2_input_.resize(streams, 3 * c.hidden_size);
+    for (Rows<float>* rows : {&u_, &v_, &w_}) rows->resize(streams, c.hidden_size);
+    for (Rows<float>* rows : {&p_, &q_}) rows->resize(streams, c.fc_size);
+    logits_.resize(streams, c.n_classes + 16);
+  }
+
+  void sample(const Member& me, int step) override {
+    const ModelConfig& c = plan_.request.config;
+    Rows<float>& old1 = hidden_[0][step & 1];
+    Rows<float>& old2 = hidden_[1][step & 1];
+    prepare_sample(me, step);
+    product(me, kGru1, old1, true, recurrent_[0]);
+    product(me, kGru2, old2, true, recurrent_[1]);
+    first_gru(me, step);
+    meet(me);
+    product(me, kGru2Input, v_, true, gru2_input_);
+    second_gru(me, step);
+    meet(me);
+    product(me, kFc1, w_, true, p_);
+    relu(me, p_, 7 * c.hidden_size);
+    meet(me);
+    product(me, kFc2, p_, false, q_);
+    relu(me, q_, 7 * c.hidden_size + c.fc_size);
+    meet(me);
+    product(me, kFc3, q_, false, logits_);
+    meet(me);
+    for (size_t s = 0; s < streams(); ++s) choose(me, s, step);
+  }
+
+  void product(const Member& me, int matrix, Rows<float>& x, bool is_signed, Rows<float>& y) {
+    matmul(me, matrix, x.row(0), x.width, is_signed, y.row(0), y.width);
+  }
+
+  // The conditioning channels from `channel` on; with `interpolated` false only the held ones.
+  Conditioning channels(const Member& me, size_t s, int channel, bool interpolated) const {
+    Conditioning cond = me.local->conditioning[s];
+    if (cond.hold != nullptr) cond.hold += channel;
+    if (interpolated && cond.interp != nullptr) cond.interp += channel;
+    if (!interpolated) cond.taps = 0;
+    return cond;
+  }
+
+  void first_gru(const Member& me, int step) {
+    const int h = plan_.request.config.hidden_size;
+    GruArgs args{};
+    args.hidden_size = h;
+    args.base = plan_.vectors[kGru1Bias].data();
+    args.n_scalars = 1;
+    args.scalar_weights[0] = plan_.vectors[kGru1X].data();
+    for (size_t s = 0; s < streams(); ++s) {
+      const float x = me.local->feedback[2 * s];
+      args.recurrent = recurrent_[0].row(s);
+      args.scalars[0] = x;
+      args.conditioning = channels(me, s, h, true);
+      args.h_old = hidden_[0][step & 1].row(s);
+      args.h_new = hidden_[0][~step & 1].row(s);
+      const auto [first, last] = update_units(me, args);
+      kernels_.input_layer(plan_.vectors[kInputBias].data(), channels(me, s, 0, true),
+                           plan_.vectors[kInputX].data(), x, first, last, u_.row(s));
+      kernels_.add(u_.row(s), args.h_new, first, last, v_.row(s));
+    }
+  }
+
+  void second_gru(const Member& me, int step) {
+    const int h = plan_.request.config.hidden_size;
+    GruArgs args{};
+    args.hidden_size = h;
+    args.base = plan_.vectors[kGru2Bias].data();
+    for (size_t s = 0; s < streams(); ++s) {
+      args.recurrent = recurrent_[1].row(s);
+      args.input = gru2_input_.row(s);
+      args.conditioning = channels(me, s, 4 * h, false);
+      args.h_old = hidden_[1][step & 1].row(s);
+      args.h_new = hidden_[1][~step & 1].row(s);
+      const auto [first, last] = update_units(me, args);
+      kernels_.add(v_.row(s), args.h_new, first, last, w_.row(s));
+    }
+  }
+
+  // Runs the gates of this member's units and returns them as [first, last).
+  std::pair<int, int> update_units(const Member& me, GruArgs& args) {
+    args.first_block = unit_blocks(me.part_begin, 0, 1).first;
+    args.last_block = unit_blocks(me.part_end - 1, 0, 1).second;
+    kernels_.gru(args);
+    return {kRowsPerBlock * args.first_block, kRowsPerBlock * args.last_block};
+  }
+
+  void relu(const Member& me, Rows<float>& y, int hold_channel) {
+    const auto [first, last] = rows_of(me, plan_.request.config.fc_size);
+    for (size_t s = 0; s < streams(); ++s) {
+      const float* hold = me.local->conditioning[s].hold;
+      kernels_.relu(y.row(s), hold ? hold + hold_channel : nullptr, first, last);
+    }
+  }
+
+  void choose(const Member& me, size_t s, int step) {
+    const ModelConfig& c = plan_.request.config;
+    const Lane& lane = *lanes_[s];
+    const int64_t index = lane.done + step;
+    float* feedback = &me.local->feedback[2 * s];
+    if (c.head == Head::mol) {
+      feedback[0] = choose_value(me, s, step);
+      if (lane.job->forced_values != nullptr) feedback[0] = lane.job->forced_values[index];
+      if (me.index == 0) lane.job->values[index] = feedback[0];
+    } else {
+      int k = draw(me, s, logits_.row(s), c.n_classes, me.local->words[s][0]);
+      if (k < 0) {
+        report_failure(me, s, step);
+        k = c.n_classes / 2;
+      }
+      if (lane.job->forced_labels != nullptr) k = lane.job->forced_labels[index];
+      feedback[0] = scale_label(k, c.n_classes);
+      if (me.index == 0) lane.job->labels[index] = k;
+    }
+    if (me.index == 0 && lane.job->logits != nullptr)
+      std::memcpy(lane.job->logits + index * c.n_classes, logits_.row(s),
+                  sizeof(float) * c.n_classes);
+  }
+
+  // Mixture of logistics: logits, means, log-scales of n/3 components each.
+  float choose_value(const Member& me, size_t s, int step) {
+    const int n_mix = plan_.request.config.n_classes / 3;
+    const StreamState& state = *lanes_[s]->job->state;
+    const float* o = logits_.row(s);
+    float mixture[64];
+    for (int k = 0; k < (n_mix + 15) / 16 * 16; ++k) mixture[k] = k < n_mix ? o[k] : -1e30f;
+    const int k = draw(me, s, mixture, n_mix, me.local->words[s][0]);
+    bool finite = k >= 0;
+    for (int j = n_mix; j < 3 * n_mix; ++j) finite = finite && o[j] - o[j] == 0.0f;
+    if (!finite) {
+      report_failure(me, s, step);
+      return 0.0f;
+    }
+    const float mean = o[n_mix + k], log_scale = o[2 * n_mix + k];
+    if (state.greedy) return std::clamp(mean, -1.0f, 1.0f);
+    return draw_logistic(mean, log_scale, 1.0f / state.inv_temperature, me.local->words[s][1]);
+  }
+
+  Rows<float> recurrent_[2];  // [streams][3H] R h + b of each GRU, blocked like the weights
+  Rows<float> gru2_input_;    // [streams][3H] W_ih2 v
+  Rows<float> u_, v_, w_;     // [streams][H]
+  Rows<float> p_, q_;         // [streams][fc_size]
+  Rows<float> logits_;        // [streams][n_classes]
+};
+
+}  // namespace
+
+std::unique_ptr<Stepper> make_residual_stepper(const Plan& plan, const KernelTable& kernels,
+                                               const float* upsample_kernel) {
+  return std::make_unique<ResidualStepper>(plan, kernels, upsample_kernel);
+}
+
+}  // namespace wavernn_fast::cpu

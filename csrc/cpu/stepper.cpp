@@ -1,0 +1,167 @@
+#include "cpu/stepper.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace wavernn_fast::cpu {
+
+Stepper::Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel)
+    : plan_(plan), kernels_(kernels), upsample_kernel_(upsample_kernel),
+      locals_(plan.request.threads) {}
+
+void Stepper::load(std::vector<Lane*> lanes) {
+  lanes_ = std::move(lanes);
+  last_step_.store(-1, std::memory_order_relaxed);
+  const ModelConfig& c = plan_.request.config;
+  const size_t n = lanes_.size();
+  for (int gru = 0; gru < hidden_arrays(); ++gru)
+    for (Rows<float>& rows : hidden_[gru]) rows.resize(n, c.hidden_size);
+  resize(n);
+  const int widest = std::max(c.hidden_size, c.fc_size);
+  const int classes = std::max(c.n_classes, 16) + 16;
+  for (Local& local : locals_) {
+    local.quantised.resize(n, widest);
+    if (local.scales.size() < n) local.scales.resize(n);
+    if (local.weights.size() == 0) {
+      local.weights.resize(classes);
+      local.sums.resize(classes / 16 + 1);
+    }
+    local.feedback.resize(2 * n);
+    local.last.resize(2 * n);
+    local.conditioning.resize(n);
+    local.words.resize(n);
+  }
+  for (size_t s = 0; s < n; ++s) {
+    const StreamState& state = *lanes_[s]->job->state;
+    for (int gru = 0; gru < hidden_arrays(); ++gru)
+      std::memcpy(hidden_[gru][0].row(s), state.hidden.data() + gru * c.hidden_size,
+                  sizeof(float) * c.hidden_size);
+    for (Local& local : locals_) std::memcpy(&local.feedback[2 * s], state.feedback, 8);
+  }
+}
+
+void Stepper::store(int n_steps) {
+  const ModelConfig& c = plan_.request.config;
+  const int parity = n_steps & 1;
+  for (size_t s = 0; s < lanes_.size(); ++s) {
+    StreamState& state = *lanes_[s]->job->state;
+    for (int gru = 0; gru < hidden_arrays(); ++gru)
+      std::memcpy(state.hidden.data() + gru * c.hidden_size, hidden_[gru][parity].row(s),
+                  sizeof(float) * c.hidden_size);
+    std::memcpy(state.feedback, &locals_[0].feedback[2 * s], 8);
+    state.step += uint64_t(n_steps);
+    lanes_[s]->done += n_steps;
+  }
+}
+
+int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline) {
+  constexpr int kStepsPerLook = 4;  // between looks at the clock
+  const int parts = plan_.request.threads;
+  const Member me{member,
+                  members,
+                  members > 1 ? barrier : nullptr,
+                  &locals_[member],
+                  part_begin(parts, members, member),
+                  part_begin(parts, members, member + 1)};
+  for (int step = 0; step < n; ++step) {
+    // Written before the meetings of this sample and read after them, so all members agree.
+    if (member == 0 && step % kStepsPerLook == 0 && Clock::now() > deadline)
+      last_step_.store(step, std::memory_order_relaxed);
+    sample(me, step);
+    if (last_step_.load(std::memory_order_relaxed) == step) return step + 1;
+  }
+  return n;
+}
+
+void Stepper::matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx, bool is_signed,
+                     float* y, ptrdiff_t ldy) const {
+  const PackedMatrix& m = plan_.matrices[matrix];
+  const Dtype dtype = plan_.request.dtype;
+  MatmulArgs args{};
+  args.cols = m.cols;
+  args.streams = int(streams());
+  args.x = x;
+  args.ldx = ldx;
+  args.ldy = ldy;
+  if (dtype == Dtype::int8) {
+    Local& local = *me.local;
+    for (size_t s = 0; s < streams(); ++s)
+      local.scales[s] =
+          kernels_.quantize(x + s * ldx, m.cols, is_signed, local.quantised.row(s));
+    args.x = local.quantised.data.data();
+    args.ldx = local.quantised.width;
+    args.x_scale = local.scales.data();
+  }
+  auto* const function = dtype == Dtype::fp32   ? kernels_.matmul_fp32
+                         : dtype == Dtype::fp16 ? kernels_.matmul_fp16
+                         : dtype == Dtype::bf16 ? kernels_.matmul_bf16
+                                                : kernels_.matmul_int8;
+  for (int part = me.part_begin; part < me.part_end; ++part) {
+    for (const Panel& panel : m.parts[part]) {
+      const int row = kRowsPerBlock * panel.block;
+      args.weights = plan_.blob.data() + panel.offset;
+      args.blocks = panel.blocks;
+      args.bias = m.bias.data() + row;
+      args.row_scale = m.row_scale.data() + row;
+      args.row_sum = is_signed ? m.row_sum.data() + row : nullptr;
+      args.y = y + row;
+      function(args);
+    }
+  }
+}
+
+std::pair<int, int> Stepper::unit_blocks(int part, int range, int ranges) const {
+  const int per_range = plan_.request.config.hidden_size / kRowsPerBlock / ranges;
+  const int parts = plan_.request.threads, first = range * per_range;
+  return {first + part_begin(per_range, parts, part), first + part_begin(per_range, parts, part + 1)};
+}
+
+std::pair<int, int> Stepper::rows_of(const Member& me, int n_rows) const {
+  const int blocks = (n_rows + kRowsPerBlock - 1) / kRowsPerBlock, parts = plan_.request.threads;
+  return {kRowsPerBlock * part_begin(blocks, parts, me.part_begin),
+          kRowsPerBlock * part_begin(blocks, parts, me.part_end)};
+}
+
+void Stepper::prepare_sample(const Member& me, int step) const {
+  const ModelConfig& c = plan_.request.config;
+  for (size_t s = 0; s < streams(); ++s) {
+    const Lane& lane = *lanes_[s];
+    const StreamState& state = *lane.job->state;
+    const int64_t index = lane.done + step;
+    if (lane.job->words != nullptr) {
+      const uint32_t* words = lane.job->words + index * c.draws_per_step();
+      me.local->words[s] = {words[0], words[c.draws_per_step() - 1], 0, 0};
+    } else {
+      me.local->words[s] = philox4x32(state.key, state.step + step);
+    }
+    Conditioning& cond = me.local->conditioning[s];
+    cond = Conditioning{};
+    if (lane.job->interp == nullptr) continue;
+    const int64_t position = int64_t(state.position()) + step;
+    const int64_t row = position / c.hop_length - lane.first_frame;
+    cond.taps = c.taps();
+    cond.stride = c.interp_size();
+    cond.interp = lane.job->interp + row * cond.stride;
+    cond.kernel = upsample_kernel_ + (position % c.hop_length) * cond.taps;
+    if (lane.job->hold != nullptr) cond.hold = lane.job->hold + row * c.hold_size();
+  }
+}
+
+int Stepper::draw(const Member& me, size_t lane, const float* logits, int n_classes,
+                  uint32_t word) const {
+  const StreamState& state = *lanes_[lane]->job->state;
+  Local& local = *me.local;
+  const int padded = (n_classes + 15) / 16 * 16;
+  if (!kernels_.categorical(logits, padded, state.inv_temperature, weight_bits(n_classes),
+                            local.weights.data(), local.sums.data()))
+    return -1;
+  if (state.greedy) return argmax(logits, n_classes);
+  return draw_from_weights(local.weights.data(), local.sums.data(), padded, word);
+}
+
+void Stepper::report_failure(const Member& me, size_t lane, int step) {
+  Job& job = *lanes_[lane]->job;
+  if (me.index == 0 && job.failed_step < 0) job.failed_step = lanes_[lane]->done + step;
+}
+
+}  // namespace wavernn_fast::cpu

@@ -1,0 +1,104 @@
+// One team of threads stepping a group of streams; a core's topology derives from it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "common/sampling.h"
+#include "cpu/kernels.h"
+#include "cpu/threads.h"
+#include "engine/engine.h"
+#include "plan/plan.h"
+
+namespace wavernn_fast::cpu {
+
+// A job and how much of it is done.
+struct Lane {
+  Job* job = nullptr;
+  int64_t done = 0;
+  int64_t first_frame = 0;  // of the conditioning rows handed over
+};
+
+// A [streams][width] array; rows are padded so that every row is 64-byte aligned.
+template <class T>
+struct Rows {
+  AlignedBuffer<T> data;
+  ptrdiff_t width = 0;
+  void resize(size_t streams, int columns) {
+    width = (columns + 63) / 64 * 64;
+    if (data.size() < streams * width) data.resize(streams * width);
+  }
+  T* row(size_t s) { return data.data() + s * width; }
+};
+
+class Stepper {
+ public:
+  Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel);
+  virtual ~Stepper() = default;
+
+  // `lanes` stay fixed from load() to store(). Between them every team member calls steps().
+  void load(std::vector<Lane*> lanes);
+  void store(int n_steps);
+  // Up to `n` samples of every lane; `member` of `members`, which meet at `barrier` (null when
+  // alone). Returns the samples done, the same for all members: member 0 ends the slice early when
+  // it passes `deadline`, as happens when another program takes the core of a member.
+  using Clock = std::chrono::steady_clock;
+  int steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline);
+
+ protected:
+  // Private to one thread: quantised inputs, draw weights, and a copy of every lane's feedback
+  // (all members draw the same outcomes, which saves a meeting a draw).
+  struct alignas(128) Local {
+    Rows<uint8_t> quantised;
+    AlignedBuffer<float> scales;
+    AlignedBuffer<int32_t> weights;
+    AlignedBuffer<uint32_t> sums;
+    std::vector<float> feedback;  // [streams][2]
+    std::vector<float> last;      // [streams][2] feedback before this sample (dual)
+    std::vector<Conditioning> conditioning;  // [streams], of this sample
+    std::vector<std::array<uint32_t, 4>> words;  // [streams], of this sample
+  };
+  struct Member {
+    int index, members;
+    Barrier* barrier;
+    Local* local;
+    int part_begin, part_end;  // parts of every matrix that this member multiplies
+  };
+
+  virtual int hidden_arrays() const = 0;  // GRUs
+  virtual void resize(size_t streams) = 0;
+  virtual void sample(const Member& me, int step) = 0;
+
+  size_t streams() const { return lanes_.size(); }
+  // y = bias + W x over this member's rows, all lanes.
+  void matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx, bool is_signed, float* y,
+              ptrdiff_t ldy) const;
+  // First and last unit block of part `part` in `range` of a gate matrix with `ranges` ranges.
+  std::pair<int, int> unit_blocks(int part, int range, int ranges) const;
+  std::pair<int, int> rows_of(const Member& me, int n_rows) const;
+  void meet(const Member& me) const {
+    if (me.barrier != nullptr) me.barrier->wait(me.index);
+  }
+  void prepare_sample(const Member& me, int step) const;
+  // The class drawn from `logits`, or the greedy one; -1 when a logit is not finite.
+  int draw(const Member& me, size_t lane, const float* logits, int n_classes, uint32_t word) const;
+  void report_failure(const Member& me, size_t lane, int step);
+
+  const Plan& plan_;
+  const KernelTable& kernels_;
+  const float* upsample_kernel_;  // [hop_length, taps]
+  std::vector<Lane*> lanes_;
+  std::atomic<int> last_step_{0};  // of this slice, once member 0 has seen the deadline pass
+  std::vector<Local> locals_;
+  // [gru][parity]: step i reads parity i & 1 and writes the other, so nobody waits for readers.
+  Rows<float> hidden_[2][2];
+};
+
+std::unique_ptr<Stepper> make_dual_stepper(const Plan&, const KernelTable&, const float*);
+std::unique_ptr<Stepper> make_residual_stepper(const Plan&, const KernelTable&, const float*);
+
+}  // namespace wavernn_fast::cpu

@@ -1,0 +1,123 @@
+#include "cpu/threads.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+
+namespace wavernn_fast::cpu {
+namespace {
+
+constexpr int kSpins = 4000;           // about 10 us of pauses: a healthy meeting takes < 1 us
+constexpr int kPoolSpins = 20000;      // before a worker sleeps
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Quota in processors, or 0 when there is none.
+double cgroup_quota(const std::string& root) {
+  std::ifstream v2(root + "/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::stod(quota) / period;
+  std::ifstream q(root + "/cpu/cpu.cfs_quota_us"), p(root + "/cpu/cpu.cfs_period_us");
+  double limit = 0;
+  if (q >> limit && p >> period && limit > 0 && period > 0) return limit / period;
+  return 0;
+}
+
+}  // namespace
+
+int available_threads(const std::string& cgroup_root) {
+  int n = int(std::thread::hardware_concurrency());
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+  double quota = 0;
+  try {
+    quota = cgroup_quota(cgroup_root);
+  } catch (const std::exception&) {
+    quota = 0;  // an unreadable number is no limit
+  }
+  if (quota > 0) n = std::min(n, std::max(1, int(std::ceil(quota))));
+  return std::max(1, n);
+}
+
+void Barrier::wait(int member) {
+  Slot& mine = slots_[member];
+  const uint32_t meeting = mine.arrived.load(std::memory_order_relaxed) + 1;
+  mine.arrived.store(meeting, std::memory_order_release);
+  ++mine.waits;
+  bool slow = false;
+  for (Slot& other : slots_) {
+    int spins = 0;
+    // Signed difference, so that the 32-bit count may wrap.
+    while (int32_t(other.arrived.load(std::memory_order_acquire) - meeting) < 0) {
+      if (++spins < kSpins) {
+        pause_cpu();
+      } else {
+        slow = true;
+        sched_yield();
+      }
+    }
+  }
+  mine.slow_waits += slow;
+}
+
+Barrier::Counts Barrier::take_counts(int member) {
+  Slot& mine = slots_[member];
+  const Counts counts{mine.slow_waits, mine.waits};
+  mine.slow_waits = mine.waits = 0;
+  return counts;
+}
+
+ThreadPool::ThreadPool(int threads) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::work(int index) {
+  uint32_t seen = 0;
+  for (;;) {
+    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen && spins < kPoolSpins;
+         ++spins)
+      pause_cpu();
+    generation_.wait(seen, std::memory_order_acquire);
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_.load()) return;
+    if (index < members_) (*job_)(index);
+    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+  }
+}
+
+void ThreadPool::run(int members, const std::function<void(int)>& job) {
+  if (members <= 1 || workers_.empty()) {
+    job(0);
+    return;
+  }
+  job_ = &job;
+  members_ = members;
+  busy_.store(uint32_t(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_acq_rel);
+  generation_.notify_all();
+  job(0);
+  for (int spins = 0; spins < kPoolSpins && busy_.load(std::memory_order_acquire) != 0; ++spins)
+    pause_cpu();
+  for (uint32_t left = busy_.load(std::memory_order_acquire); left != 0;
+       left = busy_.load(std::memory_order_acquire))
+    busy_.wait(left, std::memory_order_acquire);
+}
+
+}  // namespace wavernn_fast::cpu

@@ -1,0 +1,61 @@
+// Threads of the CPU engine: how many, a pool that parks, a barrier that spins briefly.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace wavernn_fast::cpu {
+
+// Processors this process may use: scheduler affinity, cut by the cgroup CPU quota found below
+// `cgroup_root` (version 2 cpu.max or version 1 cpu.cfs_*); at least 1.
+int available_threads(const std::string& cgroup_root = "/sys/fs/cgroup");
+
+// Every member of a team calls wait(); all leave when the last has come.
+// Each member owns one cache line, so a meeting costs one line transfer each way. A waiter spins
+// for a few microseconds and then yields its time slice: when another program holds a core, a
+// pure spin would burn the rest of it. Readers of `slow_waits` may then use fewer threads.
+class Barrier {
+ public:
+  explicit Barrier(int members) : slots_(members) {}
+  void wait(int member);
+  // Meetings of `member` in which the spin limit was not enough, and all of them; then zero.
+  struct Counts {
+    uint64_t slow, all;
+  };
+  Counts take_counts(int member);
+
+ private:
+  struct alignas(128) Slot {
+    std::atomic<uint32_t> arrived{0};
+    uint64_t slow_waits = 0, waits = 0;
+  };
+  std::vector<Slot> slots_;
+};
+
+// Workers 1..n-1 wait for jobs: they spin briefly, then sleep in the kernel.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  // Runs job(0) on the caller and job(i) on worker i < members; returns when all are done.
+  void run(int members, const std::function<void(int)>& job);
+  int threads() const { return int(workers_.size()) + 1; }
+
+ private:
+  void work(int index);
+  const std::function<void(int)>* job_ = nullptr;
+  int members_ = 0;
+  std::atomic<uint32_t> generation_{0};
+  std::atomic<uint32_t> busy_{0};
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace wavernn_fast::cpu

@@ -1,0 +1,82 @@
+// The dozen vector operations on AVX-512 (F, BW, DQ, VL): 16 floats are one register.
+// With WF_VNNI the int8 dot is one instruction. Semantics: vec_scalar.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define WF_INLINE static inline __attribute__((always_inline))
+
+#ifdef WF_VNNI
+namespace wavernn_fast::cpu::avx512vnni {
+#else
+namespace wavernn_fast::cpu::avx512 {
+#endif
+
+inline constexpr int kMaxAccumulators = 24;  // of 32 registers
+inline constexpr int kStreamTile = 8;
+
+struct F {
+  __m512 a;
+};
+struct I {
+  __m512i a;
+};
+
+WF_INLINE F zero() { return {_mm512_setzero_ps()}; }
+WF_INLINE F load(const float* p) { return {_mm512_loadu_ps(p)}; }
+WF_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x.a); }
+WF_INLINE F set1(float x) { return {_mm512_set1_ps(x)}; }
+WF_INLINE F add(F x, F y) { return {_mm512_add_ps(x.a, y.a)}; }
+WF_INLINE F sub(F x, F y) { return {_mm512_sub_ps(x.a, y.a)}; }
+WF_INLINE F mul(F x, F y) { return {_mm512_mul_ps(x.a, y.a)}; }
+WF_INLINE F div(F x, F y) { return {_mm512_div_ps(x.a, y.a)}; }
+WF_INLINE F fma(F x, F y, F z) { return {_mm512_fmadd_ps(x.a, y.a, z.a)}; }
+WF_INLINE F max(F x, F y) { return {_mm512_max_ps(x.a, y.a)}; }
+WF_INLINE F min(F x, F y) { return {_mm512_min_ps(x.a, y.a)}; }
+WF_INLINE F abs(F x) { return {_mm512_abs_ps(x.a)}; }
+WF_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x.a); }
+WF_INLINE bool all_zero(F x) {
+  return _mm512_cmp_ps_mask(x.a, _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;
+}
+WF_INLINE I round_int(F x) { return {_mm512_cvtps_epi32(x.a)}; }
+WF_INLINE I truncate_int(F x) { return {_mm512_cvttps_epi32(x.a)}; }
+WF_INLINE F to_float(I x) { return {_mm512_cvtepi32_ps(x.a)}; }
+WF_INLINE I zero_int() { return {_mm512_setzero_si512()}; }
+WF_INLINE I load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+WF_INLINE void store_int(int32_t* p, I x) { _mm512_storeu_si512(p, x.a); }
+WF_INLINE I add_int(I x, I y) { return {_mm512_add_epi32(x.a, y.a)}; }
+WF_INLINE I sub_int(I x, I y) { return {_mm512_sub_epi32(x.a, y.a)}; }
+WF_INLINE F scale_exponent(F x, I n) {
+  return {_mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(x.a), _mm512_slli_epi32(n.a, 23)))};
+}
+WF_INLINE uint32_t reduce_add(I x) { return uint32_t(_mm512_reduce_add_epi32(x.a)); }
+WF_INLINE F load_bf16(const uint16_t* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+WF_INLINE F load_fp16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
+  int32_t four;
+  std::memcpy(&four, q, 4);
+  const __m512i x = _mm512_set1_epi32(four), weights = _mm512_loadu_si512(w);
+#ifdef WF_VNNI
+  return {_mm512_dpbusd_epi32(acc.a, x, weights)};
+#else
+  const __m512i pairs = _mm512_maddubs_epi16(x, weights);
+  return {_mm512_add_epi32(acc.a, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+#endif
+}
+WF_INLINE void store_u8(uint8_t* p, I x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.a));
+}
+WF_INLINE void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}
+
+}  // namespace wavernn_fast::cpu::avx512(vnni)

@@ -1,0 +1,144 @@
+// The dozen vector operations on AArch64 NEON: 16 floats are four registers.
+// Semantics: vec_scalar.h.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <cstring>
+
+#define WF_INLINE static inline __attribute__((always_inline))
+#define WF_EACH for (int i = 0; i < 4; ++i)
+
+namespace wavernn_fast::cpu::neon {
+
+inline constexpr int kMaxAccumulators = 6;  // 24 of 32 registers
+inline constexpr int kStreamTile = 6;
+
+struct F {
+  float32x4_t v[4];
+};
+struct I {
+  int32x4_t v[4];
+};
+
+WF_INLINE F set1(float x) {
+  const float32x4_t v = vdupq_n_f32(x);
+  return {{v, v, v, v}};
+}
+WF_INLINE F zero() { return set1(0.0f); }
+WF_INLINE F load(const float* p) {
+  return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+WF_INLINE void store(float* p, F x) { WF_EACH vst1q_f32(p + 4 * i, x.v[i]); }
+WF_INLINE F add(F x, F y) {
+  WF_EACH x.v[i] = vaddq_f32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F sub(F x, F y) {
+  WF_EACH x.v[i] = vsubq_f32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F mul(F x, F y) {
+  WF_EACH x.v[i] = vmulq_f32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F div(F x, F y) {
+  WF_EACH x.v[i] = vdivq_f32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F fma(F x, F y, F z) {
+  WF_EACH z.v[i] = vfmaq_f32(z.v[i], x.v[i], y.v[i]);
+  return z;
+}
+WF_INLINE F max(F x, F y) {
+  WF_EACH x.v[i] = vmaxq_f32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F min(F x, F y) {
+  WF_EACH x.v[i] = vminq_f32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F abs(F x) {
+  WF_EACH x.v[i] = vabsq_f32(x.v[i]);
+  return x;
+}
+WF_INLINE float reduce_max(F x) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));
+}
+WF_INLINE bool all_zero(F x) {
+  uint32x4_t ok = vdupq_n_u32(0xFFFFFFFFu);
+  WF_EACH ok = vandq_u32(ok, vceqzq_f32(x.v[i]));
+  return vminvq_u32(ok) == 0xFFFFFFFFu;
+}
+WF_INLINE I round_int(F x) {
+  I r;
+  WF_EACH r.v[i] = vcvtnq_s32_f32(x.v[i]);
+  return r;
+}
+WF_INLINE I truncate_int(F x) {
+  I r;
+  WF_EACH r.v[i] = vcvtq_s32_f32(x.v[i]);
+  return r;
+}
+WF_INLINE F to_float(I x) {
+  F r;
+  WF_EACH r.v[i] = vcvtq_f32_s32(x.v[i]);
+  return r;
+}
+WF_INLINE I zero_int() {
+  const int32x4_t v = vdupq_n_s32(0);
+  return {{v, v, v, v}};
+}
+WF_INLINE I load_int(const int32_t* p) {
+  return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
+}
+WF_INLINE void store_int(int32_t* p, I x) { WF_EACH vst1q_s32(p + 4 * i, x.v[i]); }
+WF_INLINE I add_int(I x, I y) {
+  WF_EACH x.v[i] = vaddq_s32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE I sub_int(I x, I y) {
+  WF_EACH x.v[i] = vsubq_s32(x.v[i], y.v[i]);
+  return x;
+}
+WF_INLINE F scale_exponent(F x, I n) {
+  WF_EACH x.v[i] = vreinterpretq_f32_s32(
+      vaddq_s32(vreinterpretq_s32_f32(x.v[i]), vshlq_n_s32(n.v[i], 23)));
+  return x;
+}
+WF_INLINE uint32_t reduce_add(I x) {
+  return uint32_t(vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[1]), vaddq_s32(x.v[2], x.v[3]))));
+}
+WF_INLINE F load_bf16(const uint16_t* p) {
+  F r;
+  WF_EACH r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
+  return r;
+}
+WF_INLINE F load_fp16(const uint16_t* p) {
+  F r;
+  WF_EACH r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+  return r;
+}
+WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
+  int32_t four;
+  std::memcpy(&four, q, 4);
+  // The activations are at most 127, so they are signed bytes as well.
+  const int8x8_t x = vreinterpret_s8_s32(vdup_n_s32(four));
+  WF_EACH {
+    const int8x16_t weights = vld1q_s8(w + 16 * i);  // 4 rows of 4 columns
+    const int32x4_t lo = vpaddlq_s16(vmull_s8(x, vget_low_s8(weights)));
+    const int32x4_t hi = vpaddlq_s16(vmull_s8(x, vget_high_s8(weights)));
+    acc.v[i] = vaddq_s32(acc.v[i], vpaddq_s32(lo, hi));
+  }
+  return acc;
+}
+WF_INLINE void store_u8(uint8_t* p, I x) {
+  uint16x4_t n[4];
+  WF_EACH n[i] = vmovn_u32(vreinterpretq_u32_s32(x.v[i]));
+  vst1q_u8(p, vcombine_u8(vmovn_u16(vcombine_u16(n[0], n[1])), vmovn_u16(vcombine_u16(n[2], n[3]))));
+}
+WF_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+}  // namespace wavernn_fast::cpu::neon
+#undef WF_EACH

@@ -1,0 +1,186 @@
+// The dozen vector operations in plain C++: the readable twin of the other vec_*.h files.
+//
+// A vector is always 16 floats, whatever the hardware width, and every operation rounds exactly
+// as IEEE 754 says (fma rounds once). So all instruction sets give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace wavernn_fast::cpu::scalar {
+
+inline constexpr int kMaxAccumulators = 6;  // 16-row blocks times streams held at once
+inline constexpr int kStreamTile = 4;       // streams of one matmul pass
+
+struct F {
+  float v[16];
+};
+struct I {
+  int32_t v[16];
+};
+
+// a * b + c rounded once. The product of two floats is exact in double; rounding the sum to odd
+// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008) keeps the second
+// rounding to float correct.
+inline float fma1(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  const double p = double(a) * double(b), z = double(c);
+  double s = p + z;
+  const double t = s - p;
+  const double error = (p - (s - t)) + (z - t);
+  if (error != 0.0) {
+    int64_t bits;
+    std::memcpy(&bits, &s, 8);
+    if ((bits & 1) == 0) {
+      bits += (error > 0.0) == (s > 0.0) ? 1 : -1;
+      std::memcpy(&s, &bits, 8);
+    }
+  }
+  return float(s);
+#endif
+}
+
+#define WF_EACH for (int i = 0; i < 16; ++i)
+inline F zero() { return F{}; }
+inline F load(const float* p) {
+  F r;
+  std::memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
+inline F set1(float x) {
+  F r;
+  WF_EACH r.v[i] = x;
+  return r;
+}
+inline F add(F a, F b) {
+  WF_EACH a.v[i] += b.v[i];
+  return a;
+}
+inline F sub(F a, F b) {
+  WF_EACH a.v[i] -= b.v[i];
+  return a;
+}
+inline F mul(F a, F b) {
+  WF_EACH a.v[i] *= b.v[i];
+  return a;
+}
+inline F div(F a, F b) {
+  WF_EACH a.v[i] /= b.v[i];
+  return a;
+}
+inline F fma(F a, F b, F c) {
+  WF_EACH a.v[i] = fma1(a.v[i], b.v[i], c.v[i]);
+  return a;
+}
+inline F max(F a, F b) {
+  WF_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+inline F min(F a, F b) {
+  WF_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+inline F abs(F a) {
+  WF_EACH a.v[i] = a.v[i] < 0 ? -a.v[i] : a.v[i];
+  return a;
+}
+inline float reduce_max(F a) {
+  float m = a.v[0];
+  WF_EACH m = a.v[i] > m ? a.v[i] : m;
+  return m;
+}
+inline bool all_zero(F a) {
+  bool ok = true;
+  WF_EACH ok = ok && a.v[i] == 0.0f;  // a NaN is not zero
+  return ok;
+}
+// Nearest integer, ties to even.
+inline I round_int(F a) {
+  I r;
+  WF_EACH r.v[i] = int32_t(__builtin_nearbyintf(a.v[i]));
+  return r;
+}
+// Integer part of x in [0, 2^31).
+inline I truncate_int(F a) {
+  I r;
+  WF_EACH r.v[i] = int32_t(a.v[i]);
+  return r;
+}
+inline F to_float(I a) {
+  F r;
+  WF_EACH r.v[i] = float(a.v[i]);
+  return r;
+}
+inline I zero_int() { return I{}; }
+inline I load_int(const int32_t* p) {
+  I r;
+  std::memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+inline void store_int(int32_t* p, I a) { std::memcpy(p, a.v, sizeof a.v); }
+inline I sub_int(I a, I b) {
+  WF_EACH a.v[i] -= b.v[i];
+  return a;
+}
+inline I add_int(I a, I b) {
+  WF_EACH a.v[i] = int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]));
+  return a;
+}
+// a * 2^n by adding n to the exponent field; a and the result are normal numbers.
+inline F scale_exponent(F a, I n) {
+  WF_EACH {
+    int32_t bits;
+    std::memcpy(&bits, &a.v[i], 4);
+    bits += int32_t(uint32_t(n.v[i]) << 23);
+    std::memcpy(&a.v[i], &bits, 4);
+  }
+  return a;
+}
+inline uint32_t reduce_add(I a) {
+  uint32_t s = 0;
+  WF_EACH s += uint32_t(a.v[i]);
+  return s;
+}
+inline F load_bf16(const uint16_t* p) {
+  F r;
+  WF_EACH {
+    const uint32_t bits = uint32_t(p[i]) << 16;
+    std::memcpy(&r.v[i], &bits, 4);
+  }
+  return r;
+}
+inline F load_fp16(const uint16_t* p) {
+  F r;
+  WF_EACH {
+    const uint32_t h = p[i], sign = (h & 0x8000u) << 16, rest = h & 0x7FFFu;
+    // Shift into place, then multiply by 2^112: exact, subnormals included (weights are finite).
+    const uint32_t bits = rest << 13;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    x *= 5.192296858534828e33f;
+    uint32_t out;
+    std::memcpy(&out, &x, 4);
+    out |= sign;
+    std::memcpy(&r.v[i], &out, 4);
+  }
+  return r;
+}
+// acc[row] += sum over 4 columns of q[column] * w[row][column]; w is [16 rows][4] signed bytes,
+// q four unsigned bytes (at most 127, so no instruction set saturates).
+inline I dot4(I acc, const int8_t* w, const uint8_t* q) {
+  WF_EACH {
+    int32_t s = 0;
+    for (int j = 0; j < 4; ++j) s += int32_t(q[j]) * int32_t(w[4 * i + j]);
+    acc.v[i] += s;
+  }
+  return acc;
+}
+// 16 values in [0, 255] to bytes.
+inline void store_u8(uint8_t* p, I a) { WF_EACH p[i] = uint8_t(a.v[i]); }
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+#undef WF_EACH
+
+}  // namespace wavernn_fast::cpu::scalar

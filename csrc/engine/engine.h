@@ -1,0 +1,66 @@
+// What every device offers: run streams for some steps, carrying their state.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "common/rng.h"
+
+namespace wavernn_fast {
+
+// All that a stream carries from one call to the next; nothing else influences its samples.
+struct StreamState {
+  StreamKey key;
+  uint64_t start = 0;           // sample position of step 0 in its utterance (folds)
+  uint64_t step = 0;            // steps done
+  float inv_temperature = 1.0f;
+  bool greedy = false;
+  std::vector<float> hidden;    // dual [H]; residual [2H]
+  float feedback[2] = {0, 0};   // dual: scaled coarse and fine; residual: x, 0
+
+  uint64_t position() const { return start + step; }
+};
+
+StreamState make_stream(const ModelConfig& config, const StreamKey& key);
+
+// One stream's work in one call. Conditioning rows begin at the frame of the first step:
+// `hold` row 0 is frame position / hop, `interp` row 0 is upsample_left frames earlier.
+struct Job {
+  StreamState* state = nullptr;
+  int64_t n_steps = 0;
+  const float* interp = nullptr;         // [rows, interp_size]
+  const float* hold = nullptr;           // [rows, hold_size]
+  const uint32_t* words = nullptr;       // [n_steps, draws_per_step] in place of Philox, or null
+  const int32_t* forced_labels = nullptr;  // [n_steps] outcomes to take, or null
+  const float* forced_values = nullptr;    // the same for a mixture of logistics
+  int32_t* labels = nullptr;             // out [n_steps]: dual 256 c + f, softmax label
+  float* values = nullptr;               // out [n_steps]: mixture of logistics
+  float* logits = nullptr;               // out [n_steps, logits_size], or null
+  int64_t failed_step = -1;              // out: first step with a logit that is not finite
+};
+
+// Called on the calling thread at slice borders (every 10 ms or so); may throw to stop the run.
+// The state of every stream is then that of its last finished step.
+using Interrupt = std::function<void()>;
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual void run(std::vector<Job>& jobs, const Interrupt& interrupt) = 0;
+  virtual std::string device() const = 0;
+  virtual std::string isa() const = 0;
+  virtual std::string dtype() const = 0;
+  virtual int threads() const = 0;
+  virtual uint64_t weight_bytes() const = 0;   // read per sample of one stream
+  virtual int64_t macs_per_step() const = 0;
+  virtual std::string describe() const = 0;
+};
+
+// Checks shared by every engine: jobs of one call must not share a stream.
+void check_jobs(const ModelConfig& config, const std::vector<Job>& jobs);
+
+}  // namespace wavernn_fast

@@ -1,0 +1,108 @@
+// From canonical weights to bytes in the order the kernels read them.
+//
+// A request says what is wanted, a Plan is the packed result; both print themselves. Plans are
+// never saved: they are a function of weights and device.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/aligned.h"
+#include "common/config.h"
+#include "model/weights.h"
+
+namespace wavernn_fast {
+
+enum class Dtype { fp32, fp16, bf16, int8 };
+
+const char* dtype_name(Dtype dtype);
+Dtype dtype_from_name(const std::string& name);
+size_t dtype_bytes(Dtype dtype);
+
+inline constexpr int kRowsPerBlock = 16;
+inline constexpr int kColumnMultiple = 16;  // inputs are read, and quantised, 16 at a time
+
+struct PlanRequest {
+  ModelConfig config;
+  Dtype dtype = Dtype::fp32;
+  int threads = 1;            // parts that every matrix is dealt into
+  int max_panel_blocks = 6;   // 16-row blocks one kernel call keeps in registers
+};
+
+// Rows [16 * block, 16 * (block + blocks)) of a packed matrix.
+// Bytes: [cols][blocks * 16] weights; int8: [cols / 4][blocks * 16][4].
+struct Panel {
+  int block;
+  int blocks;
+  size_t offset;  // bytes into Plan::blob
+};
+
+// One packed matrix. Rows are reordered: packed row i holds canonical row `row_of[i]` (-1: zero
+// padding), so that all three gates of 16 GRU units stand together.
+struct PackedMatrix {
+  std::string name;
+  int rows = 0;  // packed, multiple of 16
+  int cols = 0;  // packed, multiple of 16
+  int source_cols = 0;
+  std::vector<int> row_of;
+  std::vector<std::vector<Panel>> parts;  // [threads]
+  AlignedBuffer<float> bias;              // [rows]
+  AlignedBuffer<float> row_scale;         // [rows], int8
+  AlignedBuffer<int32_t> row_sum;         // [rows], int8: 64 * sum of the integer weights
+};
+
+struct Plan {
+  PlanRequest request;
+  std::vector<PackedMatrix> matrices;  // in the order the step reads them
+  std::vector<AlignedBuffer<float>> vectors;  // core-specific, see plan/dual.h, plan/residual.h
+  AlignedBuffer<uint8_t> blob;
+  size_t weight_bytes = 0;   // read per step at batch 1
+  int64_t macs_per_step = 0;
+  std::string describe() const;
+};
+
+// Splits `n` blocks into contiguous shares, as even as possible: first block of part `part`.
+int part_begin(int n, int parts, int part);
+
+// What a matrix is made of before packing; `weight` is [n_rows][n_cols] with row stride `stride`.
+struct MatrixSource {
+  std::string name;
+  const float* weight;
+  int n_rows, n_cols, stride;
+  const float* bias;         // [n_rows] or null
+  float padded_bias = 0.0f;  // of rows that pad the last block
+  std::vector<int> row_of;   // packed row order, -1 for padding
+  std::vector<std::vector<std::pair<int, int>>> part_blocks;  // [threads] block ranges
+};
+
+// Packed rows in canonical order, padded to a multiple of 16, dealt evenly.
+MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols,
+                          int stride, const float* bias, int threads);
+// A [3 * units] x [n_cols] gate matrix: packed in groups of 48 rows, 16 reset, 16 update and 16
+// candidate rows of the same units; each part gets whole groups out of every range of units.
+MatrixSource gate_source(std::string name, const float* weight, int units, int n_cols, int stride,
+                         const float* bias, int ranges, int threads);
+
+class PlanBuilder {
+ public:
+  explicit PlanBuilder(const PlanRequest& request);
+  void add_matrix(const MatrixSource& source);
+  // A copy of `count` floats, zero padded to a multiple of 16.
+  void add_vector(const float* data, int count);
+  Plan finish();
+
+ private:
+  Plan plan_;
+  std::vector<uint8_t> bytes_;
+};
+
+// The whole matrix back in canonical row order, [n_rows][n_cols] (int8: scale * integer).
+std::vector<float> unpack(const Plan& plan, const PackedMatrix& matrix, int n_rows, int n_cols);
+
+// One function per core says which matrices and vectors a plan holds.
+Plan make_dual_plan(const PlanRequest& request, const CanonicalWeights& weights);
+Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights);
+Plan make_plan(const PlanRequest& request, const CanonicalWeights& weights);
+
+}  // namespace wavernn_fast

@@ -1,0 +1,60 @@
+// What the residual core keeps: R1, the v columns of W_ih2, R2, the state columns of fc1 and fc2,
+// and fc3; the conditioning columns of each are multiplied per frame (plan/residual.h).
+#include "plan/residual.h"
+
+#include <vector>
+
+namespace wavernn_fast {
+namespace {
+
+// y = W x + b in double, W [rows][cols] row-major.
+std::vector<float> product(const float* w, int rows, int cols, const std::vector<float>& x,
+                           const float* b) {
+  std::vector<float> y(rows);
+  for (int i = 0; i < rows; ++i) {
+    double sum = b ? b[i] : 0.0;
+    for (int k = 0; k < cols; ++k) sum += double(w[size_t(i) * cols + k]) * x[k];
+    y[i] = float(sum);
+  }
+  return y;
+}
+
+}  // namespace
+
+Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights) {
+  const ModelConfig& c = request.config;
+  const int h = c.hidden_size, f = c.fc_size, n = c.n_classes, a = c.aux_size;
+  const int inputs = 1 + c.n_mels + a, threads = request.threads;
+  const float* w_ih1 = weights.get("gru1.w_input", {3 * h, h});
+  const float* w_input = weights.get("input.weight", {h, inputs});
+  const float* b_input = weights.get("input.bias", {h});
+
+  PlanBuilder builder(request);
+  builder.add_matrix(gate_source("gru1", weights.get("gru1.w_recurrent", {3 * h, h}), h, h, h,
+                                 weights.get("gru1.b_recurrent", {3 * h}), 1, threads));
+  builder.add_matrix(gate_source("gru2_input", weights.get("gru2.w_input", {3 * h, h + a}), h, h,
+                                 h + a, nullptr, 1, threads));
+  builder.add_matrix(gate_source("gru2", weights.get("gru2.w_recurrent", {3 * h, h}), h, h, h,
+                                 weights.get("gru2.b_recurrent", {3 * h}), 1, threads));
+  builder.add_matrix(plain_source("fc1", weights.get("fc1.weight", {f, h + a}), f, h, h + a,
+                                  weights.get("fc1.bias", {f}), threads));
+  builder.add_matrix(plain_source("fc2", weights.get("fc2.weight", {f, f + a}), f, f, f + a,
+                                  weights.get("fc2.bias", {f}), threads));
+  MatrixSource fc3 = plain_source("fc3", weights.get("fc3.weight", {n, f}), n, f, f,
+                                  weights.get("fc3.bias", {n}), threads);
+  fc3.padded_bias = -1e30f;  // padding classes are never drawn
+  builder.add_matrix(fc3);
+
+  std::vector<float> x_column(h), bias(b_input, b_input + h);
+  for (int i = 0; i < h; ++i) x_column[i] = w_input[size_t(i) * inputs];
+  const auto gru1_bias = product(w_ih1, 3 * h, h, bias, weights.get("gru1.b_input", {3 * h}));
+  const auto gru1_x = product(w_ih1, 3 * h, h, x_column, nullptr);
+  builder.add_vector(b_input, h);
+  builder.add_vector(x_column.data(), h);
+  builder.add_vector(gru1_bias.data(), 3 * h);
+  builder.add_vector(gru1_x.data(), 3 * h);
+  builder.add_vector(weights.get("gru2.b_input", {3 * h}), 3 * h);
+  return builder.finish();
+}
+
+}  // namespace wavernn_fast

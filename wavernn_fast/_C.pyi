@@ -1,0 +1,80 @@
+"""The compiled engine. Nothing here checks music or mels: the package above does."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+class Stream:
+    """One utterance in flight: GRU state, last output, step counter, generator key."""
+
+    @property
+    def step(self) -> int: ...
+    def copy(self) -> Stream: ...
+
+class Engine:
+    """Resident weights plus the sampling loop on one device."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        device: str = ...,
+        dtype: str = ...,
+        threads: int = ...,
+        isa: str = ...,
+    ) -> None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def macs_per_step(self) -> int: ...
+    @property
+    def interp_size(self) -> int: ...
+    @property
+    def hold_size(self) -> int: ...
+    @property
+    def logits_size(self) -> int: ...
+    @property
+    def draws_per_step(self) -> int: ...
+    def describe(self) -> str: ...
+    def open(
+        self,
+        seed: int,
+        *,
+        item: int = ...,
+        fold: int = ...,
+        temperature: float = ...,
+        greedy: bool = ...,
+    ) -> Stream: ...
+    def run(
+        self,
+        streams: Sequence[Stream],
+        n_steps: Sequence[int],
+        interp: Sequence[NDArray[np.float32] | None],
+        hold: Sequence[NDArray[np.float32] | None],
+        *,
+        uniforms: Sequence[NDArray[np.float64] | None] | None = ...,
+        forced: Sequence[NDArray[np.int32] | NDArray[np.float32] | None] | None = ...,
+        return_logits: bool = ...,
+        interrupt: Callable[[], None] | None = ...,
+    ) -> list[tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.float32] | None]]: ...
+
+def available_isas() -> list[str]: ...
+def available_threads() -> int: ...
+def philox(seed: int, step: int, item: int, fold: int) -> tuple[int, int, int, int]: ...
+def deemphasis(
+    wave: NDArray[np.float64], coefficient: float, state: float
+) -> tuple[NDArray[np.float64], float]: ...
+def probe(kind: str, bytes_per_thread: int, threads: int, seconds: float, isa: str) -> float: ...

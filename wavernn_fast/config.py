@@ -1,0 +1,257 @@
+"""What a model is: sizes, mel convention, output rule. Frozen, printable, stored in the file.
+
+Units and ranges stand beside every field. `ModelConfig.to_json` / `from_json` are the form kept
+in the metadata of a canonical safetensors file (docs/formats.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import ModelError
+
+Core = Literal["dual", "residual"]
+Head = Literal["dual_softmax", "softmax", "mol"]
+
+FORMAT_VERSION = 1  # of the canonical file; raised when a reader of the old one would go wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelConfig:
+    """How log-mel frames are made from a waveform.
+
+    The value of one bin is ``clip(scale * (log(max(floor, mel)) - ref_db) + offset, *clip)`` where
+    ``log`` is ``20 log10`` ("db"), ``ln`` ("ln") or ``log10`` ("log10").
+    """
+
+    preset: str = "custom"  # name of the preset it came from
+    sample_rate: int  # Hz
+    n_fft: int  # samples
+    hop_length: int  # samples per frame
+    win_length: int  # samples, Hann (periodic), centred in n_fft
+    n_mels: int  # bins
+    f_min: float  # Hz
+    f_max: float  # Hz
+    power: float = 1.0  # exponent of the STFT magnitude: 1 magnitude, 2 power
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_norm: Literal["slaney", "none"] = "slaney"  # area normalisation of the filters
+    center: bool = True  # pad n_fft // 2 on both sides before framing
+    pad_mode: Literal["reflect", "constant"] = "reflect"
+    preemphasis: float = 0.0  # y[t] = x[t] - preemphasis * x[t-1]; 0 is off
+    log: Literal["db", "ln", "log10"] = "db"
+    floor: float = 1e-5  # smallest mel value before the logarithm
+    ref_db: float = 0.0  # subtracted after the logarithm
+    scale: float = 1.0
+    offset: float = 0.0
+    clip: tuple[float, float] | None = None  # (lowest, highest) value, or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What happens between the drawn classes and the waveform."""
+
+    mu_law: bool = False  # softmax labels are mu-law companded, mu = n_classes - 1
+    label_decode: Literal["exact", "torchaudio"] = "exact"  # "torchaudio" truncates as its bundle
+    dual_scale: Literal["int16", "symmetric"] = "int16"  # int16: (k - 32768) / 32768; symmetric:
+    #                                                      k / 32767.5 - 1, k = 256 coarse + fine
+    decode_before_crossfade: bool = True  # False: folds are joined in the companded domain
+    crossfade: Literal["constant_power", "legacy"] = "constant_power"
+    fold_target: int = 11000  # samples; used when folding is asked for without sizes
+    fold_overlap: int = 550  # samples
+    deemphasis: float = 0.0  # y[t] = x[t] + deemphasis * y[t-1]; 0 is off
+    length: Literal["frames", "frames_minus_one"] = "frames"  # samples = hop * n or hop * (n - 1)
+    fade_out_frames: int = 0  # linear ramp over the last so many frames; skipped when shorter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything about a model that is not a weight.
+
+    Raises
+    ------
+    ModelError
+        Listing every field that contradicts another.
+    """
+
+    core: Core
+    hidden_size: int  # GRU units; dual: first half coarse, second half fine
+    fc_size: int  # width of the output hidden layers
+    head: Head
+    n_classes: int  # dual_softmax: 256 a half; softmax: labels; mol: 3 * mixtures
+    sample_rate: int  # Hz
+    hop_length: int  # samples per frame; 1 when unconditioned
+    n_mels: int = 0  # mel bins; 0: unconditioned
+    aux_size: int = 0  # channels of one slice of the auxiliary network; 0: no such network
+    aux_channels: int = 0  # width of the auxiliary network
+    aux_blocks: int = 0  # residual blocks of the auxiliary network
+    aux_kernel: int = 0  # frames seen by its first convolution (odd)
+    upsample_left: int = 0  # frames before the current one that the upsampling kernel reads
+    upsample_right: int = 0  # frames after the current one
+    pad: Literal["zeros", "none"] = "zeros"  # "none": output covers only frames with full context
+    first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
+    mel: MelConfig | None = None
+    output: OutputConfig = field(default_factory=OutputConfig)
+    source: str = "native"  # the checkpoint dialect it came from
+    preset: str = "custom"
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        if problems:
+            raise ModelError("The model configuration contradicts itself:", problems)
+
+    def _problems(self) -> list[str]:
+        found: list[str] = []
+
+        def need(ok: bool, sentence: str) -> None:
+            if not ok:
+                found.append(sentence)
+
+        need(self.core in ("dual", "residual"), f"core is {self.core!r}, not dual or residual")
+        for name in ("hidden_size", "fc_size", "n_classes", "sample_rate", "hop_length"):
+            need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, must be positive")
+        for name in ("n_mels", "aux_size", "aux_blocks", "upsample_left", "upsample_right"):
+            need(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, must not be negative")
+        need(self.aux_blocks <= 256, f"aux_blocks is {self.aux_blocks}, limit 256")
+        need(-1 <= self.first_input <= 1, f"first_input is {self.first_input}, not in [-1, 1]")
+        if self.core == "dual":
+            need(self.head == "dual_softmax", f"a dual core has head dual_softmax, not {self.head}")
+            need(self.hidden_size % 32 == 0, f"hidden_size {self.hidden_size} not divisible by 32")
+            need(self.n_classes == 256, f"a dual core has 256 classes a half, not {self.n_classes}")
+        else:
+            need(self.head in ("softmax", "mol"), f"a residual core has no head {self.head!r}")
+            need(self.head != "mol" or self.n_classes % 3 == 0, "mol needs 3 outputs a mixture")
+            for name in ("hidden_size", "fc_size"):
+                size = getattr(self, name)
+                need(size % 16 == 0, f"{name} is {size}, not a multiple of 16")
+        if self.n_mels == 0:
+            need(self.aux_size == 0, "an auxiliary network needs mel frames (n_mels is 0)")
+            need(self.hop_length == 1, "an unconditioned model has hop_length 1")
+        if self.aux_size:
+            need(self.aux_kernel % 2 == 1, f"aux_kernel {self.aux_kernel} must be odd")
+            need(self.aux_channels > 0, f"aux_channels is {self.aux_channels}, must be positive")
+        if self.mel is not None:
+            for name in ("sample_rate", "hop_length", "n_mels"):
+                ours, theirs = getattr(self, name), getattr(self.mel, name)
+                need(ours == theirs, f"{name} is {ours} but the mel preset has {theirs}")
+        return found
+
+    @property
+    def draws_per_step(self) -> int:
+        """Uniform numbers used for one sample: dual 2 (coarse, fine), softmax 1, mol 2."""
+        return 1 if self.head == "softmax" else 2
+
+    @property
+    def logits_size(self) -> int:
+        """Values of the output layers per sample: dual 512 (coarse then fine), else n_classes."""
+        return 512 if self.core == "dual" else self.n_classes
+
+    @property
+    def aux_radius(self) -> int:
+        """Frames on each side that the auxiliary network reads."""
+        return self.aux_kernel // 2 if self.aux_size else 0
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames after the current one that must be known before it can sound."""
+        return max(self.upsample_right, self.aux_radius)
+
+    @property
+    def lookback_frames(self) -> int:
+        """Frames before the current one that the conditioning reads."""
+        return max(self.upsample_left, self.aux_radius)
+
+    def n_output_frames(self, n_frames: int) -> int:
+        """Frames of sound made from `n_frames` mel frames, before the length rule."""
+        if self.pad == "zeros":
+            return n_frames
+        return max(0, n_frames - self.lookback_frames - self.lookahead_frames)
+
+    def n_samples(self, n_frames: int) -> int:
+        """Samples of sound made from `n_frames` mel frames, after the length rule."""
+        frames = self.n_output_frames(n_frames)
+        if self.output.length == "frames_minus_one":
+            frames -= 1
+        return max(0, frames) * self.hop_length
+
+    def to_json(self) -> str:
+        """Serialise for the metadata of a canonical file."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ModelError
+            If the text is not JSON, a field is missing, unknown, or of the wrong type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"The model configuration is not valid JSON ({error}).") from error
+        if not isinstance(raw, dict):
+            raise ModelError("The model configuration is not a JSON object.")
+        mel, output = raw.pop("mel", None), raw.pop("output", None)
+        config: ModelConfig = _build(
+            cls,
+            raw,
+            mel=None if mel is None else _build(MelConfig, mel),
+            output=OutputConfig() if output is None else _build(OutputConfig, output),
+        )
+        return config
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+}
+
+
+def _is_range(value: object) -> bool:
+    """Accept null, or a list of two finite numbers in rising order."""
+    if value is None:
+        return True
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    numbers = all(isinstance(n, (int, float)) and math.isfinite(n) for n in value)
+    return numbers and value[0] < value[1]
+
+
+def _build(cls: type[Any], raw: object, **given: Any) -> Any:
+    """Make dataclass `cls` from a JSON object, naming every unknown, missing or mistyped field."""
+    if not isinstance(raw, dict):
+        raise ModelError(f"{cls.__name__} is stored as {type(raw).__name__}, expected an object.")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    problems = [f"unknown field {name!r}" for name in raw if name not in fields]
+    for name, value in raw.items():
+        f = fields.get(name)
+        if f is None:
+            continue
+        kinds = _KINDS.get(str(f.type), (str,) if str(f.type) in ("Core", "Head") else None)
+        if str(f.type).startswith("Literal"):
+            allowed = [part.strip("\"' ") for part in str(f.type)[8:-1].split(",")]
+            if value not in allowed:
+                problems.append(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        elif kinds and (not isinstance(value, kinds) or (bool not in kinds and value is True)):
+            problems.append(f"{name} is {value!r}, expected {f.type}")
+        elif isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"{name} is {value!r}, expected a finite number")
+        elif name == "clip" and not _is_range(value):
+            problems.append(f"{name} is {value!r}, expected null or two numbers, lowest first")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in raw and name not in given:
+            problems.append(f"missing field {name!r}")
+    if problems:
+        raise ModelError(f"{cls.__name__} in the model file is not usable:", problems)
+    values = dict(raw)
+    if values.get("clip") is not None:
+        values["clip"] = tuple(values["clip"])
+    return cls(**values, **given)
