@@ -143,7 +143,9 @@ class CpuEngine final : public Engine {
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
                                     const Options& options) {
   const KernelTable& kernels = kernels_for(options.isa);
-  PlanRequest request{config, options.dtype, options.threads, kernels.max_panel_blocks};
+  const PanelBlocks& widths = kernels.panel_blocks;
+  const int by_dtype[] = {widths.fp32, widths.fp16, widths.bf16, widths.int8};
+  PlanRequest request{config, options.dtype, options.threads, by_dtype[int(options.dtype)]};
   if (request.threads <= 0) request.threads = available_threads();
   std::vector<float> kernel;
   if (config.n_mels > 0) {

@@ -74,4 +74,11 @@ const KernelTable& kernels_for(const std::string& name) {
                     names, " or auto (also in WAVERNN_FAST_ISA)");
 }
 
+const KernelTable& single_stream_kernels(const KernelTable& kernels) {
+#if defined(__x86_64__)
+  if (&kernels == &avx512::kTable || &kernels == &avx512vnni::kTable) return avx2::kTable;
+#endif
+  return kernels;
+}
+
 }  // namespace wavernn_fast::cpu

@@ -17,14 +17,12 @@ namespace {
 
 #define WF_ALWAYS static inline __attribute__((always_inline))
 
-constexpr int kMaxPanelBlocks = 6;
-constexpr size_t kPrefetchBytes = 2048;  // ahead of the weights being multiplied
 
 // ---- weight formats: a block is 16 rows of one column (int8: of four columns) ----------------
 
 struct Fp32 {
   using Weight = float;
-  static constexpr int kCols = 1;
+
   WF_ALWAYS F load_block(const Weight* w) { return load(w); }
 };
 struct Fp16 {
@@ -39,6 +37,8 @@ struct Bf16 {
 // ---- dense products ---------------------------------------------------------------------------
 
 // `kBlocks` adjacent blocks of a panel for `kStreams` inputs; everything stays in registers.
+// No software prefetch: the weights are one sequential stream, which the hardware follows better
+// by itself (measured on Zen 4 from L3: 97 GB/s without, 66 GB/s with a prefetch of every line).
 template <class Format, int kBlocks, int kStreams>
 WF_ALWAYS void matmul_tile(const MatmulArgs& a, int block, int stream) {
   F acc[kBlocks][kStreams];
@@ -51,15 +51,22 @@ WF_ALWAYS void matmul_tile(const MatmulArgs& a, int block, int stream) {
   const auto* w = static_cast<const typename Format::Weight*>(a.weights) + kLanes * block;
   const float* x = static_cast<const float*>(a.x) + stream * a.ldx;
   for (int k = 0; k < a.cols; ++k) {
-    if constexpr (kStreams == 1) prefetch(reinterpret_cast<const char*>(w) + kPrefetchBytes);
-    F weights[kBlocks];
+    if constexpr (kStreams == 1) {
+      // One widened block alive at a time: the accumulators fill the registers.
+      const F input = set1(x[k]);
 #pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) weights[b] = Format::load_block(w + kLanes * b);
+      for (int b = 0; b < kBlocks; ++b)
+        acc[b][0] = fma(Format::load_block(w + kLanes * b), input, acc[b][0]);
+    } else {
+      F weights[kBlocks];
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {
-      const F input = set1(x[s * a.ldx + k]);
+      for (int b = 0; b < kBlocks; ++b) weights[b] = Format::load_block(w + kLanes * b);
 #pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b) acc[b][s] = fma(weights[b], input, acc[b][s]);
+      for (int s = 0; s < kStreams; ++s) {
+        const F input = set1(x[s * a.ldx + k]);
+#pragma GCC unroll 8
+        for (int b = 0; b < kBlocks; ++b) acc[b][s] = fma(weights[b], input, acc[b][s]);
+      }
     }
     w += step;
   }
@@ -83,7 +90,6 @@ WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
   const int8_t* w = static_cast<const int8_t*>(a.weights) + 4 * kLanes * block;
   const uint8_t* x = static_cast<const uint8_t*>(a.x) + stream * a.ldx;
   for (int k = 0; k < a.cols; k += 4) {
-    if constexpr (kStreams == 1) prefetch(w + kPrefetchBytes);
 #pragma GCC unroll 8
     for (int s = 0; s < kStreams; ++s) {
 #pragma GCC unroll 8
@@ -117,36 +123,57 @@ WF_ALWAYS void one_tile(const MatmulArgs& a, int block, int stream) {
   }
 }
 
-// All blocks of a panel for a fixed number of streams, as many blocks at once as registers allow.
-template <class Format, int kStreams>
-void matmul_streams(const MatmulArgs& a, int stream) {
-  constexpr int kFit = kMaxAccumulators / kStreams;
-  constexpr int kWide = kFit < 1 ? 1 : kFit > kMaxPanelBlocks ? kMaxPanelBlocks : kFit;
-  int block = 0;
-  for (; block + kWide <= a.blocks; block += kWide) one_tile<Format, kWide, kStreams>(a, block, stream);
-  switch (a.blocks - block) {
-    case 0: break;
-    case 1: one_tile<Format, 1, kStreams>(a, block, stream); break;
-    case 2: if constexpr (kWide > 2) one_tile<Format, 2, kStreams>(a, block, stream); break;
-    case 3: if constexpr (kWide > 3) one_tile<Format, 3, kStreams>(a, block, stream); break;
-    case 4: if constexpr (kWide > 4) one_tile<Format, 4, kStreams>(a, block, stream); break;
-    case 5: if constexpr (kWide > 5) one_tile<Format, 5, kStreams>(a, block, stream); break;
+// Blocks [block, block + kBlocks) for `count` streams from `stream` on.
+template <class Format, int kBlocks>
+WF_ALWAYS void tile_of(const MatmulArgs& a, int block, int stream, int count) {
+  switch (count) {
+    case 1: one_tile<Format, kBlocks, 1>(a, block, stream); break;
+    case 2: one_tile<Format, kBlocks, 2>(a, block, stream); break;
+    case 3: one_tile<Format, kBlocks, 3>(a, block, stream); break;
+    case 4: one_tile<Format, kBlocks, 4>(a, block, stream); break;
+    case 5: if constexpr (kStreamTile > 4) one_tile<Format, kBlocks, 5>(a, block, stream); break;
+    case 6: if constexpr (kStreamTile > 5) one_tile<Format, kBlocks, 6>(a, block, stream); break;
+    case 7: if constexpr (kStreamTile > 6) one_tile<Format, kBlocks, 7>(a, block, stream); break;
+    case 8: if constexpr (kStreamTile > 7) one_tile<Format, kBlocks, 8>(a, block, stream); break;
+    default: break;
+  }
+}
+
+// The same for all streams, dealt evenly: a last tile of one or two would wait for its own sums.
+// The weights stay in the cache from tile to tile.
+template <class Format, int kBlocks>
+void matmul_blocks(const MatmulArgs& a, int block) {
+  const int tiles = (a.streams + kStreamTile - 1) / kStreamTile;
+  for (int i = 0, stream = 0; i < tiles; ++i) {
+    const int count = (a.streams - stream) / (tiles - i);
+    tile_of<Format, kBlocks>(a, block, stream, count);
+    stream += count;
+  }
+}
+
+// One stream: as many blocks at once as there are, so that enough sums are in flight.
+template <class Format>
+void matmul_single(const MatmulArgs& a) {
+  switch (a.blocks) {
+    case 1: one_tile<Format, 1, 1>(a, 0, 0); break;
+    case 2: one_tile<Format, 2, 1>(a, 0, 0); break;
+    case 3: one_tile<Format, 3, 1>(a, 0, 0); break;
+    case 4: one_tile<Format, 4, 1>(a, 0, 0); break;
+    case 5: one_tile<Format, 5, 1>(a, 0, 0); break;
+    case 6: one_tile<Format, 6, 1>(a, 0, 0); break;
+    default: break;
   }
 }
 
 template <class Format>
 void matmul(const MatmulArgs& a) {
-  int stream = 0;
-  for (; stream + kStreamTile <= a.streams; stream += kStreamTile)
-    matmul_streams<Format, kStreamTile>(a, stream);
-  switch (a.streams - stream) {
-    case 1: matmul_streams<Format, 1>(a, stream); break;
-    case 2: matmul_streams<Format, 2>(a, stream); break;
-    case 3: matmul_streams<Format, 3>(a, stream); break;
-    case 4: if constexpr (kStreamTile > 4) matmul_streams<Format, 4>(a, stream); break;
-    case 5: if constexpr (kStreamTile > 5) matmul_streams<Format, 5>(a, stream); break;
-    case 6: if constexpr (kStreamTile > 6) matmul_streams<Format, 6>(a, stream); break;
-    case 7: if constexpr (kStreamTile > 7) matmul_streams<Format, 7>(a, stream); break;
+  if (a.streams == 1) return matmul_single<Format>(a);
+  constexpr int kWide = kMaxAccumulators / kStreamTile;
+  int block = 0;
+  for (; block + kWide <= a.blocks; block += kWide) matmul_blocks<Format, kWide>(a, block);
+  switch (a.blocks - block) {
+    case 1: if constexpr (kWide > 1) matmul_blocks<Format, 1>(a, block); break;
+    case 2: if constexpr (kWide > 2) matmul_blocks<Format, 2>(a, block); break;
     default: break;
   }
 }
@@ -280,7 +307,6 @@ uint64_t probe_read(const void* data, size_t bytes) {
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) acc[j] = zero();
   for (size_t i = 0; i < n; i += 8 * kLanes) {
-    prefetch(p + i + 8 * kLanes + kPrefetchBytes / 4);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) acc[j] = max(acc[j], load(p + i + j * kLanes));
   }
@@ -290,13 +316,13 @@ uint64_t probe_read(const void* data, size_t bytes) {
   return n * sizeof(float) + (sink == 12345.0f ? 1 : 0);
 }
 
-uint64_t probe_fma(uint64_t rounds) {
+uint64_t probe_fma(const float* start, uint64_t rounds) {
   constexpr int kChains = kMaxAccumulators < 12 ? kMaxAccumulators : 12;
   F acc[kChains];
-  volatile float start = 0.5f;
-  const F a = set1(start), b = set1(start);
+  const F a = load(start), b = load(start + kLanes);
+  // Different values in every lane, or the compiler would compute equal chains once.
 #pragma GCC unroll 12
-  for (int j = 0; j < kChains; ++j) acc[j] = set1(float(j));
+  for (int j = 0; j < kChains; ++j) acc[j] = load(start + kLanes * (j + 2));
   for (uint64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 12
     for (int j = 0; j < kChains; ++j) acc[j] = fma(acc[j], a, b);
@@ -305,6 +331,29 @@ uint64_t probe_fma(uint64_t rounds) {
 #pragma GCC unroll 12
   for (int j = 0; j < kChains; ++j) sink += reduce_max(acc[j]);
   return rounds * kChains * kLanes + (sink == 12345.0f ? 1 : 0);
+}
+
+// 16-bit weights from L1 widened and multiplied: what a product can do when memory is no limit.
+template <class Format>
+uint64_t probe_widen(const void* data, size_t bytes, uint64_t rounds) {
+  constexpr int kChains = 6;
+  const auto* w = static_cast<const typename Format::Weight*>(data);
+  const size_t step = size_t(kLanes) * kChains, n = bytes / sizeof(*w) / step * step;
+  F acc[kChains];
+#pragma GCC unroll 8
+  for (int j = 0; j < kChains; ++j) acc[j] = zero();
+  const F x = set1(1.0f);
+  for (uint64_t i = 0; i < rounds; ++i) {
+    for (size_t k = 0; k < n; k += step) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kChains; ++j)
+        acc[j] = fma(Format::load_block(w + k + kLanes * j), x, acc[j]);
+    }
+  }
+  float sink = 0;
+#pragma GCC unroll 8
+  for (int j = 0; j < kChains; ++j) sink += reduce_max(acc[j]);
+  return rounds * n + (sink == 12345.0f ? 1 : 0);
 }
 
 uint64_t probe_int8(const void* data, size_t bytes, uint64_t rounds) {
@@ -331,14 +380,23 @@ uint64_t probe_int8(const void* data, size_t bytes, uint64_t rounds) {
 
 extern const KernelTable kTable;
 const KernelTable kTable = {
-    WF_STRING(WF_ISA), kMaxAccumulators < kMaxPanelBlocks ? kMaxAccumulators : kMaxPanelBlocks,
-    kStreamTile,       matmul<Fp32>,
-    matmul<Fp16>,      matmul<Bf16>,
-    matmul<Int8>,      quantize,
-    gru,               input_layer,
-    relu,              add_vectors,
-    categorical,       probe_read,
-    probe_fma,         probe_int8,
+    .name = WF_STRING(WF_ISA),
+    .panel_blocks = kPanelBlocks,
+    .matmul_fp32 = matmul<Fp32>,
+    .matmul_fp16 = matmul<Fp16>,
+    .matmul_bf16 = matmul<Bf16>,
+    .matmul_int8 = matmul<Int8>,
+    .quantize = quantize,
+    .gru = gru,
+    .input_layer = input_layer,
+    .relu = relu,
+    .add = add_vectors,
+    .categorical = categorical,
+    .probe_read = probe_read,
+    .probe_fma = probe_fma,
+    .probe_int8 = probe_int8,
+    .probe_fp16 = probe_widen<Fp16>,
+    .probe_bf16 = probe_widen<Bf16>,
 };
 
 }  // namespace wavernn_fast::cpu::WF_ISA

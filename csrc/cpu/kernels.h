@@ -10,7 +10,8 @@
 
 namespace wavernn_fast::cpu {
 
-inline constexpr int kLanes = 16;       // floats of one vector, rows of one block
+inline constexpr int kLanes = 16;          // floats of one vector, rows of one block
+inline constexpr int kMaxPanelBlocks = 6;  // widest panel
 // int8 activations have 7 bits, so that the AVX2 product cannot saturate: signed inputs are
 // q in [-63, 63] stored as q + 64, inputs that are never negative (after a ReLU) q in [0, 127].
 inline constexpr int kSignedLevels = 63;
@@ -58,10 +59,16 @@ struct GruArgs {
   float* h_new;               // [hidden_size]
 };
 
+// Blocks side by side in a panel, by dtype. A batch streams a panel best when one pass uses all of
+// it (its tile is that many blocks wide); a single stream wants enough sums in flight to hide the
+// latency of the multiply-add, more so when each weight is converted first.
+struct PanelBlocks {
+  int fp32, fp16, bf16, int8;
+};
+
 struct KernelTable {
   const char* name;
-  int max_panel_blocks;  // widest panel that a batch-1 product keeps in registers
-  int stream_tile;
+  PanelBlocks panel_blocks;
   void (*matmul_fp32)(const MatmulArgs&);
   void (*matmul_fp16)(const MatmulArgs&);
   void (*matmul_bf16)(const MatmulArgs&);
@@ -81,8 +88,10 @@ struct KernelTable {
                       uint32_t* sums);
   // Probes of the hardware floor: bytes read, multiply-adds done.
   uint64_t (*probe_read)(const void* data, size_t bytes);
-  uint64_t (*probe_fma)(uint64_t rounds);
+  uint64_t (*probe_fma)(const float* start, uint64_t rounds);  // start: [14 * 16] values below 1
   uint64_t (*probe_int8)(const void* data, size_t bytes, uint64_t rounds);
+  uint64_t (*probe_fp16)(const void* data, size_t bytes, uint64_t rounds);
+  uint64_t (*probe_bf16)(const void* data, size_t bytes, uint64_t rounds);
 };
 
 }  // namespace wavernn_fast::cpu

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/isa.h"
+
 namespace wavernn_fast::cpu {
 
 Stepper::Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel)
@@ -92,8 +94,9 @@ void Stepper::matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx
     args.ldx = local.quantised.width;
     args.x_scale = local.scales.data();
   }
-  auto* const function = dtype == Dtype::fp32   ? kernels_.matmul_fp32
-                         : dtype == Dtype::fp16 ? kernels_.matmul_fp16
+  const KernelTable& floats = streams() == 1 ? single_stream_kernels(kernels_) : kernels_;
+  auto* const function = dtype == Dtype::fp32   ? floats.matmul_fp32
+                         : dtype == Dtype::fp16 ? floats.matmul_fp16
                          : dtype == Dtype::bf16 ? kernels_.matmul_bf16
                                                 : kernels_.matmul_int8;
   for (int part = me.part_begin; part < me.part_end; ++part) {

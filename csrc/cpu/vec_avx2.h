@@ -7,10 +7,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/kernels.h"
+
 #define WF_INLINE static inline __attribute__((always_inline))
 
 namespace wavernn_fast::cpu::avx2 {
 
+inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3};
 inline constexpr int kMaxAccumulators = 6;  // 12 of 16 registers
 inline constexpr int kStreamTile = 6;
 
@@ -114,9 +117,6 @@ WF_INLINE void store_u8(uint8_t* p, I x) {
   const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(order),
                                          _mm256_extracti128_si256(order, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-}
-WF_INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
 }  // namespace wavernn_fast::cpu::avx2

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/kernels.h"
+
 #define WF_INLINE static inline __attribute__((always_inline))
 
 #ifdef WF_VNNI
@@ -15,6 +17,7 @@ namespace wavernn_fast::cpu::avx512vnni {
 namespace wavernn_fast::cpu::avx512 {
 #endif
 
+inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 24;  // of 32 registers
 inline constexpr int kStreamTile = 8;
 
@@ -54,12 +57,20 @@ WF_INLINE F scale_exponent(F x, I n) {
       _mm512_add_epi32(_mm512_castps_si512(x.a), _mm512_slli_epi32(n.a, 23)))};
 }
 WF_INLINE uint32_t reduce_add(I x) { return uint32_t(_mm512_reduce_add_epi32(x.a)); }
+// One permutation instead of widening and shifting: each value goes to the upper half of its lane.
 WF_INLINE F load_bf16(const uint16_t* p) {
-  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+  const __m512i half = _mm512_castsi256_si512(
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i index = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8,
+                                         7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAAu, index, half))};
 }
+// Two conversions of 8 values: on Zen 4 faster than one of 16.
 WF_INLINE F load_fp16(const uint16_t* p) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  const auto* q = reinterpret_cast<const __m128i*>(p);
+  const __m256 lo = _mm256_cvtph_ps(_mm_loadu_si128(q));
+  const __m256 hi = _mm256_cvtph_ps(_mm_loadu_si128(q + 1));
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1)};
 }
 WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
   int32_t four;
@@ -74,9 +85,6 @@ WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
 }
 WF_INLINE void store_u8(uint8_t* p, I x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.a));
-}
-WF_INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
 }
 
 }  // namespace wavernn_fast::cpu::avx512(vnni)

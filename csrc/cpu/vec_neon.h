@@ -7,11 +7,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/kernels.h"
+
 #define WF_INLINE static inline __attribute__((always_inline))
 #define WF_EACH for (int i = 0; i < 4; ++i)
 
 namespace wavernn_fast::cpu::neon {
 
+inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3};
 inline constexpr int kMaxAccumulators = 6;  // 24 of 32 registers
 inline constexpr int kStreamTile = 6;
 
@@ -138,7 +141,6 @@ WF_INLINE void store_u8(uint8_t* p, I x) {
   WF_EACH n[i] = vmovn_u32(vreinterpretq_u32_s32(x.v[i]));
   vst1q_u8(p, vcombine_u8(vmovn_u16(vcombine_u16(n[0], n[1])), vmovn_u16(vcombine_u16(n[2], n[3]))));
 }
-WF_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 
 }  // namespace wavernn_fast::cpu::neon
 #undef WF_EACH

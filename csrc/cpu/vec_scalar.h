@@ -7,8 +7,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/kernels.h"
+
 namespace wavernn_fast::cpu::scalar {
 
+inline constexpr PanelBlocks kPanelBlocks = {3, 3, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 16-row blocks times streams held at once
 inline constexpr int kStreamTile = 4;       // streams of one matmul pass
 
@@ -180,7 +183,6 @@ inline I dot4(I acc, const int8_t* w, const uint8_t* q) {
 }
 // 16 values in [0, 255] to bytes.
 inline void store_u8(uint8_t* p, I a) { WF_EACH p[i] = uint8_t(a.v[i]); }
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
 #undef WF_EACH
 
 }  // namespace wavernn_fast::cpu::scalar

@@ -171,9 +171,7 @@ void PlanBuilder::add_vector(const float* data, int count) {
 }
 
 Plan PlanBuilder::finish() {
-  // Kernels prefetch ahead of the weights they multiply; keep that inside the allocation.
-  constexpr size_t kTail = 4096;
-  plan_.blob.resize(bytes_.size() + kTail);
+  plan_.blob.resize(bytes_.size());
   std::memcpy(plan_.blob.data(), bytes_.data(), bytes_.size());
   return std::move(plan_);
 }

@@ -1,0 +1,201 @@
+"""Random checkpoints in the exact published layouts, of any size, saved as their authors save.
+
+Names and shapes are written out here by hand from the published sources, not taken from the
+loaders that the tests check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+State = dict[str, np.ndarray]
+
+
+class _Maker:
+    """Draws tensors of the usual size: uniform within 1 / sqrt(fan-in), as PyTorch starts."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.state: State = {}
+
+    def add(self, name: str, *shape: int) -> None:
+        fan = int(np.prod(shape[1:])) if len(shape) > 1 else 16
+        bound = 1.0 / np.sqrt(fan)
+        self.state[name] = self.rng.uniform(-bound, bound, shape).astype(np.float32)
+
+    def linear(self, name: str, out: int, inputs: int) -> None:
+        self.add(f"{name}.weight", out, inputs)
+        self.add(f"{name}.bias", out)
+
+    def gru(self, name: str, hidden: int, inputs: int) -> None:
+        self.add(f"{name}.weight_ih_l0", 3 * hidden, inputs)
+        self.add(f"{name}.weight_hh_l0", 3 * hidden, hidden)
+        self.add(f"{name}.bias_ih_l0", 3 * hidden)
+        self.add(f"{name}.bias_hh_l0", 3 * hidden)
+
+    def batch_norm(self, name: str, channels: int) -> None:
+        low_high = {"weight": (0.5, 1.5), "bias": (-0.3, 0.3), "running_mean": (-0.5, 0.5)}
+        low_high["running_var"] = (0.2, 2.0)
+        for part, (low, high) in low_high.items():
+            values = self.rng.uniform(low, high, channels).astype(np.float32)
+            self.state[f"{name}.{part}"] = values
+        self.state[f"{name}.num_batches_tracked"] = np.asarray(1234, dtype=np.int64)
+
+    def fir(self, name: str, taps: int) -> None:
+        noise = self.rng.normal(0.0, 0.3 / taps, (1, 1, 1, taps))
+        self.state[name] = (1.0 / taps + noise).astype(np.float32)
+
+
+def fatchord(
+    *,
+    hidden: int = 16,
+    fc: int = 16,
+    classes: int = 512,
+    n_mels: int = 8,
+    aux: int = 4,
+    channels: int = 12,
+    blocks: int = 2,
+    pad: int = 2,
+    scales: Sequence[int] = (2, 2, 3),
+    seed: int = 0,
+) -> State:
+    """State dict of fatchord's `models/fatchord_version.py` (and of RTVC's vocoder)."""
+    m = _Maker(seed)
+    m.add("upsample.resnet.conv_in.weight", channels, n_mels, 2 * pad + 1)
+    m.batch_norm("upsample.resnet.batch_norm", channels)
+    for i in range(blocks):
+        layer = f"upsample.resnet.layers.{i}"
+        m.add(f"{layer}.conv1.weight", channels, channels, 1)
+        m.add(f"{layer}.conv2.weight", channels, channels, 1)
+        m.batch_norm(f"{layer}.batch_norm1", channels)
+        m.batch_norm(f"{layer}.batch_norm2", channels)
+    m.add("upsample.resnet.conv_out.weight", 4 * aux, channels, 1)
+    m.add("upsample.resnet.conv_out.bias", 4 * aux)
+    for k, scale in enumerate(scales):
+        m.fir(f"upsample.up_layers.{2 * k + 1}.weight", 2 * scale + 1)
+    m.linear("I", hidden, n_mels + aux + 1)
+    m.gru("rnn1", hidden, hidden)
+    m.gru("rnn2", hidden, hidden + aux)
+    m.linear("fc1", fc, hidden + aux)
+    m.linear("fc2", fc, fc + aux)
+    m.linear("fc3", classes, fc)
+    m.state["step"] = np.asarray([797000], dtype=np.int64)
+    return m.state
+
+
+def without_aux(state: Mapping[str, np.ndarray], *, aux: int) -> State:
+    """Drop the auxiliary network and every column that reads it (coqui's use_aux_net false)."""
+    kept = {name: a for name, a in state.items() if not name.startswith("upsample.resnet.")}
+    for name in ("I.weight", "rnn2.weight_ih_l0", "fc1.weight", "fc2.weight"):
+        kept[name] = np.ascontiguousarray(kept[name][:, : kept[name].shape[1] - aux])
+    return kept
+
+
+def torchaudio(*, blocks: int = 2, seed: int = 0, classes: int = 256, **sizes: Any) -> State:
+    """State dict of torchaudio.models.WaveRNN: other names, the same tensors, no step."""
+    inner = {"conv1": 0, "batch_norm1": 1, "conv2": 3, "batch_norm2": 4}
+    state = {}
+    for name, array in fatchord(blocks=blocks, seed=seed, classes=classes, **sizes).items():
+        words = name.split(".")
+        if name == "step":
+            continue
+        if words[0] == "I":
+            words[0] = "fc"
+        elif words[:2] == ["upsample", "up_layers"]:
+            words[1] = "upsample_layers"
+        elif words[:2] == ["upsample", "resnet"]:
+            tail = words[2:]
+            if tail[0] == "layers":
+                place = [str(3 + int(tail[1])), "resblock_model", str(inner[tail[2]]), *tail[3:]]
+            else:
+                first = {"conv_in": 0, "batch_norm": 1, "conv_out": 3 + blocks}[tail[0]]
+                place = [str(first), *tail[1:]]
+            words = ["upsample", "resnet", "melresnet_model", *place]
+        state[".".join(words)] = array
+    return state
+
+
+def deepmind(*, hidden: int = 32, seed: int = 0) -> State:
+    """State dict of fatchord's `models/deepmind_version.py`: gates u, r, e; unconditioned."""
+    m, half = _Maker(seed), hidden // 2
+    m.add("R.weight", 3 * hidden, hidden)
+    m.add("I_coarse.weight", 3 * half, 2)
+    m.add("I_fine.weight", 3 * half, 3)
+    for gate in "ure":
+        m.add(f"bias_{gate}", hidden)
+    for first, second in (("O1", "O2"), ("O3", "O4")):
+        m.linear(first, half, half)
+        m.linear(second, 256, half)
+    return m.state
+
+
+def mkotha(
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    n_mels: int = 8,
+    scales: Sequence[int] = (2, 2, 3),
+    seed: int = 0,
+) -> State:
+    """State dict of mkotha's `models/wavernn1.py` with filters alone, mask applied as trained."""
+    m, half = _Maker(seed), hidden // 2
+    for k, scale in enumerate(scales):
+        m.fir(f"upsample.up_layers.{k}.weight", 2 * scale - 1)
+        m.add(f"upsample.up_layers.{k}.bias", 1)
+    m.gru("wavernn.gru", hidden, n_mels + 3)
+    # Training multiplies by a mask after every update: coarse units have no weight for c_t.
+    m.state["wavernn.gru.weight_ih_l0"].reshape(3, 2, half, n_mels + 3)[:, 0, :, -1] = 0.0
+    m.linear("wavernn.fc1", fc, half)
+    m.linear("wavernn.fc2", 256, fc)
+    m.linear("wavernn.fc3", fc, half)
+    m.linear("wavernn.fc4", 256, fc)
+    return m.state
+
+
+BUILDERS = {
+    "fatchord": fatchord,
+    "torchaudio": torchaudio,
+    "deepmind": deepmind,
+    "mkotha": mkotha,
+}
+
+# What published training programs put around the state dict.
+WRAPPERS: dict[str, dict[str, Any]] = {
+    "": {},
+    "model_state": {"step": 1159000, "optimizer_state": {"state": {}, "param_groups": []}},
+    "state_dict": {"global_step": 7, "global_epoch": 1},
+    "model": {"optimizer": {"state": {}}, "epoch": 3, "date": "2020-01-01"},
+}
+
+
+def to_torch(state: Mapping[str, np.ndarray], dtype: str | None = None) -> dict[str, Any]:
+    """Turn arrays into tensors; `dtype` ("float16", "bfloat16") narrows the floats."""
+    import torch
+
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    if dtype is None:
+        return tensors
+    narrow = getattr(torch, dtype)
+    return {n: t.to(narrow) if t.is_floating_point() else t for n, t in tensors.items()}
+
+
+def save(
+    path: Path,
+    state: Mapping[str, np.ndarray],
+    *,
+    wrapper: str = "",
+    prefix: str = "",
+    dtype: str | None = None,
+    legacy: bool = False,
+) -> Path:
+    """Write a checkpoint: `wrapper` as in `WRAPPERS`, `prefix` "module.", old pickle stream."""
+    import torch
+
+    named = {prefix + name: tensor for name, tensor in to_torch(state, dtype).items()}
+    content = {wrapper: named, **WRAPPERS[wrapper]} if wrapper else named
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path

@@ -1,0 +1,410 @@
+"""The meaning of the words: both cores in float64 numpy, one sample at a time, nothing hoisted.
+
+Every backend is compared with this file. It works from the canonical tensors and a mel by the
+original equations, so it shares neither an algebraic rearrangement nor an order of summation with
+the code it checks. Sources are named at each equation:
+
+[K18]   Kalchbrenner et al., Efficient Neural Audio Synthesis, ICML 2018, section 2 and figure 1
+[Cho14] the GRU as torch.nn.GRU documents it: reset applied after the recurrent product
+[F]     the two-GRU residual vocoder: docs/formats.md, residual core
+[S17]   Salimans et al., PixelCNN++, ICLR 2017, section 2.1: mixture of logistics
+[Sal11] Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011: Philox4x32-10
+
+Shapes: H hidden_size, K fc_size, M n_mels, A aux_size, C n_classes, L logits_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavernn_fast.config import ModelConfig
+
+Array = NDArray[np.float64]
+Tensors = Mapping[str, NDArray[Any]]
+Choose = Callable[[Array, int], int]  # (logits, number of the draw) -> class
+
+LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale
+LOGISTIC_CLIP = 1e-5  # v of the logistic draw stays in [1e-5, 1 - 1e-5]
+
+
+# --- chance ---------------------------------------------------------------------------------------
+
+
+def philox4x32(key: NDArray[Any], counter: NDArray[Any]) -> NDArray[np.uint32]:
+    """Philox4x32-10 [Sal11, section 3.3]: key [2], counter [n, 4] (32-bit words) -> [n, 4]."""
+    mask, low = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c0, c1, c2, c3 = (np.asarray(counter)[:, i].astype(np.uint64) for i in range(4))
+    k0, k1 = (int(k) for k in np.asarray(key))
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (
+            (p1 >> low) ^ c1 ^ np.uint64(k0),
+            p1 & mask,
+            (p0 >> low) ^ c3 ^ np.uint64(k1),
+            p0 & mask,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+
+
+def philox_words(
+    seed: int, first_step: int, n_steps: int, item: int = 0, fold: int = 0
+) -> NDArray[np.uint32]:
+    """Four random words a step, [n_steps, 4]: key = seed (lo, hi), counter = step, item, fold."""
+    step = np.arange(first_step, first_step + n_steps, dtype=np.uint64)
+    counter = np.stack(
+        [
+            step & np.uint64(0xFFFFFFFF),
+            step >> np.uint64(32),
+            np.full(n_steps, item, np.uint64),
+            np.full(n_steps, fold, np.uint64),
+        ],
+        axis=1,
+    )
+    return philox4x32(np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF]), counter)
+
+
+def categorical_weights(logits: Array, temperature: float = 1.0) -> NDArray[Any]:
+    """Integer weights of the classes: round(exp((l - max l) / T) * 2**b); their sum is < 2**32."""
+    bits = min(23, 31 - math.ceil(math.log2(len(logits))))
+    scaled = np.exp((logits - logits.max()) / temperature) * 2.0**bits
+    weights: NDArray[Any] = np.rint(scaled).astype(np.uint64)
+    return weights
+
+
+def categorical(logits: Array, word: int, temperature: float = 1.0) -> tuple[int, float]:
+    """First class whose cumulative weight exceeds floor(word * total / 2**32), and its margin.
+
+    The margin is the distance, as a share of the total, from word / 2**32 to the nearest inner
+    boundary between two classes: what an error of the probabilities must reach to change the draw.
+    """
+    cumulative = np.cumsum(categorical_weights(logits, temperature))
+    total = int(cumulative[-1])
+    threshold = (int(word) * total) >> 32
+    chosen = int(np.searchsorted(cumulative, np.uint64(threshold), side="right"))
+    inner = cumulative[:-1] / total
+    inner = inner[(inner > 0.0) & (inner < 1.0)]
+    margin = float(np.abs(inner - word / 2.0**32).min()) if len(inner) else math.inf
+    return chosen, margin
+
+
+def greedy_class(logits: Array) -> tuple[int, float]:
+    """Lowest index of the largest logit; the margin is the gap to the second largest."""
+    top = np.sort(logits)[::-1]
+    return int(np.argmax(logits)), float(top[0] - top[1]) if len(top) > 1 else math.inf
+
+
+def logistic(mean: float, log_scale: float, word: int, temperature: float = 1.0) -> float:
+    """One draw of a logistic, by inversion, clipped to [-1, 1] [S17]."""
+    v = min(max((word + 0.5) / 2.0**32, LOGISTIC_CLIP), 1.0 - LOGISTIC_CLIP)
+    scale = math.exp(max(log_scale, LOG_SCALE_FLOOR)) * temperature
+    return min(max(mean + scale * (math.log(v) - math.log(1.0 - v)), -1.0), 1.0)
+
+
+# --- conditioning ---------------------------------------------------------------------------------
+
+
+def upsampled_mel(config: ModelConfig, kernel: Array, mel: Array) -> Array:
+    """mel [M, n] -> [n_out * hop, M]: up[n*hop + p] = sum_j kernel[p, j] mel[n - left + j]."""
+    taps = config.upsample_left + 1 + config.upsample_right
+    padded = np.pad(mel, ((0, 0), (config.upsample_left, config.upsample_right)))
+    first = config.lookback_frames if config.pad == "none" else 0
+    frames = range(first, first + config.n_output_frames(mel.shape[1]))
+    if not frames:
+        return np.zeros((0, config.n_mels))
+    return np.concatenate([kernel @ padded[:, n : n + taps].T for n in frames])
+
+
+def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
+    """mel [M, n] -> [n_out, S * A]: the residual network of [F], batch-norm already folded.
+
+    conv_in over aux_kernel frames, ReLU; blocks of x + conv2(relu(conv1 x)); conv_out.
+    """
+    radius = config.aux_radius
+    padded = np.pad(mel, ((0, 0), (radius, radius)))
+    first = config.lookback_frames if config.pad == "none" else 0
+    rows = []
+    for n in range(first, first + config.n_output_frames(mel.shape[1])):
+        window = padded[:, n : n + config.aux_kernel]
+        x = np.tensordot(tensors["aux.conv_in.weight"], window, axes=([1, 2], [0, 1]))
+        x = np.maximum(x + tensors["aux.conv_in.bias"], 0.0)
+        for i in range(config.aux_blocks):
+            inner = tensors[f"aux.blocks.{i}.conv1.weight"] @ x
+            inner = np.maximum(inner + tensors[f"aux.blocks.{i}.conv1.bias"], 0.0)
+            inner = tensors[f"aux.blocks.{i}.conv2.weight"] @ inner
+            x = x + inner + tensors[f"aux.blocks.{i}.conv2.bias"]
+        rows.append(tensors["aux.conv_out.weight"] @ x + tensors["aux.conv_out.bias"])
+    slices = 1 if config.core == "dual" else 4
+    return np.array(rows).reshape(-1, slices * config.aux_size)
+
+
+# --- the cores ------------------------------------------------------------------------------------
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)) in the form that cannot overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+def gru(recurrent: Array, inputs: Array, h: Array) -> Array:
+    """New state [H] from R h + b_recurrent [3H] and I x + b_input [3H] [K18; Cho14].
+
+    reset r = s(R_r h + I_r x), update u = s(R_u h + I_u x),
+    candidate e = tanh(r (R_e h + b_recurrent_e) + I_e x + b_input_e), h' = u h + (1 - u) e.
+    """
+    r_reset, r_update, r_candidate = np.split(recurrent, 3)
+    i_reset, i_update, i_candidate = np.split(inputs, 3)
+    reset = sigmoid(r_reset + i_reset)
+    update = sigmoid(r_update + i_update)
+    candidate = np.tanh(reset * r_candidate + i_candidate)
+    return update * h + (1.0 - update) * candidate
+
+
+def dense(tensors: Tensors, name: str, x: Array) -> Array:
+    """weight x + bias of the layer `name`."""
+    return tensors[f"{name}.weight"] @ x + tensors[f"{name}.bias"]
+
+
+def dual_scaled(half: float) -> float:
+    """A coarse or fine value 0..255 as the network sees it, in [-1, 1] [K18, section 2.1]."""
+    return half / 127.5 - 1.0
+
+
+def dual_step(
+    tensors: Tensors, h: Array, previous: tuple[float, float], condition: Array, choose: Choose
+) -> tuple[Array, int, int, Array]:
+    """One sample of the dual-softmax core [K18, equation 2 and figure 1].
+
+    Parameters
+    ----------
+    tensors : canonical tensors, float64
+    h : [H], state; first half coarse, second half fine
+    previous : (c, f) of the last sample, scaled to [-1, 1]
+    condition : [M + A], upsampled mel then a1; empty when unconditioned
+    choose : outcome of draw 0 (coarse) and draw 1 (fine) from 256 logits
+
+    Returns
+    -------
+    (new h, coarse, fine, logits [512])
+    """
+    half = len(h) // 2
+    recurrent = tensors["gru.w_recurrent"] @ h + tensors["gru.b_recurrent"]
+
+    def cell(coarse_now: float) -> Array:
+        x = np.array([previous[0], previous[1], coarse_now])
+        inputs = tensors["gru.w_sample"] @ x + tensors["gru.b_input"]
+        if len(condition):
+            inputs = inputs + tensors["gru.w_conditioning"] @ condition
+        return gru(recurrent, inputs, h)
+
+    y_coarse = cell(0.0)[:half]  # the mask I*: the coarse half never sees c_t
+    hidden = np.maximum(dense(tensors, "coarse_fc1", y_coarse), 0.0)
+    logits_coarse = dense(tensors, "coarse_fc2", hidden)
+    coarse = choose(logits_coarse, 0)
+
+    y_fine = cell(dual_scaled(coarse))[half:]
+    hidden = np.maximum(dense(tensors, "fine_fc1", y_fine), 0.0)
+    logits_fine = dense(tensors, "fine_fc2", hidden)
+    fine = choose(logits_fine, 1)
+    return (
+        np.concatenate([y_coarse, y_fine]),
+        coarse,
+        fine,
+        np.concatenate([logits_coarse, logits_fine]),
+    )
+
+
+def residual_step(
+    tensors: Tensors, h: tuple[Array, Array], x: float, mel_t: Array, aux: Array
+) -> tuple[tuple[Array, Array], Array]:
+    """One step of the residual core [F]: mel_t [M], aux [4A] -> (new (h1, h2), logits [C]).
+
+    u = I [x; mel; a1]; h1 = GRU1(u); v = u + h1; h2 = GRU2([v; a2]); w = v + h2;
+    p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); logits = fc3 q.
+    """
+    a1, a2, a3, a4 = np.split(aux, 4)
+    u = dense(tensors, "input", np.concatenate([[x], mel_t, a1]))
+    h1 = gru(
+        tensors["gru1.w_recurrent"] @ h[0] + tensors["gru1.b_recurrent"],
+        tensors["gru1.w_input"] @ u + tensors["gru1.b_input"],
+        h[0],
+    )
+    v = u + h1
+    h2 = gru(
+        tensors["gru2.w_recurrent"] @ h[1] + tensors["gru2.b_recurrent"],
+        tensors["gru2.w_input"] @ np.concatenate([v, a2]) + tensors["gru2.b_input"],
+        h[1],
+    )
+    w = v + h2
+    p = np.maximum(dense(tensors, "fc1", np.concatenate([w, a3])), 0.0)
+    q = np.maximum(dense(tensors, "fc2", np.concatenate([p, a4])), 0.0)
+    return (h1, h2), dense(tensors, "fc3", q)
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+
+def run(
+    config: ModelConfig,
+    tensors: Tensors,
+    mel: NDArray[Any] | None = None,
+    *,
+    n_steps: int | None = None,
+    first_sample: int = 0,
+    seed: int = 0,
+    item: int = 0,
+    fold: int = 0,
+    uniforms: NDArray[np.float64] | None = None,
+    forced: NDArray[Any] | None = None,
+    temperature: float = 1.0,
+    greedy: bool = False,
+) -> dict[str, NDArray[Any]]:
+    """Draw `n_steps` samples, or follow `forced` ones, from a state of zeros.
+
+    Parameters
+    ----------
+    mel : [M, n_frames], or None for an unconditioned model
+    n_steps : samples; default all that the mel covers, before the length rule
+    first_sample : where in the utterance the run starts (a fold begins inside it)
+    seed, item, fold : of the generator; steps are counted from 0 at the start of the run
+    uniforms : [n_steps, draws] in [0, 1), instead of the generator
+    forced : [n_steps], outcomes taken in place of the drawn ones: 256 c + f, label, or x
+    temperature, greedy : see `categorical`, `logistic`, `greedy_class`
+
+    Returns
+    -------
+    dict
+        samples [n] int32 (mol: float64), logits [n, L] float64 and margin [n, draws] float64:
+        how near each draw was to falling otherwise (see `categorical`; for greedy draws the gap of
+        the two best logits; inf where nothing was chosen: forced steps, the logistic draw).
+    """
+    weights = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
+    mel_up, aux = _conditions(config, weights, mel)
+    if n_steps is None:
+        n_steps = len(mel_up) - first_sample
+    if config.n_mels and first_sample + n_steps > len(mel_up):
+        raise ValueError(f"The mel covers {len(mel_up)} samples, {first_sample + n_steps} wanted.")
+    words = _words(config, n_steps, (seed, item, fold), uniforms)
+    draws = _Draws(config, words, forced, temperature, greedy)
+    core = (_Dual if config.core == "dual" else _Residual)(config, weights)
+    logits = np.zeros((n_steps, config.logits_size))
+    samples = np.zeros(n_steps, np.float64 if config.head == "mol" else np.int32)
+    for t in range(n_steps):
+        at = first_sample + t
+        mel_t = mel_up[at] if config.n_mels else np.zeros(0)
+        aux_t = aux[at // config.hop_length] if config.aux_size else np.zeros(0)
+        draws.t = t
+        samples[t], logits[t] = core.advance(mel_t, aux_t, draws)
+    return {"samples": samples, "logits": logits, "margin": draws.margin}
+
+
+class _Draws:
+    """Decides the outcome of every draw of step `t`: forced, greedy or by the random words."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        words: NDArray[Any],
+        forced: NDArray[Any] | None,
+        temperature: float,
+        greedy: bool,
+    ) -> None:
+        self.words, self.forced, self.temperature, self.greedy = words, forced, temperature, greedy
+        self.margin = np.full((len(words), config.draws_per_step), np.inf)
+        self.t = 0
+
+    def choose(self, logits: Array, draw: int) -> int:
+        t = self.t
+        if self.greedy:
+            chosen, self.margin[t, draw] = greedy_class(logits)
+        else:
+            word = int(self.words[t, draw])
+            chosen, self.margin[t, draw] = categorical(logits, word, self.temperature)
+        return chosen
+
+    def dual(self, logits: Array, draw: int) -> int:
+        """Coarse (draw 0) or fine (draw 1)."""
+        if self.forced is None:
+            return self.choose(logits, draw)
+        return divmod(int(self.forced[self.t]), 256)[draw]
+
+    def label(self, logits: Array) -> int:
+        return self.choose(logits, 0) if self.forced is None else int(self.forced[self.t])
+
+    def mixture(self, logits: Array) -> float:
+        """One x of a mixture of logistics [S17]: C/3 mixture logits, means, log-scales."""
+        if self.forced is not None:
+            return float(self.forced[self.t])
+        mixture_logits, means, log_scales = np.split(logits, 3)
+        k = self.choose(mixture_logits, 0)
+        if self.greedy:
+            return float(np.clip(means[k], -1.0, 1.0))
+        return logistic(means[k], log_scales[k], int(self.words[self.t, 1]), self.temperature)
+
+
+class _Dual:
+    """State and feedback of the dual core between steps."""
+
+    def __init__(self, config: ModelConfig, weights: Tensors) -> None:
+        self.weights = weights
+        self.h = np.zeros(config.hidden_size)
+        self.previous = (config.first_input, config.first_input)
+
+    def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
+        condition = np.concatenate([mel_t, aux_t])
+        self.h, coarse, fine, logits = dual_step(
+            self.weights, self.h, self.previous, condition, draws.dual
+        )
+        self.previous = (dual_scaled(coarse), dual_scaled(fine))
+        return 256 * coarse + fine, logits
+
+
+class _Residual:
+    """State and feedback of the residual core between steps."""
+
+    def __init__(self, config: ModelConfig, weights: Tensors) -> None:
+        self.config, self.weights = config, weights
+        self.h = (np.zeros(config.hidden_size), np.zeros(config.hidden_size))
+        self.x = config.first_input
+
+    def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
+        self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t)
+        if self.config.head == "mol":
+            self.x = draws.mixture(logits)
+            return self.x, logits
+        label = draws.label(logits)
+        self.x = 2.0 * label / (self.config.n_classes - 1) - 1.0
+        return label, logits
+
+
+def _conditions(
+    config: ModelConfig, weights: Mapping[str, Array], mel: NDArray[Any] | None
+) -> tuple[Array, Array]:
+    """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none."""
+    if not config.n_mels:
+        return np.zeros((0, 0)), np.zeros((0, 0))
+    if mel is None:
+        raise ValueError("This model is conditioned: a mel is needed.")
+    values = np.asarray(mel, np.float64)
+    mel_up = upsampled_mel(config, weights["upsample.kernel"], values)
+    aux = aux_network(config, weights, values) if config.aux_size else np.zeros((0, 0))
+    return mel_up, aux
+
+
+def _words(
+    config: ModelConfig,
+    n_steps: int,
+    key: tuple[int, int, int],
+    uniforms: NDArray[np.float64] | None,
+) -> NDArray[Any]:
+    """Random words [n_steps, >= draws] of key (seed, item, fold), or floor(u * 2**32)."""
+    if uniforms is None:
+        return philox_words(key[0], 0, n_steps, *key[1:])
+    if uniforms.shape != (n_steps, config.draws_per_step):
+        raise ValueError(f"uniforms are {uniforms.shape}, not {(n_steps, config.draws_per_step)}.")
+    return np.floor(np.asarray(uniforms, np.float64) * 2.0**32).astype(np.uint64)

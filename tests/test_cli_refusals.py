@@ -1,0 +1,228 @@
+"""What the command refuses before work, and what it leaves behind when work is cut short."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkpoint_builders
+import numpy as np
+import pytest
+import soundfile
+from cli_runner import refused, run
+from voices import preset_mel, save_mels, save_speech, save_voice
+
+from wavernn_fast import weights
+from wavernn_fast.errors import AudioError
+from wavernn_fast.synthetic import random_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_voice(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def mels(tmp_path: Path) -> Path:
+    return save_mels(tmp_path / "mels")
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    return save_speech(tmp_path)
+
+
+# --- refused before work --------------------------------------------------------------------------
+
+
+def test_names_that_clash_are_refused_before_work(model, mels, tmp_path):
+    np.savez(mels / "a.npz", mel=preset_mel(2))
+    result = run("vocode", mels, "-m", model, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "a.npy" in result.stderr
+    assert "a.npz" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_is_never_overwritten(speech, model, tmp_path):
+    before = speech.read_bytes()
+    result = run("resynth", speech, "-m", model, "-o", tmp_path)
+    assert result.exit_code == 2
+    assert "also an input" in result.stderr
+    assert speech.read_bytes() == before
+
+
+def test_unusable_arguments_are_refused_before_work(model, mels, tmp_path):
+    out, mel = tmp_path / "out", mels / "a.npy"
+    base = ("-m", model, "-o", out)
+    refused(run("vocode", tmp_path / "nowhere.npy", *base), tmp_path, "nowhere.npy", "not exist")
+    (tmp_path / "empty").mkdir()
+    refused(run("vocode", tmp_path / "empty", *base), tmp_path, "holds no file ending in .npy")
+    refused(run("vocode", mel, "-m", model), tmp_path, "-o")
+    refused(run("vocode", mel, "-o", out), tmp_path, "-m")
+    refused(run("vocode", mel, *base, "--temperature", "0"), tmp_path, "temperature")
+    refused(run("vocode", mel, *base, "--seed", "-1"), tmp_path, "--seed")
+    refused(run("vocode", mel, *base, "--temperature", "nan"), tmp_path, "temperature")
+    refused(run("vocode", mel, *base, "--fold", "7"), tmp_path, "11000,550")
+    refused(run("vocode", mel, *base, "--fold", "5,10"), tmp_path, "target")
+    refused(run("vocode", mel, *base, "--dtype", "fp8"), tmp_path, "fp8")
+    refused(run("vocode", mel, *base, "--preset", "melgan"), tmp_path, "melgan", "fatchord-raw9")
+    refused(run("vocode", mel, *base, "--device", "gpu"), tmp_path, "gpu", "cpu")
+    refused(run("vocode", mels, "-m", model, "-o", tmp_path / "out.wav"), tmp_path, "3 inputs")
+    refused(run("vocode", mel, "-m", model, "-o", "-", "--json"), tmp_path, "stdout")
+    flac = ("-o", tmp_path / "out.flac", "--subtype", "FLOAT")
+    refused(run("vocode", mel, "-m", model, *flac), tmp_path, "FLAC")
+    refused(run("shout"), tmp_path, "shout")
+
+
+def test_unusable_models_are_refused_before_work(model, mels, tmp_path):
+    out, mel = ("-o", tmp_path / "out"), mels / "a.npy"
+    refused(run("vocode", mel, "-m", tmp_path / "none.safetensors", *out), tmp_path, "none.safeten")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(model.read_bytes()[:5000])
+    refused(run("vocode", mel, "-m", cut, *out), tmp_path, "truncated")
+    refused(run("vocode", mel, "-m", mel, *out), tmp_path, "a.npy")
+    state = checkpoint_builders.fatchord()
+    del state["fc1.weight"]
+    state["fc2.bias"] = state["fc2.bias"][:-1]
+    state["rnn1.bias_hh_l0"][0] = np.nan
+    state["fc9.weight"] = np.zeros((2, 2), np.float32)
+    broken = checkpoint_builders.save(tmp_path / "broken.pt", state)
+    refused(
+        run("vocode", mel, "-m", broken, *out),
+        tmp_path,
+        "broken.pt",
+        "missing tensor fc1.weight",
+        "fc2.bias",
+        "NaN",
+        "fc9.weight",
+    )
+
+
+def test_a_pytorch_file_without_torch_is_refused_with_the_extra(mels, tmp_path, monkeypatch):
+    path = checkpoint_builders.save(tmp_path / "weights.pyt", checkpoint_builders.fatchord())
+    for name in [n for n in sys.modules if n == "torch" or n.startswith("torch.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("vocode", mels, "-m", path, "-o", tmp_path / "out")
+    refused(result, tmp_path, 'pip install "wavernn-fast[torch]"')
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(model, mels, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = run("vocode", mels, "-m", model, "-o", tmp_path / "file" / "out")
+    refused(result, tmp_path, "cannot be made", "-o")
+
+
+def test_a_full_disk_stops_the_job_and_leaves_no_half_file(model, mels, tmp_path):
+    # a file size limit of 512 bytes stands in for the disk
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))\n"
+        "from wavernn_fast.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = ["vocode", str(mels), "-m", str(model), "-o", str(tmp_path / "out")]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert soundfile.info(path).frames > 0
+
+
+def test_a_job_that_can_write_no_more_stops_and_says_what_is_left(
+    model, mels, tmp_path, monkeypatch
+):
+    from wavernn_fast import audio
+
+    for i in range(8):
+        np.save(mels / f"more{i}.npy", preset_mel(1))
+    write_wav, written = audio.write_wav, []
+
+    def write_three(path, *arguments, **options):
+        if len(written) == 3:
+            failure = AudioError(f"{path} cannot be written (No space left on device).")
+            failure.errno = errno.ENOSPC
+            raise failure
+        written.append(path)
+        write_wav(path, *arguments, **options)
+
+    monkeypatch.setattr(audio, "write_wav", write_three)
+    result = run("vocode", mels, "-m", model, "-o", tmp_path / "out", "--streams", 1, "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert [len(report[k]) for k in ("done", "failed", "left")] == [3, 1, 7]
+    assert "3 done, 7 left" in result.stderr
+
+
+@pytest.mark.parametrize("device", ["cuda", "emu"])
+def test_a_missing_device_has_its_own_exit_code(device, model, mels, tmp_path):
+    result = run("vocode", mels, "-m", model, "-o", tmp_path / "out", "--device", device)
+    assert result.exit_code == 3
+    assert "doctor" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_stops_the_engine_fails_item_by_item(mels, tmp_path):
+    config, tensors = random_model("residual:32")
+    tensors["fc3.weight"] = np.full_like(tensors["fc3.weight"], 3e38)
+    weights.write(tmp_path / "hot.safetensors", config, tensors)
+    out = tmp_path / "out"
+    result = run("vocode", mels, "-m", tmp_path / "hot.safetensors", "-o", out)
+    assert result.exit_code == 1
+    assert "3 of 3 items failed" in result.stderr
+    assert list(out.rglob("*.wav")) == []
+
+
+def _heed_ctrl_c() -> None:
+    """Background jobs start with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_ends_within_a_second_and_leaves_no_half_file(tmp_path):
+    config, tensors = random_model("residual:512")
+    weights.write(tmp_path / "big.safetensors", config, tensors)
+    np.save(tmp_path / "long.npy", preset_mel(20_000))
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "wavernn_fast",
+            "-v",
+            "vocode",
+            "long.npy",
+            "-m",
+            "big.safetensors",
+            "-o",
+            "out",
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_ctrl_c,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # "Running on the CPU": it is loading now
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    started = time.perf_counter()
+    _, rest = process.communicate(timeout=20)
+    assert time.perf_counter() - started < 1.5
+    assert process.returncode == 130
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert not any((tmp_path / "out").glob("*"))
+
+
+ROOT = str(Path(__file__).resolve().parents[1])

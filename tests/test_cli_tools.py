@@ -1,0 +1,233 @@
+"""The commands about models and machines: convert, inspect, verify, bench, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import checkpoint_builders
+import numpy as np
+import pytest
+from cli_runner import run
+from voices import preset_mel, save_voice
+
+from wavernn_fast import benchmark
+from wavernn_fast.synthetic import random_model
+from wavernn_fast.vocoder import Vocoder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_voice(tmp_path_factory.mktemp("model"))
+
+
+# --- convert, inspect, verify ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    state = checkpoint_builders.fatchord(n_mels=80, scales=(5, 5, 11))
+    return checkpoint_builders.save(tmp_path / "latest.pyt", state)
+
+
+def test_a_converted_model_sounds_like_the_checkpoint(checkpoint, tmp_path):
+    target = tmp_path / "voice.safetensors"
+    result = run("convert", checkpoint, "-o", target, "--verify", "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["bytes"] == target.stat().st_size
+    assert facts["verified"]["difference"] <= facts["verified"]["tolerance"]
+    frames = preset_mel(4)
+    expected = Vocoder.from_pretrained(checkpoint).generate(frames)
+    assert np.array_equal(Vocoder.from_pretrained(target).generate(frames), expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.pyt", "voice.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_precision_files_are_half_as_large_and_verified(dtype, checkpoint, tmp_path):
+    for kind in ("fp32", dtype):
+        target = tmp_path / f"{kind}.safetensors"
+        result = run("convert", checkpoint, "-o", target, "--dtype", kind, "--verify")
+        assert result.exit_code == 0, result.stderr
+    sizes = [(tmp_path / f"{k}.safetensors").stat().st_size for k in ("fp32", dtype)]
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_convert_refuses_and_writes_nothing(checkpoint, model, tmp_path):
+    out = tmp_path / "out.safetensors"
+    for arguments in (
+        (tmp_path / "none.pt", "-o", out),
+        (checkpoint, "-o", tmp_path / "out.bin"),
+        (checkpoint, "-o", out, "--preset", "nope"),
+        (checkpoint, "-o", tmp_path / "no" / "folder" / "out.safetensors"),
+        (model, "-o", model),
+    ):
+        before = model.read_bytes()
+        result = run("convert", *arguments)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.stderr
+        assert result.stderr
+        assert [p.name for p in tmp_path.iterdir()] == ["latest.pyt"]
+        assert model.read_bytes() == before
+
+
+def test_inspect_shows_layout_sizes_and_problems(checkpoint, model, tmp_path):
+    shown = run("inspect", checkpoint)
+    assert shown.exit_code == 0
+    assert "fatchord" in shown.stdout
+    assert "hop_length" in shown.stdout
+    facts = json.loads(run("inspect", model, "--json").stdout)
+    assert (facts["kind"], facts["preset"]) == ("canonical", "fatchord-raw9")
+    assert "gru1.w_recurrent" in run("inspect", model, "--tensors").stdout
+    state = checkpoint_builders.fatchord()
+    del state["fc3.bias"]
+    broken = checkpoint_builders.save(tmp_path / "broken.pt", state)
+    result = run("inspect", broken)
+    assert result.exit_code == 2
+    assert "missing tensor fc3.bias" in result.stdout
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
+def test_verify_prints_the_worst_logit_beside_the_tolerance(dtype, model):
+    result = run("verify", model, "--dtype", dtype, "--steps", 600, "--json")
+    assert result.exit_code == 0, result.stdout + result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["passed"]
+    assert facts["steps"] == 600
+    assert 0.0 < facts["worst"] <= facts["tolerance"]
+    difference = abs(facts["engine_logit"] - facts["torch_logit"])
+    assert difference == pytest.approx(facts["worst"])
+
+
+def test_verify_exits_with_1_beyond_the_tolerance(model, monkeypatch):
+    from wavernn_fast import verification
+
+    monkeypatch.setitem(verification.TOLERANCES, "fp32", (0.0, 0.0))
+    result = run("verify", model, "--steps", 50)
+    assert result.exit_code == 1
+    assert "BEYOND" in result.stdout
+
+
+def test_convert_keeps_no_file_that_fails_its_verification(checkpoint, tmp_path, monkeypatch):
+    from wavernn_fast import verification
+
+    monkeypatch.setitem(verification.TOLERANCES, "fp32", (0.0, 0.0))
+    result = run("convert", checkpoint, "-o", tmp_path / "voice.safetensors", "--verify")
+    assert result.exit_code == 2
+    assert "BEYOND" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["latest.pyt"]
+
+
+def test_verify_without_torch_says_what_to_install(model, monkeypatch):
+    for name in [n for n in sys.modules if n == "torch" or n.startswith("torch.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("verify", model)
+    assert result.exit_code == 2
+    assert "pip install" in result.stderr
+    assert "[torch]" in result.stderr
+
+
+# --- bench, doctor --------------------------------------------------------------------------------
+
+
+def test_bench_puts_every_figure_beside_its_floor_and_baseline():
+    result = run(
+        "bench",
+        "--size",
+        "dual:32",
+        "--size",
+        "residual:32",
+        "--streams",
+        "1,8",
+        "--dtype",
+        "fp32,int8",
+        "--threads",
+        "1",
+        "--rounds",
+        1,
+        "--seconds",
+        0.01,
+        "--json",
+    )
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    rows = report["rows"]
+    assert len(rows) == 8
+    for row in rows:
+        assert row["samples_per_s"] > 0
+        assert row["baseline_samples_per_s"] > 0
+        assert row["speedup"] == pytest.approx(row["samples_per_s"] / row["baseline_samples_per_s"])
+        assert row["floor_share"] == pytest.approx(
+            row["samples_per_s"] / row["floor_samples_per_s"]
+        )
+        few = row["streams"] < 8
+        assert row["floor"] == ("read" if few else "int8" if row["dtype"] == "int8" else "fma")
+    assert report["machine"]["cpu"]
+
+
+def test_bench_prints_a_table_and_refuses_nonsense(model):
+    arguments = ("-m", model, "--rounds", 1, "--seconds", 0.01, "--threads", 1, "--no-baseline")
+    result = run("bench", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("| model |")
+    assert "not measured" in result.stdout
+    for wrong in (
+        ("--size", "melgan:3"),
+        ("--threads", "two"),
+        ("--dtype", "fp8"),
+        ("--rounds", 0),
+    ):
+        assert run("bench", *wrong).exit_code == 2
+
+
+def test_doctor_tests_the_engine_and_reports():
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["self_test"]["passed"]
+    assert facts["isas"]
+    assert facts["threads"] >= 1
+    assert "not available" in facts["devices"]["cuda"]
+    shown = run("doctor").stdout
+    assert "passed" in shown
+    assert "package torch" in shown
+
+
+def test_doctor_says_when_the_engine_does_not_work(monkeypatch):
+    monkeypatch.setenv("WAVERNN_FAST_ISA", "altivec")
+    result = run("doctor")
+    assert result.exit_code == 3
+    assert "FAILED" in result.stdout
+    assert "altivec" in result.stdout
+
+
+def test_a_container_quota_is_read(tmp_path):
+    from wavernn_fast.doctor import cgroup_cpus
+
+    assert cgroup_cpus(tmp_path) is None
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert cgroup_cpus(tmp_path) == 1.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cgroup_cpus(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "streams", "kind"), [("fp32", 2, "read"), ("fp32", 8, "fma"), ("int8", 8, "int8")]
+)
+def test_the_floor_is_reading_the_weights_or_doing_the_arithmetic(
+    dtype, streams, kind, monkeypatch
+):
+    monkeypatch.setattr(benchmark, "_probe", lambda voc, kind: 1e9)
+    config, tensors = random_model("dual:32")
+    case = benchmark.Case("dual:32", dtype, 1, streams)
+    row = benchmark.measure(case, config, tensors, rounds=1, seconds=0.01, baseline=False)
+    engine = Vocoder(config, tensors, dtype=dtype).engine
+    each = {
+        "read": engine.weight_bytes / streams,  # bytes, shared by the streams
+        "fma": 2 * engine.macs_per_step,  # floating-point operations
+        "int8": engine.macs_per_step,  # multiply-adds
+    }
+    assert row.floor == kind
+    assert row.floor_samples_per_s == pytest.approx(1e9 / each[kind])

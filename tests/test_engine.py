@@ -1,0 +1,364 @@
+"""One suite over every engine of this build: device x instruction set x dtype x threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import cases
+import numpy as np
+import pytest
+import tolerances
+
+from wavernn_fast import _C
+from wavernn_fast.config import ModelConfig
+from wavernn_fast.errors import DeviceError, EngineError, InputError
+
+ISAS = _C.available_isas()
+DTYPES = ("fp32", "fp16", "bf16", "int8")
+SMALL = cases.small_configs()
+
+
+def make(config: ModelConfig, tensors: dict, **options) -> _C.Engine:
+    return _C.Engine(dataclasses.asdict(config), tensors, **options)
+
+
+class Work:
+    """A model, its random conditioning rows, and what the double twin makes of them."""
+
+    def __init__(self, config: ModelConfig, n_steps: int, seed: int = 1) -> None:
+        self.config, self.n = config, n_steps
+        self.tensors = cases.random_tensors(config, seed=seed)
+        twin = make(config, self.tensors, device="reference")
+        rng = np.random.default_rng(seed)
+        frames = n_steps // config.hop_length + 2
+        extra = config.upsample_left + config.upsample_right
+        rows = {"interp": (frames + extra, twin.interp_size), "hold": (frames, twin.hold_size)}
+        self.rows = {
+            name: 0.3 * rng.normal(size=shape).astype(np.float32) if shape[1] else None
+            for name, shape in rows.items()
+        }
+        self.samples, self.logits = self.run(twin, return_logits=True)
+
+    def run(self, engine: _C.Engine, seed: int = 5, **options):
+        stream = engine.open(seed)
+        options = {k: [v] if k in ("forced", "uniforms") else v for k, v in options.items()}
+        interp, hold = [self.rows["interp"]], [self.rows["hold"]]
+        return engine.run([stream], [self.n], interp, hold, **options)[0]
+
+    def pieces(self, engine: _C.Engine, cuts: list[int], seed: int = 5) -> np.ndarray:
+        """The same samples in several calls, conditioning rows cut accordingly."""
+        stream, out, hop = engine.open(seed), [], self.config.hop_length
+        for begin, end in zip([0, *cuts], [*cuts, self.n], strict=True):
+            row = begin // hop
+            interp, hold = (None if r is None else r[row:] for r in self.rows.values())
+            out.append(engine.run([stream], [end - begin], [interp], [hold])[0][0])
+        return np.concatenate(out)
+
+
+@pytest.fixture(scope="module", params=SMALL, ids=cases.case_id)
+def work(request) -> Work:
+    return Work(request.param, 160)
+
+
+def test_philox_gives_the_published_answers():
+    zeros, ones = (0, 0, 0, 0), (2**64 - 1, 2**64 - 1, 2**32 - 1, 2**32 - 1)
+    assert _C.philox(*zeros) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+    assert _C.philox(*ones) == (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forced_logits_match_the_double_twin(work, dtype):
+    engine = make(work.config, work.tensors, dtype=dtype)
+    _, logits = work.run(engine, forced=work.samples, return_logits=True)
+    error = np.abs(logits - work.logits).max()
+    assert error <= tolerances.logit_limit(work.logits, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_isa_and_thread_count_gives_the_same_bits(work, dtype):
+    reference = None
+    for isa in ISAS:
+        for threads in (1, 2, 3):
+            engine = make(work.config, work.tensors, dtype=dtype, isa=isa, threads=threads)
+            samples, logits = work.run(engine, return_logits=True)
+            if reference is None:
+                reference = samples, logits
+            assert np.array_equal(samples, reference[0]), (isa, threads)
+            assert np.array_equal(logits, reference[1]), (isa, threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pieces_joined_equal_the_whole(work, dtype):
+    engine = make(work.config, work.tensors, dtype=dtype, threads=2)
+    whole = work.run(engine)[0]
+    for cuts in ([1], [7, 8, 61], list(range(0, work.n, 13))[1:]):
+        assert np.array_equal(work.pieces(engine, cuts), whole), cuts
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n_streams", [2, 5, 9, 17, 40])
+def test_a_batch_gives_each_stream_what_it_gets_alone(work, n_streams, threads):
+    engine = make(work.config, work.tensors, threads=threads)
+    seeds = np.random.default_rng(n_streams).permutation(n_streams)
+    lengths = [max(1, work.n - 11 * int(i)) for i in seeds]
+    results = engine.run(
+        [engine.open(int(s)) for s in seeds],
+        lengths,
+        [work.rows["interp"]] * n_streams,
+        [work.rows["hold"]] * n_streams,
+    )
+    for seed, length, (samples, _) in zip(seeds, lengths, results, strict=True):
+        assert np.array_equal(samples, work.run(engine, seed=int(seed))[0][:length])
+
+
+def test_int8_batches_equal_single_streams(work):
+    engine = make(work.config, work.tensors, dtype="int8", threads=2)
+    n = 20
+    results = engine.run(
+        [engine.open(s) for s in range(n)],
+        [work.n] * n,
+        [work.rows["interp"]] * n,
+        [work.rows["hold"]] * n,
+    )
+    for seed in (0, 7, 19):
+        assert np.array_equal(results[seed][0], work.run(engine, seed=seed)[0])
+
+
+def test_uniforms_replace_the_generator(work):
+    engine = make(work.config, work.tensors)
+    draws = engine.draws_per_step
+    words = np.array([_C.philox(5, step)[:draws] for step in range(work.n)])
+    given = work.run(engine, uniforms=words / 2.0**32)[0]
+    assert np.array_equal(given, work.run(engine, seed=5)[0])
+
+
+def test_greedy_takes_the_largest_logit(work):
+    engine = make(work.config, work.tensors)
+    stream = engine.open(0, greedy=True)
+    rows = ([work.rows["interp"]], [work.rows["hold"]])
+    samples, logits = engine.run([stream], [work.n], *rows, return_logits=True)[0]
+    if work.config.core == "dual":
+        expected = 256 * logits[:, :256].argmax(1) + logits[:, 256:].argmax(1)
+    elif work.config.head == "softmax":
+        expected = logits.argmax(1)
+    else:
+        n_mix = work.config.n_classes // 3
+        best = logits[:, :n_mix].argmax(1)
+        expected = np.clip(logits[np.arange(work.n), n_mix + best], -1, 1)
+    assert np.array_equal(samples, expected)
+
+
+def test_low_temperature_lowers_the_entropy():
+    work = Work(SMALL[0], 400)
+    engine = make(work.config, work.tensors)
+
+    def distinct(temperature: float) -> int:
+        stream = engine.open(1, temperature=temperature)
+        return len(np.unique(engine.run([stream], [work.n], [None], [None])[0][0] // 256))
+
+    assert distinct(0.05) < distinct(1.0) < distinct(20.0)
+
+
+def test_folds_and_items_draw_different_numbers():
+    work = Work(SMALL[0], 50)
+    engine = make(work.config, work.tensors)
+    streams = [engine.open(1), engine.open(1, item=1), engine.open(1, fold=1), engine.open(2)]
+    results = engine.run(streams, [50] * 4, [None] * 4, [None] * 4)
+    assert len({r[0].tobytes() for r in results}) == 4
+
+
+def test_start_shifts_the_conditioning_phase():
+    config = next(c for c in SMALL if c.n_mels and c.hop_length > 2)
+    work = Work(config, 4 * config.hop_length)
+    engine, hop = make(config, work.tensors), config.hop_length
+    n = 2 * hop
+    whole_frame = engine.open(1, start=hop)
+    tail_rows = [None if r is None else r[1:] for r in work.rows.values()]
+    a = engine.run([whole_frame], [n], [tail_rows[0]], [tail_rows[1]])[0][0]
+    b = engine.run([engine.open(1)], [n], [tail_rows[0]], [tail_rows[1]])[0][0]
+    assert np.array_equal(a, b)
+    inside = engine.open(1, start=1)
+    c = engine.run([inside], [n], [work.rows["interp"]], [work.rows["hold"]], return_logits=True)
+    d = engine.run([engine.open(1)], [n], [work.rows["interp"]], [work.rows["hold"]],
+                   return_logits=True)
+    assert not np.array_equal(c[0][1][:hop], d[0][1][:hop])
+
+
+def test_a_copied_stream_continues_alike():
+    work = Work(SMALL[0], 60)
+    engine = make(work.config, work.tensors)
+    stream = engine.open(9)
+    engine.run([stream], [25], [None], [None])
+    twin = stream.copy()
+    assert twin.step == 25
+    a = engine.run([stream], [30], [None], [None])[0][0]
+    b = engine.run([twin], [30], [None], [None])[0][0]
+    assert np.array_equal(a, b)
+
+
+def test_two_python_threads_share_one_engine():
+    work = Work(SMALL[0], 300)
+    engine = make(work.config, work.tensors, threads=2)
+    expected = [work.run(engine, seed=s)[0] for s in range(4)]
+    found: dict[int, np.ndarray] = {}
+
+    def go(seed: int) -> None:
+        found[seed] = work.run(engine, seed=seed)[0]
+
+    threads = [threading.Thread(target=go, args=(s,)) for s in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(np.array_equal(found[s], expected[s]) for s in range(4))
+
+
+def test_the_engine_works_in_a_forked_child():
+    work = Work(SMALL[0], 200)
+    engine = make(work.config, work.tensors, threads=2)
+    expected = work.run(engine)[0]
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if np.array_equal(work.run(engine)[0], expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert np.array_equal(work.run(engine)[0], expected)
+
+
+INTERRUPT = """
+import dataclasses, sys, time
+sys.path.insert(0, {tests!r})
+import cases
+from wavernn_fast import _C
+config = cases.small_configs()[0]
+engine = _C.Engine(dataclasses.asdict(config), cases.random_tensors(config), threads={threads})
+stream = engine.open(0)
+print("go", flush=True)
+try:
+    engine.run([stream], [10**9], [None], [None])
+except KeyboardInterrupt:
+    engine.run([stream], [10], [None], [None])  # still usable
+    print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_stops_a_run_quickly(threads):
+    code = INTERRUPT.format(tests=os.path.dirname(__file__), threads=threads)
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    # 10**9 labels are 4 GB of untouched pages: reserved, never filled.
+    assert child.stdout.readline() == "go\n"
+    time.sleep(0.5)
+    begin = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == "stopped\n"
+    assert time.monotonic() - begin < 1.0  # 50 ms asked of the engine; the rest is a busy machine
+    assert child.wait(10) == 0
+
+
+def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named():
+    config = SMALL[0]
+    tensors = cases.random_tensors(config)
+    bad = {**tensors, "coarse_fc2.bias": tensors["coarse_fc2.bias"] * np.nan}
+    with pytest.raises(InputError, match=r"coarse_fc2\.bias"):
+        make(config, bad)
+    huge = {k: v * np.float32(1e30) if "fc" in k and "weight" in k else v
+            for k, v in tensors.items()}
+    engine = make(config, huge)
+    with pytest.raises(EngineError, match="stream 0 is not finite at step 0"):
+        engine.run([engine.open(0)], [5], [None], [None])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"isa": "sse9"}, "instruction set sse9 is not available"),
+        ({"device": "abacus"}, "device abacus is not in this build"),
+    ],
+)
+def test_missing_hardware_is_a_device_error(options, message):
+    config = SMALL[0]
+    with pytest.raises(DeviceError, match=message):
+        make(config, cases.random_tensors(config), **options)
+
+
+def test_the_environment_forces_an_instruction_set(monkeypatch):
+    config = SMALL[0]
+    monkeypatch.setenv("WAVERNN_FAST_ISA", "scalar")
+    assert make(config, cases.random_tensors(config)).isa == "scalar"
+    monkeypatch.setenv("WAVERNN_FAST_ISA", "mmx")
+    with pytest.raises(DeviceError, match="mmx"):
+        make(config, cases.random_tensors(config))
+
+
+def test_bad_arguments_are_named(work):
+    engine = make(work.config, work.tensors)
+    stream = engine.open(0)
+    rows = ([work.rows["interp"]], [work.rows["hold"]])
+    with pytest.raises(InputError, match="n_steps has 2 entries"):
+        engine.run([stream], [1, 2], *rows)
+    with pytest.raises(InputError, match="appears twice"):
+        engine.run([stream, stream], [1, 1], rows[0] * 2, rows[1] * 2)
+    with pytest.raises(InputError, match="uniforms of stream 0 hold 1 numbers"):
+        engine.run([stream], [3], *rows, uniforms=[np.zeros(1)])
+    with pytest.raises(InputError, match="temperature"):
+        engine.open(0, temperature=0.0)
+    if work.rows["interp"] is not None:
+        with pytest.raises(InputError, match="interp of stream 0 is missing"):
+            engine.run([stream], [1], [None], [None])
+        with pytest.raises(InputError, match="interp of stream 0 has shape"):
+            engine.run([stream], [1], [work.rows["interp"][:, 1:]], rows[1])
+    if work.config.head != "mol":
+        with pytest.raises(InputError, match="forced label 0 of stream 0 is -1"):
+            engine.run([stream], [1], *rows, forced=[np.array([-1])])
+    assert stream.step == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "rubbish"}, None),
+    ],
+)
+def test_threads_respect_the_cgroup_quota(tmp_path, files, limit):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    affinity = len(os.sched_getaffinity(0))
+    expected = affinity if limit is None else min(limit, affinity)
+    assert _C.available_threads(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_unpacking_a_plan_gives_the_weights_back(work, dtype, threads):
+    config = work.config
+    packed = _C.unpack_plan(dataclasses.asdict(config), work.tensors, dtype=dtype, threads=threads)
+    h = config.hidden_size
+    original = {
+        "gru": "gru.w_recurrent", "gru1": "gru1.w_recurrent", "gru2": "gru2.w_recurrent",
+        "gru2_input": "gru2.w_input",
+    }
+    for name, found in packed.items():
+        expected = work.tensors[original.get(name, f"{name}.weight")][:, : found.shape[1]]
+        assert found.shape[1] in (h, h // 2, config.fc_size)
+        if dtype == "int8":
+            scale = np.abs(expected).max(1, keepdims=True) / 127
+            assert (np.abs(found - expected) <= 0.5001 * scale).all(), name
+        else:
+            widen = {"fp32": expected, "fp16": expected.astype(np.float16).astype(np.float32)}
+            bits = np.ascontiguousarray(expected).view(np.uint32)
+            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+            widen["bf16"] = rounded.astype(np.uint32).view(np.float32)
+            assert np.array_equal(found, widen[dtype]), name

@@ -1,0 +1,255 @@
+"""Presets: complete, named in errors, and recognisable by the values they produce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wavernn_fast.config import ModelConfig
+from wavernn_fast.errors import InputError
+from wavernn_fast.presets import (
+    PRESETS,
+    closest_presets,
+    fitting_presets,
+    get_preset,
+    mismatch_warning,
+    with_preset,
+)
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+_NAMES = {
+    "fatchord-raw9",
+    "fatchord-mol",
+    "rtvc",
+    "torchaudio-ljspeech",
+    "geneing",
+    "mkotha",
+    "deepmind",
+}
+
+
+def _speech_levels(seed: int = 0) -> np.ndarray:
+    """Mel magnitudes over the 100 dB that speech and its pauses cover, [80, 60]."""
+    decibels = np.random.default_rng(seed).uniform(-110.0, 10.0, (80, 60))
+    return 10.0 ** (decibels / 20.0)
+
+
+def _apply(name: str, magnitudes: np.ndarray) -> Any:
+    mel = get_preset(name).mel
+    assert mel is not None
+    assert mel.log == "db"
+    assert mel.clip is not None
+    level = 20.0 * np.log10(np.maximum(mel.floor, magnitudes)) - mel.ref_db
+    return np.clip(mel.scale * level + mel.offset, *mel.clip)
+
+
+def test_presets_are_the_published_families() -> None:
+    assert set(PRESETS) == _NAMES
+    assert all(preset.name == name for name, preset in PRESETS.items())
+
+
+def test_an_unknown_preset_is_refused_with_the_known_names() -> None:
+    with pytest.raises(InputError) as caught:
+        get_preset("fatcord")
+    assert all(name in str(caught.value) for name in _NAMES)
+
+
+def test_presets_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(TypeError):
+        PRESETS["mine"] = PRESETS["rtvc"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", sorted(_NAMES))
+def test_a_preset_agrees_with_its_mel(name: str) -> None:
+    preset = get_preset(name)
+    if preset.mel is None:
+        assert name == "deepmind"
+        assert preset.hop_length == 1
+        return
+    assert (preset.sample_rate, preset.hop_length) == (
+        preset.mel.sample_rate,
+        preset.mel.hop_length,
+    )
+    assert preset.mel.preset == name
+    assert preset.mel.clip == preset.value_range
+    assert preset.mel.pad_mode == "reflect"
+    assert preset.mel.power == 1.0
+    assert preset.mel.f_max <= preset.sample_rate / 2
+
+
+def test_fatchord_mel_is_its_published_formula() -> None:
+    s = _speech_levels()
+    expected = np.clip((20 * np.log10(np.maximum(1e-5, s)) + 100) / 100, 0, 1)
+    for name in ("fatchord-raw9", "fatchord-mol", "torchaudio-ljspeech", "mkotha"):
+        np.testing.assert_allclose(_apply(name, s), expected, atol=1e-12)
+
+
+def test_rtvc_mel_is_the_symmetric_mapping_divided_by_four() -> None:
+    s = _speech_levels()
+    level = 20 * np.log10(np.maximum(1e-5, s)) - 20
+    expected = np.clip(8 * (level + 100) / 100 - 4, -4, 4) / 4
+    np.testing.assert_allclose(_apply("rtvc", s), expected, atol=1e-12)
+
+
+def test_geneing_mel_is_the_symmetric_mapping() -> None:
+    s = _speech_levels()
+    level = 20 * np.log10(np.maximum(1e-5, s)) - 20
+    expected = np.clip(8 * (level + 100) / 100 - 4, -4, 4)
+    np.testing.assert_allclose(_apply("geneing", s), expected, atol=1e-12)
+
+
+# sample rate, n_fft, hop, window, lowest and highest frequency, pre-emphasis
+_FRAMES = {
+    "fatchord-raw9": (22050, 2048, 275, 1100, 40, 11025, 0),
+    "fatchord-mol": (22050, 2048, 275, 1100, 40, 11025, 0),
+    "torchaudio-ljspeech": (22050, 2048, 275, 1100, 40, 11025, 0),
+    "rtvc": (16000, 800, 200, 800, 55, 7600, 0.97),
+    "geneing": (16000, 2048, 200, 800, 95, 7600, 0),
+    "mkotha": (22050, 2048, 64, 1024, 40, 11025, 0),
+}
+
+
+@pytest.mark.parametrize("name", _FRAMES)
+def test_frames_are_cut_as_published(name: str) -> None:
+    mel = get_preset(name).mel
+    assert mel is not None
+    cut = (mel.sample_rate, mel.n_fft, mel.hop_length, mel.win_length)
+    assert (*cut, mel.f_min, mel.f_max, mel.preemphasis) == _FRAMES[name]
+    assert (mel.n_mels, mel.mel_scale, mel.mel_norm) == (80, "slaney", "slaney")
+
+
+def test_output_rules_are_those_of_the_families() -> None:
+    raw, mol = get_preset("fatchord-raw9").output, get_preset("fatchord-mol").output
+    assert raw.mu_law
+    assert not mol.mu_law
+    for output in (raw, mol):
+        assert (output.fold_target, output.fold_overlap) == (11000, 550)
+        assert (output.length, output.fade_out_frames) == ("frames_minus_one", 20)
+    rtvc = get_preset("rtvc").output
+    assert rtvc.mu_law
+    assert not rtvc.decode_before_crossfade
+    assert rtvc.deemphasis == 0.97
+    audio = get_preset("torchaudio-ljspeech").output
+    assert audio.mu_law
+    assert audio.length == "frames"
+    assert audio.fade_out_frames == 0
+    geneing = get_preset("geneing").output
+    assert not geneing.mu_law
+    assert (geneing.fold_target, geneing.fold_overlap) == (8000, 400)
+    assert get_preset("mkotha").output.dual_scale == "symmetric"
+    assert get_preset("deepmind").output.dual_scale == "int16"
+
+
+@pytest.mark.parametrize(
+    ("name", "kin"),
+    [
+        ("fatchord-raw9", {"fatchord-raw9", "fatchord-mol", "torchaudio-ljspeech", "mkotha"}),
+        ("rtvc", {"rtvc"}),
+        ("geneing", {"geneing"}),
+    ],
+)
+def test_a_mel_is_recognised_by_its_values(name: str, kin: set[str]) -> None:
+    assert set(closest_presets(_apply(name, _speech_levels()))) == kin
+
+
+def test_a_natural_log_mel_fits_no_preset() -> None:
+    assert closest_presets(np.log(np.maximum(1e-5, _speech_levels()))) == []
+
+
+@pytest.mark.parametrize(
+    "mel", [np.zeros((80, 0)), np.full((80, 9), np.nan), np.full((80, 9), 0.5), np.zeros((80, 9))]
+)
+def test_a_mel_without_information_fits_no_preset(mel: np.ndarray) -> None:
+    assert closest_presets(mel) == []
+
+
+def test_a_mel_of_another_preset_is_warned_about_by_name() -> None:
+    warning = mismatch_warning(_apply("geneing", _speech_levels()), "fatchord-raw9")
+    assert warning is not None
+    assert "geneing" in warning
+    assert "fatchord-raw9" in warning
+    warning = mismatch_warning(_apply("fatchord-raw9", _speech_levels()), "geneing")
+    assert warning is not None
+    assert "fatchord-raw9" in warning
+
+
+@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind"}))
+def test_a_mel_of_the_right_preset_is_not_warned_about(name: str) -> None:
+    assert mismatch_warning(_apply(name, _speech_levels()), name) is None
+
+
+def test_nothing_is_said_where_nothing_is_known() -> None:
+    mel = _apply("geneing", _speech_levels())
+    assert mismatch_warning(mel, "custom") is None
+    assert mismatch_warning(mel, "deepmind") is None
+    # Three loud frames in [0, 1] may well be of a [-4, 4] model.
+    assert mismatch_warning(_apply("fatchord-raw9", _speech_levels())[:, :3], "geneing") is None
+
+
+def test_an_out_of_range_mel_of_no_preset_gets_advice() -> None:
+    warning = mismatch_warning(np.log(np.maximum(1e-5, _speech_levels())), "fatchord-raw9")
+    assert warning is not None
+    assert "log base" in warning
+
+
+def _config(**changes: object) -> ModelConfig:
+    fields: dict[str, object] = {
+        "core": "residual",
+        "hidden_size": 32,
+        "fc_size": 32,
+        "head": "softmax",
+        "n_classes": 512,
+        "sample_rate": 8000,
+        "hop_length": 200,
+        "n_mels": 80,
+    }
+    return ModelConfig(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_preset_replaces_rate_mel_and_output() -> None:
+    config = with_preset(_config(), "rtvc")
+    preset = get_preset("rtvc")
+    assert (config.sample_rate, config.mel, config.output, config.preset) == (
+        16000,
+        preset.mel,
+        preset.output,
+        "rtvc",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hop_length": 256}, "256 samples"),
+        ({"n_mels": 40}, "40 mel bins"),
+        ({"head": "mol", "n_classes": 30}, "head is mol"),
+    ],
+)
+def test_a_preset_of_other_sizes_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        with_preset(_config(**changes), "rtvc")
+
+
+def test_fitting_presets_follow_head_hop_and_bins() -> None:
+    assert fitting_presets(head="softmax", hop_length=200, n_mels=80) == ["rtvc", "geneing"]
+    assert fitting_presets(head="mol", hop_length=275, n_mels=80) == ["fatchord-mol"]
+    assert fitting_presets(head="dual_softmax", hop_length=1, n_mels=0) == ["deepmind"]
+    assert fitting_presets(head="softmax", hop_length=7, n_mels=80) == []
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs speech in {DATA}")
+@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind"}))
+def test_real_speech_is_recognised_under_every_preset(name: str) -> None:
+    from wavernn_fast import audio, features
+
+    preset = get_preset(name)
+    assert preset.mel is not None
+    for path in sorted((DATA / "kerstin").glob("*.flac"))[:3]:
+        mel = features.log_mel(audio.read_wav(path, preset.sample_rate)[0], preset.mel)
+        assert mismatch_warning(mel, name) is None
+        assert name in closest_presets(mel)
+        others = {n for n, p in PRESETS.items() if p.mel and p.value_range != preset.value_range}
+        assert all(mismatch_warning(mel, other) is not None for other in others)

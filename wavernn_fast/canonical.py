@@ -1,0 +1,174 @@
+"""Canonical weights: the names and shapes every loader produces, and the checks they must pass.
+
+All arrays are float32, C-contiguous, ``[out, in]``; the gates of a GRU are stacked in the order
+reset, update, candidate. docs/formats.md lists every tensor with its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ModelConfig
+from .errors import ModelError
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+def _dual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    gates, half, width = 3 * config.hidden_size, config.hidden_size // 2, config.fc_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "gru.w_recurrent": (gates, config.hidden_size),
+        "gru.b_recurrent": (gates,),
+        "gru.b_input": (gates,),
+        "gru.w_sample": (gates, 3),
+    }
+    if config.n_mels:
+        shapes["gru.w_conditioning"] = (gates, config.n_mels + config.aux_size)
+    for part in ("coarse", "fine"):
+        shapes[f"{part}_fc1.weight"] = (width, half)
+        shapes[f"{part}_fc1.bias"] = (width,)
+        shapes[f"{part}_fc2.weight"] = (config.n_classes, width)
+        shapes[f"{part}_fc2.bias"] = (config.n_classes,)
+    return shapes
+
+
+def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    size, width, aux = config.hidden_size, config.fc_size, config.aux_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "input.weight": (size, 1 + config.n_mels + aux),
+        "input.bias": (size,),
+    }
+    for name, inputs in (("gru1", size), ("gru2", size + aux)):
+        shapes[f"{name}.w_input"] = (3 * size, inputs)
+        shapes[f"{name}.w_recurrent"] = (3 * size, size)
+        shapes[f"{name}.b_input"] = (3 * size,)
+        shapes[f"{name}.b_recurrent"] = (3 * size,)
+    layers = (
+        ("fc1", width, size + aux),
+        ("fc2", width, width + aux),
+        ("fc3", config.n_classes, width),
+    )
+    for name, rows, inputs in layers:
+        shapes[f"{name}.weight"] = (rows, inputs)
+        shapes[f"{name}.bias"] = (rows,)
+    return shapes
+
+
+def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.n_mels:
+        taps = config.upsample_left + 1 + config.upsample_right
+        shapes["upsample.kernel"] = (config.hop_length, taps)
+    if config.aux_size:
+        wide = config.aux_channels
+        out = config.aux_size * (4 if config.core == "residual" else 1)
+        shapes["aux.conv_in.weight"] = (wide, config.n_mels, config.aux_kernel)
+        shapes["aux.conv_in.bias"] = (wide,)
+        for block in range(config.aux_blocks):
+            for conv in ("conv1", "conv2"):
+                shapes[f"aux.blocks.{block}.{conv}.weight"] = (wide, wide)
+                shapes[f"aux.blocks.{block}.{conv}.bias"] = (wide,)
+        shapes["aux.conv_out.weight"] = (out, wide)
+        shapes["aux.conv_out.bias"] = (out,)
+    return shapes
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return every canonical tensor name of a model with its shape ([out, in] for matrices)."""
+    core = _dual_shapes(config) if config.core == "dual" else _residual_shapes(config)
+    return {**core, **_conditioner_shapes(config)}
+
+
+def show_shape(shape: Iterable[int]) -> str:
+    """Write a shape as ``[3, 4]``; a scalar is ``[]``."""
+    return "[" + ", ".join(str(n) for n in shape) + "]"
+
+
+def shape_problems(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """List missing, extra and misshapen tensors, each with the expected beside the found."""
+    problems = [
+        f"missing tensor {name}, expected shape {show_shape(shape)}"
+        for name, shape in expected.items()
+        if name not in found
+    ]
+    for name, shape in found.items():
+        if name not in expected:
+            problems.append(f"unexpected tensor {name} of shape {show_shape(shape)}")
+        elif tuple(shape) != tuple(expected[name]):
+            problems.append(
+                f"{name} has shape {show_shape(shape)}, expected {show_shape(expected[name])}"
+            )
+    return problems
+
+
+def nonfinite_problem(name: str, values: NDArray[Any]) -> str | None:
+    """Say how many values of a tensor are NaN or infinite and where the first is; None if none."""
+    bad = ~np.isfinite(values)
+    count = int(np.count_nonzero(bad))
+    if not count:
+        return None
+    first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), values.shape))
+    kind = "NaN" if np.isnan(values[first]) else "infinite"
+    return (
+        f"{name} has {count} value{'s' if count > 1 else ''} not finite; "
+        f"the first is {kind} at index {show_shape(first)}"
+    )
+
+
+def _coarse_column_problem(config: ModelConfig, w_sample: NDArray[np.float32]) -> str | None:
+    """The coarse half must not see c_t, which is drawn from it: column 2 is zero there."""
+    coarse = w_sample.reshape(3, config.hidden_size, 3)[:, : config.hidden_size // 2, 2]
+    count = int(np.count_nonzero(coarse))
+    if not count:
+        return None
+    return (
+        f"gru.w_sample column 2 (c_t) has {count} non-zero values in the rows of the coarse half, "
+        "expected 0: coarse units cannot see the coarse sample being drawn"
+    )
+
+
+def problems(config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> list[str]:
+    """List everything that keeps `tensors` from being the weights of `config`."""
+    expected = expected_shapes(config)
+    found = shape_problems(expected, {name: array.shape for name, array in tensors.items()})
+    for name, array in tensors.items():
+        if name not in expected:
+            continue
+        if array.dtype != np.float32:
+            found.append(f"{name} has dtype {array.dtype}, expected float32")
+        if np.issubdtype(array.dtype, np.floating):
+            sentence = nonfinite_problem(name, array)
+            if sentence:
+                found.append(sentence)
+    w_sample = tensors.get("gru.w_sample")
+    if w_sample is not None and w_sample.shape == expected.get("gru.w_sample"):
+        sentence = _coarse_column_problem(config, w_sample)
+        if sentence:
+            found.append(sentence)
+    return found
+
+
+def validate(config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Check names, shapes, dtypes and values of canonical weights.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    tensors : mapping of str to array
+        Canonical weights, float32, shapes as in `expected_shapes`.
+
+    Raises
+    ------
+    ModelError
+        Listing all problems: missing, extra and misshapen tensors, wrong dtypes, NaN or infinite
+        values, and for the dual core a coarse half that reads the coarse sample being drawn.
+    """
+    found = problems(config, tensors)
+    if found:
+        raise ModelError("The weights do not match the model configuration:", found)

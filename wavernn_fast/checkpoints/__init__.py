@@ -1,0 +1,291 @@
+"""Reading models: canonical files at once, PyTorch checkpoints through one module a dialect.
+
+torch is imported only in `container`, and only when a PyTorch file is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import canonical, weights
+from ..canonical import Tensors
+from ..config import ModelConfig
+from ..errors import InputError, ModelError
+from ..presets import fitting_presets, get_preset, with_preset
+from . import deepmind, fatchord, mkotha, torchaudio
+from .layout import Converted, Dialect
+
+if TYPE_CHECKING:
+    from .container import Checkpoint
+
+__all__ = ["DIALECTS", "detect", "inspect", "load"]
+
+_log = logging.getLogger("wavernn_fast")
+
+DIALECTS: dict[str, Dialect] = {
+    module.DIALECT.name: module.DIALECT for module in (fatchord, torchaudio, deepmind, mkotha)
+}
+_LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
+
+# Published layouts that are told apart by one name, and are not read yet.
+_UNSUPPORTED: tuple[tuple[str, str], ...] = (
+    (r"fc30\.weight$", "a multi-band WaveRNN (heads fc30 to fc33)"),
+    (r"mu_embedding\.weight$", "a ZeroSpeech or VectorQuantizedCPC vocoder"),
+    (r"autoregressive\.gru\.", "a gibiansky/wavernn model"),
+    (r"x_embedder\.", "a yukarin_wavernn model"),
+    (r"fc_coarse\.0\.", "a yanggeng1995/WaveRNN model"),
+    (r"overtone\.|encoder\.|vq\.", "an mkotha VQ-VAE or overtone model"),
+    (r"quantized_audio_embedding\.", "an anandaswarup/waveRNN model"),
+    (r"embedding\.weight$", "a UniversalVocoding (univoc) model"),
+)
+
+
+def detect(state: Mapping[str, NDArray[Any]]) -> str:
+    """Name the dialect of a state dict by the names of its tensors.
+
+    The dialect that explains the largest share of the names wins, so a file with a tensor missing
+    is still recognised and its fault can be named.
+
+    Raises
+    ------
+    ModelError
+        If the layout is known but not supported, or not known.
+    """
+    for pattern, family in _UNSUPPORTED:
+        if any(re.match(pattern, name) for name in state):
+            raise ModelError(
+                f"The checkpoint is {family}, which is not supported. "
+                f"Supported layouts: {', '.join(DIALECTS)}."
+            )
+    shares = {
+        name: sum(1 for tensor in state if dialect.names.match(tensor)) / max(1, len(state))
+        for name, dialect in DIALECTS.items()
+    }
+    best = max(shares, key=lambda name: shares[name])
+    if shares[best] < _LEAST_SHARE:
+        tried = ", ".join(f"{name} ({share:.0%})" for name, share in shares.items())
+        first = ", ".join(list(state)[:5])
+        raise ModelError(
+            "The checkpoint is of no known layout. Share of its tensor names that each layout "
+            f"knows: {tried}. Its first tensors: {first}."
+        )
+    return best
+
+
+def _is_canonical(path: Path) -> bool:
+    """Tell a safetensors file by its first bytes, or by its name where they say nothing."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:
+        return path.suffix == ".safetensors"
+    if len(head) == 9 and head[8:] == b"{":
+        return bool(struct.unpack("<Q", head[:8])[0] <= weights.MAX_HEADER_BYTES)
+    return path.suffix == ".safetensors"
+
+
+def _sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what decides which presets fit."""
+    return {name: fields.get(name, 0) for name in ("head", "hop_length", "n_mels")}
+
+
+def _default_preset(dialect: Dialect, wrapper: str, converted: Converted) -> str | None:
+    """Choose the preset that a checkpoint most likely goes with; None if none fits its sizes."""
+    fields, tensors = converted
+    fitting = [n for n in fitting_presets(**_sizes(fields)) if n in dialect.presets]
+    if dialect.name == "fatchord" and "geneing" in fitting and "rtvc" in fitting:
+        # The single-GRU model stored in this layout has a second GRU of zeros.
+        single = not any(tensors[f"gru2.{part}"].any() for part in ("w_input", "w_recurrent"))
+        return "geneing" if single and wrapper != "model_state" else "rtvc"
+    return fitting[0] if fitting else None
+
+
+def _without_preset(dialect: Dialect, fields: Mapping[str, Any]) -> ModelConfig:
+    """Take sample rate and output rule from the family; its mel convention is not known."""
+    kin = get_preset("fatchord-mol" if fields["head"] == "mol" else dialect.presets[0])
+    return ModelConfig(**fields, sample_rate=kin.sample_rate, output=kin.output)
+
+
+def _configure(path: Path, dialect: Dialect, wrapper: str, converted: Converted) -> ModelConfig:
+    """Complete the configuration with the assumed preset, and say what was assumed."""
+    config = _without_preset(dialect, converted.fields)
+    name = _default_preset(dialect, wrapper, converted)
+    if name is None:
+        _log.warning(
+            "%s: no preset has %d samples a frame and %d mel bins; assuming %d Hz and the output "
+            "rule of %s, with an unknown mel convention.",
+            path,
+            config.hop_length,
+            config.n_mels,
+            config.sample_rate,
+            dialect.presets[0],
+        )
+        return config
+    _log.info(
+        "%s: %s checkpoint; assuming preset %s (--preset overrides).", path, dialect.name, name
+    )
+    return with_preset(config, name)
+
+
+def _apply_preset(path: Path, config: ModelConfig, name: str) -> ModelConfig:
+    try:
+        return with_preset(config, name)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[ModelConfig, Tensors]:
+    """Read a model file of any supported kind into its configuration and canonical weights.
+
+    Parameters
+    ----------
+    path : path
+        A canonical ``.safetensors`` file (read without PyTorch) or a PyTorch checkpoint of a
+        dialect in `DIALECTS`.
+    preset : str, optional
+        Convention for sample rate, mel and output. Default: what the file says, else the most
+        likely one for the dialect and sizes, which is logged to logger ``wavernn_fast``.
+
+    Returns
+    -------
+    config : ModelConfig
+    tensors : dict of str to float32 array
+        Names and shapes as `wavernn_fast.canonical.expected_shapes` says.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be used; all problems are listed.
+    InputError
+        If the preset is unknown or does not fit the model.
+    MissingDependencyError
+        If a PyTorch file is given and PyTorch is absent or too old.
+    """
+    file = Path(path)
+    if preset is not None:
+        get_preset(preset)  # an unknown name is refused before any work
+    if _is_canonical(file):
+        config, tensors = weights.read(file)
+        return (config if preset is None else _apply_preset(file, config, preset)), tensors
+    from .container import open_checkpoint
+
+    checkpoint = open_checkpoint(file)
+    try:
+        dialect, converted = _convert(checkpoint)
+        if preset is None:
+            config = _configure(file, dialect, checkpoint.wrapper, converted)
+        else:
+            config = _apply_preset(file, _without_preset(dialect, converted.fields), preset)
+        canonical.validate(config, converted.tensors)
+    except ModelError as error:
+        message = str(error).split("\n  - ")[0]
+        raise ModelError(f"{file}: {message}", error.problems) from error
+    return config, converted.tensors
+
+
+def _convert(checkpoint: Checkpoint) -> tuple[Dialect, Converted]:
+    """Run the dialect that the tensor names tell; what overflows is found by `validate`."""
+    dialect = DIALECTS[detect(checkpoint.state)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        return dialect, dialect.convert(checkpoint.state)
+
+
+def _table(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "shape": list(array.shape), "dtype": dtypes.get(name, str(array.dtype))}
+        for name, array in arrays.items()
+    ]
+
+
+def _inspect_canonical(path: Path) -> dict[str, Any]:
+    config, tensors = weights.read(path)
+    meta = weights.read_metadata(path)
+    fields = dataclasses.asdict(config)
+    return {
+        "path": str(path),
+        "kind": "canonical",
+        "dialect": config.source,
+        "wrapper": "",
+        "sha256": meta["sha256"],
+        "config": fields,
+        "preset": config.preset,
+        "presets": fitting_presets(**_sizes(fields)),
+        "sizes": {},
+        "parameters": sum(array.size for array in tensors.values()),
+        "tensors": _table(tensors, weights.stored_dtypes(path)),
+        "problems": [],
+    }
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Collect facts about a model file without refusing a faulty one.
+
+    Parameters
+    ----------
+    path : path
+        As for `load`.
+
+    Returns
+    -------
+    dict
+        JSON-ready: ``path``, ``kind`` ("canonical" or "checkpoint"), ``dialect`` (None if not
+        recognised), ``wrapper``, ``tensors`` (name, shape, stored dtype), ``parameters``,
+        ``sizes`` (implied by the shapes), ``preset`` (that `load` would assume; None if no preset
+        fits), ``presets`` (that fit), ``config`` (None if unusable) and ``problems``.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be opened at all.
+    """
+    file = Path(path)
+    return _inspect_canonical(file) if _is_canonical(file) else _inspect_checkpoint(file)
+
+
+def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    from .container import open_checkpoint
+
+    checkpoint = open_checkpoint(path)
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "kind": "checkpoint",
+        "dialect": None,
+        "wrapper": checkpoint.wrapper,
+        "config": None,
+        "preset": None,
+        "presets": [],
+        "sizes": {},
+        "parameters": sum(array.size for array in checkpoint.state.values()),
+        "tensors": _table(checkpoint.state, checkpoint.dtypes),
+        "problems": [],
+    }
+    try:
+        _add_model_facts(facts, checkpoint)
+    except ModelError as error:
+        facts["problems"] = list(error.problems) or [str(error)]
+    return facts
+
+
+def _add_model_facts(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Fill in what each step of loading tells, up to the step that fails."""
+    dialect = DIALECTS[detect(checkpoint.state)]
+    facts.update(dialect=dialect.name, sizes=dialect.sizes(checkpoint.state))
+    converted = _convert(checkpoint)[1]
+    fitting = fitting_presets(**_sizes(converted.fields))
+    preset = _default_preset(dialect, checkpoint.wrapper, converted)
+    facts.update(presets=fitting, preset=preset)
+    config = _without_preset(dialect, converted.fields)
+    if preset is not None:
+        config = with_preset(config, preset)
+    canonical.validate(config, converted.tensors)
+    facts["config"] = dataclasses.asdict(config)

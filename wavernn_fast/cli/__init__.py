@@ -1,0 +1,95 @@
+"""The command `wavernn-fast`: one module per subcommand, imported when that command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from .. import __version__
+from ..errors import DeviceError, EngineError, WaveRNNError
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+# name -> (module, line in the overview); kept here so that `--help` imports no subcommand
+_COMMANDS = {
+    "vocode": ("vocode", "mel spectrograms -> speech"),
+    "resynth": ("resynth", "recordings -> mel -> speech again, with a quality figure"),
+    "mel": ("mel", "recordings -> mel spectrograms"),
+    "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
+    "inspect": ("inspect", "what is in a checkpoint: layout, sizes, mel convention"),
+    "verify": ("verify", "compare the engine with PyTorch, step by step"),
+    "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
+    "doctor": ("doctor", "report on this machine and test the engine"),
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a subcommand when it is used and turns errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f".{_COMMANDS[cmd_name][0]}", __name__).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except WaveRNNError as error:
+            click.echo(f"wavernn-fast: {error}", err=True)
+            ctx.exit(exit_code(error))
+        except KeyboardInterrupt:
+            click.echo("wavernn-fast: interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def exit_code(error: WaveRNNError) -> int:
+    """Exit code of a whole command stopped by `error` (one failed item of many counts as 1)."""
+    if isinstance(error, DeviceError):
+        return EXIT_DEVICE
+    return EXIT_SOME_FAILED if isinstance(error, EngineError) else EXIT_USAGE
+
+
+class _ToStderr(logging.Handler):
+    """Writes to whatever stderr is now (a StreamHandler keeps the one it was made with)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def _set_up_logging(verbose: int, quiet: bool) -> None:
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[verbose]
+    named = logging.getLevelName(os.environ.get("WAVERNN_FAST_LOG", "").upper())
+    logger = logging.getLogger("wavernn_fast")
+    logger.setLevel(named if isinstance(named, int) else level)
+    handler = _ToStderr()
+    handler.setFormatter(logging.Formatter("wavernn-fast: %(levelname)s: %(message)s"))
+    logger.handlers = [handler]  # replaced, not added: one process may run several commands
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 some items failed, 2 wrong usage or unusable model, "
+    "3 device, 130 interrupted. 'wavernn-fast COMMAND --help' has examples.",
+)
+@click.version_option(__version__, prog_name="wavernn-fast")
+@click.option("-v", "--verbose", count=True, type=click.IntRange(0, 2, clamp=True), help="More.")
+@click.option("-q", "--quiet", is_flag=True, help="Errors only, no progress bar.")
+@click.pass_context
+def main(ctx: click.Context, verbose: int, quiet: bool) -> None:
+    """WaveRNN vocoding on the CPU: mel spectrograms in, speech out."""
+    ctx.obj = {"quiet": quiet}
+    _set_up_logging(verbose, quiet)

@@ -1,0 +1,353 @@
+"""What the subcommands share: options, the model, input lists, output names, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..vocoder import Vocoder
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PIPE = "-"
+DTYPES = ("auto", "fp32", "fp16", "bf16", "int8")
+SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")  # see audio.quantize
+MEL_ENDINGS = (".npy", ".npz", ".safetensors")
+READ_AUDIO = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
+WRITTEN_AUDIO = (".wav", ".wave", ".flac")
+
+
+def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Join click options into one decorator, kept in reading order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def examples(*lines: str) -> str:
+    """Epilog of a command: one example a line, left as it is by the help formatter."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _temperature(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    from ..arrays import to_temperature
+
+    return to_temperature(value)
+
+
+engine_options = stack(
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or emu."),
+    click.option(
+        "--dtype",
+        default="auto",
+        show_default=True,
+        type=click.Choice(DTYPES),
+        help="How weights are stored; auto is fp32, the closest to PyTorch.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads. [default: all allowed here]"
+    ),
+)
+model_options = stack(
+    click.option("-m", "--model", required=True, metavar="FILE", help="Checkpoint to load."),
+    click.option(
+        "--preset", help="Mel and output rules when the checkpoint does not say (see 'inspect')."
+    ),
+    engine_options,
+)
+sampling_options = stack(
+    click.option(
+        "--seed",
+        default=0,
+        show_default=True,
+        type=click.IntRange(0, 2**64 - 1),
+        help="Seed of every file: its audio does not depend on the other files.",
+    ),
+    click.option(
+        "--temperature",
+        default=1.0,
+        show_default=True,
+        type=float,
+        callback=_temperature,
+        help="Above 0; less than 1 is safer and duller.",
+    ),
+    click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),
+    click.option(
+        "--fold",
+        metavar="yes|TARGET,OVERLAP",
+        help="Cut long utterances into overlapping folds run side by side (faster, not exact).",
+    ),
+)
+output_options = stack(
+    click.option(
+        "--streams",
+        default=8,
+        show_default=True,
+        type=click.IntRange(1, 4096),
+        help="Files (or folds) run side by side; changes the speed, never the audio.",
+    ),
+    click.option(
+        "--subtype",
+        default="PCM_16",
+        show_default=True,
+        type=click.Choice(SUBTYPES),
+        help="Sample format of the written file.",
+    ),
+    click.option("--skip-existing", is_flag=True, help="Leave finished outputs as they are."),
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Result as JSON on stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+
+
+def load_vocoder(options: dict[str, Any]) -> Vocoder:
+    """`Vocoder.from_pretrained` from the values of `model_options`."""
+    from ..vocoder import Vocoder
+
+    return Vocoder.from_pretrained(
+        options["model"],
+        device=options["device"],
+        dtype=options["dtype"],
+        preset=options["preset"],
+        cpu_threads=options["threads"],
+    )
+
+
+def parse_fold(text: str | None) -> bool | tuple[int, int] | None:
+    """`--fold`: nothing, "yes" (the sizes of the model's preset) or "TARGET,OVERLAP"."""
+    if text is None:
+        return None
+    if text.strip().lower() in ("yes", "true", "on"):
+        return True
+    parts = text.split(",")
+    if len(parts) == 2 and all(part.strip().isdecimal() for part in parts):
+        from ..fold import fold_plan
+
+        sizes = int(parts[0]), int(parts[1])
+        fold_plan(0, *sizes)  # refuses sizes that no utterance can be cut into
+        return sizes
+    raise click.UsageError(f"--fold is {text!r}; write 'yes' or two sizes, such as 11000,550.")
+
+
+def is_quiet(ctx: click.Context, options: dict[str, Any]) -> bool:
+    """Whether -q was given, before or after the name of the command."""
+    return bool(options.get("quiet") or (ctx.obj or {}).get("quiet"))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to do: where it is read and where its result goes ("-" is a pipe)."""
+
+    source: str
+    target: str
+
+
+def collect(
+    inputs: Sequence[str], output: str, *, reads: Iterable[str], writes: str, single: Iterable[str]
+) -> list[Item]:
+    """Pair every input with an output name; nothing is read or written yet.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Files, folders (searched through, their layout is kept) or "-".
+    output : str
+        A folder, or for one input a file whose ending is in `single`, or "-".
+    reads : iterable of str
+        Endings looked for in folders, such as ".npy".
+    writes : str
+        Ending of the outputs in a folder.
+
+    Raises
+    ------
+    InputError
+        For a missing input, an empty folder, two inputs with one output name, or an output
+        that would overwrite an input.
+    """
+    endings = {ending.lower() for ending in reads}
+    found: list[tuple[str, Path]] = []
+    for name in inputs:
+        found += _expand(name, endings)
+    to_file = output == PIPE or Path(output).suffix.lower() in set(single)
+    if to_file and not Path(output).is_dir():
+        if len(found) != 1:
+            raise InputError(
+                f"The output {output!r} is one file but there are {len(found)} inputs; "
+                "give a folder with -o."
+            )
+        items = [Item(found[0][0], output)]
+    else:
+        items = [Item(src, str(Path(output) / rel.with_suffix(writes))) for src, rel in found]
+    _refuse_clashes(items)
+    return items
+
+
+def _expand(name: str, endings: set[str]) -> list[tuple[str, Path]]:
+    if name == PIPE:
+        return [(PIPE, Path("stdin"))]
+    path = Path(name)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        if not files:
+            raise InputError(
+                f"The folder {name!r} holds no file ending in {', '.join(sorted(endings))}."
+            )
+        return [(str(p), p.relative_to(path)) for p in files]
+    if not path.exists():
+        raise InputError(f"The input {name!r} does not exist.")
+    return [(name, Path(path.name))]
+
+
+def _refuse_clashes(items: Sequence[Item]) -> None:
+    taken: dict[str, str] = {}
+    sources = {os.path.realpath(item.source) for item in items if item.source != PIPE}
+    for item in items:
+        if item.target == PIPE:
+            continue
+        # case-folded: two names that differ only in case are one file on many systems
+        key = os.path.realpath(item.target).casefold()
+        if key in taken:
+            raise InputError(
+                f"Both {taken[key]!r} and {item.source!r} would be written to {item.target!r}; "
+                "rename one of them or use two runs."
+            )
+        if os.path.realpath(item.target) in sources:
+            raise InputError(f"The output {item.target!r} is also an input; choose another -o.")
+        taken[key] = item.source
+
+
+def check_outputs(items: Sequence[Item], options: dict[str, Any]) -> None:
+    """Refuse what can only fail after the work: mixed output on stdout, FLAC with floats."""
+    if options.get("as_json") and any(item.target == PIPE for item in items):
+        raise click.UsageError("'-o -' and --json both write to stdout; use one of them.")
+    flac = [item.target for item in items if item.target.lower().endswith(".flac")]
+    if flac and options.get("subtype") == "FLOAT":
+        raise click.UsageError(f"{flac[0]!r}: FLAC has no FLOAT; write .wav or use PCM_24.")
+
+
+def prepare_folders(items: Sequence[Item]) -> None:
+    """Make the output folders and check that they can be written, before any work.
+
+    Raises
+    ------
+    InputError
+        Naming the folder and the system's reason.
+    """
+    for folder in sorted({Path(item.target).parent for item in items if item.target != PIPE}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"The output folder {str(folder)!r} cannot be made ({error.strerror}); "
+                "choose another one with -o."
+            ) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"The output folder {str(folder)!r} cannot be written; choose another one with -o."
+            )
+
+
+@dataclass
+class Progress:
+    """A tqdm bar on stderr: files/s, seconds of audio per second, real-time factor, ETA."""
+
+    total: int
+    quiet: bool
+    unit: str = "file"
+    audio_seconds: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+    _bar: Any = None
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        # disable=None: tqdm shows nothing when stderr is not a terminal
+        self._bar = tqdm(
+            total=self.total,
+            unit=self.unit,
+            file=sys.stderr,
+            miniters=0,  # redraw by time: one long file is many updates
+            disable=self.quiet or None,
+        )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def audio(self, seconds: float) -> None:
+        """Count `seconds` of finished audio."""
+        self.audio_seconds += seconds
+        took = self.elapsed
+        if seconds and took > 0:
+            rate = self.audio_seconds / took
+            text = f"{self.audio_seconds:.1f} s audio, {rate:.2f} audio s/s, RTF {1 / rate:.2f}"
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(0)
+
+    def done(self, files: int = 1) -> None:
+        """Count finished files."""
+        self._bar.update(files)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+
+@dataclass
+class Report:
+    """What a job did, for people (stderr) and machines (`--json`, stdout)."""
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    stopped: str = ""  # why the job ended before all items were tried
+    left: list[str] = field(default_factory=list)  # sources of those
+
+    def fail(self, item: Item, error: Exception) -> None:
+        """Note that `item` failed; the job goes on."""
+        self.failed.append({"source": item.source, "error": str(error)})
+
+    def finish(self, progress: Progress, as_json: bool, **extra: Any) -> int:
+        """Print the summary and return the exit code: 0, or 1 if anything failed."""
+        for entry in self.failed:
+            click.echo(f"failed: {entry['source']}: {entry['error']}", err=True)
+        if self.failed:
+            total = len(self.done) + len(self.failed)
+            click.echo(f"{len(self.failed)} of {total} items failed.", err=True)
+        if self.stopped:
+            click.echo(f"{self.stopped} {len(self.done)} done, {len(self.left)} left.", err=True)
+        if as_json:
+            wall, audio = progress.elapsed, progress.audio_seconds
+            print_json(
+                {
+                    "done": self.done,
+                    "failed": self.failed,
+                    "skipped": self.skipped,
+                    "left": self.left,
+                    "audio_seconds": audio,
+                    "wall_seconds": wall,
+                    "x_realtime": audio / wall if wall > 0 else 0.0,
+                    **extra,
+                }
+            )
+        return 1 if self.failed or self.left else 0
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))

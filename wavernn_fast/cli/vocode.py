@@ -1,0 +1,45 @@
+"""`wavernn-fast vocode`: mel files in, audio files out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from . import common
+
+
+@click.command(
+    "vocode",
+    epilog=common.examples(
+        "wavernn-fast vocode mel.npy -m voice.pt -o speech.wav",
+        "wavernn-fast vocode mels/ -m voice.safetensors -o wavs/ --streams 16",
+        "cat mel.npy | wavernn-fast vocode - -m voice.safetensors -o - > speech.wav",
+    ),
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="MELS...")
+@click.option("-o", "--output", required=True, metavar="OUT", help="Folder, .wav file or '-'.")
+@common.model_options
+@common.sampling_options
+@common.output_options
+@common.json_option
+@common.quiet_option
+@click.pass_context
+def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options: Any) -> None:
+    """Turn mel spectrograms into speech.
+
+    MELS are .npy, .npz or .safetensors files holding one array [n_mels, n_frames], folders of
+    them, or '-' for one .npy on stdin. A file that fails is listed and the others go on. The
+    audio of a file depends on the model, the mel and the seed alone.
+    """
+    from .jobs import SynthesisJob
+
+    items = common.collect(
+        inputs, output, reads=common.MEL_ENDINGS, writes=".wav", single=common.WRITTEN_AUDIO
+    )
+    common.check_outputs(items, options)
+    options["fold"] = common.parse_fold(options["fold"])
+    voc = common.load_vocoder(options)
+    common.prepare_folders(items)
+    ctx.exit(SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options)).run(items))

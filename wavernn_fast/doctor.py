@@ -1,0 +1,142 @@
+"""Facts about this machine and installation, and a test of the engine, for support cases."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .benchmark import allowed_cpus
+from .errors import WaveRNNError
+
+# package -> (what it is for, what installs it); "" is part of the package itself
+_EXTRAS = {
+    "numpy": ("arrays", ""),
+    "safetensors": ("model files", ""),
+    "soundfile": ("audio files", ""),
+    "click": ("the command line", ""),
+    "tqdm": ("progress bars", ""),
+    "torch": ("PyTorch checkpoints, verify, bench baseline", "torch"),
+    "soxr": ("resampling", "audio"),
+    "matplotlib": ("plots", "plot"),
+}
+
+
+def examine() -> dict[str, Any]:
+    """Collect everything; nothing here raises.
+
+    Returns
+    -------
+    dict
+        JSON-ready: versions, CPU and threads, packages, devices, `self_test` and `ok`.
+    """
+    facts: dict[str, Any] = {
+        "wavernn_fast": _own_version(),
+        "python": platform.python_version(),
+        "python_path": sys.executable,
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "cpus_allowed": allowed_cpus(),
+        "cgroup_cpus": cgroup_cpus(),
+        "environment": {
+            name: os.environ[name]
+            for name in ("WAVERNN_FAST_ISA", "WAVERNN_FAST_LOG", "OMP_NUM_THREADS")
+            if name in os.environ
+        },
+        "packages": {name: _package(name) for name in _EXTRAS},
+        "devices": {
+            "cpu": "available",
+            "cuda": "not available: this build has no CUDA engine",
+            "emu": "not available: this build has no emulator",
+        },
+    }
+    facts.update(_engine_facts())
+    facts["self_test"] = self_test()
+    facts["ok"] = facts["self_test"]["passed"]
+    if not facts["ok"]:
+        facts["devices"]["cpu"] = "not working: see the self-test"
+    return facts
+
+
+def self_test() -> dict[str, Any]:
+    """Run a tiny random model: whole, in slices and on another thread count; all must agree."""
+    from .synthetic import random_mel, random_model
+    from .vocoder import Vocoder
+
+    started = time.perf_counter()
+    try:
+        config, tensors = random_model("residual:32")
+        mel = random_mel(config, 3)
+        first = Vocoder(config, tensors, cpu_threads=1)
+        whole = first.generate(mel, seed=1)
+        pieces = np.concatenate(list(first.stream(mel, seed=1, chunk_frames=1)))
+        threads = min(2, allowed_cpus())
+        other = Vocoder(config, tensors, cpu_threads=threads).generate(mel, seed=1)
+    except (WaveRNNError, ImportError, RuntimeError) as error:
+        return {"passed": False, "reason": str(error)}
+    problems = []
+    if len(whole) != config.n_samples(3) or not np.isfinite(whole).all():
+        problems.append("the samples are not usable")
+    if not np.array_equal(whole, pieces):
+        problems.append("streamed samples differ from the whole")
+    if not np.array_equal(whole, other):
+        problems.append(f"{threads} threads give other samples than one")
+    return {
+        "passed": not problems,
+        "reason": "; ".join(problems),
+        "samples": len(whole),
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+
+
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors that the container's quota allows; None if there is no quota (or no cgroups)."""
+    try:
+        quota, _, period = (root / "cpu.max").read_text().strip().partition(" ")
+        if quota != "max":
+            return int(quota) / int(period)
+        return None
+    except (OSError, ValueError):
+        pass
+    try:  # the first version of cgroups
+        limit = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        span = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return limit / span if limit > 0 and span > 0 else None
+
+
+def _own_version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _package(name: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        purpose, extra = _EXTRAS[name]
+        wanted = f'pip install "wavernn-fast[{extra}]"' if extra else f"pip install {name}"
+        return f"missing ({purpose}): {wanted}"
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "found, version unknown"
+
+
+def _engine_facts() -> dict[str, Any]:
+    try:
+        from . import _C
+    except ImportError as error:
+        return {"engine": f"missing ({error}): pip install .", "isas": [], "threads": 0}
+    return {
+        "engine": "found",
+        "isas": list(_C.available_isas()),
+        "threads": _C.available_threads(),
+    }

@@ -1,0 +1,89 @@
+"""Files: a name for a message, a source that can be read, a write that is whole or not at all.
+
+The path "-" means standard input or output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import AudioError
+
+PathLike = str | os.PathLike[str]
+PIPE = "-"
+
+
+def label(path: PathLike) -> str:
+    """Path for a message; control characters and undecodable bytes are escaped."""
+    return "standard input or output" if os.fspath(path) == PIPE else repr(os.fspath(path))
+
+
+def open_source(path: PathLike) -> str | BinaryIO:
+    """Path of a readable file, or the bytes of standard input; says what is wrong if neither."""
+    if os.fspath(path) == PIPE:
+        return io.BytesIO(sys.stdin.buffer.read())
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        raise AudioError(f"{name!r} is a folder, expected a file.")
+    try:
+        with open(name, "rb") as file:
+            if not os.path.isfile(name):  # a pipe can be read once only
+                return io.BytesIO(file.read())
+            empty = not file.read(1)
+    except OSError as error:
+        failure = AudioError(f"{name!r} cannot be opened ({error.strerror or error}).")
+        failure.errno = error.errno
+        raise failure from error
+    if empty:
+        raise AudioError(f"{name!r} is empty.")
+    return name
+
+
+def write_atomic(path: PathLike, blocks: Iterable[bytes]) -> None:
+    """Write blocks of bytes to `path` so that the name never holds a part.
+
+    Writes a temporary file in the same folder, flushes it to the disk, and renames it. Devices
+    and pipes are written straight; "-" is standard output.
+
+    Raises
+    ------
+    AudioError
+        If writing fails; the temporary file is removed, `errno` is kept.
+    """
+    target = Path(path)
+    try:
+        if os.fspath(path) == PIPE:
+            sys.stdout.buffer.writelines(blocks)
+            sys.stdout.buffer.flush()
+        elif target.exists() and not target.is_file():
+            with target.open("wb") as special:  # a folder fails here, a device is as good as done
+                special.writelines(blocks)
+        else:
+            _replace(target, blocks)
+    except AudioError:
+        raise
+    except OSError as error:
+        failure = AudioError(f"{label(path)} cannot be written ({error.strerror or error}).")
+        failure.errno = error.errno
+        raise failure from error
+
+
+def _replace(target: Path, blocks: Iterable[bytes]) -> None:
+    part = target.with_name(f".{secrets.token_hex(4)}.part-{os.getpid()}")
+    try:
+        with part.open("xb") as file:
+            file.writelines(blocks)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException:  # an interrupt too must leave nothing behind
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise

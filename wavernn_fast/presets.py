@@ -1,0 +1,332 @@
+"""Named conventions: how the mel of a published model was made and what its samples mean.
+
+Weights do not tell the sample rate, the mel normalisation or the end of the pipe; a preset does.
+Values are those of the published training code of each family (docs/presets.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .config import Head, MelConfig, ModelConfig, OutputConfig
+from .errors import InputError
+
+_EDGE = 0.02  # share of the value range that a mel may exceed before it counts as outside
+_MIN_SPREAD = 0.25  # share of the value range that real speech uses at the least
+_MIN_FRAMES = 20  # frames below which a narrow value range proves nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One published convention.
+
+    Attributes
+    ----------
+    mel : MelConfig or None
+        How frames are made; None for an unconditioned model.
+    value_range : tuple of float
+        Lowest and highest mel value; (0, 0) for an unconditioned model.
+    heads : tuple of str
+        Output heads the convention goes with.
+    """
+
+    name: str
+    summary: str
+    sample_rate: int  # Hz
+    hop_length: int  # samples per frame
+    heads: tuple[Head, ...]
+    value_range: tuple[float, float]
+    mel: MelConfig | None
+    output: OutputConfig
+
+    def problems(self, *, head: str, hop_length: int, n_mels: int) -> list[str]:
+        """List what keeps a model of these sizes from using the preset; empty if it fits."""
+        ours = 0 if self.mel is None else self.mel.n_mels
+        found = []
+        if head not in self.heads:
+            found.append(f"its output head is {head}, the preset is for {' or '.join(self.heads)}")
+        if hop_length != self.hop_length:
+            found.append(f"it has {hop_length} samples a frame, the preset {self.hop_length}")
+        if n_mels != ours:
+            found.append(f"it takes {n_mels} mel bins, the preset makes {ours}")
+        return found
+
+
+def _fatchord_mel(name: str, *, hop_length: int = 275, win_length: int = 1100) -> MelConfig:
+    """clip((20 log10(max(1e-5, S)) + 100) / 100, 0, 1) of a slaney magnitude mel."""
+    return MelConfig(
+        preset=name,
+        sample_rate=22050,
+        n_fft=2048,
+        hop_length=hop_length,
+        win_length=win_length,
+        n_mels=80,
+        f_min=40.0,
+        f_max=11025.0,
+        scale=0.01,
+        offset=1.0,
+        clip=(0.0, 1.0),
+    )
+
+
+def _fatchord(name: str, head: Head) -> Preset:
+    return Preset(
+        name=name,
+        summary="22.05 kHz, hop 275, mel in [0, 1]; last sample-frame dropped, 20-frame fade-out",
+        sample_rate=22050,
+        hop_length=275,
+        heads=(head,),
+        value_range=(0.0, 1.0),
+        mel=_fatchord_mel(name),
+        output=OutputConfig(
+            mu_law=head == "softmax",
+            fold_target=11000,
+            fold_overlap=550,
+            length="frames_minus_one",
+            fade_out_frames=20,
+        ),
+    )
+
+
+def _rtvc() -> Preset:
+    """Decibels over a 20 dB reference, [-100, 0] -> [-4, 4], then / 4, as that vocoder divides."""
+    return Preset(
+        name="rtvc",
+        summary="16 kHz, hop 200, pre-emphasis 0.97, mel in [-1, 1] (already divided by 4)",
+        sample_rate=16000,
+        hop_length=200,
+        heads=("softmax",),
+        value_range=(-1.0, 1.0),
+        mel=MelConfig(
+            preset="rtvc",
+            sample_rate=16000,
+            n_fft=800,
+            hop_length=200,
+            win_length=800,
+            n_mels=80,
+            f_min=55.0,
+            f_max=7600.0,
+            preemphasis=0.97,
+            ref_db=20.0,
+            scale=0.02,
+            offset=1.0,
+            clip=(-1.0, 1.0),
+        ),
+        # The original crossfade has a hole of power in its middle; "legacy" brings it back.
+        output=OutputConfig(
+            mu_law=True,
+            decode_before_crossfade=False,
+            fold_target=8000,
+            fold_overlap=800,
+            deemphasis=0.97,
+            length="frames_minus_one",
+            fade_out_frames=20,
+        ),
+    )
+
+
+def _torchaudio() -> Preset:
+    """The frames are the network's own input in [0, 1], not the bundle's natural-log mel."""
+    return Preset(
+        name="torchaudio-ljspeech",
+        summary="22.05 kHz, hop 275, 8 bits mu-law, mel in [0, 1] (not the bundle's ln mel)",
+        sample_rate=22050,
+        hop_length=275,
+        heads=("softmax",),
+        value_range=(0.0, 1.0),
+        mel=_fatchord_mel("torchaudio-ljspeech"),
+        output=OutputConfig(mu_law=True, label_decode="torchaudio"),
+    )
+
+
+def _geneing() -> Preset:
+    """Decibels over a 20 dB reference, [-100, 0] -> [-4, 4]; plain (not companded) labels."""
+    return Preset(
+        name="geneing",
+        summary="16 kHz, hop 200, mel in [-4, 4], labels not companded",
+        sample_rate=16000,
+        hop_length=200,
+        heads=("softmax",),
+        value_range=(-4.0, 4.0),
+        mel=MelConfig(
+            preset="geneing",
+            sample_rate=16000,
+            n_fft=2048,
+            hop_length=200,
+            win_length=800,
+            n_mels=80,
+            f_min=95.0,
+            f_max=7600.0,
+            ref_db=20.0,
+            scale=0.08,
+            offset=4.0,
+            clip=(-4.0, 4.0),
+        ),
+        output=OutputConfig(fold_target=8000, fold_overlap=400),
+    )
+
+
+def _mkotha() -> Preset:
+    return Preset(
+        name="mkotha",
+        summary="22.05 kHz, hop 64, dual softmax 16 bits, mel in [0, 1]",
+        sample_rate=22050,
+        hop_length=64,
+        heads=("dual_softmax",),
+        value_range=(0.0, 1.0),
+        mel=_fatchord_mel("mkotha", hop_length=64, win_length=1024),
+        output=OutputConfig(dual_scale="symmetric"),
+    )
+
+
+def _deepmind() -> Preset:
+    return Preset(
+        name="deepmind",
+        summary="24 kHz, dual softmax 16 bits, no conditioning",
+        sample_rate=24000,
+        hop_length=1,
+        heads=("dual_softmax",),
+        value_range=(0.0, 0.0),
+        mel=None,
+        output=OutputConfig(),
+    )
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        preset.name: preset
+        for preset in (
+            _fatchord("fatchord-raw9", "softmax"),
+            _fatchord("fatchord-mol", "mol"),
+            _rtvc(),
+            _torchaudio(),
+            _geneing(),
+            _mkotha(),
+            _deepmind(),
+        )
+    }
+)
+
+
+def get_preset(name: str) -> Preset:
+    """Return the preset called `name`.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name; the message lists those there are.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise InputError(
+            f"There is no preset {name!r}. Known presets: {', '.join(PRESETS)}."
+        ) from None
+
+
+def fitting_presets(*, head: str, hop_length: int, n_mels: int) -> list[str]:
+    """Name the presets that a model of these sizes can use."""
+    return [
+        name
+        for name, preset in PRESETS.items()
+        if not preset.problems(head=head, hop_length=hop_length, n_mels=n_mels)
+    ]
+
+
+def with_preset(config: ModelConfig, name: str) -> ModelConfig:
+    """Return `config` with the sample rate, mel convention and output rule of preset `name`.
+
+    Raises
+    ------
+    InputError
+        If the preset is unknown or made for another head, hop length or number of mel bins.
+    """
+    preset = get_preset(name)
+    sizes = {"head": config.head, "hop_length": config.hop_length, "n_mels": config.n_mels}
+    problems = preset.problems(**sizes)  # type: ignore[arg-type]
+    if problems:
+        fitting = fitting_presets(**sizes)  # type: ignore[arg-type]
+        advice = f"Presets that fit: {', '.join(fitting)}." if fitting else "No preset fits it."
+        raise InputError(
+            f"Preset {name!r} does not fit this model: {'; '.join(problems)}. {advice}"
+        )
+    return dataclasses.replace(
+        config,
+        sample_rate=preset.sample_rate,
+        mel=preset.mel,
+        output=preset.output,
+        preset=name,
+    )
+
+
+def _inside(low: float, high: float, value_range: tuple[float, float]) -> bool:
+    slack = _EDGE * (value_range[1] - value_range[0])
+    return value_range[0] - slack <= low and high <= value_range[1] + slack
+
+
+def closest_presets(mel: ArrayLike) -> list[str]:
+    """Name the presets whose value range a mel fits best.
+
+    A preset fits if minimum and maximum lie in its range, they span at least a quarter of it and
+    the mean is not stuck at an edge. Of those that fit, the ones with the narrowest range win: a
+    mel in [0, 1] lies in [-4, 4] too, but was not made for it.
+
+    Parameters
+    ----------
+    mel : array of shape [n_mels, n_frames]
+        Any values; only minimum, maximum and mean are looked at.
+
+    Returns
+    -------
+    list of str
+        In the order of `PRESETS`; empty if none fits, or if the mel is empty or not finite.
+    """
+    values = np.asarray(mel, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        return []
+    low, high, mean = float(values.min()), float(values.max()), float(values.mean())
+    spans: dict[str, float] = {}
+    for name, preset in PRESETS.items():
+        bottom, top = preset.value_range
+        span = top - bottom
+        used = high - low >= _MIN_SPREAD * span
+        centred = bottom + _EDGE * span <= mean <= top - _EDGE * span
+        if preset.mel is not None and used and centred and _inside(low, high, preset.value_range):
+            spans[name] = span
+    return [name for name, span in spans.items() if span == min(spans.values())]
+
+
+def mismatch_warning(mel: ArrayLike, expected: str) -> str | None:
+    """Say in a sentence that a mel does not look like the model's preset; None if it may be one.
+
+    Parameters
+    ----------
+    mel : array of shape [n_mels, n_frames]
+    expected : str
+        The model's preset; of an unknown or unconditioned one nothing can be said (None).
+    """
+    preset = PRESETS.get(expected)
+    values = np.asarray(mel, dtype=np.float64)
+    if preset is None or preset.mel is None or values.size == 0 or not np.isfinite(values).all():
+        return None
+    low, high, mean = float(values.min()), float(values.max()), float(values.mean())
+    closest = closest_presets(values)
+    inside = _inside(low, high, preset.value_range)
+    long_enough = values.ndim == 2 and values.shape[1] >= _MIN_FRAMES
+    if inside and (expected in closest or not closest or not long_enough):
+        return None
+    advice = (
+        f"this looks like the {' or '.join(closest)} preset"
+        if closest
+        else "it fits no known preset; check the log base and the normalisation"
+    )
+    return (
+        f"The mel has values from {low:.3g} to {high:.3g} (mean {mean:.3g}), but preset {expected} "
+        f"has {preset.value_range[0]:g} to {preset.value_range[1]:g}: {advice}."
+    )

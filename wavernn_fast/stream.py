@@ -1,0 +1,118 @@
+"""Sound while it is being made: chunks of a known mel, or of frames as they come."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays
+from .errors import InputError
+from .features import check_mel
+from .lanes import Drawn, Lane, advance
+from .samples import OutputDecoder
+from .utterance import Request, Sampling, Voice, sounding_samples
+
+Wave = NDArray[np.float32]
+
+
+def from_mel(
+    voice: Voice, request: Request, sampling: Sampling, chunk_samples: int
+) -> Iterator[Wave]:
+    """Chunks of `chunk_samples` (the last may be shorter); nothing is held back."""
+    decoder = OutputDecoder(voice.config, request.n_drawn)
+    drawn: list[Drawn] = []
+    lane = Lane(
+        stream=voice.open(request.seed, sampling),
+        source=voice.source(request.mel),
+        position=0,
+        remaining=sounding_samples(voice, request),
+        take=drawn.append,
+    )
+    while lane.remaining:
+        advance(voice.engine, [lane], min(chunk_samples, lane.remaining), voice.config.hop_length)
+        yield decoder.push(drawn.pop())
+
+
+def from_frames(
+    voice: Voice, frames: Iterator[Any], seed: int, sampling: Sampling, chunk_frames: int
+) -> Iterator[Any]:
+    """Chunks of `chunk_frames` frames (the last may be shorter) of a mel still being made.
+
+    What the length rule may cut and the fade-out may cover is held back until the end is known;
+    `samples.OutputDecoder` does that. The kind of the chunks is that of the first frames.
+    """
+    feed = _Feed(voice, frames)
+    drawn: list[Drawn] = []
+    lane = Lane(
+        stream=voice.open(seed, sampling),
+        source=feed,
+        position=0,
+        remaining=0,
+        take=drawn.append,
+    )
+    decoder = OutputDecoder(voice.config)
+    hop = voice.config.hop_length
+    pending = np.zeros(0, dtype=np.float32)  # decoded, less than a chunk
+    while True:
+        known = feed.wait_for(lane.position // hop + chunk_frames) * hop
+        lane.remaining = known - lane.position
+        while lane.remaining:
+            steps = min(chunk_frames * hop, lane.remaining)
+            advance(voice.engine, [lane], steps, hop)
+            pending = np.concatenate([pending, decoder.push(drawn.pop())])
+            while len(pending) >= chunk_frames * hop:
+                yield feed.restore(pending[: chunk_frames * hop].copy())
+                pending = pending[chunk_frames * hop :]
+        if feed.finished:
+            break
+    rest = np.concatenate([pending, decoder.finish()])
+    for first in range(0, len(rest), chunk_frames * hop):
+        yield feed.restore(rest[first : first + chunk_frames * hop].copy())
+
+
+class _Feed:
+    """Frames pulled from the caller's iterator into the conditioning, as many as are needed."""
+
+    def __init__(self, voice: Voice, frames: Iterator[Any]) -> None:
+        assert voice.conditioner is not None  # the caller has checked
+        self._config = voice.config
+        self._frames = frames
+        self._number = itertools.count()
+        self._stream = voice.conditioner.stream()
+        self.restore: arrays.Restore = arrays.as_it_is
+
+    @property
+    def finished(self) -> bool:
+        """Whether the iterator has ended."""
+        return self._stream.finished
+
+    def wait_for(self, n_frames: int) -> int:
+        """Pull until `n_frames` output frames can sound or none are left; returns how many can."""
+        while self._stream.ready < n_frames and not self._stream.finished:
+            try:
+                piece = next(self._frames)
+            except StopIteration:
+                self._stream.finish()
+            else:
+                self._stream.push(self._checked(piece))
+        return self._stream.ready
+
+    def rows(self, first_frame: int, n_frames: int) -> Any:
+        """See `lanes.RowSource`."""
+        return self._stream.window(first_frame, n_frames)
+
+    def _checked(self, piece: Any) -> Wave:
+        number = next(self._number)
+        try:
+            array, restore = arrays.to_array(piece, "mel frame")
+            if number == 0:
+                self.restore = restore
+            if array.ndim == 1:
+                array = array[:, None]
+            return check_mel(array, self._config, check_range=False)
+        except InputError as error:
+            raise InputError(f"Piece {number} of the mel stream: {error}") from error

@@ -1,0 +1,99 @@
+"""Models with random weights, for benchmarks and self-tests: real sizes, no voice."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canonical import Tensors, expected_shapes
+from .config import ModelConfig
+from .errors import InputError
+from .presets import get_preset
+
+_AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
+
+
+def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
+    """Make a model of a given shape.
+
+    Parameters
+    ----------
+    spec : str
+        "dual:896": the unconditioned 16-bit model of that hidden size at 24 kHz.
+        "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
+        mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
+    seed : int
+        The same seed gives the same weights.
+
+    Returns
+    -------
+    config : ModelConfig
+    tensors : dict of str to float32 array
+        Uniform in +-1/sqrt(inputs), as PyTorch initialises such layers.
+
+    Raises
+    ------
+    InputError
+        If the spec is not of this form.
+    """
+    match = re.fullmatch(r"(dual|residual|residual-mol):(\d{1,5})", spec)
+    if match is None or not int(match[2]):
+        raise InputError(
+            f"There is no synthetic model {spec!r}; write dual:896, residual:512 or "
+            "residual-mol:512 (any size)."
+        )
+    config = _config(match[1], int(match[2]))
+    random = np.random.default_rng(seed)
+    tensors: Tensors = {}
+    for name, shape in expected_shapes(config).items():
+        bound = 1.0 / np.sqrt(shape[1] if len(shape) > 1 else config.hidden_size)
+        tensors[name] = random.uniform(-bound, bound, shape).astype(np.float32)
+    if config.core == "dual":  # the coarse half never sees the coarse sample being drawn
+        columns = tensors["gru.w_sample"].reshape(3, config.hidden_size, 3)
+        columns[:, : config.hidden_size // 2, 2] = 0.0
+    if config.n_mels:
+        tensors["upsample.kernel"] = np.full_like(tensors["upsample.kernel"], 1.0 / 3.0)
+    return config, tensors
+
+
+def _config(kind: str, size: int) -> ModelConfig:
+    if kind == "dual":
+        return ModelConfig(
+            core="dual",
+            head="dual_softmax",
+            hidden_size=size,
+            fc_size=max(1, size // 2),
+            n_classes=256,
+            sample_rate=24000,
+            hop_length=1,
+            source="synthetic",
+        )
+    preset = get_preset("fatchord-mol" if kind == "residual-mol" else "fatchord-raw9")
+    return ModelConfig(
+        core="residual",
+        head="mol" if kind == "residual-mol" else "softmax",
+        hidden_size=size,
+        fc_size=size,
+        n_classes=30 if kind == "residual-mol" else 512,
+        sample_rate=preset.sample_rate,
+        hop_length=preset.hop_length,
+        n_mels=80,
+        upsample_left=1,
+        upsample_right=1,
+        mel=preset.mel,
+        output=preset.output,
+        preset=preset.name,
+        source="synthetic",
+        **_AUX,
+    )
+
+
+def random_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.float32]:
+    """Frames [n_mels, n_frames], float32, spread over the value range of the model's mel."""
+    low, high = (0.0, 1.0) if config.mel is None or config.mel.clip is None else config.mel.clip
+    random = np.random.default_rng(seed)
+    frames = random.uniform(low, high, (config.n_mels, n_frames))
+    return frames.astype(np.float32)

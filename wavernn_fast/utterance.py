@@ -1,0 +1,235 @@
+"""One utterance on its way through the engine: conditioning in, drawn classes out, waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays
+from .errors import InputError
+from .fold import FoldPlan, fold_plan, join_folds
+from .lanes import Drawn, Lane, Rows, forced_logits
+from .samples import OutputDecoder, encode_targets
+from .scoring import negative_log_likelihood
+
+if TYPE_CHECKING:
+    from . import _C
+    from .conditioning import Conditioner
+    from .config import ModelConfig
+
+_FRAMES_AHEAD = 32  # frames whose rows are made at once: some MB, and few blocks made twice
+_SCORE_SLACK_FRAMES = 4  # framing conventions differ by so many frames in length
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What all utterances of a call share."""
+
+    config: ModelConfig
+    engine: _C.Engine
+    conditioner: Conditioner | None  # None: unconditioned
+
+    def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
+        """Start a stream with a fresh state at sample `start` of the utterance."""
+        return self.engine.open(
+            seed,
+            fold=fold,
+            temperature=sampling.temperature,
+            greedy=sampling.greedy,
+            start=start,
+        )
+
+    def source(self, mel: NDArray[np.float32] | None) -> MelRows | None:
+        """Conditioning of a whole mel."""
+        if self.conditioner is None or mel is None:
+            return None
+        return MelRows(self.conditioner, mel)
+
+
+class Sampling:
+    """How outcomes are drawn; checked here."""
+
+    def __init__(self, temperature: Any, greedy: bool, fold: tuple[int, int] | None) -> None:
+        self.temperature = arrays.to_temperature(temperature)
+        self.greedy = bool(greedy)
+        self.fold = fold  # (target, overlap) in samples, None: unfolded
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance asked for, checked."""
+
+    mel: NDArray[np.float32] | None  # [n_mels, n_frames]; None: unconditioned
+    n_drawn: int  # samples of all its frames, before the length rule
+    seed: int
+    restore: arrays.Restore = field(default=arrays.as_it_is)
+
+
+Fold = bool | tuple[int, int] | None  # no, the preset's sizes, or (target, overlap) in samples
+
+
+def fold_sizes(config: ModelConfig, fold: Fold) -> tuple[int, int] | None:
+    """Check `fold`: (target, overlap) in samples, or None for unfolded."""
+    if fold is None or fold is False:
+        return None
+    if fold is True:
+        return config.output.fold_target, config.output.fold_overlap
+    try:
+        target, overlap = fold
+    except (TypeError, ValueError):
+        raise InputError(f"fold is {fold!r}; give True or (target, overlap) in samples.") from None
+    return arrays.to_count(target, "target", 1), arrays.to_count(overlap, "overlap")
+
+
+def make_request(config: ModelConfig, mel: Any, n_samples: int | None, seed: Any) -> Request:
+    """Check what one utterance is asked for with: a mel, or for some models a number of samples.
+
+    Raises
+    ------
+    InputError
+        If the wrong one of the two is given, or it or the seed is unusable.
+    """
+    if config.n_mels == 0 and mel is None:
+        if n_samples is None:
+            raise InputError("This model is unconditioned; give n_samples=...")
+        return Request(None, arrays.to_count(n_samples, "n_samples"), arrays.to_seed(seed))
+    if mel is None:
+        raise InputError(
+            f"This model is conditioned: give a mel [{config.n_mels}, n_frames] and no n_samples."
+        )
+    checked, restore = arrays.to_mel(mel, config)
+    if n_samples is not None:
+        raise InputError("The mel says how long the audio is; give no n_samples beside it.")
+    frames = config.n_output_frames(checked.shape[1])
+    return Request(checked, frames * config.hop_length, arrays.to_seed(seed), restore)
+
+
+class MelRows:
+    """Conditioning rows of a whole mel, made some frames ahead and kept until passed.
+
+    The memory held does not grow with the length of the mel.
+    """
+
+    def __init__(self, conditioner: Conditioner, mel: NDArray[np.float32]) -> None:
+        self._conditioner = conditioner
+        self._mel = mel
+        self._total = conditioner.config.n_output_frames(mel.shape[1])
+        self._first = self._end = 0  # frames whose rows are kept
+        self._kept: Rows = (None, None)
+
+    def rows(self, first_frame: int, n_frames: int) -> Rows:
+        """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
+        end = first_frame + n_frames
+        if first_frame < self._first or end > self._end:
+            count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
+            self._kept = self._conditioner.window(self._mel, first_frame, count)
+            self._first, self._end = first_frame, first_frame + count
+        config = self._conditioner.config
+        context = config.upsample_left + config.upsample_right
+        low, high = first_frame - self._first, end - self._first
+        interp, hold = self._kept
+        return (
+            None if interp is None else interp[low : high + context],
+            None if hold is None else hold[low:high],
+        )
+
+
+class Job:
+    """One request of `generate`: its lanes (one, or one a fold) and its result."""
+
+    def __init__(self, voice: Voice, request: Request, sampling: Sampling) -> None:
+        self.request = request
+        self._voice = voice
+        self._sampling = sampling
+        self._plan: FoldPlan | None = None
+        if sampling.fold is not None:
+            self._plan = fold_plan(request.n_drawn, *sampling.fold)
+            self._folds: list[list[Drawn]] = [[] for _ in self._plan.lengths]
+        else:
+            self._decoder = OutputDecoder(voice.config, request.n_drawn)
+            self._chunks: list[NDArray[np.float32]] = []
+
+    def lanes(self) -> Iterator[Lane]:
+        """Lanes to be drawn, made when asked for."""
+        if self._plan is None:
+            yield self._lane(0, 0, sounding_samples(self._voice, self.request), self._decoded)
+            return
+        for i, (start, length) in enumerate(
+            zip(self._plan.starts, self._plan.lengths, strict=True)
+        ):
+            yield self._lane(i, start, length, self._folds[i].append)
+
+    def _decoded(self, drawn: Drawn) -> None:
+        self._chunks.append(self._decoder.push(drawn))
+
+    def _lane(self, fold: int, start: int, length: int, take: Callable[[Drawn], None]) -> Lane:
+        request = self.request
+        return Lane(
+            stream=self._voice.open(request.seed, self._sampling, fold=fold, start=start),
+            source=self._voice.source(request.mel),
+            position=start,
+            remaining=length,
+            take=take,
+        )
+
+    def result(self) -> NDArray[np.float32]:
+        """Waveform, once all lanes have been drawn."""
+        empty = np.zeros(0, dtype=np.float32)
+        if self._plan is None:
+            return np.concatenate([empty, *self._chunks])
+        if self.request.n_drawn == 0:
+            return empty
+        folds: list[Any] = [np.concatenate(parts) for parts in self._folds]
+        return join_folds(folds, self._plan, self._voice.config)
+
+
+def sounding_samples(voice: Voice, request: Request) -> int:
+    """Samples that are heard: those that the length rule drops at the end need not be drawn."""
+    config = voice.config
+    if request.mel is None:
+        return request.n_drawn
+    return config.n_samples(request.mel.shape[1])
+
+
+def score(voice: Voice, request: Request, wave: NDArray[Any]) -> float:
+    """Nats per sample of `wave` [n_samples] under teacher forcing; see `Vocoder.score`."""
+    config = voice.config
+    targets = encode_targets(wave, config)
+    count = len(targets)
+    if request.mel is not None:
+        offset = config.lookback_frames if config.pad == "none" else 0
+        _check_lengths(len(targets), request.mel.shape[1] * config.hop_length, config)
+        targets = targets[offset * config.hop_length :]
+        count = min(len(targets), request.n_drawn)
+    if count == 0:
+        raise InputError("There is nothing to score: the waveform or the mel is empty.")
+    lane = Lane(
+        stream=voice.open(0, Sampling(1.0, False, None)),
+        source=voice.source(request.mel),
+        position=0,
+        remaining=count,
+        take=_nothing,
+    )
+    total = 0.0
+    for logits, part in forced_logits(voice.engine, lane, targets[:count], config.hop_length):
+        total += float(negative_log_likelihood(config, logits, part).sum())
+    return total / count
+
+
+def _nothing(drawn: Drawn) -> None:
+    """Forced outcomes are known already."""
+
+
+def _check_lengths(n_samples: int, covered: int, config: ModelConfig) -> None:
+    slack = _SCORE_SLACK_FRAMES * config.hop_length
+    if config.mel is not None:
+        slack = max(slack, config.mel.n_fft)
+    if abs(n_samples - covered) > slack:
+        raise InputError(
+            f"The waveform has {n_samples} samples but the mel covers {covered}; they must be of "
+            f"the same recording at {config.sample_rate} Hz (up to {slack} samples may differ)."
+        )

@@ -1,0 +1,152 @@
+"""The engine against the PyTorch model in float64, under teacher forcing.
+
+Free-running audio parts at the first draw that falls the other way, so logits are compared while
+both follow the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .lanes import Drawn, Lane, forced_logits, run_lanes
+from .scoring import negative_log_likelihood
+from .synthetic import random_mel
+from .utterance import Sampling, Voice
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
+    from .vocoder import Vocoder
+
+# dtype -> (absolute, share of the largest logit) by which a logit may differ; docs/numerics.md
+TOLERANCES: dict[str, tuple[float, float]] = {
+    "fp32": (1e-4, 1e-5),
+    "fp16": (0.0, 2e-2),
+    "bf16": (0.0, 2e-2),
+    "int8": (0.0, 1.5e-1),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the engine's logits lie from those of PyTorch."""
+
+    dtype: str
+    steps: int
+    worst: float  # largest absolute difference of a logit
+    worst_step: int  # where it is: sample
+    worst_logit: int  # and output
+    engine_logit: float
+    torch_logit: float
+    largest: float  # largest absolute logit
+    tolerance: float  # largest difference allowed
+    engine_nll: float  # nats per sample of the forced samples
+    torch_nll: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every logit is within the tolerance."""
+        return self.worst <= self.tolerance
+
+
+def compare(
+    voc: Vocoder,
+    tensors: Mapping[str, NDArray[np.float32]],
+    *,
+    steps: int = 2000,
+    mel: NDArray[np.float32] | None = None,
+    seed: int = 0,
+    stored: str = "fp32",
+) -> Comparison:
+    """Draw samples, then compare the logits of both models while they follow these.
+
+    Parameters
+    ----------
+    voc : Vocoder
+    tensors : canonical tensors of the PyTorch side, usually those that `voc` was made from
+    steps : int
+        Samples compared, 1 or more; fewer if the mel is shorter.
+    mel : float32 [n_mels, n_frames], optional
+        By default random values over the model's range.
+    seed : int
+        Of the samples and of the random mel.
+    stored : str
+        Type that the weights of `voc` were rounded to in a file; the coarser of it and of the
+        engine's dtype sets the tolerance.
+
+    Raises
+    ------
+    MissingDependencyError
+        If torch is not installed.
+    """
+    from .models.eager import make_eager
+    from .vocoder import Vocoder
+
+    config = voc.config
+    torch_model = make_eager(config, tensors, "float64")
+    if mel is None and config.n_mels:
+        frames = -(-steps // config.hop_length)
+        if config.pad == "none":
+            frames += config.lookback_frames + config.lookahead_frames
+        mel = random_mel(config, frames, seed)
+    if mel is not None:
+        steps = min(steps, config.n_output_frames(mel.shape[1]) * config.hop_length)
+    # Drawn in fp32: samples that a coarser engine drew itself would flatter it.
+    drawing = voc if voc.dtype == stored == "fp32" else Vocoder(config, tensors, dtype="fp32")
+    samples = _draw(drawing, mel, steps, seed)
+    ours = _forced(voc, mel, samples)
+    theirs = torch_model.teacher_forced_logits(samples, mel)
+    dtype = max((voc.dtype, stored), key=lambda name: TOLERANCES[name][1])
+    return _compare_logits(config, dtype, samples, ours, theirs)
+
+
+def _compare_logits(
+    config: ModelConfig,
+    dtype: str,
+    samples: NDArray[Any],
+    ours: NDArray[np.float32],
+    theirs: NDArray[np.float64],
+) -> Comparison:
+    difference = np.abs(ours.astype(np.float64) - theirs)
+    step, logit = (int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
+    largest = float(np.abs(theirs).max())
+    absolute, relative = TOLERANCES[dtype]
+    return Comparison(
+        dtype=dtype,
+        steps=len(samples),
+        worst=float(difference.max()),
+        worst_step=step,
+        worst_logit=logit,
+        engine_logit=float(ours[step, logit]),
+        torch_logit=float(theirs[step, logit]),
+        largest=largest,
+        tolerance=absolute + relative * largest,
+        engine_nll=float(negative_log_likelihood(config, ours, samples).mean()),
+        torch_nll=float(negative_log_likelihood(config, theirs, samples).mean()),
+    )
+
+
+def _lane(voc: Vocoder, mel: NDArray[np.float32] | None, steps: int, seed: int, take: Any) -> Lane:
+    voice = Voice(voc.config, voc.engine, voc.conditioner)
+    stream = voice.open(seed, Sampling(1.0, False, None))
+    return Lane(stream, voice.source(mel), position=0, remaining=steps, take=take)
+
+
+def _draw(voc: Vocoder, mel: NDArray[np.float32] | None, steps: int, seed: int) -> NDArray[Any]:
+    parts: list[Drawn] = []
+    lane = _lane(voc, mel, steps, seed, parts.append)
+    run_lanes(voc.engine, iter([lane]), hop_length=voc.config.hop_length, slots=1)
+    joined: NDArray[Any] = np.concatenate(parts)
+    return joined
+
+
+def _forced(
+    voc: Vocoder, mel: NDArray[np.float32] | None, samples: NDArray[Any]
+) -> NDArray[np.float32]:
+    lane = _lane(voc, mel, len(samples), 0, lambda drawn: None)
+    parts = forced_logits(voc.engine, lane, samples, voc.config.hop_length)
+    return np.concatenate([logits for logits, _ in parts])

@@ -1,0 +1,394 @@
+"""`Vocoder`: a loaded model that turns mel spectrograms into speech."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays, utterance
+from .config import ModelConfig
+from .devices import make_engine, resolve_device
+from .errors import InputError
+from .lanes import Lane, run_lanes
+
+if TYPE_CHECKING:
+    from . import _C
+    from .conditioning import Conditioner
+
+DEFAULT_STREAMS = 16  # utterances or folds side by side
+CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
+
+Wave = NDArray[np.float32]
+
+
+class Vocoder:
+    """A WaveRNN model ready to sound; make one with `Vocoder.from_pretrained`.
+
+    The same model, mel, seed and dtype give the same samples bit for bit, whatever else runs in
+    the batch, however the audio is streamed and however many threads work. One object may be used
+    from several Python threads.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    tensors : mapping of str to float32 array
+        Canonical weights (docs/formats.md).
+    device, dtype, cpu_threads
+        As in `from_pretrained`.
+
+    Raises
+    ------
+    ModelError
+        If the weights do not match the configuration, listing every difference.
+    DeviceError, InputError
+        As in `from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        cpu_threads: int | None = None,
+    ) -> None:
+        from . import canonical, conditioning
+
+        canonical.validate(config, tensors)
+        self._config = config
+        self._engine = make_engine(config, tensors, device, dtype, cpu_threads)
+        self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | os.PathLike[str],
+        device: str = "auto",
+        dtype: str = "auto",
+        preset: str | None = None,
+        cpu_threads: int | None = None,
+    ) -> Vocoder:
+        """Load a checkpoint: a canonical .safetensors file, or a .pt file of a known family.
+
+        Parameters
+        ----------
+        path_or_name : path
+            The file. PyTorch files need the extra ``wavernn-fast[torch]`` and are read without
+            running any code from them; `wavernn-fast convert` makes a file that needs no torch.
+        device : {"auto", "cpu", "cuda", "emu"}
+            "auto" takes the best there is and logs why.
+        dtype : {"auto", "fp32", "fp16", "bf16", "int8"}
+            How weights are stored while running; sums are float32. "auto" is fp32.
+        preset : str, optional
+            Mel and output rules, for checkpoints that do not carry them.
+        cpu_threads : int, optional
+            Default: the processors this process may use.
+
+        Raises
+        ------
+        ModelError
+            If the file is unreadable, of no known family, incomplete or misshapen.
+        MissingDependencyError
+            If the file needs PyTorch and it is not installed.
+        DeviceError
+            If the device or instruction set is not available here.
+        InputError
+            If an argument has no meaning (an unknown preset or dtype).
+        """
+        from . import checkpoints
+
+        device = resolve_device(device)  # before a long load
+        config, tensors = checkpoints.load(path_or_name, preset=preset)
+        return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
+
+    # --- what it is ---
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes, mel convention and output rule."""
+        return self._config
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the audio, in Hz."""
+        return self._config.sample_rate
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu"."""
+        return self._engine.device
+
+    @property
+    def dtype(self) -> str:
+        """How weights are stored: "fp32", "fp16", "bf16" or "int8"."""
+        return self._engine.dtype
+
+    @property
+    def isa(self) -> str:
+        """Instruction set in use, such as "avx2"."""
+        return self._engine.isa
+
+    @property
+    def cpu_threads(self) -> int:
+        """Threads that work on one call."""
+        return self._engine.threads
+
+    @property
+    def engine(self) -> _C.Engine:
+        """The compiled engine below, for benchmarks and verification."""
+        return self._engine
+
+    @property
+    def conditioner(self) -> Conditioner | None:
+        """Mel frames to conditioning rows; None for an unconditioned model."""
+        return self._conditioner
+
+    def __repr__(self) -> str:
+        c = self._config
+        return (
+            f"Vocoder({c.core} {c.hidden_size}, {c.head}, {c.sample_rate} Hz, "
+            f"{self.device}/{self.isa}/{self.dtype}, {self.cpu_threads} threads)"
+        )
+
+    # --- sound ---
+
+    def generate(
+        self,
+        mel: Any = None,
+        *,
+        n_samples: int | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        fold: utterance.Fold = None,
+        fade_out: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Any:
+        """Turn one mel spectrogram into a waveform.
+
+        Parameters
+        ----------
+        mel : array [n_mels, n_frames] or [1, n_mels, n_frames]
+            numpy, torch, cupy or anything with DLPack; the result is of the same kind. Values as
+            the model's mel convention (`config.mel`) makes them.
+        n_samples : int
+            For an unconditioned model, in place of `mel`: samples to make.
+        seed : int
+            0 to 2**64 - 1. The same seed gives the same samples.
+        temperature : float
+            Above 0; 1 is what the model learned, less is safer and duller.
+        greedy : bool
+            Take the likeliest class at every step; seed and temperature are then without effect.
+        fold : bool or (target, overlap), optional
+            Cut the utterance into overlapping folds that run side by side and are crossfaded:
+            faster on long audio, but not the samples of the unfolded run. True takes the sizes of
+            the model's preset, numbers are samples.
+        fade_out : bool
+            False leaves out the fade at the end that some presets ask for.
+        progress : callable, optional
+            Called with the number of samples drawn so far, several times a second.
+
+        Returns
+        -------
+        array, float32 [n_samples], in [-1, 1]
+            ``config.n_samples(n_frames)`` samples; empty for a mel without frames.
+
+        Raises
+        ------
+        InputError
+            If the mel or another argument is unusable.
+        EngineError
+            If a logit became NaN or infinite.
+        """
+        one = utterance.make_request(self._config, mel, n_samples, seed)
+        sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
+        return self._run([one], sampling, fade_out, DEFAULT_STREAMS, progress)[0]
+
+    def generate_batch(
+        self,
+        mels: Iterable[Any],
+        seeds: Sequence[int] | None = None,
+        *,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        fold: utterance.Fold = None,
+        fade_out: bool = True,
+        streams: int = DEFAULT_STREAMS,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Any]:
+        """Turn many mels of any lengths into waveforms, several side by side.
+
+        Parameters
+        ----------
+        mels : iterable of arrays [n_mels, n_frames]
+        seeds : sequence of int, optional
+            One for each mel; by default item i has seed i.
+        streams : int
+            Utterances (or folds) run side by side; changes the speed, never the samples.
+        temperature, greedy, fold, fade_out, progress
+            As in `generate`; progress counts the samples of all items together.
+
+        Returns
+        -------
+        list of float32 arrays
+            Item i equals ``generate(mels[i], seed=seeds[i])`` bit for bit.
+
+        Raises
+        ------
+        InputError, EngineError
+            As in `generate`; the message names the item.
+        """
+        items = list(mels)
+        given = list(range(len(items))) if seeds is None else list(seeds)
+        if len(given) != len(items):
+            raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
+        requests = []
+        for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
+            try:
+                requests.append(utterance.make_request(self._config, mel, None, seed))
+            except InputError as error:
+                raise InputError(f"Item {i} of the batch: {error}") from error
+        sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
+        slots = arrays.to_count(streams, "streams", 1)
+        return self._run(requests, sampling, fade_out, slots, progress)
+
+    def stream(
+        self,
+        mel: Any = None,
+        *,
+        n_samples: int | None = None,
+        seed: int = 0,
+        chunk_frames: int | None = None,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        fade_out: bool = True,
+    ) -> Iterator[Any]:
+        """Make the waveform of `generate` chunk by chunk; joined, the chunks equal it bit for bit.
+
+        Parameters
+        ----------
+        mel : array [n_mels, n_frames], or iterator of arrays [n_mels] or [n_mels, any]
+            A whole mel gives its first chunk at once. From an iterator, a frame can sound when
+            the frames that the model looks ahead to (``config.lookahead_frames``) have come; and
+            as the end is not known before the iterator ends, so much is held back as the length
+            rule cuts (one frame in some presets) and the fade-out covers
+            (``config.output.fade_out_frames``; ``fade_out=False`` holds none of it back).
+        chunk_frames : int, optional
+            Frames of sound in a chunk; the last may be shorter. Default: about 50 ms.
+        n_samples, seed, temperature, greedy, fade_out
+            As in `generate`.
+
+        Returns
+        -------
+        iterator of float32 arrays [n]
+            Work is done as chunks are asked for; arguments are checked at once, except what an
+            iterator yields.
+
+        Raises
+        ------
+        InputError, EngineError
+            As in `generate`.
+        """
+        from . import stream as streaming
+
+        sampling = utterance.Sampling(temperature, greedy, None)
+        frames = self._chunk_frames(chunk_frames)
+        voice = self._voice(fade_out)
+        if isinstance(mel, Iterator):
+            if n_samples is not None or self._conditioner is None:
+                raise InputError("An unconditioned model streams n_samples=..., not frames.")
+            return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames)
+        one = utterance.make_request(self._config, mel, n_samples, seed)
+        if one.mel is not None:  # the caller may reuse the array before the last chunk
+            one = dataclasses.replace(one, mel=one.mel.copy())
+        chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
+        return map(one.restore, chunks)
+
+    def score(self, mel: Any, wav: Any) -> float:
+        """Negative log-likelihood of a recording under the model, teacher forced.
+
+        Parameters
+        ----------
+        mel : array [n_mels, n_frames], or None for an unconditioned model
+        wav : array, float [n_samples] in [-1, 1]
+            The waveform that the mel was made from, at the model's sample rate. What both cover
+            is scored; they may differ by the few frames that framing adds.
+
+        Returns
+        -------
+        float
+            Nats per sample: dual: coarse plus fine; mol: of the 16-bit bin around each sample.
+
+        Raises
+        ------
+        InputError
+            If an argument is unusable or the lengths do not belong together.
+        """
+        wave, _ = arrays.to_array(wav, "waveform")
+        one = utterance.make_request(
+            self._config, mel, len(wave) if mel is None and wave.ndim == 1 else None, 0
+        )
+        return utterance.score(self._voice(False), one, wave)
+
+    def check_mel(self, mel: Any) -> Wave:
+        """Return `mel` as float32 [n_mels, n_frames] if this model can sound it.
+
+        Raises
+        ------
+        InputError
+            Saying what is wrong with it. Values that do not look like the model's convention give
+            a `features.MelRangeWarning` only.
+        """
+        return arrays.to_mel(mel, self._config)[0]
+
+    # --- helpers ---
+
+    def _voice(self, fade_out: bool) -> utterance.Voice:
+        config = self._config
+        if not fade_out and config.output.fade_out_frames:
+            output = dataclasses.replace(config.output, fade_out_frames=0)
+            config = dataclasses.replace(config, output=output)
+        return utterance.Voice(config, self._engine, self._conditioner)
+
+    def _chunk_frames(self, chunk_frames: int | None) -> int:
+        if chunk_frames is not None:
+            return arrays.to_count(chunk_frames, "chunk_frames", 1)
+        return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))
+
+    def _run(
+        self,
+        requests: Sequence[utterance.Request],
+        sampling: utterance.Sampling,
+        fade_out: bool,
+        slots: int,
+        progress: Callable[[int], None] | None,
+    ) -> list[Any]:
+        voice = self._voice(fade_out)
+        jobs = [utterance.Job(voice, request, sampling) for request in requests]
+        drawn = 0
+
+        def count(samples: int) -> None:
+            nonlocal drawn
+            drawn += samples
+            if progress is not None:
+                progress(drawn)
+
+        run_lanes(
+            self._engine,
+            _longest_first(jobs),
+            hop_length=self._config.hop_length,
+            slots=slots,
+            on_samples=count,
+        )
+        return [job.request.restore(job.result()) for job in jobs]
+
+
+def _longest_first(jobs: Sequence[utterance.Job]) -> Iterator[Lane]:
+    for job in sorted(jobs, key=lambda job: -job.request.n_drawn):
+        yield from job.lanes()
