@@ -12,7 +12,7 @@ namespace wavernn_fast {
 
 struct EngineOptions {
   std::string device = "cpu";  // cpu or reference
-  std::string dtype = "auto";  // fp32, fp16, bf16, int8; auto is fp32
+  std::string dtype = "auto";  // fp32, fp16, bf16, int8, int8-fast; auto is fp32
   int threads = 0;             // 0: what the process may use
   std::string isa = "auto";
 };

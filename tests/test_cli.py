@@ -85,6 +85,7 @@ def test_vocode_writes_one_file_and_the_options_reach_the_engine(model, voc, mel
         ("--greedy",): {"greedy": True},
         ("--temperature", "0.5"): {"temperature": 0.5},
         ("--fold", "300,60"): {"fold": (300, 60)},
+        ("--fold", "400/80"): {"fold": (400, 80)},
         ("--fold", "yes"): {"fold": True},
         ("--threads", "1"): {},
     }
@@ -198,6 +199,57 @@ def test_on_a_terminal_progress_is_shown(model, tmp_path):
     assert process.returncode == 0
     for word in (b"1/1", b"audio s/s", b"RTF"):
         assert word in text
+
+
+# --- demo -----------------------------------------------------------------------------------------
+
+
+def test_demo_makes_a_sound_without_model_and_torch_and_says_that_it_is_noise(tmp_path):
+    code = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "from wavernn_fast.cli import main\nmain(sys.argv[1:])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "demo", "-o", "demo.wav", "--seconds", "0.5"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
+    assert result.returncode == 0, result.stderr
+    info = soundfile.info(tmp_path / "demo.wav")
+    assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
+    assert info.duration == pytest.approx(0.5, abs=0.01)
+    for stream in (result.stdout, result.stderr):
+        assert "random" in stream.lower()
+        assert "NOISE" in stream
+    for word in ("device cpu", "isa ", "thread", "samples/s", "real-time factor", "vocode"):
+        assert word in result.stdout
+
+
+def test_demo_repeats_with_its_seed_and_reports_as_json(tmp_path):
+    files = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.wav"
+        options = ("--seconds", 0.1, "--seed", seed, "--threads", 1, "--dtype", "fp16", "--json")
+        result = run("demo", "-o", out, *options)
+        assert result.exit_code == 0, result.stderr
+        facts = json.loads(result.stdout)
+        assert facts["random_weights"] is True
+        assert "NOISE" in facts["warning"]
+        assert (facts["dtype"], facts["threads"], facts["seed"]) == ("fp16", 1, seed)
+        rate = facts["samples"] / facts["wall_seconds"]
+        assert facts["samples_per_s"] == pytest.approx(rate)
+        assert facts["real_time_factor"] == pytest.approx(22050 / rate)
+        files[name] = pcm(out)
+        assert len(files[name]) == 2 * facts["samples"]
+    assert files["a"] == files["b"] != files["c"]
+
+
+def test_demo_refuses_what_it_cannot_write(tmp_path):
+    refused(run("demo", "-o", tmp_path / "out.mp3"), tmp_path, ".wav")
+    refused(run("demo"), tmp_path, "-o")
+    refused(run("demo", "-o", "-", "--json"), tmp_path, "stdout")
 
 
 # --- mel, resynth ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError, EngineError, InputError
 
 ISAS = _C.available_isas()
-DTYPES = ("fp32", "fp16", "bf16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
 SMALL = cases.small_configs()
 
 
@@ -117,8 +117,9 @@ def test_a_batch_gives_each_stream_what_it_gets_alone(work, n_streams, threads):
         assert np.array_equal(samples, work.run(engine, seed=int(seed))[0][:length])
 
 
-def test_int8_batches_equal_single_streams(work):
-    engine = make(work.config, work.tensors, dtype="int8", threads=2)
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int8-fast"])
+def test_batches_of_other_dtypes_equal_single_streams(work, dtype):
+    engine = make(work.config, work.tensors, dtype=dtype, threads=2)
     n = 20
     results = engine.run(
         [engine.open(s) for s in range(n)],
@@ -353,7 +354,7 @@ def test_unpacking_a_plan_gives_the_weights_back(work, dtype, threads):
     for name, found in packed.items():
         expected = work.tensors[original.get(name, f"{name}.weight")][:, : found.shape[1]]
         assert found.shape[1] in (h, h // 2, config.fc_size)
-        if dtype == "int8":
+        if dtype.startswith("int8"):
             scale = np.abs(expected).max(1, keepdims=True) / 127
             assert (np.abs(found - expected) <= 0.5001 * scale).all(), name
         else:

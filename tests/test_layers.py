@@ -57,7 +57,7 @@ MODULES: dict[str, str] = {
     "models": "models",
     "train": "train",
     "voice": "devices lanes stream utterance vocoder",
-    "tools": "benchmark doctor verification",
+    "tools": "benchmark doctor floors machine verification",
     "cli": "cli",
     "main": "__main__",
 }

@@ -1,27 +1,22 @@
 """Measured speed beside two yardsticks of the same minutes: eager PyTorch and the hardware floor.
 
-Engine, baseline and floor probes take turns, so that a machine that slows down slows all of them.
-Every figure is a median of rounds; the best is given beside it.
-
-The floor of one stream is reading all weights once a sample, at the bandwidth measured for that
-many bytes a thread. For eight streams or more it is arithmetic: 2 * macs_per_step operations a
-stream and sample at the measured peak (int8: macs_per_step multiply-adds).
+All cases of a session take turns: in every round each engine runs between two probes of its floor,
+and each PyTorch baseline runs once. So a machine that slows down slows everything that is compared.
+Every figure is a median of the rounds; the best and the slowest tenth are given beside it.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import floors
 from .config import ModelConfig
 from .errors import InputError, MissingDependencyError
 from .synthetic import random_mel
@@ -32,16 +27,14 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
-ARITHMETIC_STREAMS = 8  # from here on the floor is arithmetic, below it is memory
 _WARM_UP_STEPS = 200
-_PROBE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Case:
     """One row of the table."""
 
-    name: str  # of the model
+    name: str  # of the model, a key of the session's models
     dtype: str
     threads: int
     streams: int
@@ -58,17 +51,24 @@ class Row:
     streams: int
     rounds: int
     samples_per_s: float  # median
-    samples_per_s_best: float
     samples_per_s_p10: float  # nine rounds of ten were faster
+    samples_per_s_best: float
     x_realtime: float  # of the median, all streams
     x_realtime_stream: float  # of one stream
-    floor: str  # "read", "fma" or "int8"
-    floor_peak: float  # bytes/s, flop/s or multiply-adds/s, median of the probes
+    weight_bytes: int
+    macs_per_step: int
+    probes: dict[str, float]  # kind -> bytes/s (read), flop/s (fma), multiply-adds/s; medians
+    floor: str  # the tightest limit, one of the probes
     floor_samples_per_s: float
-    floor_share: float  # samples_per_s / floor_samples_per_s
-    baseline_samples_per_s: float | None  # eager PyTorch float32; None: not run
-    baseline_threads: int | None  # 1 or `threads`, whichever PyTorch was faster with
-    speedup: float | None
+    share_of_floor: float  # samples_per_s / floor_samples_per_s
+    share_of_read: float | None  # the same against reading alone; None from 8 streams on
+    eager_samples_per_s: float | None  # PyTorch float32, one stream; None: not run
+    eager_threads: int | None  # 1 or `threads`, whichever was faster
+    ratio_to_eager: float | None
+    eager_batch_samples_per_s: float | None  # the best batch that ran; None: no batch ran
+    eager_batch_streams: int | None
+    eager_batch_threads: int | None
+    ratio_to_eager_batch: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -76,88 +76,104 @@ class Row:
 
 
 def measure(
-    case: Case,
-    config: ModelConfig,
-    tensors: Tensors,
+    models: Mapping[str, tuple[ModelConfig, Tensors]],
+    cases: Sequence[Case],
     *,
-    rounds: int = 7,
+    rounds: int = 5,
     seconds: float = 0.5,
     baseline: bool = True,
-) -> Row:
-    """Measure one case.
+    progress: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """Measure all cases in one interleaved session.
 
     Parameters
     ----------
+    models : name -> configuration and canonical tensors
+    cases : what to run; every name in `models`
     rounds : int
-        Turns of probe, engine, baseline, probe; 1 or more.
+        1 or more. Odd rounds run in reverse order.
     seconds : float
-        About how long engine and baseline run in a turn.
+        About how long one engine or baseline runs in a round.
     baseline : bool
-        Also run eager PyTorch with as many streams, on one thread or as many as the engine,
-        whichever is faster; left out if it is not installed.
+        Also run eager PyTorch, if it is installed: one stream, and every number of streams of
+        `cases`; on one thread and on every number of threads of `cases`.
+    progress : callable, optional
+        Called with 1 after every measurement; there are `measurements(...)` of them.
+
+    Returns
+    -------
+    list of Row
+        In the order of `cases`.
     """
     if rounds < 1 or not seconds > 0.0:
         raise InputError("Give at least one round of more than 0 seconds.")
-    voc = Vocoder(config, tensors, dtype=case.dtype, cpu_threads=case.threads)
-    run_engine = _engine_runner(voc, case.streams)
-    run_eager, eager_threads = _best_eager(config, tensors, case) if baseline else (None, 0)
-    engine_steps = _calibrate(run_engine, seconds)
-    eager_steps = 0 if run_eager is None else _calibrate(run_eager, seconds)
-    kind = _floor_kind(voc.dtype, case.streams)
-    peaks, engine_rates, eager_rates = [], [], []
-    for _ in range(rounds):
-        peaks.append(_probe(voc, kind))
-        engine_rates.append(_rate(run_engine, engine_steps, case.streams))
-        if run_eager is not None:
-            eager_rates.append(_rate(run_eager, eager_steps, case.streams))
-        peaks.append(_probe(voc, kind))
-    row = _row(case, voc, kind, peaks, engine_rates)
-    if not eager_rates:
-        return row
-    base = statistics.median(eager_rates)
-    return replace(
-        row,
-        baseline_samples_per_s=base,
-        baseline_threads=eager_threads,
-        speedup=row.samples_per_s / base,
-    )
+    runs = list(_engine_runs(models, cases))
+    eager = list(_eager_runs(models, cases)) if baseline else []
+    for one in (*runs, *eager):
+        one.steps = _calibrate(one.run, seconds)
+    for i in range(rounds):
+        order = [*runs, *eager]
+        for one in order if i % 2 == 0 else reversed(order):
+            one.measure()
+            if progress is not None:
+                progress(1)
+    return [_row(run, eager) for run in runs]
 
 
-def _row(
-    case: Case,
-    voc: Vocoder,
-    kind: str,
-    peaks: Sequence[float],
-    rates: Sequence[float],
-) -> Row:
-    rate, peak = statistics.median(rates), statistics.median(peaks)
-    floor = _floor_rate(voc, kind, peak, case.streams)
-    return Row(
-        model=case.name,
-        dtype=voc.dtype,
-        isa=voc.isa,
-        threads=voc.cpu_threads,
-        streams=case.streams,
-        rounds=len(rates),
-        samples_per_s=rate,
-        samples_per_s_best=max(rates),
-        samples_per_s_p10=float(np.quantile(rates, 0.1)),
-        x_realtime=rate / voc.sample_rate,
-        x_realtime_stream=rate / case.streams / voc.sample_rate,
-        floor=kind,
-        floor_peak=peak,
-        floor_samples_per_s=floor,
-        floor_share=rate / floor,
-        baseline_samples_per_s=None,
-        baseline_threads=None,
-        speedup=None,
-    )
+def measurements(cases: Sequence[Case], rounds: int, baseline: bool = True) -> int:
+    """How often `progress` of `measure` is called at the most."""
+    pairs = {pair for case in cases for pair in _eager_keys(case)} if baseline else set()
+    return rounds * (len(cases) + len(pairs))
 
 
 # --- what is timed --------------------------------------------------------------------------------
 
 
 Runner = Callable[[int], tuple[int, float]]  # about n samples a stream -> (samples made, seconds)
+
+
+@dataclass
+class _Run:
+    """Something that is timed once a round."""
+
+    case: Case
+    run: Runner
+    steps: int = 0
+    rates: list[float] = field(default_factory=list)  # samples/s, all streams
+
+    def measure(self) -> None:
+        made, took = self.run(self.steps)
+        self.rates.append(made * self.case.streams / took)
+
+
+@dataclass
+class _EngineRun(_Run):
+    """An engine; its floor is probed before and after."""
+
+    voc: Vocoder | None = None
+    probes: list[dict[str, float]] = field(default_factory=list)
+
+    def measure(self) -> None:
+        before = self._probe()
+        super().measure()
+        after = self._probe()
+        self.probes.append({kind: 0.5 * (before[kind] + after[kind]) for kind in before})
+
+    def _probe(self) -> dict[str, float]:
+        voc = self.voc
+        assert voc is not None
+        return {k: floors.probe(voc, k) for k in floors.kinds(voc.dtype, self.case.streams)}
+
+
+def _engine_runs(
+    models: Mapping[str, tuple[ModelConfig, Tensors]], cases: Sequence[Case]
+) -> Iterator[_EngineRun]:
+    made: dict[tuple[str, str, int], Vocoder] = {}  # cases that differ in streams share one
+    for case in cases:
+        key = case.name, case.dtype, case.threads
+        if key not in made:
+            made[key] = Vocoder(*models[case.name], dtype=case.dtype, cpu_threads=case.threads)
+        yield _EngineRun(case, _engine_runner(made[key], case.streams), voc=made[key])
 
 
 def _engine_runner(voc: Vocoder, streams: int) -> Runner:
@@ -195,153 +211,150 @@ def _frames(config: ModelConfig, steps: int) -> int:
     return frames
 
 
-def _eager_runner(config: ModelConfig, tensors: Tensors, case: Case, threads: int) -> Runner | None:
-    """Make the same for PyTorch: its own loop, float32; None if it is not installed."""
+def _eager_keys(case: Case) -> list[tuple[str, int, int]]:
+    """Baselines that a case is compared with: (model, streams, threads)."""
+    return [
+        (case.name, streams, threads)
+        for streams in sorted({1, case.streams})
+        for threads in sorted({1, case.threads})
+    ]
+
+
+def _eager_runs(
+    models: Mapping[str, tuple[ModelConfig, Tensors]], cases: Sequence[Case]
+) -> Iterator[_Run]:
+    """PyTorch's own loops, float32; none if it is not installed."""
     from .models.eager import make_eager
 
-    try:
-        model: EagerModel = make_eager(config, tensors, "float32")
-    except MissingDependencyError:
-        return None
+    made: dict[str, EagerModel] = {}
+    for name, streams, threads in dict.fromkeys(key for case in cases for key in _eager_keys(case)):
+        if name not in made:
+            try:
+                made[name] = make_eager(*models[name], "float32")
+            except MissingDependencyError:
+                return
+        case = Case(name, "fp32", threads, streams)
+        yield _Run(case, _eager_runner(made[name], models[name][0], case))
 
-    torch = sys.modules["torch"]  # the model has loaded it
+
+def _eager_runner(model: EagerModel, config: ModelConfig, case: Case) -> Runner:
+    from .models.eager import torch_threads
 
     def run(steps: int) -> tuple[int, float]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
         mel = random_mel(config, _frames(config, steps)) if config.n_mels else None
-        started = time.perf_counter()
-        model.generate(steps, mel, batch=case.streams)
-        took = time.perf_counter() - started
-        torch.set_num_threads(before)
-        return steps, took
+        with torch_threads(case.threads):
+            started = time.perf_counter()
+            model.generate(steps, mel, batch=case.streams)
+            return steps, time.perf_counter() - started
 
     return run
 
 
-def _best_eager(config: ModelConfig, tensors: Tensors, case: Case) -> tuple[Runner | None, int]:
-    """PyTorch with one thread or the case's, whichever is faster here, and how many that is."""
-    best: tuple[float, Runner | None, int] = (0.0, None, 0)
-    for threads in sorted({1, case.threads}):
-        run = _eager_runner(config, tensors, case, threads)
-        if run is not None:
-            run(_WARM_UP_STEPS // 4)
-            rate = _rate(run, _WARM_UP_STEPS, case.streams)
-            best = max(best, (rate, run, threads), key=lambda entry: entry[0])
-    return best[1], best[2]
-
-
 def _calibrate(run: Runner, seconds: float) -> int:
     """Steps that take about `seconds`; warms everything up on the way."""
-    steps = _WARM_UP_STEPS
+    steps = _WARM_UP_STEPS // 8  # a large batch takes long
     while True:
         made, took = run(steps)
         if took >= seconds / 4:
-            return max(_WARM_UP_STEPS, int(made / took * seconds))
+            return max(_WARM_UP_STEPS // 8, int(made / took * seconds))
         steps = min(steps * 8, int(steps * max(2.0, seconds / max(took, 1e-6))))
 
 
-def _rate(run: Runner, steps: int, streams: int) -> float:
-    """Samples per second, all streams."""
-    made, took = run(steps)
-    return made * streams / took
+# --- the rows -------------------------------------------------------------------------------------
 
 
-# --- the floor ------------------------------------------------------------------------------------
+def _row(run: _EngineRun, eager: Sequence[_Run]) -> Row:
+    case, voc = run.case, run.voc
+    assert voc is not None
+    rate, probes = statistics.median(run.rates), floors.medians(run.probes)
+    floor = floors.floor(voc, case.streams, probes)
+    allowed = floor.samples_per_s(case.streams)
+    peers = [e for e in eager if e.case.name == case.name and e.case.threads in (1, case.threads)]
+    single, single_threads, _ = _fastest([e for e in peers if e.case.streams == 1])
+    batch, batch_threads, batch_streams = _fastest(
+        [e for e in peers if e.case.streams > 1 and case.streams > 1]
+    )
+    few = case.streams < floors.ARITHMETIC_STREAMS
+    return Row(
+        model=case.name,
+        dtype=voc.dtype,
+        isa=voc.isa,
+        threads=voc.cpu_threads,
+        streams=case.streams,
+        rounds=len(run.rates),
+        samples_per_s=rate,
+        samples_per_s_p10=float(np.quantile(run.rates, 0.1)),
+        samples_per_s_best=max(run.rates),
+        x_realtime=rate / voc.sample_rate,
+        x_realtime_stream=rate / case.streams / voc.sample_rate,
+        weight_bytes=voc.engine.weight_bytes,
+        macs_per_step=voc.engine.macs_per_step,
+        probes=probes,
+        floor=floor.limit,
+        floor_samples_per_s=allowed,
+        share_of_floor=rate / allowed,
+        share_of_read=rate / floor.samples_per_s(case.streams, "read") if few else None,
+        eager_samples_per_s=single,
+        eager_threads=single_threads,
+        ratio_to_eager=None if single is None else rate / single,
+        eager_batch_samples_per_s=batch,
+        eager_batch_streams=batch_streams,
+        eager_batch_threads=batch_threads,
+        ratio_to_eager_batch=None if batch is None else rate / batch,
+    )
 
 
-def _floor_kind(dtype: str, streams: int) -> str:
-    if streams < ARITHMETIC_STREAMS:
-        return "read"
-    return "int8" if dtype == "int8" else "fma"
-
-
-def _probe(voc: Vocoder, kind: str) -> float:
-    from . import _C
-
-    share = max(1, voc.engine.weight_bytes // voc.cpu_threads)
-    return _C.probe(kind, share, voc.cpu_threads, _PROBE_SECONDS, voc.isa)
-
-
-def _floor_rate(voc: Vocoder, kind: str, peak: float, streams: int) -> float:
-    """Samples per second, all streams, that the probed limit allows."""
-    if kind == "read":
-        return streams * peak / voc.engine.weight_bytes
-    operations = voc.engine.macs_per_step * (1 if kind == "int8" else 2)
-    return peak / operations
-
-
-# --- the table ------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    from . import __version__
-
-    return {
-        "cpu": _cpu_name(),
-        "cpus_allowed": allowed_cpus(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": _torch_version(),
-        "wavernn_fast": __version__,
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
-def allowed_cpus() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _torch_version() -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return None
+def _fastest(runs: Sequence[_Run]) -> tuple[float, int, int] | tuple[None, None, None]:
+    """(median samples/s, threads, streams) of the fastest baseline; None where there is none."""
+    if not runs:
+        return None, None, None
+    best = max(runs, key=lambda run: statistics.median(run.rates))
+    return statistics.median(best.rates), best.case.threads, best.case.streams
 
 
 def to_markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
     """A table of the rows, and a line about the machine."""
-    head = (
-        "| model | dtype | threads | streams | samples/s | best | x real time | floor | "
-        "share of floor | eager PyTorch | speed-up |"
-    )
-    lines = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        base = (
-            "not measured"
-            if row.baseline_samples_per_s is None
-            else f"{row.baseline_samples_per_s:,.0f} ({row.baseline_threads} thr.)"
-        )
-        speedup = "" if row.speedup is None else f"{row.speedup:.1f}"
-        lines.append(
-            f"| {row.model} | {row.dtype} | {row.threads} | {row.streams} | "
-            f"{row.samples_per_s:,.0f} | {row.samples_per_s_best:,.0f} | {row.x_realtime:.2f} | "
-            f"{row.floor} {row.floor_samples_per_s:,.0f} | {100 * row.floor_share:.0f} % | "
-            f"{base} | {speedup} |"
-        )
+    heads = (
+        "model", "dtype", "threads", "streams", "samples/s", "slowest tenth", "best",
+        "x real time", "floor", "share of floor", "of read", "eager, 1 stream", "ratio",
+        "eager, best batch", "ratio",
+    )  # fmt: skip
+    lines = [_line(heads), "|" + "---|" * len(heads)]
+    lines += [_line(_cells(row)) for row in rows]
     isa = ", ".join(sorted({row.isa for row in rows}))
     lines += [
         "",
-        f"{facts['cpu']}, {facts['cpus_allowed']} processors allowed, {isa}; median of "
-        f"{rows[0].rounds if rows else 0} rounds; torch {facts['torch']}, "
-        f"wavernn_fast {facts['wavernn_fast']}. Samples/s count all streams together.",
+        f"{facts['cpu']}, {facts['cores']} cores, {facts['cpus_allowed']} allowed, {isa}; medians "
+        f"of {rows[0].rounds if rows else 0} rounds; torch {facts['torch']}, "
+        f"wavernn_fast {facts['wavernn_fast']}, {facts['date']}. Samples/s count all streams "
+        "together; (n t) is PyTorch on n threads, (B = n) its batch.",
     ]
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(row: Row) -> list[str]:
+    eager, ratio = "not measured", ""
+    if row.eager_samples_per_s is not None:
+        eager, ratio = (
+            f"{row.eager_samples_per_s:,.0f} ({row.eager_threads} t)",
+            f"{row.ratio_to_eager:.1f}",
+        )
+    batch, batch_ratio = "", ""
+    if row.eager_batch_samples_per_s is not None:
+        batch = (
+            f"{row.eager_batch_samples_per_s:,.0f} (B = {row.eager_batch_streams}, "
+            f"{row.eager_batch_threads} t)"
+        )
+        batch_ratio = f"{row.ratio_to_eager_batch:.1f}"
+    return [
+        row.model, row.dtype, str(row.threads), str(row.streams), f"{row.samples_per_s:,.0f}",
+        f"{row.samples_per_s_p10:,.0f}", f"{row.samples_per_s_best:,.0f}",
+        f"{row.x_realtime:.2f}", f"{row.floor} {row.floor_samples_per_s:,.0f}",
+        f"{100 * row.share_of_floor:.0f} %",
+        "" if row.share_of_read is None else f"{100 * row.share_of_read:.0f} %",
+        eager, ratio, batch, batch_ratio,
+    ]  # fmt: skip

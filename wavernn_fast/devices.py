@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wavernn_fast")
 
-DTYPES = ("auto", "fp32", "fp16", "bf16", "int8")
+DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 
 
 def resolve_device(device: str) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .benchmark import allowed_cpus
 from .errors import WaveRNNError
+from .machine import allowed_cpus
 
 # package -> (what it is for, what installs it); "" is part of the package itself
 _EXTRAS = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .canonical import Tensors, expected_shapes
 from .config import ModelConfig
 from .errors import InputError
-from .presets import get_preset
+from .presets import Preset, get_preset
 
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 
@@ -23,6 +23,7 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     ----------
     spec : str
         "dual:896": the unconditioned 16-bit model of that hidden size at 24 kHz.
+        "dual-mel:256": the same conditioned on 80 mel bins, 22.05 kHz, hop 64.
         "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
         mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
     seed : int
@@ -39,11 +40,11 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     InputError
         If the spec is not of this form.
     """
-    match = re.fullmatch(r"(dual|residual|residual-mol):(\d{1,5})", spec)
+    match = re.fullmatch(r"(dual|dual-mel|residual|residual-mol):(\d{1,5})", spec)
     if match is None or not int(match[2]):
         raise InputError(
-            f"There is no synthetic model {spec!r}; write dual:896, residual:512 or "
-            "residual-mol:512 (any size)."
+            f"There is no synthetic model {spec!r}; write dual:896, dual-mel:256, "
+            "residual:512 or residual-mol:512 (any size)."
         )
     config = _config(match[1], int(match[2]))
     random = np.random.default_rng(seed)
@@ -71,6 +72,16 @@ def _config(kind: str, size: int) -> ModelConfig:
             hop_length=1,
             source="synthetic",
         )
+    if kind == "dual-mel":
+        preset = get_preset("mkotha")
+        return ModelConfig(
+            core="dual",
+            head="dual_softmax",
+            hidden_size=size,
+            fc_size=size,
+            n_classes=256,
+            **_conditioned(preset),
+        )
     preset = get_preset("fatchord-mol" if kind == "residual-mol" else "fatchord-raw9")
     return ModelConfig(
         core="residual",
@@ -78,17 +89,24 @@ def _config(kind: str, size: int) -> ModelConfig:
         hidden_size=size,
         fc_size=size,
         n_classes=30 if kind == "residual-mol" else 512,
-        sample_rate=preset.sample_rate,
-        hop_length=preset.hop_length,
-        n_mels=80,
-        upsample_left=1,
-        upsample_right=1,
-        mel=preset.mel,
-        output=preset.output,
-        preset=preset.name,
-        source="synthetic",
+        **_conditioned(preset),
         **_AUX,
     )
+
+
+def _conditioned(preset: Preset) -> dict[str, Any]:
+    """The fields of a model that hears the mel of a preset, three frames a sample."""
+    return {
+        "sample_rate": preset.sample_rate,
+        "hop_length": preset.hop_length,
+        "n_mels": 80,
+        "upsample_left": 1,
+        "upsample_right": 1,
+        "mel": preset.mel,
+        "output": preset.output,
+        "preset": preset.name,
+        "source": "synthetic",
+    }
 
 
 def random_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.float32]:
@@ -97,3 +115,22 @@ def random_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.
     random = np.random.default_rng(seed)
     frames = random.uniform(low, high, (config.n_mels, n_frames))
     return frames.astype(np.float32)
+
+
+def gliding_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.float32]:
+    """Frames [n_mels, n_frames], float32, that move like speech: harmonics, formants, syllables.
+
+    Of no language and no voice; it fills the model's value range without leaving it.
+    """
+    random = np.random.default_rng(seed)
+    t = np.linspace(0.0, 1.0, max(1, n_frames))[:n_frames]
+    bins = np.arange(config.n_mels)[:, None] / max(1, config.n_mels)
+    pitch = 0.04 + 0.01 * np.sin(2 * np.pi * (2 * t + random.random()))
+    level = 0.5 + 0.1 * np.cos(2 * np.pi * bins / pitch)
+    for centre in (0.15, 0.4, 0.7):
+        path = centre + 0.08 * np.sin(2 * np.pi * (3 * t * random.random() + random.random()))
+        level = level + 0.3 * np.exp(-(((bins - path) / 0.06) ** 2))
+    syllables = 0.5 - 0.5 * np.cos(2 * np.pi * 8 * t)  # eight of them
+    frames = np.clip(level * (1.0 - 0.5 * bins) * syllables, 0.0, 1.0)
+    low, high = (0.0, 1.0) if config.mel is None or config.mel.clip is None else config.mel.clip
+    return (low + (high - low) * frames).astype(np.float32)

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from .config import ModelConfig
     from .vocoder import Vocoder
 
-# dtype -> (absolute, share of the largest logit) by which a logit may differ; docs/numerics.md
+# The one table of tolerances: by how much a logit may differ under teacher forcing, as
+# (absolute, share of the largest |logit|), both added. Reasons: tests/tolerances.py.
 TOLERANCES: dict[str, tuple[float, float]] = {
     "fp32": (1e-4, 1e-5),
     "fp16": (0.0, 2e-2),
     "bf16": (0.0, 2e-2),
-    "int8": (0.0, 1.5e-1),
+    "int8": (0.0, 4e-2),
+    "int8-fast": (0.0, 1.5e-1),
 }
 
 

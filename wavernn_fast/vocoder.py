@@ -83,8 +83,9 @@ class Vocoder:
             running any code from them; `wavernn-fast convert` makes a file that needs no torch.
         device : {"auto", "cpu", "cuda", "emu"}
             "auto" takes the best there is and logs why.
-        dtype : {"auto", "fp32", "fp16", "bf16", "int8"}
-            How weights are stored while running; sums are float32. "auto" is fp32.
+        dtype : {"auto", "fp32", "fp16", "bf16", "int8", "int8-fast"}
+            How weights are stored while running; sums are float32. "auto" is fp32. "int8" rounds
+            activations to 14 bits, "int8-fast" to 7: half the work, several times the error.
         preset : str, optional
             Mel and output rules, for checkpoints that do not carry them.
         cpu_threads : int, optional
@@ -126,7 +127,7 @@ class Vocoder:
 
     @property
     def dtype(self) -> str:
-        """How weights are stored: "fp32", "fp16", "bf16" or "int8"."""
+        """How weights are stored: "fp32", "fp16", "bf16", "int8" or "int8-fast"."""
         return self._engine.dtype
 
     @property

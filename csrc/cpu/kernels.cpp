@@ -21,15 +21,18 @@ namespace {
 // ---- weight formats: a block is 16 rows of one column (int8: of four columns) ----------------
 
 struct Fp32 {
+  static constexpr int kTilePieces = 1;
   using Weight = float;
 
   WF_ALWAYS F load_block(const Weight* w) { return load(w); }
 };
 struct Fp16 {
+  static constexpr int kTilePieces = 1;
   using Weight = uint16_t;
   WF_ALWAYS F load_block(const Weight* w) { return load_fp16(w); }
 };
 struct Bf16 {
+  static constexpr int kTilePieces = 1;
   using Weight = uint16_t;
   WF_ALWAYS F load_block(const Weight* w) { return load_bf16(w); }
 };
@@ -78,23 +81,50 @@ WF_ALWAYS void matmul_tile(const MatmulArgs& a, int block, int stream) {
   }
 }
 
-template <int kBlocks, int kStreams>
+template <int kPieces, int kBlocks, int kStreams>
 WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
-  I acc[kBlocks][kStreams];
+  I acc[kPieces][kBlocks][kStreams];
 #pragma GCC unroll 8
-  for (int b = 0; b < kBlocks; ++b) {
+  for (int p = 0; p < kPieces; ++p) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) acc[b][s] = zero_int();
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma GCC unroll 8
+      for (int s = 0; s < kStreams; ++s) acc[p][b][s] = zero_int();
+    }
   }
   const ptrdiff_t step = ptrdiff_t(4 * kLanes) * a.blocks;
   const int8_t* w = static_cast<const int8_t*>(a.weights) + 4 * kLanes * block;
   const uint8_t* x = static_cast<const uint8_t*>(a.x) + stream * a.ldx;
   for (int k = 0; k < a.cols; k += 4) {
+    if constexpr (kStreams == 1) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {
+      for (int b = 0; b < kBlocks; ++b) {
+        const Q block_weights = load_q(w + 4 * kLanes * b);
 #pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b)
-        acc[b][s] = dot4(acc[b][s], w + 4 * kLanes * b, x + s * a.ldx + k);
+        for (int p = 0; p < kPieces; ++p)
+          acc[p][b][0] = dot4(acc[p][b][0], block_weights, x + p * a.cols + k);
+      }
+    } else {
+      Q weights[kBlocks];
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) weights[b] = load_q(w + 4 * kLanes * b);
+#pragma GCC unroll 8
+      for (int s = 0; s < kStreams; ++s) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPieces; ++p) {
+          const uint8_t* four = x + s * a.ldx + p * a.cols + k;
+#pragma GCC unroll 8
+          for (int b = 0; b < kBlocks; ++b) acc[p][b][s] = dot4(acc[p][b][s], weights[b], four);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < kPieces; ++p) {
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) {
+#pragma GCC unroll 8
+        for (int s = 0; s < kStreams; ++s) keep(acc[p][b][s]);
+      }
     }
     w += step;
   }
@@ -104,37 +134,47 @@ WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
       const int row = kLanes * (block + b);
-      const I sum = a.row_sum ? sub_int(acc[b][s], load_int(a.row_sum + row)) : acc[b][s];
-      const F exact = to_float(sum);
+      const I top = a.row_sum ? sub_int(acc[0][b][s], load_int(a.row_sum + row)) : acc[0][b][s];
+      F sum = to_float(top);
+      if constexpr (kPieces == 2) sum = fma(sum, set1(128.0f), to_float(acc[1][b][s]));
       const F scale = mul(load(a.row_scale + row), x_scale);
-      store(a.y + (stream + s) * a.ldy + row, fma(exact, scale, load(a.bias + row)));
+      store(a.y + (stream + s) * a.ldy + row, fma(sum, scale, load(a.bias + row)));
     }
   }
 }
 
-struct Int8 {};
+template <int kPieces>
+struct Int8 {
+  static constexpr int kTilePieces = kPieces;
+};
 
 template <class Format, int kBlocks, int kStreams>
 WF_ALWAYS void one_tile(const MatmulArgs& a, int block, int stream) {
-  if constexpr (__is_same(Format, Int8)) {
-    matmul_tile_int8<kBlocks, kStreams>(a, block, stream);
+  if constexpr (__is_same(Format, Int8<1>)) {
+    matmul_tile_int8<1, kBlocks, kStreams>(a, block, stream);
+  } else if constexpr (__is_same(Format, Int8<2>)) {
+    matmul_tile_int8<2, kBlocks, kStreams>(a, block, stream);
   } else {
     matmul_tile<Format, kBlocks, kStreams>(a, block, stream);
   }
 }
 
 // Blocks [block, block + kBlocks) for `count` streams from `stream` on.
+template <class Format>
+constexpr int tile_streams = kStreamTile / Format::kTilePieces;
+
 template <class Format, int kBlocks>
 WF_ALWAYS void tile_of(const MatmulArgs& a, int block, int stream, int count) {
+  constexpr int kTile = tile_streams<Format>;
   switch (count) {
     case 1: one_tile<Format, kBlocks, 1>(a, block, stream); break;
     case 2: one_tile<Format, kBlocks, 2>(a, block, stream); break;
-    case 3: one_tile<Format, kBlocks, 3>(a, block, stream); break;
-    case 4: one_tile<Format, kBlocks, 4>(a, block, stream); break;
-    case 5: if constexpr (kStreamTile > 4) one_tile<Format, kBlocks, 5>(a, block, stream); break;
-    case 6: if constexpr (kStreamTile > 5) one_tile<Format, kBlocks, 6>(a, block, stream); break;
-    case 7: if constexpr (kStreamTile > 6) one_tile<Format, kBlocks, 7>(a, block, stream); break;
-    case 8: if constexpr (kStreamTile > 7) one_tile<Format, kBlocks, 8>(a, block, stream); break;
+    case 3: if constexpr (kTile > 2) one_tile<Format, kBlocks, 3>(a, block, stream); break;
+    case 4: if constexpr (kTile > 3) one_tile<Format, kBlocks, 4>(a, block, stream); break;
+    case 5: if constexpr (kTile > 4) one_tile<Format, kBlocks, 5>(a, block, stream); break;
+    case 6: if constexpr (kTile > 5) one_tile<Format, kBlocks, 6>(a, block, stream); break;
+    case 7: if constexpr (kTile > 6) one_tile<Format, kBlocks, 7>(a, block, stream); break;
+    case 8: if constexpr (kTile > 7) one_tile<Format, kBlocks, 8>(a, block, stream); break;
     default: break;
   }
 }
@@ -143,7 +183,7 @@ WF_ALWAYS void tile_of(const MatmulArgs& a, int block, int stream, int count) {
 // The weights stay in the cache from tile to tile.
 template <class Format, int kBlocks>
 void matmul_blocks(const MatmulArgs& a, int block) {
-  const int tiles = (a.streams + kStreamTile - 1) / kStreamTile;
+  const int tiles = (a.streams + tile_streams<Format> - 1) / tile_streams<Format>;
   for (int i = 0, stream = 0; i < tiles; ++i) {
     const int count = (a.streams - stream) / (tiles - i);
     tile_of<Format, kBlocks>(a, block, stream, count);
@@ -178,16 +218,19 @@ void matmul(const MatmulArgs& a) {
   }
 }
 
-float quantize(const float* x, int n, bool is_signed, uint8_t* q) {
-  const float levels = float(is_signed ? kSignedLevels : kUnsignedLevels);
+float quantize(const float* x, int n, int pieces, bool is_signed, uint8_t* u) {
+  const Levels levels = activation_levels(pieces, is_signed);
   F top = zero();
   for (int i = 0; i < n; i += kLanes) top = max(top, abs(load(x + i)));
   const float largest = reduce_max(top);
-  const F factor = set1(largest > 0.0f ? levels / largest : 0.0f);
-  const F offset = set1(is_signed ? 64.0f : 0.0f);
-  for (int i = 0; i < n; i += kLanes)
-    store_u8(q + i, round_int(fma(load(x + i), factor, offset)));
-  return largest / levels;
+  const F factor = set1(largest > 0.0f ? float(levels.highest) / largest : 0.0f);
+  const F offset = set1(float(levels.offset));
+  for (int i = 0; i < n; i += kLanes) {
+    const I value = round_int(fma(load(x + i), factor, offset));
+    store_u8(u + i, pieces == 2 ? high_bits(value) : value);
+    if (pieces == 2) store_u8(u + n + i, low_bits(value));
+  }
+  return largest / float(levels.highest);
 }
 
 // ---- elementwise ------------------------------------------------------------------------------
@@ -367,7 +410,7 @@ uint64_t probe_int8(const void* data, size_t bytes, uint64_t rounds) {
   for (uint64_t i = 0; i < rounds; ++i) {
     for (size_t k = 0; k < n; k += step) {
 #pragma GCC unroll 8
-      for (int j = 0; j < kChains; ++j) acc[j] = dot4(acc[j], w + k + 4 * kLanes * j, q);
+      for (int j = 0; j < kChains; ++j) acc[j] = dot4(acc[j], load_q(w + k + 4 * kLanes * j), q);
     }
   }
   uint64_t sink = 0;
@@ -385,7 +428,8 @@ const KernelTable kTable = {
     .matmul_fp32 = matmul<Fp32>,
     .matmul_fp16 = matmul<Fp16>,
     .matmul_bf16 = matmul<Bf16>,
-    .matmul_int8 = matmul<Int8>,
+    .matmul_int8 = matmul<Int8<2>>,
+    .matmul_int8_fast = matmul<Int8<1>>,
     .quantize = quantize,
     .gru = gru,
     .input_layer = input_layer,

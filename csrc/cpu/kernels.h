@@ -12,10 +12,18 @@ namespace wavernn_fast::cpu {
 
 inline constexpr int kLanes = 16;          // floats of one vector, rows of one block
 inline constexpr int kMaxPanelBlocks = 6;  // widest panel
-// int8 activations have 7 bits, so that the AVX2 product cannot saturate: signed inputs are
-// q in [-63, 63] stored as q + 64, inputs that are never negative (after a ReLU) q in [0, 127].
-inline constexpr int kSignedLevels = 63;
-inline constexpr int kUnsignedLevels = 127;
+// int8 products multiply signed weight bytes by 7-bit pieces of the activations, which no
+// instruction set can saturate on. Dtype int8 uses two pieces, u = 128 * high + low with 14 bits;
+// int8_fast one piece of 7 bits. Signed inputs are stored with an offset of half the range, inputs
+// that are never negative (after a ReLU) without.
+struct Levels {
+  int highest;  // largest quantised magnitude
+  int offset;   // added to make it unsigned
+};
+inline constexpr Levels activation_levels(int pieces, bool is_signed) {
+  const int range = pieces == 2 ? 1 << 14 : 1 << 7;
+  return is_signed ? Levels{range / 2 - 1, range / 2} : Levels{range - 1, 0};
+}
 
 // Rows [0, 16 * blocks) of y = bias + W x for `streams` inputs.
 // Weights of one panel: [cols][blocks * 16], for int8 [cols / 4][blocks * 16][4].
@@ -27,7 +35,7 @@ struct MatmulArgs {
   const float* bias;       // [16 * blocks]
   const float* row_scale;  // [16 * blocks], int8 only: weight = scale * integer
   const int32_t* row_sum;  // [16 * blocks], int8 with signed inputs: 64 * sum of the integers
-  const void* x;           // float or uint8 [streams][ldx]
+  const void* x;           // float or uint8 [streams][ldx]; int8: high pieces, then low pieces
   const float* x_scale;    // [streams], int8 only
   float* y;                // [streams][ldy]
   ptrdiff_t ldx, ldy;      // elements between streams
@@ -73,8 +81,10 @@ struct KernelTable {
   void (*matmul_fp16)(const MatmulArgs&);
   void (*matmul_bf16)(const MatmulArgs&);
   void (*matmul_int8)(const MatmulArgs&);
-  // q = round(x * levels / max|x|) + offset; returns max|x| / levels. `n` is a multiple of 16.
-  float (*quantize)(const float* x, int n, bool is_signed, uint8_t* q);
+  void (*matmul_int8_fast)(const MatmulArgs&);
+  // u = round(x * highest / max|x|) + offset, cut into pieces (high [n], then low [n]); returns
+  // max|x| / highest. `n` is a multiple of 16.
+  float (*quantize)(const float* x, int n, int pieces, bool is_signed, uint8_t* u);
   void (*gru)(const GruArgs&);
   // out = base + conditioning + scalar * weights, channels [first, last) in steps of 16.
   void (*input_layer)(const float* base, const Conditioning& conditioning, const float* weights,

@@ -22,7 +22,7 @@ void Stepper::load(std::vector<Lane*> lanes) {
   const int widest = std::max(c.hidden_size, c.fc_size);
   const int classes = std::max(c.n_classes, 16) + 16;
   for (Local& local : locals_) {
-    local.quantised.resize(n, widest);
+    local.quantised.resize(n, 2 * widest);
     if (local.scales.size() < n) local.scales.resize(n);
     if (local.weights.size() == 0) {
       local.weights.resize(classes);
@@ -85,11 +85,12 @@ void Stepper::matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx
   args.x = x;
   args.ldx = ldx;
   args.ldy = ldy;
-  if (dtype == Dtype::int8) {
+  if (is_int8(dtype)) {
+    const int pieces = dtype == Dtype::int8 ? 2 : 1;
     Local& local = *me.local;
     for (size_t s = 0; s < streams(); ++s)
       local.scales[s] =
-          kernels_.quantize(x + s * ldx, m.cols, is_signed, local.quantised.row(s));
+          kernels_.quantize(x + s * ldx, m.cols, pieces, is_signed, local.quantised.row(s));
     args.x = local.quantised.data.data();
     args.ldx = local.quantised.width;
     args.x_scale = local.scales.data();
@@ -98,7 +99,8 @@ void Stepper::matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx
   auto* const function = dtype == Dtype::fp32   ? floats.matmul_fp32
                          : dtype == Dtype::fp16 ? floats.matmul_fp16
                          : dtype == Dtype::bf16 ? kernels_.matmul_bf16
-                                                : kernels_.matmul_int8;
+                         : dtype == Dtype::int8 ? kernels_.matmul_int8
+                                                : kernels_.matmul_int8_fast;
   for (int part = me.part_begin; part < me.part_end; ++part) {
     for (const Panel& panel : m.parts[part]) {
       const int row = kRowsPerBlock * panel.block;

@@ -101,15 +101,27 @@ WF_INLINE F load_fp16(const uint16_t* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
-WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
+// Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
+WF_INLINE void keep(I& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
+struct Q {
+  __m256i a, b;
+};
+WF_INLINE Q load_q(const int8_t* p) {
+  const auto* q = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   int32_t four;
   std::memcpy(&four, q, 4);
   const __m256i x = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
-  const auto* p = reinterpret_cast<const __m256i*>(w);
-  const __m256i lo = _mm256_maddubs_epi16(x, _mm256_loadu_si256(p));
-  const __m256i hi = _mm256_maddubs_epi16(x, _mm256_loadu_si256(p + 1));
+  const __m256i lo = _mm256_maddubs_epi16(x, w.a), hi = _mm256_maddubs_epi16(x, w.b);
   return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(lo, ones)),
           _mm256_add_epi32(acc.b, _mm256_madd_epi16(hi, ones))};
+}
+WF_INLINE I high_bits(I x) { return {_mm256_srli_epi32(x.a, 7), _mm256_srli_epi32(x.b, 7)}; }
+WF_INLINE I low_bits(I x) {
+  const __m256i mask = _mm256_set1_epi32(127);
+  return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
 }
 WF_INLINE void store_u8(uint8_t* p, I x) {
   const __m256i packed = _mm256_packus_epi32(x.a, x.b);  // 16-bit, halves interleaved

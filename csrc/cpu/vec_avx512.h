@@ -72,17 +72,25 @@ WF_INLINE F load_fp16(const uint16_t* p) {
   const __m256 hi = _mm256_cvtph_ps(_mm_loadu_si128(q + 1));
   return {_mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1)};
 }
-WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
+// Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
+WF_INLINE void keep(I& x) { asm("" : "+v"(x.a)); }
+struct Q {
+  __m512i a;
+};
+WF_INLINE Q load_q(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
+WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   int32_t four;
   std::memcpy(&four, q, 4);
-  const __m512i x = _mm512_set1_epi32(four), weights = _mm512_loadu_si512(w);
+  const __m512i x = _mm512_set1_epi32(four);
 #ifdef WF_VNNI
-  return {_mm512_dpbusd_epi32(acc.a, x, weights)};
+  return {_mm512_dpbusd_epi32(acc.a, x, w.a)};
 #else
-  const __m512i pairs = _mm512_maddubs_epi16(x, weights);
+  const __m512i pairs = _mm512_maddubs_epi16(x, w.a);
   return {_mm512_add_epi32(acc.a, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 #endif
 }
+WF_INLINE I high_bits(I x) { return {_mm512_srli_epi32(x.a, 7)}; }
+WF_INLINE I low_bits(I x) { return {_mm512_and_si512(x.a, _mm512_set1_epi32(127))}; }
 WF_INLINE void store_u8(uint8_t* p, I x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.a));
 }

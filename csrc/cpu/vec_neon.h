@@ -123,18 +123,35 @@ WF_INLINE F load_fp16(const uint16_t* p) {
   WF_EACH r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
   return r;
 }
-WF_INLINE I dot4(I acc, const int8_t* w, const uint8_t* q) {
+// Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
+WF_INLINE void keep(I&) {}
+struct Q {
+  int8x16_t v[4];
+};
+WF_INLINE Q load_q(const int8_t* p) {
+  Q r;
+  WF_EACH r.v[i] = vld1q_s8(p + 16 * i);
+  return r;
+}
+WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   int32_t four;
   std::memcpy(&four, q, 4);
   // The activations are at most 127, so they are signed bytes as well.
   const int8x8_t x = vreinterpret_s8_s32(vdup_n_s32(four));
   WF_EACH {
-    const int8x16_t weights = vld1q_s8(w + 16 * i);  // 4 rows of 4 columns
-    const int32x4_t lo = vpaddlq_s16(vmull_s8(x, vget_low_s8(weights)));
-    const int32x4_t hi = vpaddlq_s16(vmull_s8(x, vget_high_s8(weights)));
+    const int32x4_t lo = vpaddlq_s16(vmull_s8(x, vget_low_s8(w.v[i])));
+    const int32x4_t hi = vpaddlq_s16(vmull_s8(x, vget_high_s8(w.v[i])));
     acc.v[i] = vaddq_s32(acc.v[i], vpaddq_s32(lo, hi));
   }
   return acc;
+}
+WF_INLINE I high_bits(I x) {
+  WF_EACH x.v[i] = vshrq_n_s32(x.v[i], 7);
+  return x;
+}
+WF_INLINE I low_bits(I x) {
+  WF_EACH x.v[i] = vandq_s32(x.v[i], vdupq_n_s32(127));
+  return x;
 }
 WF_INLINE void store_u8(uint8_t* p, I x) {
   uint16x4_t n[4];

@@ -171,15 +171,34 @@ inline F load_fp16(const uint16_t* p) {
   }
   return r;
 }
-// acc[row] += sum over 4 columns of q[column] * w[row][column]; w is [16 rows][4] signed bytes,
-// q four unsigned bytes (at most 127, so no instruction set saturates).
-inline I dot4(I acc, const int8_t* w, const uint8_t* q) {
+// Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
+inline void keep(I&) {}
+// A block of int8 weights: 16 rows of 4 columns.
+struct Q {
+  int8_t v[64];
+};
+inline Q load_q(const int8_t* p) {
+  Q r;
+  std::memcpy(r.v, p, sizeof r.v);
+  return r;
+}
+// acc[row] += sum over 4 columns of q[column] * w[row][column]; q holds four unsigned bytes (at most 127, so no instruction set saturates).
+inline I dot4(I acc, const Q& w, const uint8_t* q) {
   WF_EACH {
     int32_t s = 0;
-    for (int j = 0; j < 4; ++j) s += int32_t(q[j]) * int32_t(w[4 * i + j]);
+    for (int j = 0; j < 4; ++j) s += int32_t(q[j]) * int32_t(w.v[4 * i + j]);
     acc.v[i] += s;
   }
   return acc;
+}
+// Bits 7 and up, and bits 0 to 6, of values in [0, 2^14).
+inline I high_bits(I a) {
+  WF_EACH a.v[i] >>= 7;
+  return a;
+}
+inline I low_bits(I a) {
+  WF_EACH a.v[i] &= 127;
+  return a;
 }
 // 16 values in [0, 255] to bytes.
 inline void store_u8(uint8_t* p, I a) { WF_EACH p[i] = uint8_t(a.v[i]); }

@@ -27,7 +27,8 @@ void put_weight(Dtype dtype, float value, float scale, uint8_t* p) {
       std::memcpy(p, &h, 2);
       break;
     }
-    case Dtype::int8: {
+    case Dtype::int8:
+    case Dtype::int8_fast: {
       const float q = scale > 0.0f ? std::nearbyint(value / scale) : 0.0f;
       *reinterpret_cast<int8_t*>(p) = int8_t(std::clamp(q, -127.0f, 127.0f));
       break;
@@ -45,7 +46,8 @@ float get_weight(Dtype dtype, float scale, const uint8_t* p) {
     }
     case Dtype::fp16: std::memcpy(&h, p, 2); return from_fp16(h);
     case Dtype::bf16: std::memcpy(&h, p, 2); return from_bf16(h);
-    case Dtype::int8: return scale * float(*reinterpret_cast<const int8_t*>(p));
+    case Dtype::int8:
+    case Dtype::int8_fast: return scale * float(*reinterpret_cast<const int8_t*>(p));
   }
   return 0.0f;
 }
@@ -53,7 +55,7 @@ float get_weight(Dtype dtype, float scale, const uint8_t* p) {
 // Byte position of row `r` (within the panel) and column `k`.
 size_t position(Dtype dtype, const Panel& panel, int r, int k) {
   const size_t width = size_t(kRowsPerBlock) * panel.blocks;
-  if (dtype == Dtype::int8) return panel.offset + (size_t(k / 4) * width + r) * 4 + k % 4;
+  if (is_int8(dtype)) return panel.offset + (size_t(k / 4) * width + r) * 4 + k % 4;
   return panel.offset + (size_t(k) * width + r) * dtype_bytes(dtype);
 }
 
@@ -69,19 +71,19 @@ void cut_panels(int begin, int end, int widest, std::vector<Panel>& panels) {
 }  // namespace
 
 const char* dtype_name(Dtype dtype) {
-  const char* names[] = {"fp32", "fp16", "bf16", "int8"};
+  const char* names[] = {"fp32", "fp16", "bf16", "int8", "int8-fast"};
   return names[int(dtype)];
 }
 
 Dtype dtype_from_name(const std::string& name) {
-  for (Dtype d : {Dtype::fp32, Dtype::fp16, Dtype::bf16, Dtype::int8})
+  for (Dtype d : {Dtype::fp32, Dtype::fp16, Dtype::bf16, Dtype::int8, Dtype::int8_fast})
     if (name == dtype_name(d)) return d;
   if (name == "auto") return Dtype::fp32;
-  fail("dtype ", name, " is not known; use fp32, fp16, bf16 or int8");
+  fail("dtype ", name, " is not known; use fp32, fp16, bf16, int8 or int8-fast");
 }
 
 size_t dtype_bytes(Dtype dtype) {
-  return dtype == Dtype::fp32 ? 4 : dtype == Dtype::int8 ? 1 : 2;
+  return dtype == Dtype::fp32 ? 4 : is_int8(dtype) ? 1 : 2;
 }
 
 int part_begin(int n, int parts, int part) { return int(int64_t(n) * part / parts); }
@@ -154,7 +156,7 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
         for (int k = 0; row >= 0 && k < source.n_cols; ++k) {
           uint8_t* p = &bytes_[position(dtype, panel, r, k)];
           put_weight(dtype, source.weight[size_t(row) * source.stride + k], m.row_scale[packed], p);
-          if (dtype == Dtype::int8) m.row_sum[packed] += 64 * *reinterpret_cast<int8_t*>(p);
+          if (is_int8(dtype)) m.row_sum[packed] += 64 * *reinterpret_cast<int8_t*>(p);
         }
       }
       plan_.weight_bytes += size;

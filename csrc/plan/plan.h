@@ -14,7 +14,10 @@
 
 namespace wavernn_fast {
 
-enum class Dtype { fp32, fp16, bf16, int8 };
+// How weights are kept. int8 and int8_fast pack alike; they differ in the bits of activations.
+enum class Dtype { fp32, fp16, bf16, int8, int8_fast };
+
+inline bool is_int8(Dtype dtype) { return dtype == Dtype::int8 || dtype == Dtype::int8_fast; }
 
 const char* dtype_name(Dtype dtype);
 Dtype dtype_from_name(const std::string& name);

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..files import write_atomic
 from . import common
 
 if TYPE_CHECKING:
-    from ..benchmark import Case, Row
+    from ..benchmark import Row
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -32,85 +35,115 @@ def _dtypes(ctx: click.Context, parameter: click.Parameter, value: str) -> list[
     return parts
 
 
+def _names(ctx: click.Context, parameter: click.Parameter, value: Sequence[str]) -> list[str]:
+    """Join "--size a,b --size c" to a, b, c."""
+    return [part.strip() for text in value for part in text.split(",")]
+
+
+class _Bench(click.Command):
+    """Keeps the arguments as they were given: a result names the command that made it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["command"] = shlex.join(["wavernn-fast", "bench", *args])
+        return super().parse_args(ctx, args)
+
+
 @click.command(
     "bench",
+    cls=_Bench,
     epilog=common.examples(
         "wavernn-fast bench --size dual:896 --dtype fp32,int8 --threads 1,2",
-        "wavernn-fast bench -m voice.safetensors --streams 1,8,32 --output md",
-        "wavernn-fast bench --size residual:512 --json > row.json",
+        "wavernn-fast bench -m voice.safetensors --streams 1,8,32 --output results.json",
+        "wavernn-fast bench --size dual:896,residual:512 --rounds 9 --json > rows.json",
     ),
 )
 @click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
 @click.option(
-    "--size", "sizes", multiple=True, metavar="KIND:SIZE",
-    help="Random model: dual:896, residual:512, residual-mol:512. [default: dual:896]",
+    "--size", "sizes", multiple=True, metavar="KIND:SIZE,...", callback=_names,
+    help="Random models: dual:896, dual-mel:896, residual:512, residual-mol:512. "
+    "[default: dual:896]",
 )  # fmt: skip
 @click.option("--preset", help="Mel and output rules when a checkpoint does not say.")
-@click.option("--dtype", "dtypes", default="fp32", show_default=True, callback=_dtypes)
+@click.option(
+    "--dtype", "dtypes", default="fp32", show_default=True, callback=_dtypes,
+    help="Such as fp32,fp16,bf16,int8,int8-fast.",
+)  # fmt: skip
 @click.option("--threads", callback=_numbers, help="Such as 1,2. [default: all allowed here]")
 @click.option("--streams", default="1", show_default=True, callback=_numbers)
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000))
 @click.option(
     "--seconds", default=0.5, show_default=True, type=click.FloatRange(0.01, 60),
-    help="Length of one measurement; every round has two of them and two probes.",
+    help="Length of one measurement; every round has one of each row and of each baseline.",
 )  # fmt: skip
 @click.option("--no-baseline", is_flag=True, help="Leave eager PyTorch out.")
-@click.option("--output", type=click.Choice(["md", "json"]), default="md", show_default=True)
+@click.option(
+    "--output", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Also write machine, command, date and rows there, as JSON.",
+)  # fmt: skip
 @common.json_option
 @common.quiet_option
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Measure samples per second for every combination of model, dtype, threads and streams.
 
-    Eager PyTorch runs the same model in the same rounds (if installed), and the machine's read
-    bandwidth or arithmetic peak is measured before and after each, so every figure stands beside
-    what it replaces and what is possible here.
+    All of them, eager PyTorch with one stream and with as many (if installed), and the machine's
+    read bandwidth and arithmetic peak take turns in rounds, so every figure stands beside what it
+    replaces and what is possible here. Prints a Markdown table, or with --json the same as JSON.
     """
-    from ..benchmark import machine, to_markdown
+    from ..benchmark import to_markdown
+    from ..machine import machine
 
+    output = options["output"]
+    if output:
+        common.prepare_folders([common.Item("bench", output)])
     facts = machine()
     rows = _rows(options, common.is_quiet(ctx, options))
-    if options["as_json"] or options["output"] == "json":
-        common.print_json({"machine": facts, "rows": [row.to_dict() for row in rows]})
+    report = {
+        "command": ctx.meta["command"],
+        "machine": facts,
+        "isa": sorted({row.isa for row in rows}),
+        "rows": [row.to_dict() for row in rows],
+    }
+    if output:
+        text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        write_atomic(output, [text.encode()])
+    if options["as_json"]:
+        common.print_json(report)
     else:
         click.echo(to_markdown(rows, facts))
 
 
 def _rows(options: dict[str, Any], quiet: bool) -> list[Row]:
-    from ..benchmark import measure
+    from ..benchmark import Case, measure, measurements
+    from ..machine import allowed_cpus
 
-    plans = _plans(options)
-    rows = []
-    with common.Progress(len(plans), quiet, unit="case") as progress:
-        for case, config, tensors in plans:
-            rows.append(
-                measure(
-                    case,
-                    config,
-                    tensors,
-                    rounds=options["rounds"],
-                    seconds=options["seconds"],
-                    baseline=not options["no_baseline"],
-                )
-            )
-            progress.done()
-    return rows
-
-
-def _plans(options: dict[str, Any]) -> Sequence[tuple[Case, Any, Any]]:
-    from .. import checkpoints
-    from ..benchmark import Case, allowed_cpus
-    from ..synthetic import random_model
-
-    models = [
-        (name, checkpoints.load(name, preset=options["preset"])) for name in options["models"]
-    ]
-    sizes = options["sizes"] or (() if models else ("dual:896",))
-    models += [(size, random_model(size)) for size in sizes]
-    threads = options["threads"] or [allowed_cpus()]
-    return [
-        (Case(name, dtype, count, streams), config, tensors)
-        for (name, (config, tensors)), dtype, count, streams in itertools.product(
-            models, options["dtypes"], threads, options["streams"]
+    models = _models(options)
+    cases = [
+        Case(name, dtype, threads, streams)
+        for name, threads, streams, dtype in itertools.product(
+            models,
+            options["threads"] or [allowed_cpus()],
+            options["streams"],
+            options["dtypes"],
         )
     ]
+    rounds, baseline = options["rounds"], not options["no_baseline"]
+    with common.Progress(measurements(cases, rounds, baseline), quiet, unit="run") as progress:
+        return measure(
+            models,
+            cases,
+            rounds=rounds,
+            seconds=options["seconds"],
+            baseline=baseline,
+            progress=progress.done,
+        )
+
+
+def _models(options: dict[str, Any]) -> dict[str, Any]:
+    """Name -> (configuration, tensors)."""
+    from .. import checkpoints
+    from ..synthetic import random_model
+
+    models = {name: checkpoints.load(name, preset=options["preset"]) for name in options["models"]}
+    sizes = options["sizes"] or (() if models else ("dual:896",))
+    return {**models, **{size: random_model(size) for size in sizes}}

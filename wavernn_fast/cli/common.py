@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 PIPE = "-"
-DTYPES = ("auto", "fp32", "fp16", "bf16", "int8")
+DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")  # see audio.quantize
 MEL_ENDINGS = (".npy", ".npz", ".safetensors")
 READ_AUDIO = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
@@ -89,7 +89,7 @@ sampling_options = stack(
     click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),
     click.option(
         "--fold",
-        metavar="yes|TARGET,OVERLAP",
+        metavar="yes|TARGET/OVERLAP",
         help="Cut long utterances into overlapping folds run side by side (faster, not exact).",
     ),
 )
@@ -128,19 +128,19 @@ def load_vocoder(options: dict[str, Any]) -> Vocoder:
 
 
 def parse_fold(text: str | None) -> bool | tuple[int, int] | None:
-    """`--fold`: nothing, "yes" (the sizes of the model's preset) or "TARGET,OVERLAP"."""
+    """`--fold`: nothing, "yes" (the preset's sizes), "TARGET/OVERLAP" or "TARGET,OVERLAP"."""
     if text is None:
         return None
     if text.strip().lower() in ("yes", "true", "on"):
         return True
-    parts = text.split(",")
+    parts = text.replace("/", ",").split(",")
     if len(parts) == 2 and all(part.strip().isdecimal() for part in parts):
         from ..fold import fold_plan
 
         sizes = int(parts[0]), int(parts[1])
         fold_plan(0, *sizes)  # refuses sizes that no utterance can be cut into
         return sizes
-    raise click.UsageError(f"--fold is {text!r}; write 'yes' or two sizes, such as 11000,550.")
+    raise click.UsageError(f"--fold is {text!r}; write 'yes' or two sizes, such as 11000/550.")
 
 
 def is_quiet(ctx: click.Context, options: dict[str, Any]) -> bool:

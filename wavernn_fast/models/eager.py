@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -369,6 +370,19 @@ def _logistics(logits: Tensor) -> Tensor:
     scale = log_scales.gather(1, k)[:, 0].clamp(min=LOG_SCALE_FLOOR).exp()
     v = torch.empty_like(mean).uniform_(UNIFORM_CLIP, 1.0 - UNIFORM_CLIP)
     return (mean + scale * (torch.log(v) - torch.log1p(-v))).clamp(-1.0, 1.0)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch compute with `count` threads, and as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_eager(

@@ -1,0 +1,57 @@
+"""The same bits from every instruction set, and from AArch64 NEON under qemu-user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "cross_isa.txt"
+ARM = ["aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++"]
+
+pytestmark = pytest.mark.slow
+
+
+def build(folder: Path, *options: str) -> Path:
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    command = ["cmake", "-S", str(ROOT), "-B", str(folder), *generator, *options]
+    command += ["-DWF_PYTHON=OFF", "-DWF_CPP_TESTS=ON"]
+    subprocess.run(command, check=True, capture_output=True)
+    jobs = str(os.cpu_count() or 1)
+    subprocess.run(
+        ["cmake", "--build", str(folder), "--parallel", jobs], check=True, capture_output=True
+    )
+    return folder / "wf_cpp_tests"
+
+
+def hashes(*command: str) -> tuple[str, str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_every_instruction_set_here_gives_the_golden_bits(tmp_path):
+    found, isas = hashes(str(build(tmp_path / "native")))
+    assert "scalar" in isas
+    assert found == GOLDEN.read_text()
+
+
+def test_neon_under_qemu_gives_the_golden_bits(tmp_path):
+    missing = [tool for tool in [*ARM, "qemu-aarch64"] if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)} (Debian: g++-aarch64-linux-gnu qemu-user)")
+    program = build(
+        tmp_path / "arm",
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_C_COMPILER={ARM[0]}",
+        f"-DCMAKE_CXX_COMPILER={ARM[1]}",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+    )
+    found, isas = hashes("qemu-aarch64", str(program))
+    assert "neon" in isas
+    assert found == GOLDEN.read_text()

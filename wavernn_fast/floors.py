@@ -1,0 +1,80 @@
+"""What the hardware allows: probed rates of these minutes, and the samples a second they permit.
+
+Below 8 streams a step takes at least the longest of three times:
+
+- read: all weights once, at the bandwidth measured for that many bytes a thread;
+- fp16, bf16: widening all weights once, at the rate measured for doing just that from L1;
+- arithmetic: the multiply-adds of all streams.
+
+From 8 streams on only arithmetic counts: the others are shared by the streams.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .vocoder import Vocoder
+
+ARITHMETIC_STREAMS = 8
+_PROBE_SECONDS = 0.05
+Rates = Mapping[str, float]  # probe kind -> bytes/s ("read"), flop/s ("fma"), multiply-adds/s
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Fewest seconds of one step of all streams, by what limits it."""
+
+    seconds: dict[str, float]  # limit -> seconds
+
+    @property
+    def limit(self) -> str:
+        """Which limit is the tightest."""
+        return max(self.seconds, key=self.seconds.__getitem__)
+
+    def samples_per_s(self, streams: int, limit: str | None = None) -> float:
+        """Samples a second of all streams that the tightest (or the named) limit allows."""
+        return streams / self.seconds[limit or self.limit]
+
+
+def arithmetic(dtype: str) -> tuple[str, int]:
+    """Which probe bounds the arithmetic of a dtype, and its operations a multiply-add.
+
+    The "fma" probe counts two operations a multiply-add; int8 makes two passes of 7 bits over the
+    weights, int8-fast one.
+    """
+    return {"int8": ("int8", 2), "int8-fast": ("int8", 1)}.get(dtype, ("fma", 2))
+
+
+def kinds(dtype: str, streams: int) -> tuple[str, ...]:
+    """Probes that the floor of a case needs."""
+    last = arithmetic(dtype)[0]
+    if streams >= ARITHMETIC_STREAMS:
+        return (last,)
+    return ("read", dtype, last) if dtype in ("fp16", "bf16") else ("read", last)
+
+
+def probe(voc: Vocoder, kind: str) -> float:
+    """Rate of this machine now, with the engine's threads and instruction set."""
+    from . import _C
+
+    share = max(1, voc.engine.weight_bytes // voc.cpu_threads)
+    return _C.probe(kind, share, voc.cpu_threads, _PROBE_SECONDS, voc.isa)
+
+
+def floor(voc: Vocoder, streams: int, rates: Rates) -> Floor:
+    """Bound a step by the probed rates (one for each of `kinds`)."""
+    macs, dtype = voc.engine.macs_per_step, voc.dtype
+    kind, operations = arithmetic(dtype)
+    seconds = {kind: streams * operations * macs / rates[kind]}
+    if streams < ARITHMETIC_STREAMS:
+        seconds["read"] = voc.engine.weight_bytes / rates["read"]
+        if dtype in rates and dtype != kind:
+            seconds[dtype] = macs / rates[dtype]
+    return Floor(seconds)
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Median of every kind over rounds."""
+    return {kind: statistics.median(r[kind] for r in rounds) for kind in rounds[0]}
