@@ -23,6 +23,7 @@ class CMakeBuild(build_ext):
     """Configure, build and place one CMake extension."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Build one extension and put it where setuptools expects it."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from cli_runner import refused, run
-from voices import preset_mel, save_mels, save_speech, save_voice
+from voices import DTYPES, preset_mel, save_mels, save_speech, save_voice
 
 from wavernn_fast.audio import quantize
 from wavernn_fast.cli import _COMMANDS
@@ -94,7 +94,7 @@ def test_vocode_writes_one_file_and_the_options_reach_the_engine(model, voc, mel
         result = run("vocode", mels / "b" / "c.npz", "-m", model, "-o", out, *options)
         assert result.exit_code == 0, result.stderr
         assert pcm(out) == quantize(voc.generate(frames, seed=0, **arguments), "PCM_16")
-    for dtype in ("fp16", "bf16", "int8"):
+    for dtype in DTYPES[1:]:
         out = tmp_path / f"{dtype}.flac"
         result = run("vocode", mels / "a.npy", "-m", model, "-o", out, "--dtype", dtype)
         assert result.exit_code == 0, result.stderr

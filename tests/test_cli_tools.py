@@ -10,9 +10,9 @@ import checkpoint_builders
 import numpy as np
 import pytest
 from cli_runner import run
-from voices import preset_mel, save_voice
+from voices import DTYPES, preset_mel, save_voice
 
-from wavernn_fast import benchmark
+from wavernn_fast import _C, benchmark, floors
 from wavernn_fast.synthetic import random_model
 from wavernn_fast.vocoder import Vocoder
 
@@ -88,7 +88,7 @@ def test_inspect_shows_layout_sizes_and_problems(checkpoint, model, tmp_path):
     assert "missing tensor fc3.bias" in result.stdout
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_verify_prints_the_worst_logit_beside_the_tolerance(dtype, model):
     result = run("verify", model, "--dtype", dtype, "--steps", 600, "--json")
     assert result.exit_code == 0, result.stdout + result.stderr
@@ -132,54 +132,80 @@ def test_verify_without_torch_says_what_to_install(model, monkeypatch):
 # --- bench, doctor --------------------------------------------------------------------------------
 
 
-def test_bench_puts_every_figure_beside_its_floor_and_baseline():
+def test_bench_puts_every_figure_beside_its_floor_and_baseline(tmp_path):
+    out = tmp_path / "made" / "results.json"
+    sizes = ("--size", "dual:32,residual:32", "--threads", "1", "--streams", "1,8,2")
+    short = ("--rounds", 2, "--seconds", 0.01)
     result = run(
-        "bench",
-        "--size",
-        "dual:32",
-        "--size",
-        "residual:32",
-        "--streams",
-        "1,8",
-        "--dtype",
-        "fp32,int8",
-        "--threads",
-        "1",
-        "--rounds",
-        1,
-        "--seconds",
-        0.01,
-        "--json",
+        "bench", *sizes, "--dtype", "fp32,fp16,int8,int8-fast", *short, "--json", "--output", out
     )
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
+    assert json.loads(out.read_text()) == report
     rows = report["rows"]
-    assert len(rows) == 8
+    assert len(rows) == 24
     for row in rows:
-        assert row["samples_per_s"] > 0
-        assert row["baseline_samples_per_s"] > 0
-        assert row["speedup"] == pytest.approx(row["samples_per_s"] / row["baseline_samples_per_s"])
-        assert row["floor_share"] == pytest.approx(
-            row["samples_per_s"] / row["floor_samples_per_s"]
-        )
-        few = row["streams"] < 8
-        assert row["floor"] == ("read" if few else "int8" if row["dtype"] == "int8" else "fma")
-    assert report["machine"]["cpu"]
+        rate, batch = row["samples_per_s"], row["streams"] > 1
+        assert 0 < row["samples_per_s_p10"] <= rate <= row["samples_per_s_best"]
+        assert row["share_of_floor"] == pytest.approx(rate / row["floor_samples_per_s"])
+        assert row["ratio_to_eager"] == pytest.approx(rate / row["eager_samples_per_s"])
+        assert row["floor"] in row["probes"]
+        assert (row["share_of_read"] is not None) == (row["streams"] < 8)
+        assert row["share_of_read"] is None or row["share_of_read"] <= row["share_of_floor"]
+        assert (row["eager_batch_samples_per_s"] is not None) == batch
+        if batch:
+            expected = rate / row["eager_batch_samples_per_s"]
+            assert row["ratio_to_eager_batch"] == pytest.approx(expected)
+            assert row["eager_batch_streams"] in (2, 8)
+    for name in ("dual:32", "residual:32"):  # one baseline for all rows of a model
+        assert len({r["eager_samples_per_s"] for r in rows if r["model"] == name}) == 1
+    assert report["command"].startswith("wavernn-fast bench --size dual:32,residual:32 ")
+    assert report["isa"] == [rows[0]["isa"]]
+    for fact in ("cpu", "cores", "date", "numpy", "torch", "wavernn_fast"):
+        assert report["machine"][fact]
 
 
-def test_bench_prints_a_table_and_refuses_nonsense(model):
+def test_bench_prints_a_table_and_refuses_nonsense(model, tmp_path):
     arguments = ("-m", model, "--rounds", 1, "--seconds", 0.01, "--threads", 1, "--no-baseline")
     result = run("bench", *arguments)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith("| model |")
-    assert "not measured" in result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("| model |")
+    assert len({line.count("|") for line in lines[:3]}) == 1
+    assert "not measured" in lines[2]
+    (tmp_path / "file").write_text("in the way")
     for wrong in (
         ("--size", "melgan:3"),
+        ("--size", "dual:32,"),
         ("--threads", "two"),
         ("--dtype", "fp8"),
         ("--rounds", 0),
+        ("--output", tmp_path / "file" / "results.json"),
     ):
         assert run("bench", *wrong).exit_code == 2
+
+
+def test_cases_of_a_session_take_turns_with_the_baselines(monkeypatch):
+    turns: list[tuple[str, int, int]] = []
+    measured = benchmark._Run.measure
+
+    def note(self):
+        kind = "engine" if isinstance(self, benchmark._EngineRun) else "eager"
+        turns.append((kind, self.case.streams, self.case.threads))
+        measured(self)
+
+    monkeypatch.setattr(benchmark._Run, "measure", note)
+    models = {"dual:32": random_model("dual:32")}
+    cases = [benchmark.Case("dual:32", "fp32", threads, n) for threads in (1, 2) for n in (1, 3)]
+    calls: list[int] = []
+    rows = benchmark.measure(models, cases, rounds=2, seconds=0.01, progress=calls.append)
+    one_round = [(kind, n, t) for kind in ("engine", "eager") for t in (1, 2) for n in (1, 3)]
+    assert sorted(turns[:8]) == sorted(one_round)
+    assert turns[8:] == turns[:8][::-1]
+    assert len(calls) == benchmark.measurements(cases, 2) == 16
+    for row in rows:
+        assert row.eager_threads is not None
+        assert row.eager_threads <= row.threads  # no row is compared with more threads than it has
 
 
 def test_doctor_tests_the_engine_and_reports():
@@ -213,21 +239,65 @@ def test_a_container_quota_is_read(tmp_path):
     assert cgroup_cpus(tmp_path) is None
 
 
+ISAS = ("avx2", "avx512", "avx512vnni")
+# Rates at which every limit of the 32-unit model is the tightest for somebody.
+PROBED = {"read": 4e9, "fma": 8e9, "fp16": 1e9, "bf16": 1e9, "int8": 5e9}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "streams", "kind"), [("fp32", 2, "read"), ("fp32", 8, "fma"), ("int8", 8, "int8")]
+    ("dtype", "streams", "limit", "operations"),
+    [
+        ("fp32", 1, "read", 4),  # operations: bytes, flops or multiply-adds for each weight
+        ("fp32", 4, "fma", 4 * 2),  # the arithmetic of four streams takes longer than reading
+        ("fp32", 8, "fma", 8 * 2),
+        ("fp16", 1, "fp16", 1),
+        ("bf16", 1, "bf16", 1),
+        ("bf16", 8, "fma", 8 * 2),
+        ("int8", 1, "int8", 2),  # two passes
+        ("int8", 8, "int8", 8 * 2),
+        ("int8-fast", 1, "read", 1),
+        ("int8-fast", 8, "int8", 8),
+    ],
 )
-def test_the_floor_is_reading_the_weights_or_doing_the_arithmetic(
-    dtype, streams, kind, monkeypatch
+def test_the_floor_is_the_longest_of_reading_widening_and_arithmetic(
+    dtype, streams, limit, operations, monkeypatch
 ):
-    monkeypatch.setattr(benchmark, "_probe", lambda voc, kind: 1e9)
-    config, tensors = random_model("dual:32")
-    case = benchmark.Case("dual:32", dtype, 1, streams)
-    row = benchmark.measure(case, config, tensors, rounds=1, seconds=0.01, baseline=False)
-    engine = Vocoder(config, tensors, dtype=dtype).engine
-    each = {
-        "read": engine.weight_bytes / streams,  # bytes, shared by the streams
-        "fma": 2 * engine.macs_per_step,  # floating-point operations
-        "int8": engine.macs_per_step,  # multiply-adds
-    }
-    assert row.floor == kind
-    assert row.floor_samples_per_s == pytest.approx(1e9 / each[kind])
+    monkeypatch.setattr(floors, "probe", lambda voc, kind: PROBED[kind])
+    name, model = "dual:32", random_model("dual:32")
+    case = benchmark.Case(name, dtype, 1, streams)
+    [row] = benchmark.measure({name: model}, [case], rounds=1, seconds=0.01, baseline=False)
+    weights = row.macs_per_step
+    assert row.weight_bytes == {"fp32": 4, "fp16": 2, "bf16": 2}.get(dtype, 1) * weights
+    assert row.floor == limit
+    assert row.floor_samples_per_s == pytest.approx(
+        streams * PROBED[limit] / (operations * weights)
+    )
+
+
+def test_the_probe_uses_the_fastest_instructions_the_engine_may_use(monkeypatch):
+    asked = []
+
+    def answer(kind, share, threads, seconds, isa):
+        asked.append(isa)
+        return {"avx2": 5.0, "avx512": 3.0, "avx512vnni": 4.0}.get(isa, 9.0)
+
+    monkeypatch.setattr(_C, "probe", answer)
+    monkeypatch.setattr(_C, "available_isas", lambda: ["scalar", *ISAS, "avx1024"])
+    floors._fastest_isa.cache_clear()
+    try:
+        for isa, best in (("avx512vnni", "avx2"), ("avx512", "avx2"), ("scalar", "scalar")):
+            assert floors._fastest_isa("fp16", 100, 1, isa) == best
+    finally:
+        floors._fastest_isa.cache_clear()
+    assert set(asked) == set(ISAS)  # never more than the engine has, never scalar beside others
+
+
+def test_probes_before_and_after_a_round_are_averaged(monkeypatch):
+    answers = iter([1e9, 1e9, 3e9, 3e9])
+    monkeypatch.setattr(floors, "probe", lambda voc, kind: next(answers))
+    name = "dual:32"
+    case = benchmark.Case(name, "fp32", 1, 1)
+    [row] = benchmark.measure(
+        {name: random_model(name)}, [case], rounds=1, seconds=0.01, baseline=False
+    )
+    assert row.probes == {"read": 2e9, "fma": 2e9}

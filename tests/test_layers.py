@@ -42,9 +42,9 @@ CUDA_HEADERS = re.compile(r"(cuda|nvrtc|cooperative).*")  # nowhere yet
 
 # Compiled once per instruction set: a standard template instantiated here could be the copy that
 # the linker keeps for the whole program, and crash on an older processor.
-KERNEL_FILES = re.compile(r"cpu/(kernels\.(cpp|h)|vec_\w+\.h)$")
+KERNEL_FILES = re.compile(r"cpu/(kernels\.(cpp|h)|kernel_\w+\.h|vec_\w+\.h)$")
 KERNEL_HEADERS = re.compile(
-    r"(cstddef|cstdint|cstring|immintrin\.h|arm_neon\.h|cpu/kernels\.h|WF_VEC_HEADER)$"
+    r"(cstddef|cstdint|cstring|immintrin\.h|arm_neon\.h|cpu/kernels\.h|cpu/kernel_\w+\.h|WF_VEC_HEADER)$"
 )
 
 # Layer of the package -> its modules. The subpackages are layers of their own.

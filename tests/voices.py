@@ -31,7 +31,7 @@ LABELS = cases.residual_config(16, 16, bits=8, output=ENDS, **_CONTEXT, **_AUX)
 LOGISTICS = cases.residual_config(32, 16, mixtures=3, output=ENDS, **_CONTEXT)
 DUAL = cases.dual_config(32, 16, n_mels=5, hop_length=3, pad="none", **_CONTEXT)
 UNCONDITIONED = cases.dual_config(32, 16)
-DTYPES = ("fp32", "fp16", "bf16", "int8")
+DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
 CONDITIONED = {"labels": LABELS, "logistics": LOGISTICS, "dual": DUAL}
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from .vocoder import Vocoder
 
 ARITHMETIC_STREAMS = 8
-_PROBE_SECONDS = 0.05
+_PROBE_SECONDS = 0.1
+_CHOOSING_ROUNDS = 3
 Rates = Mapping[str, float]  # probe kind -> bytes/s ("read"), flop/s ("fma"), multiply-adds/s
 
 
@@ -56,11 +58,30 @@ def kinds(dtype: str, streams: int) -> tuple[str, ...]:
 
 
 def probe(voc: Vocoder, kind: str) -> float:
-    """Rate of this machine now, with the engine's threads and instruction set."""
+    """Rate of this machine now, with the engine's threads and the fastest instructions it may use.
+
+    An engine on AVX-512 uses 256-bit instructions where they are faster.
+    """
     from . import _C
 
-    share = max(1, voc.engine.weight_bytes // voc.cpu_threads)
-    return _C.probe(kind, share, voc.cpu_threads, _PROBE_SECONDS, voc.isa)
+    share, threads = max(1, voc.engine.weight_bytes // voc.cpu_threads), voc.cpu_threads
+    isa = _fastest_isa(kind, share, threads, voc.isa)
+    return _C.probe(kind, share, threads, _PROBE_SECONDS, isa)
+
+
+@cache
+def _fastest_isa(kind: str, share: int, threads: int, isa: str) -> str:
+    """Of `isa` and those below it, the one with the best probe; a forced one below is kept to."""
+    from . import _C
+
+    names = _C.available_isas()
+    allowed = [name for name in names[: names.index(isa) + 1] if name != "scalar"] or [isa]
+    best: dict[str, float] = dict.fromkeys(allowed, 0.0)
+    for _ in range(_CHOOSING_ROUNDS if len(allowed) > 1 else 0):
+        for name in allowed:
+            rate = _C.probe(kind, share, threads, _PROBE_SECONDS / 4, name)
+            best[name] = max(best[name], rate)
+    return max(best, key=best.__getitem__)
 
 
 def floor(voc: Vocoder, streams: int, rates: Rates) -> Floor:

@@ -1,7 +1,7 @@
 """Named conventions: how the mel of a published model was made and what its samples mean.
 
 Weights do not tell the sample rate, the mel normalisation or the end of the pipe; a preset does.
-Values are those of the published training code of each family (docs/presets.md).
+Values are those of the published training code of each family (docs/checkpoints.md).
 """
 
 from __future__ import annotations

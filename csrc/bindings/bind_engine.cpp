@@ -114,8 +114,7 @@ void set_words(Call& call, Job& job, const py::object& given, size_t index, int 
   job.words = call.words.back().data();
 }
 
-void set_forced(Call& call, Job& job, const py::object& given, size_t index,
-                const ModelConfig& c) {
+void set_forced(Call& call, Job& job, const py::object& given, size_t index, const ModelConfig& c) {
   if (given.is_none()) return;
   if (c.head == Head::mol) {
     const auto x = py::cast<FloatArray>(given);
@@ -207,8 +206,8 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
     const int64_t phase = int64_t(job.state->position()) % c.hop_length;
     const int64_t frames = (phase + job.n_steps + c.hop_length - 1) / c.hop_length;
     const int64_t extra = frames > 0 ? c.taps() - 1 : 0;
-    job.interp = conditioning_rows(call, item_of(interp, i), "interp", i, frames + extra,
-                                   c.interp_size());
+    job.interp =
+        conditioning_rows(call, item_of(interp, i), "interp", i, frames + extra, c.interp_size());
     job.hold = conditioning_rows(call, item_of(hold, i), "hold", i, frames, c.hold_size());
     set_words(call, job, item_of(uniforms, i), i, c.draws_per_step());
     set_forced(call, job, item_of(forced, i), i, c);
@@ -260,9 +259,11 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("threads", &Engine::threads)
       .def_property_readonly("weight_bytes", &Engine::weight_bytes)
       .def_property_readonly("macs_per_step", &Engine::macs_per_step)
-      .def_property_readonly("interp_size", [](const Engine& e) { return e.config().interp_size(); })
+      .def_property_readonly("interp_size",
+                             [](const Engine& e) { return e.config().interp_size(); })
       .def_property_readonly("hold_size", [](const Engine& e) { return e.config().hold_size(); })
-      .def_property_readonly("logits_size", [](const Engine& e) { return e.config().logits_size(); })
+      .def_property_readonly("logits_size",
+                             [](const Engine& e) { return e.config().logits_size(); })
       .def_property_readonly("draws_per_step",
                              [](const Engine& e) { return e.config().draws_per_step(); })
       .def("describe", &Engine::describe)

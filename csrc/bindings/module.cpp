@@ -1,4 +1,5 @@
-// Registration of the compiled engine: numpy in, numpy out, the GIL released while samples are made.
+// Registration of the compiled engine: numpy in, numpy out, the GIL released while samples are
+// made.
 #include <pybind11/pybind11.h>
 
 #include "bindings/bindings.h"

@@ -35,7 +35,7 @@ template <class E = Error, class... Parts>
 }  // namespace wavernn_fast
 
 // Checks at the border (bindings, model, plan); kernels trust what they are given.
-#define WF_CHECK(condition, ...) \
-  do {                           \
+#define WF_CHECK(condition, ...)                         \
+  do {                                                   \
     if (!(condition)) ::wavernn_fast::fail(__VA_ARGS__); \
   } while (0)

@@ -43,8 +43,8 @@ inline constexpr double kUniformClip = 1e-5;
 
 // One draw of a logistic, as fatchord/WaveRNN samples its mixture: mean + scale * logit(v).
 inline float draw_logistic(float mean, float log_scale, float temperature, uint32_t word) {
-  const double v = std::clamp((double(word) + 0.5) / 4294967296.0, kUniformClip,
-                              1.0 - kUniformClip);
+  const double v =
+      std::clamp((double(word) + 0.5) / 4294967296.0, kUniformClip, 1.0 - kUniformClip);
   const double scale = std::exp(std::max(double(log_scale), kLogScaleFloor)) * temperature;
   return float(std::clamp(mean + scale * (std::log(v) - std::log(1.0 - v)), -1.0, 1.0));
 }

@@ -16,11 +16,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSliceSeconds = 0.01;   // between interrupt checks
-constexpr double kLongestSlice = 0.03;   // when the machine turns out slower than expected
-constexpr int kFirstSlice = 8;           // steps, before the speed is known
-constexpr int kSplitStreams = 8;         // streams a thread from which each thread works alone
-constexpr int kCalmSlices = 50;          // slices on one thread after a core was stolen
+constexpr double kSliceSeconds = 0.01;  // between interrupt checks
+constexpr double kLongestSlice = 0.03;  // when the machine turns out slower than expected
+constexpr int kFirstSlice = 8;          // steps, before the speed is known
+constexpr int kSplitStreams = 8;        // streams a thread from which each thread works alone
+constexpr int kCalmSlices = 50;         // slices on one thread after a core was stolen
 
 class CpuEngine final : public Engine {
  public:
@@ -84,9 +84,8 @@ class CpuEngine final : public Engine {
     const int n = int(std::clamp<int64_t>(wanted, 1, std::min<int64_t>(shortest, 1 << 20)));
 
     const auto begin = Clock::now();
-    const auto deadline =
-        begin + std::chrono::duration_cast<Clock::duration>(
-                    std::chrono::duration<double>(kLongestSlice));
+    const auto deadline = begin + std::chrono::duration_cast<Clock::duration>(
+                                      std::chrono::duration<double>(kLongestSlice));
     const bool alone = threads() > 1 && int(active.size()) >= kSplitStreams * threads();
     const int done = alone ? run_alone(active, n, deadline) : run_together(active, n, deadline);
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();

@@ -12,7 +12,7 @@ namespace wavernn_fast::cpu {
 
 struct Options {
   Dtype dtype = Dtype::fp32;
-  int threads = 0;          // 0: available_threads()
+  int threads = 0;  // 0: available_threads()
   std::string isa = "auto";
 };
 

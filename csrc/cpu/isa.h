@@ -17,7 +17,8 @@ const KernelTable& kernels_for(const std::string& name);
 
 // Products of one stream in fp32 and fp16: reading or converting is what limits them, and on Zen 4
 // 256-bit instructions do both faster than 512-bit ones (fp32 from L3: 7.1k against 5.6k samples/s
-// of the 896-unit model; fp16 conversion: 53 against 29 G/s). Tables differ in speed, never in bits.
+// of the 896-unit model; fp16 conversion: 53 against 29 G/s). Tables differ in speed, never in
+// bits.
 const KernelTable& single_stream_kernels(const KernelTable& kernels);
 
 }  // namespace wavernn_fast::cpu

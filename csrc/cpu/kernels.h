@@ -29,8 +29,8 @@ inline constexpr Levels activation_levels(int pieces, bool is_signed) {
 // Weights of one panel: [cols][blocks * 16], for int8 [cols / 4][blocks * 16][4].
 struct MatmulArgs {
   const void* weights;
-  int blocks;              // 16-row blocks, 1 to kMaxPanelBlocks
-  int cols;                // multiple of 4
+  int blocks;  // 16-row blocks, 1 to kMaxPanelBlocks
+  int cols;    // multiple of 4
   int streams;
   const float* bias;       // [16 * blocks]
   const float* row_scale;  // [16 * blocks], int8 only: weight = scale * integer
@@ -48,18 +48,18 @@ struct Conditioning {
   const float* hold = nullptr;    // row of this frame, or null
   const float* kernel = nullptr;  // [taps] of this sample's phase
   int taps = 0;
-  ptrdiff_t stride = 0;           // channels of one interp row
+  ptrdiff_t stride = 0;  // channels of one interp row
 };
 
 // GRU update of units [16 * first_block, 16 * last_block) of one stream.
 // Pre-activations come in blocks of 48: 16 reset, 16 update, 16 candidate rows.
 struct GruArgs {
   int first_block, last_block;
-  int hidden_size;           // distance between gates in `base` and the conditioning channels
-  const float* recurrent;    // [blocks * 48] R h + b_recurrent
-  const float* input;        // [blocks * 48] W x + 0, or null (no input product)
-  const float* base;         // [3 * hidden_size] input bias
-  int n_scalars;             // scalar inputs (samples fed back): 0 to 3
+  int hidden_size;                 // distance between gates in `base` and the conditioning channels
+  const float* recurrent;          // [blocks * 48] R h + b_recurrent
+  const float* input;              // [blocks * 48] W x + 0, or null (no input product)
+  const float* base;               // [3 * hidden_size] input bias
+  int n_scalars;                   // scalar inputs (samples fed back): 0 to 3
   const float* scalar_weights[3];  // [3 * hidden_size] each
   float scalars[3];
   Conditioning conditioning;  // channel 0 is the first reset channel

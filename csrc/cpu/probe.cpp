@@ -23,8 +23,8 @@ double seconds_since(Clock::time_point begin) {
 double probe(const std::string& kind, size_t bytes_per_thread, int threads, double seconds,
              const std::string& isa) {
   const KernelTable& kernels = kernels_for(isa);
-  const bool known = kind == "read" || kind == "fma" || kind == "int8" || kind == "fp16" ||
-                     kind == "bf16";
+  const bool known =
+      kind == "read" || kind == "fma" || kind == "int8" || kind == "fp16" || kind == "bf16";
   WF_CHECK(known, "probe kind ", kind, " is not known; use read, fma, int8, fp16 or bf16");
   WF_CHECK(threads >= 1 && bytes_per_thread <= (size_t(1) << 34), "probe needs 1 or more threads",
            " and at most 16 GiB a thread");

@@ -8,7 +8,9 @@
 namespace wavernn_fast::cpu {
 
 Stepper::Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel)
-    : plan_(plan), kernels_(kernels), upsample_kernel_(upsample_kernel),
+    : plan_(plan),
+      kernels_(kernels),
+      upsample_kernel_(upsample_kernel),
       locals_(plan.request.threads) {}
 
 void Stepper::load(std::vector<Lane*> lanes) {
@@ -118,7 +120,8 @@ void Stepper::matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx
 std::pair<int, int> Stepper::unit_blocks(int part, int range, int ranges) const {
   const int per_range = plan_.request.config.hidden_size / kRowsPerBlock / ranges;
   const int parts = plan_.request.threads, first = range * per_range;
-  return {first + part_begin(per_range, parts, part), first + part_begin(per_range, parts, part + 1)};
+  return {first + part_begin(per_range, parts, part),
+          first + part_begin(per_range, parts, part + 1)};
 }
 
 std::pair<int, int> Stepper::rows_of(const Member& me, int n_rows) const {

@@ -57,9 +57,9 @@ class Stepper {
     AlignedBuffer<float> scales;
     AlignedBuffer<int32_t> weights;
     AlignedBuffer<uint32_t> sums;
-    std::vector<float> feedback;  // [streams][2]
-    std::vector<float> last;      // [streams][2] feedback before this sample (dual)
-    std::vector<Conditioning> conditioning;  // [streams], of this sample
+    std::vector<float> feedback;                 // [streams][2]
+    std::vector<float> last;                     // [streams][2] feedback before this sample (dual)
+    std::vector<Conditioning> conditioning;      // [streams], of this sample
     std::vector<std::array<uint32_t, 4>> words;  // [streams], of this sample
   };
   struct Member {

@@ -10,8 +10,8 @@
 namespace wavernn_fast::cpu {
 namespace {
 
-constexpr int kSpins = 4000;           // about 10 us of pauses: a healthy meeting takes < 1 us
-constexpr int kPoolSpins = 20000;      // before a worker sleeps
+constexpr int kSpins = 4000;       // about 10 us of pauses: a healthy meeting takes < 1 us
+constexpr int kPoolSpins = 20000;  // before a worker sleeps
 
 inline void pause_cpu() {
 #if defined(__x86_64__)

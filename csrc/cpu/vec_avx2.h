@@ -56,8 +56,8 @@ WF_INLINE float reduce_max(F x) {
 }
 WF_INLINE bool all_zero(F x) {
   const __m256 z = _mm256_setzero_ps();
-  const __m256 bad = _mm256_or_ps(_mm256_cmp_ps(x.a, z, _CMP_NEQ_UQ),
-                                  _mm256_cmp_ps(x.b, z, _CMP_NEQ_UQ));
+  const __m256 bad =
+      _mm256_or_ps(_mm256_cmp_ps(x.a, z, _CMP_NEQ_UQ), _mm256_cmp_ps(x.b, z, _CMP_NEQ_UQ));
   return _mm256_movemask_ps(bad) == 0;
 }
 WF_INLINE I round_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
@@ -72,17 +72,12 @@ WF_INLINE void store_int(int32_t* p, I x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
 }
-WF_INLINE I add_int(I x, I y) {
-  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
-}
-WF_INLINE I sub_int(I x, I y) {
-  return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
-}
+WF_INLINE I add_int(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+WF_INLINE I sub_int(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 WF_INLINE F scale_exponent(F x, I n) {
-  return {_mm256_castsi256_ps(
-              _mm256_add_epi32(_mm256_castps_si256(x.a), _mm256_slli_epi32(n.a, 23))),
-          _mm256_castsi256_ps(
-              _mm256_add_epi32(_mm256_castps_si256(x.b), _mm256_slli_epi32(n.b, 23)))};
+  return {
+      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.a), _mm256_slli_epi32(n.a, 23))),
+      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.b), _mm256_slli_epi32(n.b, 23)))};
 }
 WF_INLINE uint32_t reduce_add(I x) {
   const __m256i s = _mm256_add_epi32(x.a, x.b);
@@ -93,9 +88,9 @@ WF_INLINE uint32_t reduce_add(I x) {
 }
 WF_INLINE F load_bf16(const uint16_t* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16)),
-          _mm256_castsi256_ps(
-              _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16))};
+  return {
+      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16)),
+      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16))};
 }
 WF_INLINE F load_fp16(const uint16_t* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
@@ -126,8 +121,8 @@ WF_INLINE I low_bits(I x) {
 WF_INLINE void store_u8(uint8_t* p, I x) {
   const __m256i packed = _mm256_packus_epi32(x.a, x.b);  // 16-bit, halves interleaved
   const __m256i order = _mm256_permute4x64_epi64(packed, 0xD8);
-  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(order),
-                                         _mm256_extracti128_si256(order, 1));
+  const __m128i bytes =
+      _mm_packus_epi16(_mm256_castsi256_si128(order), _mm256_extracti128_si256(order, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
 

@@ -53,14 +53,14 @@ WF_INLINE void store_int(int32_t* p, I x) { _mm512_storeu_si512(p, x.a); }
 WF_INLINE I add_int(I x, I y) { return {_mm512_add_epi32(x.a, y.a)}; }
 WF_INLINE I sub_int(I x, I y) { return {_mm512_sub_epi32(x.a, y.a)}; }
 WF_INLINE F scale_exponent(F x, I n) {
-  return {_mm512_castsi512_ps(
-      _mm512_add_epi32(_mm512_castps_si512(x.a), _mm512_slli_epi32(n.a, 23)))};
+  return {
+      _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x.a), _mm512_slli_epi32(n.a, 23)))};
 }
 WF_INLINE uint32_t reduce_add(I x) { return uint32_t(_mm512_reduce_add_epi32(x.a)); }
 // One permutation instead of widening and shifting: each value goes to the upper half of its lane.
 WF_INLINE F load_bf16(const uint16_t* p) {
-  const __m512i half = _mm512_castsi256_si512(
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i half =
+      _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   const __m512i index = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8,
                                          7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
   return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAAu, index, half))};

@@ -106,8 +106,8 @@ WF_INLINE I sub_int(I x, I y) {
   return x;
 }
 WF_INLINE F scale_exponent(F x, I n) {
-  WF_EACH x.v[i] = vreinterpretq_f32_s32(
-      vaddq_s32(vreinterpretq_s32_f32(x.v[i]), vshlq_n_s32(n.v[i], 23)));
+  WF_EACH x.v[i] =
+      vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x.v[i]), vshlq_n_s32(n.v[i], 23)));
   return x;
 }
 WF_INLINE uint32_t reduce_add(I x) {
@@ -156,7 +156,8 @@ WF_INLINE I low_bits(I x) {
 WF_INLINE void store_u8(uint8_t* p, I x) {
   uint16x4_t n[4];
   WF_EACH n[i] = vmovn_u32(vreinterpretq_u32_s32(x.v[i]));
-  vst1q_u8(p, vcombine_u8(vmovn_u16(vcombine_u16(n[0], n[1])), vmovn_u16(vcombine_u16(n[2], n[3]))));
+  vst1q_u8(p,
+           vcombine_u8(vmovn_u16(vcombine_u16(n[0], n[1])), vmovn_u16(vcombine_u16(n[2], n[3]))));
 }
 
 }  // namespace wavernn_fast::cpu::neon

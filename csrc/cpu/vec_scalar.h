@@ -182,7 +182,8 @@ inline Q load_q(const int8_t* p) {
   std::memcpy(r.v, p, sizeof r.v);
   return r;
 }
-// acc[row] += sum over 4 columns of q[column] * w[row][column]; q holds four unsigned bytes (at most 127, so no instruction set saturates).
+// acc[row] += sum over 4 columns of q[column] * w[row][column]; q holds four unsigned bytes (at
+// most 127, so no instruction set saturates).
 inline I dot4(I acc, const Q& w, const uint8_t* q) {
   WF_EACH {
     int32_t s = 0;

@@ -14,12 +14,12 @@ namespace wavernn_fast {
 // All that a stream carries from one call to the next; nothing else influences its samples.
 struct StreamState {
   StreamKey key;
-  uint64_t start = 0;           // sample position of step 0 in its utterance (folds)
-  uint64_t step = 0;            // steps done
+  uint64_t start = 0;  // sample position of step 0 in its utterance (folds)
+  uint64_t step = 0;   // steps done
   float inv_temperature = 1.0f;
   bool greedy = false;
-  std::vector<float> hidden;    // dual [H]; residual [2H]
-  float feedback[2] = {0, 0};   // dual: scaled coarse and fine; residual: x, 0
+  std::vector<float> hidden;   // dual [H]; residual [2H]
+  float feedback[2] = {0, 0};  // dual: scaled coarse and fine; residual: x, 0
 
   uint64_t position() const { return start + step; }
 };
@@ -31,15 +31,15 @@ StreamState make_stream(const ModelConfig& config, const StreamKey& key);
 struct Job {
   StreamState* state = nullptr;
   int64_t n_steps = 0;
-  const float* interp = nullptr;         // [rows, interp_size]
-  const float* hold = nullptr;           // [rows, hold_size]
-  const uint32_t* words = nullptr;       // [n_steps, draws_per_step] in place of Philox, or null
+  const float* interp = nullptr;           // [rows, interp_size]
+  const float* hold = nullptr;             // [rows, hold_size]
+  const uint32_t* words = nullptr;         // [n_steps, draws_per_step] in place of Philox, or null
   const int32_t* forced_labels = nullptr;  // [n_steps] outcomes to take, or null
   const float* forced_values = nullptr;    // the same for a mixture of logistics
-  int32_t* labels = nullptr;             // out [n_steps]: dual 256 c + f, softmax label
-  float* values = nullptr;               // out [n_steps]: mixture of logistics
-  float* logits = nullptr;               // out [n_steps, logits_size], or null
-  int64_t failed_step = -1;              // out: first step with a logit that is not finite
+  int32_t* labels = nullptr;               // out [n_steps]: dual 256 c + f, softmax label
+  float* values = nullptr;                 // out [n_steps]: mixture of logistics
+  float* logits = nullptr;                 // out [n_steps, logits_size], or null
+  int64_t failed_step = -1;                // out: first step with a logit that is not finite
 };
 
 // Called on the calling thread at slice borders (every 10 ms or so); may throw to stop the run.
@@ -55,7 +55,7 @@ class Engine {
   virtual std::string isa() const = 0;
   virtual std::string dtype() const = 0;
   virtual int threads() const = 0;
-  virtual uint64_t weight_bytes() const = 0;   // read per sample of one stream
+  virtual uint64_t weight_bytes() const = 0;  // read per sample of one stream
   virtual int64_t macs_per_step() const = 0;
   virtual std::string describe() const = 0;
 };

@@ -16,7 +16,9 @@ constexpr int kInt8Levels = 127;
 
 void put_weight(Dtype dtype, float value, float scale, uint8_t* p) {
   switch (dtype) {
-    case Dtype::fp32: std::memcpy(p, &value, 4); break;
+    case Dtype::fp32:
+      std::memcpy(p, &value, 4);
+      break;
     case Dtype::fp16: {
       const uint16_t h = to_fp16(value);
       std::memcpy(p, &h, 2);
@@ -44,10 +46,15 @@ float get_weight(Dtype dtype, float scale, const uint8_t* p) {
       std::memcpy(&x, p, 4);
       return x;
     }
-    case Dtype::fp16: std::memcpy(&h, p, 2); return from_fp16(h);
-    case Dtype::bf16: std::memcpy(&h, p, 2); return from_bf16(h);
+    case Dtype::fp16:
+      std::memcpy(&h, p, 2);
+      return from_fp16(h);
+    case Dtype::bf16:
+      std::memcpy(&h, p, 2);
+      return from_bf16(h);
     case Dtype::int8:
-    case Dtype::int8_fast: return scale * float(*reinterpret_cast<const int8_t*>(p));
+    case Dtype::int8_fast:
+      return scale * float(*reinterpret_cast<const int8_t*>(p));
   }
   return 0.0f;
 }
@@ -82,14 +89,12 @@ Dtype dtype_from_name(const std::string& name) {
   fail("dtype ", name, " is not known; use fp32, fp16, bf16, int8 or int8-fast");
 }
 
-size_t dtype_bytes(Dtype dtype) {
-  return dtype == Dtype::fp32 ? 4 : is_int8(dtype) ? 1 : 2;
-}
+size_t dtype_bytes(Dtype dtype) { return dtype == Dtype::fp32 ? 4 : is_int8(dtype) ? 1 : 2; }
 
 int part_begin(int n, int parts, int part) { return int(int64_t(n) * part / parts); }
 
-MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols,
-                          int stride, const float* bias, int threads) {
+MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols, int stride,
+                          const float* bias, int threads) {
   MatrixSource source{std::move(name), weight, n_rows, n_cols, stride, bias, 0.0f, {}, {}};
   const int rows = round_up(n_rows, kRowsPerBlock), blocks = rows / kRowsPerBlock;
   for (int r = 0; r < rows; ++r) source.row_of.push_back(r < n_rows ? r : -1);
@@ -117,9 +122,7 @@ MatrixSource gate_source(std::string name, const float* weight, int units, int n
   return source;
 }
 
-PlanBuilder::PlanBuilder(const PlanRequest& request) {
-  plan_.request = request;
-}
+PlanBuilder::PlanBuilder(const PlanRequest& request) { plan_.request = request; }
 
 void PlanBuilder::add_matrix(const MatrixSource& source) {
   const Dtype dtype = plan_.request.dtype;
@@ -186,8 +189,8 @@ std::vector<float> unpack(const Plan& plan, const PackedMatrix& matrix, int n_ro
       for (int r = 0; r < kRowsPerBlock * panel.blocks; ++r) {
         const int packed = kRowsPerBlock * panel.block + r, row = matrix.row_of[packed];
         for (int k = 0; row >= 0 && k < n_cols; ++k)
-          out[size_t(row) * n_cols + k] = get_weight(
-              dtype, matrix.row_scale[packed], &plan.blob[position(dtype, panel, r, k)]);
+          out[size_t(row) * n_cols + k] =
+              get_weight(dtype, matrix.row_scale[packed], &plan.blob[position(dtype, panel, r, k)]);
       }
     }
   }

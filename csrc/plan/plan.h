@@ -29,8 +29,8 @@ inline constexpr int kColumnMultiple = 16;  // inputs are read, and quantised, 1
 struct PlanRequest {
   ModelConfig config;
   Dtype dtype = Dtype::fp32;
-  int threads = 1;            // parts that every matrix is dealt into
-  int max_panel_blocks = 6;   // 16-row blocks one kernel call keeps in registers
+  int threads = 1;           // parts that every matrix is dealt into
+  int max_panel_blocks = 6;  // 16-row blocks one kernel call keeps in registers
 };
 
 // Rows [16 * block, 16 * (block + blocks)) of a packed matrix.
@@ -57,10 +57,10 @@ struct PackedMatrix {
 
 struct Plan {
   PlanRequest request;
-  std::vector<PackedMatrix> matrices;  // in the order the step reads them
+  std::vector<PackedMatrix> matrices;         // in the order the step reads them
   std::vector<AlignedBuffer<float>> vectors;  // core-specific, see plan/dual.h, plan/residual.h
   AlignedBuffer<uint8_t> blob;
-  size_t weight_bytes = 0;   // read per step at batch 1
+  size_t weight_bytes = 0;  // read per step at batch 1
   int64_t macs_per_step = 0;
   std::string describe() const;
 };
@@ -73,15 +73,15 @@ struct MatrixSource {
   std::string name;
   const float* weight;
   int n_rows, n_cols, stride;
-  const float* bias;         // [n_rows] or null
-  float padded_bias = 0.0f;  // of rows that pad the last block
-  std::vector<int> row_of;   // packed row order, -1 for padding
+  const float* bias;                                          // [n_rows] or null
+  float padded_bias = 0.0f;                                   // of rows that pad the last block
+  std::vector<int> row_of;                                    // packed row order, -1 for padding
   std::vector<std::vector<std::pair<int, int>>> part_blocks;  // [threads] block ranges
 };
 
 // Packed rows in canonical order, padded to a multiple of 16, dealt evenly.
-MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols,
-                          int stride, const float* bias, int threads);
+MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols, int stride,
+                          const float* bias, int threads);
 // A [3 * units] x [n_cols] gate matrix: packed in groups of 48 rows, 16 reset, 16 update and 16
 // candidate rows of the same units; each part gets whole groups out of every range of units.
 MatrixSource gate_source(std::string name, const float* weight, int units, int n_cols, int stride,

@@ -10,11 +10,11 @@ namespace wavernn_fast::residual {
 
 enum Matrix { kGru1, kGru2Input, kGru2, kFc1, kFc2, kFc3 };
 enum Vector {
-  kInputBias,   // [H] b_I
-  kInputX,      // [H] column x of I
-  kGru1Bias,    // [3H] W_ih1 b_I + b_ih1
-  kGru1X,       // [3H] W_ih1 I_x
-  kGru2Bias,    // [3H] b_ih2
+  kInputBias,  // [H] b_I
+  kInputX,     // [H] column x of I
+  kGru1Bias,   // [3H] W_ih1 b_I + b_ih1
+  kGru1X,      // [3H] W_ih1 I_x
+  kGru2Bias,   // [3H] b_ih2
 };
 
 }  // namespace wavernn_fast::residual

@@ -142,13 +142,12 @@ class ReferenceEngine final : public Engine {
         for (int k = 0; k < 3 * n; ++k) x[k] += c_now[k];
       }
       update(h, x, recurrent, side * half, (side + 1) * half);
-      Vector y = linear(name + "_fc1.weight", f, half, 0, slice(h, side * half, half),
-                        name + "_fc1.bias");
+      Vector y =
+          linear(name + "_fc1.weight", f, half, 0, slice(h, side * half, half), name + "_fc1.bias");
       relu(y);
       const Vector logits = linear(name + "_fc2.weight", 256, f, 0, y, name + "_fc2.bias");
       int k = draw(state, logits, 256, words_[side], job, i);
-      if (job.forced_labels)
-        k = side == 0 ? job.forced_labels[i] >> 8 : job.forced_labels[i] & 255;
+      if (job.forced_labels) k = side == 0 ? job.forced_labels[i] >> 8 : job.forced_labels[i] & 255;
       halves[side] = k;
       state.feedback[side] = scale_half(k);
       if (job.logits)
@@ -220,8 +219,8 @@ class ReferenceEngine final : public Engine {
 
   ModelConfig c_;
   CanonicalWeights w_;
-  Vector interp_, hold_;              // conditioning channels of this sample
-  std::array<uint32_t, 4> words_{};   // random numbers of this sample
+  Vector interp_, hold_;             // conditioning channels of this sample
+  std::array<uint32_t, 4> words_{};  // random numbers of this sample
 };
 
 }  // namespace
