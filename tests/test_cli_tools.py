@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_verify_without_torch_says_what_to_install(model, monkeypatch):
 # --- bench, doctor --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def short_probes(monkeypatch):
+    monkeypatch.setattr(floors, "_PROBE_SECONDS", 0.002)
+
+
+@pytest.mark.usefixtures("short_probes")
 def test_bench_puts_every_figure_beside_its_floor_and_baseline(tmp_path):
     out = tmp_path / "made" / "results.json"
     sizes = ("--size", "dual:32,residual:32", "--threads", "1", "--streams", "1,8,2")
@@ -185,6 +192,7 @@ def test_bench_prints_a_table_and_refuses_nonsense(model, tmp_path):
         assert run("bench", *wrong).exit_code == 2
 
 
+@pytest.mark.usefixtures("short_probes")
 def test_cases_of_a_session_take_turns_with_the_baselines(monkeypatch):
     turns: list[tuple[str, int, int]] = []
     measured = benchmark._Run.measure
@@ -203,9 +211,62 @@ def test_cases_of_a_session_take_turns_with_the_baselines(monkeypatch):
     assert sorted(turns[:8]) == sorted(one_round)
     assert turns[8:] == turns[:8][::-1]
     assert len(calls) == benchmark.measurements(cases, 2) == 16
-    for row in rows:
-        assert row.eager_threads is not None
-        assert row.eager_threads <= row.threads  # no row is compared with more threads than it has
+    assert [(row.threads, row.streams, row.rounds) for row in rows] == [
+        (case.threads, case.streams, 2) for case in cases
+    ]
+
+
+def test_a_row_is_compared_with_the_fastest_baseline_of_no_more_threads():
+    name = "dual:32"
+
+    def baseline(threads, streams, *rates):
+        case = benchmark.Case(name, "fp32", threads, streams)
+        return benchmark._Run(case, lambda steps: (steps, 1.0), rates=list(rates))
+
+    eager = [
+        baseline(1, 1, 8.0, 10.0, 99.0),
+        baseline(2, 1, 20.0, 20.0, 20.0),
+        baseline(1, 4, 50.0, 50.0, 50.0),
+        baseline(2, 4, 40.0, 40.0, 40.0),
+        baseline(1, 16, 30.0, 30.0, 30.0),
+        baseline(2, 16, 60.0, 60.0, 60.0),
+    ]
+    found = []
+    for threads, streams in ((1, 1), (2, 1), (1, 16), (2, 4)):
+        voc = Vocoder(*random_model(name), cpu_threads=threads)
+        case = benchmark.Case(name, "fp32", threads, streams)
+        probes = [{"read": 1e9, "fma": 1e9}]
+        rates = [100.0, 300.0, 200.0]
+        run_ = benchmark._EngineRun(case, eager[0].run, rates=rates, voc=voc, probes=probes)
+        row = benchmark._row(run_, eager)
+        assert (row.samples_per_s, row.samples_per_s_best) == (200.0, 300.0)
+        found.append(
+            (
+                row.eager_threads,
+                row.ratio_to_eager,
+                row.eager_batch_threads,
+                row.eager_batch_streams,
+                row.ratio_to_eager_batch,
+            )
+        )
+    assert found == [
+        (1, 20.0, None, None, None),
+        (2, 10.0, None, None, None),
+        (1, 20.0, 1, 4, 4.0),
+        (2, 10.0, 2, 16, pytest.approx(200 / 60)),
+    ]
+
+
+def test_pytorch_has_its_threads_back_after_a_baseline():
+    import torch
+
+    from wavernn_fast.models.eager import torch_threads
+
+    before = torch.get_num_threads()
+    with contextlib.suppress(ZeroDivisionError), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
 
 
 def test_doctor_tests_the_engine_and_reports():

@@ -186,8 +186,9 @@ def test_start_shifts_the_conditioning_phase():
     assert np.array_equal(a, b)
     inside = engine.open(1, start=1)
     c = engine.run([inside], [n], [work.rows["interp"]], [work.rows["hold"]], return_logits=True)
-    d = engine.run([engine.open(1)], [n], [work.rows["interp"]], [work.rows["hold"]],
-                   return_logits=True)
+    d = engine.run(
+        [engine.open(1)], [n], [work.rows["interp"]], [work.rows["hold"]], return_logits=True
+    )
     assert not np.array_equal(c[0][1][:hop], d[0][1][:hop])
 
 
@@ -269,8 +270,9 @@ def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named():
     bad = {**tensors, "coarse_fc2.bias": tensors["coarse_fc2.bias"] * np.nan}
     with pytest.raises(InputError, match=r"coarse_fc2\.bias"):
         make(config, bad)
-    huge = {k: v * np.float32(1e30) if "fc" in k and "weight" in k else v
-            for k, v in tensors.items()}
+    huge = {
+        k: v * np.float32(1e30) if "fc" in k and "weight" in k else v for k, v in tensors.items()
+    }
     engine = make(config, huge)
     with pytest.raises(EngineError, match="stream 0 is not finite at step 0"):
         engine.run([engine.open(0)], [5], [None], [None])
@@ -348,7 +350,9 @@ def test_unpacking_a_plan_gives_the_weights_back(work, dtype, threads):
     packed = _C.unpack_plan(dataclasses.asdict(config), work.tensors, dtype=dtype, threads=threads)
     h = config.hidden_size
     original = {
-        "gru": "gru.w_recurrent", "gru1": "gru1.w_recurrent", "gru2": "gru2.w_recurrent",
+        "gru": "gru.w_recurrent",
+        "gru1": "gru1.w_recurrent",
+        "gru2": "gru2.w_recurrent",
         "gru2_input": "gru2.w_input",
     }
     for name, found in packed.items():

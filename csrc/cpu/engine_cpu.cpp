@@ -143,7 +143,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
                                     const Options& options) {
   const KernelTable& kernels = kernels_for(options.isa);
   const PanelBlocks& widths = kernels.panel_blocks;
-  const int by_dtype[] = {widths.fp32, widths.fp16, widths.bf16, widths.int8, widths.int8};
+  const int by_dtype[] = {widths.fp32, widths.fp16, widths.bf16, widths.int8, widths.int8_fast};
   PlanRequest request{config, options.dtype, options.threads, by_dtype[int(options.dtype)]};
   if (request.threads <= 0) request.threads = available_threads();
   std::vector<float> kernel;

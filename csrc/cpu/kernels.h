@@ -71,7 +71,7 @@ struct GruArgs {
 // it (its tile is that many blocks wide); a single stream wants enough sums in flight to hide the
 // latency of the multiply-add, more so when each weight is converted first.
 struct PanelBlocks {
-  int fp32, fp16, bf16, int8;
+  int fp32, fp16, bf16, int8, int8_fast;
 };
 
 struct KernelTable {

@@ -13,7 +13,7 @@
 
 namespace wavernn_fast::cpu::avx2 {
 
-inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3};
+inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 12 of 16 registers
 inline constexpr int kStreamTile = 6;
 

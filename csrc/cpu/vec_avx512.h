@@ -17,7 +17,7 @@ namespace wavernn_fast::cpu::avx512vnni {
 namespace wavernn_fast::cpu::avx512 {
 #endif
 
-inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 3};
+inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 6, 3};
 inline constexpr int kMaxAccumulators = 24;  // of 32 registers
 inline constexpr int kStreamTile = 8;
 

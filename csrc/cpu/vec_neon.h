@@ -14,7 +14,7 @@
 
 namespace wavernn_fast::cpu::neon {
 
-inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3};
+inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 24 of 32 registers
 inline constexpr int kStreamTile = 6;
 
