@@ -1,6 +1,9 @@
 """Full-size models, random weights, drawing freely: every instruction set makes the float64
 reference's own samples, draw for draw, under the same uniforms.
 
+(Models that draw classes, that is: a mixture of logistics feeds back a real number, whose last bits
+the recurrence amplifies until nothing is equal; it is compared under teacher forcing only.)
+
 In single precision a draw can fall the other way when its uniform lies within rounding of a
 boundary between classes; the reference reports how close each draw was (`margin`). A first
 difference is accepted only at such a tie, is counted, and the streams are joined again there by
@@ -10,6 +13,7 @@ forcing the reference's sample, so that all samples are compared.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import cases
 import numpy as np
@@ -24,9 +28,22 @@ N_STEPS = 2000
 CONFIGS = cases.full_size_configs()
 
 
+def draws_classes(config) -> bool:
+    return config.head != "mol"
+
+
 @pytest.fixture(scope="module", params=CONFIGS, ids=cases.case_id)
 def run(request):
-    config = request.param
+    return make_run(request.param)
+
+
+@pytest.fixture(scope="module", params=filter(draws_classes, CONFIGS), ids=cases.case_id)
+def class_run(request):
+    return make_run(request.param)
+
+
+@functools.cache
+def make_run(config):
     tensors = cases.random_tensors(config, seed=11)
     mel = cases.mel_for(config, N_STEPS, seed=11)
     uniforms = cases.random_uniforms(config, N_STEPS, seed=11)
@@ -64,14 +81,11 @@ def free_run(engine, run):
 
 
 @pytest.mark.parametrize("isa", _C.available_isas())
-def test_free_running_fp32_draws_equal_the_reference(run, isa, record_property):
-    config, tensors, *_, result = run
+def test_free_running_fp32_draws_equal_the_reference(class_run, isa, record_property):
+    config, tensors, *_, result = class_run
     assert len(np.unique(result["samples"])) > 100
     engine = _C.Engine(dataclasses.asdict(config), tensors, isa=isa, threads=1)
-    samples, ties = free_run(engine, run)
-    if config.head == "mol":
-        assert np.abs(samples - result["samples"]).max() < 1e-4
-        return
+    samples, ties = free_run(engine, class_run)
     for step in ties:
         margin = float(result["margin"][step].min())
         record_property("tie", f"step {step}, margin {margin:.1e}")
