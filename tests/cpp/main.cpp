@@ -5,12 +5,14 @@
 // built for AArch64, under qemu-user, it proves that NEON gives the bits of AVX-512.
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "backends.h"
 #include "common/rng.h"
 #include "cpu/isa.h"
+#include "cpu/vec_scalar.h"
 
 namespace wf = wavernn_fast;
 
@@ -128,10 +130,33 @@ std::vector<wf::ModelConfig> configs() {
   return {plain, conditioned, residual};
 }
 
+// The multiply-add of processors without one must round as std::fma does.
+int wrong_multiply_adds() {
+  int wrong = 0;
+  for (uint32_t i = 0; i < 4000000; ++i) {
+    const auto words = wf::philox4x32({11, i, 0}, i);
+    float x[3];
+    for (int j = 0; j < 3; ++j) {
+      // Every other case has exponents near 1, so that sums cancel.
+      const uint32_t exponent = (j < 2 ? 120 : 112) + (words[3] >> (8 * j)) % (j < 2 ? 16 : 32);
+      const uint32_t bits = i & 1 ? (words[j] & 0x807FFFFFu) | exponent << 23 : words[j];
+      std::memcpy(&x[j], &bits, 4);
+    }
+    const float expected = std::fma(x[0], x[1], x[2]);
+    if (!std::isfinite(x[0]) || !std::isfinite(x[1]) || !std::isfinite(x[2]) ||
+        !std::isfinite(expected))
+      continue;
+    const float found = wf::cpu::scalar::fma1(x[0], x[1], x[2]);
+    wrong += std::memcmp(&found, &expected, 4) != 0;
+  }
+  if (wrong > 0) std::fprintf(stderr, "%d scalar multiply-adds round wrongly\n", wrong);
+  return wrong;
+}
+
 }  // namespace
 
 int main() {
-  int different = 0;
+  int different = wrong_multiply_adds();
   for (const wf::ModelConfig& config : configs()) {
     const wf::CanonicalWeights weights = make_weights(config);
     for (const char* dtype : {"fp32", "fp16", "bf16", "int8", "int8-fast"}) {
