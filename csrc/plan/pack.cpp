@@ -151,7 +151,7 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
     for (const auto& [begin, end] : ranges)
       if (end > begin) cut_panels(begin, end, plan_.request.max_panel_blocks, m.parts.back());
     for (Panel& panel : m.parts.back()) {
-      panel.offset = round_up(int(bytes_.size()), 64);
+      panel.offset = (bytes_.size() + 63) / 64 * 64;
       const size_t size = size_t(kRowsPerBlock) * panel.blocks * m.cols * dtype_bytes(dtype);
       bytes_.resize(panel.offset + size);
       for (int r = 0; r < kRowsPerBlock * panel.blocks; ++r) {
