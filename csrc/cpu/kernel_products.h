@@ -6,18 +6,21 @@ namespace wavernn_fast::cpu::WF_ISA {
 namespace {
 
 struct Fp32 {
-  static constexpr int kTilePieces = 1;
+  static constexpr int kStreamTile = kStreamTiles.plain;
+  static constexpr int kSums = kStreamTile;  // accumulators a block
   using Weight = float;
 
   WF_ALWAYS F load_block(const Weight* w) { return load(w); }
 };
 struct Fp16 {
-  static constexpr int kTilePieces = 1;
+  static constexpr int kStreamTile = kStreamTiles.widened;
+  static constexpr int kSums = kStreamTile;
   using Weight = uint16_t;
   WF_ALWAYS F load_block(const Weight* w) { return load_fp16(w); }
 };
 struct Bf16 {
-  static constexpr int kTilePieces = 1;
+  static constexpr int kStreamTile = kStreamTiles.widened;
+  static constexpr int kSums = kStreamTile;
   using Weight = uint16_t;
   WF_ALWAYS F load_block(const Weight* w) { return load_bf16(w); }
 };
@@ -128,7 +131,8 @@ WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
 
 template <int kPieces>
 struct Int8 {
-  static constexpr int kTilePieces = kPieces;
+  static constexpr int kStreamTile = kStreamTiles.plain / kPieces;
+  static constexpr int kSums = kStreamTiles.plain;
 };
 
 template <class Format, int kBlocks, int kStreams>
@@ -143,12 +147,9 @@ WF_ALWAYS void one_tile(const MatmulArgs& a, int block, int stream) {
 }
 
 // Blocks [block, block + kBlocks) for `count` streams from `stream` on.
-template <class Format>
-constexpr int tile_streams = kStreamTile / Format::kTilePieces;
-
 template <class Format, int kBlocks>
 WF_ALWAYS void tile_of(const MatmulArgs& a, int block, int stream, int count) {
-  constexpr int kTile = tile_streams<Format>;
+  constexpr int kTile = Format::kStreamTile;
   switch (count) {
     case 1:
       one_tile<Format, kBlocks, 1>(a, block, stream);
@@ -183,7 +184,7 @@ WF_ALWAYS void tile_of(const MatmulArgs& a, int block, int stream, int count) {
 // The weights stay in the cache from tile to tile.
 template <class Format, int kBlocks>
 void matmul_blocks(const MatmulArgs& a, int block) {
-  const int tiles = (a.streams + tile_streams<Format> - 1) / tile_streams<Format>;
+  const int tiles = (a.streams + Format::kStreamTile - 1) / Format::kStreamTile;
   for (int i = 0, stream = 0; i < tiles; ++i) {
     const int count = (a.streams - stream) / (tiles - i);
     tile_of<Format, kBlocks>(a, block, stream, count);
@@ -221,7 +222,7 @@ void matmul_single(const MatmulArgs& a) {
 template <class Format>
 void matmul(const MatmulArgs& a) {
   if (a.streams == 1) return matmul_single<Format>(a);
-  constexpr int kWide = kMaxAccumulators / kStreamTile;
+  constexpr int kWide = kMaxAccumulators / Format::kSums;
   int block = 0;
   for (; block + kWide <= a.blocks; block += kWide) matmul_blocks<Format, kWide>(a, block);
   switch (a.blocks - block) {

@@ -74,6 +74,12 @@ struct PanelBlocks {
   int fp32, fp16, bf16, int8, int8_fast;
 };
 
+// Streams of one pass over a panel, whose width is what the registers leave. Few streams and a wide
+// pass read a panel in one go; many streams pay for widening 16-bit weights once.
+struct StreamTiles {
+  int plain, widened;
+};
+
 struct KernelTable {
   const char* name;
   PanelBlocks panel_blocks;

@@ -15,7 +15,7 @@ namespace wavernn_fast::cpu::avx2 {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 12 of 16 registers
-inline constexpr int kStreamTile = 3;       // of 2 blocks: a pass then uses all of an fp32 panel
+inline constexpr StreamTiles kStreamTiles = {3, 6};
 
 struct F {
   __m256 a, b;

@@ -19,7 +19,7 @@ namespace wavernn_fast::cpu::avx512 {
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 6, 3};
 inline constexpr int kMaxAccumulators = 24;  // of 32 registers
-inline constexpr int kStreamTile = 8;
+inline constexpr StreamTiles kStreamTiles = {8, 8};
 
 struct F {
   __m512 a;

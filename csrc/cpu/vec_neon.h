@@ -16,7 +16,7 @@ namespace wavernn_fast::cpu::neon {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 24 of 32 registers
-inline constexpr int kStreamTile = 6;
+inline constexpr StreamTiles kStreamTiles = {6, 6};
 
 struct F {
   float32x4_t v[4];

@@ -13,7 +13,7 @@ namespace wavernn_fast::cpu::scalar {
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 3, 3, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 16-row blocks times streams held at once
-inline constexpr int kStreamTile = 4;       // streams of one matmul pass
+inline constexpr StreamTiles kStreamTiles = {4, 4};
 
 struct F {
   float v[16];
