@@ -78,6 +78,7 @@ def test_forced_logits_match_the_double_twin(work, dtype):
     _, logits = work.run(engine, forced=work.samples, return_logits=True)
     error = np.abs(logits - work.logits).max()
     assert error <= tolerances.logit_limit(work.logits, dtype)
+    assert dtype != "fp32" or error <= 1e-4  # flat: the share of large logits is for real weights
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

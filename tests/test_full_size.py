@@ -107,4 +107,6 @@ def test_forced_logits_of_full_size_models_stay_within_the_table(run, dtype):
         [engine.open(0)], [n], [interp], [hold], forced=forced, return_logits=True
     )[0]
     expected = result["logits"][:n]
-    assert tolerances.logit_error(logits, expected) <= tolerances.logit_limit(expected, dtype)
+    error = tolerances.logit_error(logits, expected)
+    assert error <= tolerances.logit_limit(expected, dtype)
+    assert dtype != "fp32" or error <= 1e-4

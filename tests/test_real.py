@@ -83,7 +83,6 @@ def test_forced_logits_on_real_speech_stay_within_the_table(dtype):
     _, found = voice.engine.run(
         [stream], [n], [interp], [hold], forced=[forced], return_logits=True
     )[0]
-    print(dtype, tolerances.logit_error(found, expected), np.abs(expected).max())
     assert tolerances.logit_error(found, expected) <= tolerances.logit_limit(expected, dtype)
 
 

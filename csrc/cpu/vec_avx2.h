@@ -61,7 +61,6 @@ WF_INLINE bool all_zero(F x) {
   return _mm256_movemask_ps(bad) == 0;
 }
 WF_INLINE I round_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
-WF_INLINE I truncate_int(F x) { return {_mm256_cvttps_epi32(x.a), _mm256_cvttps_epi32(x.b)}; }
 WF_INLINE F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 WF_INLINE I zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 WF_INLINE I load_int(const int32_t* p) {
@@ -72,7 +71,6 @@ WF_INLINE void store_int(int32_t* p, I x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
 }
-WF_INLINE I add_int(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 WF_INLINE I sub_int(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 WF_INLINE F scale_exponent(F x, I n) {
   return {

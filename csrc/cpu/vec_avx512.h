@@ -45,12 +45,10 @@ WF_INLINE bool all_zero(F x) {
   return _mm512_cmp_ps_mask(x.a, _mm512_setzero_ps(), _CMP_NEQ_UQ) == 0;
 }
 WF_INLINE I round_int(F x) { return {_mm512_cvtps_epi32(x.a)}; }
-WF_INLINE I truncate_int(F x) { return {_mm512_cvttps_epi32(x.a)}; }
 WF_INLINE F to_float(I x) { return {_mm512_cvtepi32_ps(x.a)}; }
 WF_INLINE I zero_int() { return {_mm512_setzero_si512()}; }
 WF_INLINE I load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 WF_INLINE void store_int(int32_t* p, I x) { _mm512_storeu_si512(p, x.a); }
-WF_INLINE I add_int(I x, I y) { return {_mm512_add_epi32(x.a, y.a)}; }
 WF_INLINE I sub_int(I x, I y) { return {_mm512_sub_epi32(x.a, y.a)}; }
 WF_INLINE F scale_exponent(F x, I n) {
   return {

@@ -79,11 +79,6 @@ WF_INLINE I round_int(F x) {
   WF_EACH r.v[i] = vcvtnq_s32_f32(x.v[i]);
   return r;
 }
-WF_INLINE I truncate_int(F x) {
-  I r;
-  WF_EACH r.v[i] = vcvtq_s32_f32(x.v[i]);
-  return r;
-}
 WF_INLINE F to_float(I x) {
   F r;
   WF_EACH r.v[i] = vcvtq_f32_s32(x.v[i]);
@@ -97,10 +92,6 @@ WF_INLINE I load_int(const int32_t* p) {
   return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
 }
 WF_INLINE void store_int(int32_t* p, I x) { WF_EACH vst1q_s32(p + 4 * i, x.v[i]); }
-WF_INLINE I add_int(I x, I y) {
-  WF_EACH x.v[i] = vaddq_s32(x.v[i], y.v[i]);
-  return x;
-}
 WF_INLINE I sub_int(I x, I y) {
   WF_EACH x.v[i] = vsubq_s32(x.v[i], y.v[i]);
   return x;

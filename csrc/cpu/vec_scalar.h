@@ -108,12 +108,6 @@ inline I round_int(F a) {
   WF_EACH r.v[i] = int32_t(__builtin_nearbyintf(a.v[i]));
   return r;
 }
-// Integer part of x in [0, 2^31).
-inline I truncate_int(F a) {
-  I r;
-  WF_EACH r.v[i] = int32_t(a.v[i]);
-  return r;
-}
 inline F to_float(I a) {
   F r;
   WF_EACH r.v[i] = float(a.v[i]);
@@ -128,10 +122,6 @@ inline I load_int(const int32_t* p) {
 inline void store_int(int32_t* p, I a) { std::memcpy(p, a.v, sizeof a.v); }
 inline I sub_int(I a, I b) {
   WF_EACH a.v[i] -= b.v[i];
-  return a;
-}
-inline I add_int(I a, I b) {
-  WF_EACH a.v[i] = int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]));
   return a;
 }
 // a * 2^n by adding n to the exponent field; a and the result are normal numbers.
