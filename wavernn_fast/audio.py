@@ -89,6 +89,24 @@ def read_wav(
     return wave, rate
 
 
+def rate_and_channels(path: PathLike) -> tuple[int, int]:
+    """Sample rate in Hz and number of channels of an audio file, from its header alone.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing or not audio.
+    MissingDependencyError
+        If soundfile is not installed.
+    """
+    soundfile = _soundfile()
+    try:
+        facts = soundfile.info(open_source(path))
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{label(path)} cannot be read as audio ({error}).") from error
+    return int(facts.samplerate), int(facts.channels)
+
+
 def _read_blocks(file: Any) -> Iterator[NDArray[np.float32]]:
     """Blocks [n, channels] until they end: a length in a header may lie by many gigabytes."""
     while True:

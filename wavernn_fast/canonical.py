@@ -17,6 +17,8 @@ from .errors import ModelError
 
 Tensors = dict[str, NDArray[np.float32]]
 
+_MASK = ".mask"  # ending of the name of a mask
+
 
 def _dual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     gates, half, width = 3 * config.hidden_size, config.hidden_size // 2, config.fc_size
@@ -80,7 +82,58 @@ def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return every canonical tensor name of a model with its shape ([out, in] for matrices)."""
     core = _dual_shapes(config) if config.core == "dual" else _residual_shapes(config)
-    return {**core, **_conditioner_shapes(config)}
+    shapes = {**core, **_conditioner_shapes(config)}
+    return {**shapes, **_mask_shapes(config, shapes)}
+
+
+def mask_name(name: str) -> str:
+    """Name of the mask of a pruned tensor."""
+    return f"{name}{_MASK}"
+
+
+def without_masks(tensors: Mapping[str, NDArray[np.float32]]) -> Tensors:
+    """Only the weights: what an engine that does not look at masks takes."""
+    return {name: array for name, array in tensors.items() if not name.endswith(_MASK)}
+
+
+def _mask_shapes(
+    config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """One value a block; a matrix that the blocks do not divide is a contradiction.
+
+    Raises
+    ------
+    ModelError
+        Listing the tensors that cannot be pruned like this.
+    """
+    if config.block_shape is None:
+        return {}
+    rows, columns = config.block_shape
+    found: dict[str, tuple[int, ...]] = {}
+    wrong = []
+    for name in config.pruned:
+        shape = shapes.get(name, ())
+        if len(shape) != 2 or shape[0] % rows or shape[1] % columns:
+            wrong.append(f"{name} {show_shape(shape) if shape else '(no such tensor)'}")
+        else:
+            found[mask_name(name)] = (shape[0] // rows, shape[1] // columns)
+    if wrong:
+        raise ModelError(f"Blocks of {rows} x {columns} weights do not divide:", wrong)
+    return found
+
+
+def _mask_problem(
+    config: ModelConfig, name: str, tensors: Mapping[str, NDArray[Any]]
+) -> str | None:
+    """A mask holds 0 (dropped) and 1 (kept), and dropped weights are 0."""
+    assert config.block_shape is not None
+    rows, columns = config.block_shape
+    mask, weight = tensors[mask_name(name)], tensors[name]
+    if not np.isin(mask, (0.0, 1.0)).all():
+        return f"{mask_name(name)} holds values other than 0 and 1"
+    wide = np.repeat(np.repeat(mask, rows, axis=0), columns, axis=1)
+    count = int(np.count_nonzero(weight[wide == 0.0]))
+    return f"{name} has {count} non-zero values in dropped blocks" if count else None
 
 
 def show_shape(shape: Iterable[int]) -> str:
@@ -146,6 +199,9 @@ def problems(config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> list[s
             sentence = nonfinite_problem(name, array)
             if sentence:
                 found.append(sentence)
+    if not found:
+        sentences = (_mask_problem(config, name, tensors) for name in config.pruned)
+        found += [sentence for sentence in sentences if sentence]
     w_sample = tensors.get("gru.w_sample")
     if w_sample is not None and w_sample.shape == expected.get("gru.w_sample"):
         sentence = _coarse_column_problem(config, w_sample)

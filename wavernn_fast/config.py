@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,6 +94,8 @@ class ModelConfig:
     upsample_right: int = 0  # frames after the current one
     pad: Literal["zeros", "none"] = "zeros"  # "none": output covers only frames with full context
     first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
+    block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
+    pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
     mel: MelConfig | None = None
     output: OutputConfig = field(default_factory=OutputConfig)
     source: str = "native"  # the checkpoint dialect it came from
@@ -133,6 +136,12 @@ class ModelConfig:
         if self.aux_size:
             need(self.aux_kernel % 2 == 1, f"aux_kernel {self.aux_kernel} must be odd")
             need(self.aux_channels > 0, f"aux_channels is {self.aux_channels}, must be positive")
+        need(
+            (self.block_shape is None) == (not self.pruned),
+            f"block_shape is {self.block_shape} but the pruned tensors are {self.pruned}",
+        )
+        if self.block_shape is not None:
+            need(min(self.block_shape) > 0, f"block_shape is {self.block_shape}, must be positive")
         if self.mel is not None:
             for name in ("sample_rate", "hop_length", "n_mels"):
                 ours, theirs = getattr(self, name), getattr(self.mel, name)
@@ -224,6 +233,26 @@ def _is_range(value: object) -> bool:
     return numbers and value[0] < value[1]
 
 
+def _is_block_shape(value: object) -> bool:
+    """Accept null, or a list of two integers."""
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
+    )
+
+
+def _is_names(value: object) -> bool:
+    """Accept a list of strings."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+# fields stored as lists -> what they must hold, in words and as a check
+_LISTS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "clip": ("null or two numbers, lowest first", _is_range),
+    "block_shape": ("null or two integers", _is_block_shape),
+    "pruned": ("a list of names", _is_names),
+}
+
+
 def _build(cls: type[Any], raw: object, **given: Any) -> Any:
     """Make dataclass `cls` from a JSON object, naming every unknown, missing or mistyped field."""
     if not isinstance(raw, dict):
@@ -243,15 +272,13 @@ def _build(cls: type[Any], raw: object, **given: Any) -> Any:
             problems.append(f"{name} is {value!r}, expected {f.type}")
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(f"{name} is {value!r}, expected a finite number")
-        elif name == "clip" and not _is_range(value):
-            problems.append(f"{name} is {value!r}, expected null or two numbers, lowest first")
+        elif name in _LISTS and not _LISTS[name][1](value):
+            problems.append(f"{name} is {value!r}, expected {_LISTS[name][0]}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in raw and name not in given:
             problems.append(f"missing field {name!r}")
     if problems:
         raise ModelError(f"{cls.__name__} in the model file is not usable:", problems)
-    values = dict(raw)
-    if values.get("clip") is not None:
-        values["clip"] = tuple(values["clip"])
+    values = {n: tuple(v) if n in _LISTS and v is not None else v for n, v in raw.items()}
     return cls(**values, **given)

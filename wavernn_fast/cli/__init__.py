@@ -24,6 +24,8 @@ _COMMANDS = {
     "inspect": ("inspect", "what is in a checkpoint: layout, sizes, mel convention"),
     "verify": ("verify", "compare the engine with PyTorch, step by step"),
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
+    "train": ("train", "recordings -> a 16-bit WaveRNN, dense or pruned"),
+    "prune": ("prune", "zero the weakest blocks of a model"),
     "doctor": ("doctor", "report on this machine and test the engine"),
 }
 

@@ -1,0 +1,61 @@
+"""`wavernn-fast prune`: drop the weakest blocks of a finished model, at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..errors import InputError, ModelError
+from . import common
+from .train import _need_torch, block_options
+
+
+@click.command(
+    "prune",
+    epilog=common.examples(
+        "wavernn-fast prune voice.safetensors -o sparse.safetensors --sparsity 0.5",
+        "wavernn-fast prune voice.safetensors -o s.safetensors --sparsity 0.9 --prune-block 4x4",
+    ),
+)
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", required=True, metavar="OUT.safetensors")
+@click.option("--sparsity", required=True, type=float, help="Share of blocks that becomes zero.")
+@block_options
+@click.option(
+    "--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="How the weights are stored.",
+)  # fmt: skip
+@common.json_option
+def command(model: str, output: str, **options: Any) -> None:
+    """Set the weakest blocks of a dual-softmax model to zero, without training.
+
+    Quality falls with every block: measure it with 'eval', or train the result on with
+    'train --from OUT --prune Z', which is what a high sparsity needs. Needs PyTorch.
+    """
+    _need_torch()
+    from .. import checkpoints, weights
+    from ..train.prune import PruneSettings, prune_once
+
+    if not output.endswith(".safetensors"):
+        raise InputError(f"The output {output!r} must end in .safetensors.")
+    config, tensors = checkpoints.load(model)
+    if config.core != "dual":
+        raise ModelError(f"Only the dual core can be pruned; {model} is {config.core}.")
+    settings = PruneSettings(
+        sparsity=options["sparsity"],
+        block=options["prune_block"],
+        gates=options["prune_gates"],
+        outputs=options["prune_outputs"],
+    )
+    config, tensors, counts = prune_once(config, tensors, settings)
+    weights.write(output, config, tensors, options["dtype"])
+    if options["as_json"]:
+        pruned = [{**count._asdict(), "sparsity": count.sparsity} for count in counts]
+        common.print_json({"source": model, "target": output, "pruned": pruned})
+        return
+    for count in counts:
+        click.echo(
+            f"{count.label}: {count.kept} of {count.blocks} blocks kept ({count.weights} weights)",
+            err=True,
+        )

@@ -1,0 +1,296 @@
+"""The conditioned dual-softmax WaveRNN as a trainable PyTorch module.
+
+Names and shapes of its parameters are those of the canonical file (docs/formats.md), so a state
+dict is a canonical model and any canonical dual model can be trained on.
+
+Conditioning, which the paper leaves open: log-mel frames go through a small convolutional stack
+(`aux`: one convolution over `aux_kernel` frames, then residual blocks within the frame); its output
+and the mel itself are constant over a frame and are added to the gate pre-activations outside the
+reset product. Everything up to that addition is done once a frame, so the engine pays three
+additions a unit and sample for it, and `aux_kernel // 2` frames of lookahead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..canonical import Tensors, expected_shapes, validate
+from ..config import ModelConfig
+from ..errors import ModelError
+from .recurrence import Segment, recurrence
+
+
+class Batch(NamedTuple):
+    """Segments of recordings, all of one length T = F * hop_length, each starting at a frame."""
+
+    samples: Tensor  # [B, T] int64, 256 coarse + fine: what is to be predicted
+    before: Tensor  # [B] int64, the sample before the segment; -1 at the start of a recording
+    mel: Tensor  # [B, n_mels, F + left + right], see `WaveRNN.context`; [B, 0, 0] unconditioned
+
+
+class Losses(NamedTuple):
+    """Mean negative log-likelihoods in nats per sample; their sum is the loss of a sample."""
+
+    coarse: Tensor
+    fine: Tensor
+
+
+class _Cell(nn.Module):
+    """Weights of the GRU, gates reset, update, candidate; the first H/2 units are coarse."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size, inputs = config.hidden_size, config.n_mels + config.aux_size
+        self.w_recurrent = nn.Parameter(torch.empty(3 * size, size))
+        self.b_recurrent = nn.Parameter(torch.empty(3 * size))
+        self.b_input = nn.Parameter(torch.empty(3 * size))
+        self.w_sample = nn.Parameter(torch.empty(3 * size, 3))  # columns c(t-1), f(t-1), c(t)
+        if inputs:
+            self.w_conditioning = nn.Parameter(torch.empty(3 * size, inputs))
+        mask = torch.ones(3, size, 3)
+        mask[:, : size // 2, 2] = 0.0  # the coarse half does not see the sample drawn from it
+        self.mask: Tensor
+        self.register_buffer("mask", mask.reshape(3 * size, 3), persistent=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Initialise so that the units see the last sample at many gains from the start.
+
+        A sample enters as c + f / 256 (up to scale), and speech fills a small part of [-1, 1]:
+        trained models have input weights up to some hundreds, which small steps take long to
+        reach. So every unit gets a gain between 1 and 100, spread evenly in the logarithm, on c,
+        the matching 1/256 of it on f, and something of f alone. The recurrence is orthogonal gate
+        by gate.
+        """
+        size = self.w_recurrent.shape[1]
+        with torch.no_grad():
+            for gate in torch.split(self.w_recurrent, size):
+                nn.init.orthogonal_(gate)
+            gain = 100.0 ** torch.rand(3 * size, 2) * torch.sign(torch.rand(3 * size, 2) - 0.5)
+            self.w_sample[:, 0] = gain[:, 0]
+            self.w_sample[:, 1] = gain[:, 0] / 256.0 + 0.6 * (torch.rand(3 * size) - 0.5)
+            self.w_sample[:, 2] = gain[:, 1]
+            self.w_sample.mul_(self.mask)
+            nn.init.zeros_(self.b_recurrent)
+            nn.init.zeros_(self.b_input)
+            if hasattr(self, "w_conditioning"):
+                bound = self.w_conditioning.shape[1] ** -0.5
+                nn.init.uniform_(self.w_conditioning, -bound, bound)
+
+    @property
+    def masked_sample(self) -> Tensor:
+        """`w_sample` [3H, 3] with zeros where the coarse half would see c(t)."""
+        return self.w_sample * self.mask
+
+
+class _Block(nn.Module):
+    """x + conv2(relu(conv1 x)) within a frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Frames [..., width] -> the same shape."""
+        result: Tensor = x + self.conv2(torch.relu(self.conv1(x)))
+        return result
+
+
+class _Aux(nn.Module):
+    """The convolutional stack over mel frames."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.aux_channels
+        self.conv_in = nn.Conv1d(config.n_mels, width, config.aux_kernel)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(config.aux_blocks))
+        self.conv_out = nn.Linear(width, config.aux_size)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Mel [B, n_mels, F + aux_kernel - 1] -> [B, F, aux_size]."""
+        x = torch.relu(self.conv_in(mel)).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        result: Tensor = self.conv_out(x)
+        return result
+
+
+class WaveRNN(nn.Module):
+    """Dual-softmax WaveRNN (Kalchbrenner et al. 2018, equation 2) for training.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Of the dual core; `upsample_left` and `upsample_right` must be 0 (conditioning is constant
+        over a frame).
+
+    Raises
+    ------
+    ModelError
+        If the configuration is of another core or interpolates the mel.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.core != "dual":
+            raise ModelError(f"Only the dual core can be trained; this model is {config.core}.")
+        if config.upsample_left or config.upsample_right:
+            raise ModelError(
+                "A model whose mel is interpolated between frames (upsample.kernel of "
+                f"{config.upsample_left + 1 + config.upsample_right} taps) cannot be trained here; "
+                "train one whose conditioning is constant over a frame."
+            )
+        self.config = config
+        half, width, classes = config.hidden_size // 2, config.fc_size, config.n_classes
+        self.gru = _Cell(config)
+        self.coarse_fc1, self.coarse_fc2 = nn.Linear(half, width), nn.Linear(width, classes)
+        self.fine_fc1, self.fine_fc2 = nn.Linear(half, width), nn.Linear(width, classes)
+        if config.aux_size:
+            self.aux = _Aux(config)
+
+    @property
+    def context(self) -> int:
+        """Mel frames needed on each side of a segment."""
+        return self.config.aux_radius
+
+    def forward(self, batch: Batch, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits under teacher forcing.
+
+        Parameters
+        ----------
+        batch : Batch
+        h : [B, H] state before the segment; zeros by default
+
+        Returns
+        -------
+        logits : [T, B, 512]
+            Coarse then fine; those of step t come before sample t is known.
+        h : [B, H], detached
+            State after the segment.
+        """
+        y, h = self.hidden(batch, h)
+        coarse, fine = torch.split(y, self.config.hidden_size // 2, dim=2)
+        return torch.cat([self._coarse(coarse), self._fine(fine)], dim=2), h
+
+    def losses(self, batch: Batch, h: Tensor | None = None) -> tuple[Losses, Tensor]:
+        """Mean negative log-likelihoods of a batch, and its last state [B, H]."""
+        y, h = self.hidden(batch, h)
+        y_coarse, y_fine = torch.split(y, self.config.hidden_size // 2, dim=2)
+        targets = batch.samples.t().flatten()
+        return Losses(
+            _cross_entropy(self._coarse(y_coarse), targets >> 8),
+            _cross_entropy(self._fine(y_fine), targets & 255),
+        ), h
+
+    def hidden(self, batch: Batch, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Hidden states [T, B, H] after every step, and the last one [B, H]."""
+        x = self._inputs(batch)
+        if h is None:
+            h = self.gru.b_input.new_zeros(len(batch.samples), self.config.hidden_size)
+        if x.is_cuda:
+            return self._fused(x, self._features(batch.mel), h)
+        return self._stepwise(x, self._features(batch.mel), h)
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        """c(t-1), f(t-1), c(t) of every step, scaled to [-1, 1]: float32 [T, B, 3]."""
+        samples = batch.samples.t()
+        halves = torch.stack([samples >> 8, samples & 255], dim=2) / 127.5 - 1.0  # [T, B, 2]
+        before = torch.stack([batch.before >> 8, batch.before & 255], dim=1) / 127.5 - 1.0
+        start = torch.full_like(before, self.config.first_input)
+        first = torch.where(batch.before[:, None] < 0, start, before)
+        return torch.cat([torch.cat([first[None], halves[:-1]]), halves[:, :, :1]], dim=2)
+
+    def _features(self, mel: Tensor) -> Tensor | None:
+        """Mel with context -> what is constant over each frame: [B, F, n_mels + aux_size]."""
+        if not self.config.n_mels:
+            return None
+        radius = self.context
+        own = mel[:, :, radius : mel.shape[2] - radius].transpose(1, 2)
+        return torch.cat([own, self.aux(mel)], dim=2) if self.config.aux_size else own
+
+    def _stepwise(self, x: Tensor, features: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The CPU's recurrence: conditioning as gate pre-activations, one row a frame."""
+        cell = self.gru
+        if features is None:
+            frames = cell.b_input.expand(1, len(h), -1)
+            hop = len(x)
+        else:
+            frames = nn.functional.linear(features, cell.w_conditioning).float().transpose(0, 1)
+            frames, hop = frames + cell.b_input, self.config.hop_length
+        low = torch.is_autocast_enabled("cpu")
+        segment = Segment(x, frames.contiguous(), hop, h)
+        return recurrence(segment, cell.masked_sample, cell.w_recurrent, cell.b_recurrent, low)
+
+    def _fused(self, x: Tensor, features: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+        """PyTorch's fused GRU (cuDNN): under teacher forcing the masked cell is a standard GRU."""
+        cell = self.gru
+        weight = cell.masked_sample
+        if features is not None:
+            rows = features.transpose(0, 1).repeat_interleave(self.config.hop_length, dim=0)
+            x = torch.cat([x, rows[: len(x)].to(x.dtype)], dim=2)
+            weight = torch.cat([weight, cell.w_conditioning], dim=1)
+        flat = [weight, cell.w_recurrent, cell.b_input, cell.b_recurrent]
+        if torch.is_autocast_enabled("cuda"):
+            kind = torch.get_autocast_dtype("cuda")
+            x, h, flat = x.to(kind), h.to(kind), [w.to(kind) for w in flat]
+        y, last = torch.gru(x, h[None], flat, True, 1, 0.0, self.training, False, False)
+        return y, last[0].detach().float()
+
+    def _coarse(self, y: Tensor) -> Tensor:
+        result: Tensor = self.coarse_fc2(torch.relu(self.coarse_fc1(y)))
+        return result
+
+    def _fine(self, y: Tensor) -> Tensor:
+        result: Tensor = self.fine_fc2(torch.relu(self.fine_fc1(y)))
+        return result
+
+    # -- canonical weights -------------------------------------------------------------------------
+
+    def canonical(self) -> Tensors:
+        """Return the weights as canonical tensors (copies); masks of pruned blocks are not ours."""
+        return to_canonical(self.config, self.state_dict())
+
+    def load_canonical(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take the weights of a canonical model of the same configuration.
+
+        Raises
+        ------
+        ModelError
+            If they do not fit, or the mel is scaled within a frame.
+        """
+        validate(self.config, tensors)
+        kernel = tensors.get("upsample.kernel")
+        if kernel is not None and not (kernel == 1.0).all():
+            raise ModelError("The model scales its mel within a frame; it cannot be trained here.")
+        state = {
+            name: torch.from_numpy(np.array(value))
+            for name, value in tensors.items()
+            if name != "upsample.kernel" and name in self.state_dict()
+        }
+        self.load_state_dict(state)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats of targets [T * B] under logits [T, B, 256], always in float32 or better."""
+    wide = logits.float() if logits.dtype == torch.bfloat16 else logits
+    return nn.functional.cross_entropy(wide.flatten(0, 1), targets)
+
+
+def to_canonical(config: ModelConfig, state: Mapping[str, Tensor]) -> Tensors:
+    """Canonical tensors of a state dict of `WaveRNN`, without masks of pruned blocks."""
+    tensors: Tensors = {}
+    for name in expected_shapes(dataclasses.replace(config, block_shape=None, pruned=())):
+        if name == "upsample.kernel":
+            tensors[name] = np.ones((config.hop_length, 1), dtype=np.float32)
+        else:
+            tensors[name] = state[name].detach().float().cpu().numpy().copy()
+    columns = tensors["gru.w_sample"].reshape(3, config.hidden_size, 3)
+    columns[:, : config.hidden_size // 2, 2] = 0.0
+    return tensors

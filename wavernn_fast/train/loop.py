@@ -1,0 +1,297 @@
+"""The training loop: batches, losses, the moving average, pruning, checkpoints, the log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import weights
+from ..canonical import Tensors, mask_name
+from ..config import ModelConfig
+from ..errors import AudioError, EngineError, ModelError
+from ..files import write_atomic
+from ..models.wavernn import Batch, WaveRNN, to_canonical
+from . import state
+from .corpus import Corpus
+from .processes import Processes, autocast, low_precision
+from .prune import Pruner, with_masks
+from .settings import TrainSettings
+
+MODEL, LOG = "model.safetensors", "log.jsonl"  # in the folder of the run
+VALID_SEGMENTS = 64  # held-out segments looked at now and then; `eval` measures whole recordings
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often, in steps, something happens; the last step always counts."""
+
+    log: int = 20
+    validate: int = 500
+    checkpoint: int = 500
+
+
+def segment_frames(config: ModelConfig, samples: int) -> int:
+    """Frames of a segment of at least so many samples."""
+    return max(1, -(-samples // config.hop_length))
+
+
+class Trainer:
+    """One training run.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run; state.pt, model.safetensors and log.jsonl go there.
+    config : ModelConfig
+    settings : TrainSettings
+    data : (Corpus, Corpus or None)
+        Recordings to learn from, and held-out ones. Segments of both have the frames of
+        `segment_frames(config, settings.warmup)` and `segment_frames(config, settings.segment)`
+        together (`total_frames`).
+    processes : Processes
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        settings: TrainSettings,
+        data: tuple[Corpus, Corpus | None],
+        processes: Processes,
+    ) -> None:
+        self.folder, self.config, self.settings = folder, config, settings
+        self._train, self._valid = data
+        self._processes = processes
+        self._low = low_precision(settings.precision, processes.device)
+        torch.manual_seed(settings.seed)
+        self.model = WaveRNN(config).to(processes.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self._parameters = dict(self.model.named_parameters())
+        self._averages = dict(self.average.named_parameters())
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr, fused=True)
+        self.pruner = Pruner(self._parameters, settings.prune) if settings.prune else None
+        self.step = 0  # updates done
+
+    # -- beginning and going on --------------------------------------------------------------------
+
+    def start_from(self, config: ModelConfig, tensors: Tensors) -> None:
+        """Begin with the weights, and the masks, of a canonical model of the same sizes.
+
+        Raises
+        ------
+        ModelError
+            If it is pruned and this run is not set to keep its zeros.
+        """
+        if config.pruned and self.pruner is None:
+            raise ModelError(
+                "The model to start from is pruned; train it with the same blocks "
+                f"({config.block_shape}), or its zeros would fill again."
+            )
+        self.model.load_canonical(tensors)
+        self.average.load_canonical(tensors)
+        if config.pruned and self.pruner:
+            masks = {n: torch.from_numpy(tensors[mask_name(n)] != 0.0) for n in config.pruned}
+            self.pruner.load(masks)
+
+    def resume(self, saved: state.State) -> None:
+        """Go on where a checkpoint was written."""
+        self.model.load_state_dict(saved.model)
+        self.average.load_state_dict(saved.average)
+        self._optimizer.load_state_dict(saved.optimizer)
+        if self.pruner:
+            self.pruner.load(saved.masks)
+        self.step = saved.step
+        if self._processes.rank == 0:
+            _cut_log(self.folder / LOG, saved.step)
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self, every: Every, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Train until `settings.steps` updates are done.
+
+        Parameters
+        ----------
+        every : Every
+        tell : function
+            Gets every line of the log: step, and what is known of loss, coarse, fine, lr,
+            grad_norm, samples_per_s, valid_nll (nats per sample), sparsity, seconds.
+
+        Returns
+        -------
+        dict
+            The last line with a `valid_nll`, or the last one.
+
+        Raises
+        ------
+        EngineError
+            If the loss is not finite any more; the last checkpoint is intact.
+        ModelError
+            If a checkpoint or the log cannot be written.
+        """
+        last: dict[str, Any] = {"step": self.step}
+        sums, started, seen = torch.zeros(3), time.perf_counter(), 0
+        while self.step < self.settings.steps:
+            losses, norm = self.update()
+            sums += torch.tensor([*losses, norm])
+            seen += 1
+            end = self.step == self.settings.steps
+            line: dict[str, Any] = {}
+            if end or self.step % every.log == 0:
+                line = self._line(sums / seen, time.perf_counter() - started, seen)
+                sums, started, seen = torch.zeros(3), time.perf_counter(), 0
+            if self._valid is not None and (end or self.step % every.validate == 0):
+                line = {"step": self.step, **line, "valid_nll": self.validate()}
+                started = time.perf_counter()
+            if line:
+                last = line if "valid_nll" in line or "valid_nll" not in last else last
+                self._write_line(line)
+                tell(line)
+            if end or self.step % every.checkpoint == 0:
+                self.save()
+        return last
+
+    def update(self) -> tuple[tuple[float, float], float]:
+        """One update: (coarse, fine) nats per sample of this batch, norm of the gradient."""
+        settings, device = self.settings, self._processes.device
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.learning_rate(self.step)
+        count = settings.batch // self._processes.world
+        batch = self._train.random(settings.seed, self.step, self._processes.rank, count)
+        self._optimizer.zero_grad(set_to_none=True)
+        with autocast(self._low, device):
+            losses = self._losses(self.model, _to(batch, device))
+        (losses[0] + losses[1]).backward()  # type: ignore[no-untyped-call]
+        self._processes.mean_gradients(self._parameters.values())
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.clip)
+        values = self._processes.mean(torch.stack([*losses.detach(), norm.detach()]))
+        coarse, fine, size = values.tolist()
+        if not math.isfinite(coarse + fine + size):
+            raise EngineError(
+                f"The loss is not finite at step {self.step} (coarse {coarse}, fine {fine}, "
+                f"gradient {size}); the last checkpoint is intact. Resume with a lower --lr."
+            )
+        self._optimizer.step()
+        self.step += 1
+        if self.pruner:
+            self.pruner.step(self.step)
+        self._move_average()
+        return (coarse, fine), size
+
+    def _losses(self, model: WaveRNN, batch: Batch) -> Tensor:
+        """Coarse and fine nats per sample [2], after running the warm-up without learning."""
+        frames = segment_frames(self.config, self.settings.warmup) if self.settings.warmup else 0
+        h = None
+        if frames:
+            first, batch = cut(batch, frames, self.config.hop_length, model.context)
+            with torch.no_grad():
+                _, h = model.hidden(first)
+        losses, _ = model.losses(batch, h)
+        return torch.stack([losses.coarse, losses.fine])
+
+    def _move_average(self) -> None:
+        decay = self.settings.ema_decay(self.step)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self._averages.values()), list(self._parameters.values()), 1.0 - decay
+            )
+        if self.pruner:
+            self.pruner.apply(self._averages)
+
+    def validate(self) -> float:
+        """Nats per sample of held-out segments under the averaged weights."""
+        assert self._valid is not None
+        batch = _to(self._valid.spread(VALID_SEGMENTS), self._processes.device)
+        with torch.no_grad(), autocast(self._low, self._processes.device):
+            return float(self._losses(self.average, batch).sum())
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint, then the averaged weights as a canonical model."""
+        if self._processes.rank == 0:
+            masks = {n: m.cpu() for n, m in self.pruner.masks.items()} if self.pruner else {}
+            saved = state.State(
+                self.config,
+                self.settings,
+                self.step,
+                self.model.state_dict(),
+                self.average.state_dict(),
+                self._optimizer.state_dict(),
+                masks,
+            )
+            state.write(self.folder, saved)
+            weights.write(self.folder / MODEL, *self.canonical())
+        self._processes.wait()
+
+    def canonical(self) -> tuple[ModelConfig, Tensors]:
+        """The averaged weights as a canonical model, with the masks of what is pruned."""
+        tensors = to_canonical(self.config, self.average.state_dict())
+        if self.pruner is None:
+            return self.config, tensors
+        return with_masks(self.config, tensors, self.pruner)
+
+    def _line(self, means: Tensor, seconds: float, steps: int) -> dict[str, Any]:
+        coarse, fine, norm = means.tolist()
+        samples = steps * self.settings.batch * self.config.hop_length
+        samples *= segment_frames(self.config, self.settings.segment)
+        line = {
+            "step": self.step,
+            "loss": coarse + fine,
+            "coarse": coarse,
+            "fine": fine,
+            "lr": self.settings.learning_rate(self.step - 1),
+            "grad_norm": norm,
+            "samples_per_s": samples / seconds,
+        }
+        if self.pruner and self.settings.prune:
+            line["sparsity"] = self.settings.prune.share(self.step)
+        return line
+
+    def _write_line(self, line: dict[str, Any]) -> None:
+        if self._processes.rank:
+            return
+        try:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise ModelError(
+                f"The log {str(self.folder / LOG)!r} cannot be written ({error.strerror})."
+            ) from error
+
+
+def cut(batch: Batch, frames: int, hop_length: int, context: int) -> tuple[Batch, Batch]:
+    """Cut segments after so many frames: the first part, and the rest with its own context."""
+    at = frames * hop_length
+    first = Batch(batch.samples[:, :at], batch.before, batch.mel[:, :, : frames + 2 * context])
+    rest = Batch(batch.samples[:, at:], batch.samples[:, at - 1], batch.mel[:, :, frames:])
+    return first, rest
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop lines that were written after the checkpoint, and a line that was cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    try:
+        write_atomic(path, [line.encode() for line in kept])
+    except AudioError as error:
+        raise ModelError(f"The log {str(path)!r} cannot be rewritten ({error}).") from error

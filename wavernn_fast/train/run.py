@@ -1,0 +1,212 @@
+"""One training run from its options to its files: data, model, trainer, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import weights
+from ..config import ModelConfig
+from ..errors import AudioError, InputError, ModelError
+from ..files import write_atomic
+from ..presets import get_preset
+from . import state
+from .corpus import Corpus, Recording, Skipped, find_recordings, read_recordings, split
+from .loop import MODEL, Trainer, segment_frames
+from .processes import Processes
+from .settings import TrainSettings
+
+SETTINGS = "run.json"  # in the folder of the run: for people; state.pt is what is resumed
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 0.04, 16
+
+Bar = Callable[[Iterable[Path]], Iterable[Path]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """Sizes of a new model; see `ModelConfig`."""
+
+    preset: str = "native-22k"
+    hidden_size: int = 256
+    fc_size: int | None = None  # default: hidden_size
+    aux_size: int = 128
+    aux_channels: int = 192
+    aux_blocks: int = 3
+    aux_kernel: int = 5
+    conditioned: bool = True
+
+    def config(self) -> ModelConfig:
+        """Configuration of a dual model with these sizes.
+
+        Raises
+        ------
+        InputError
+            If the preset is of another kind of model.
+        ModelError
+            Listing the sizes that are impossible.
+        """
+        preset = get_preset(self.preset)
+        if "dual_softmax" not in preset.heads or (self.conditioned and preset.mel is None):
+            raise InputError(
+                f"Preset {self.preset!r} does not go with a conditioned dual-softmax model; "
+                "native-22k and mkotha do."
+            )
+        common = {
+            "core": "dual",
+            "head": "dual_softmax",
+            "hidden_size": self.hidden_size,
+            "fc_size": self.fc_size or self.hidden_size,
+            "n_classes": 256,
+            "sample_rate": preset.sample_rate,
+            "output": preset.output,
+        }
+        if not self.conditioned:
+            return ModelConfig(**common, hop_length=1)  # type: ignore[arg-type]
+        assert preset.mel is not None
+        return ModelConfig(
+            **common,  # type: ignore[arg-type]
+            hop_length=preset.hop_length,
+            n_mels=preset.mel.n_mels,
+            aux_size=self.aux_size,
+            aux_channels=self.aux_channels if self.aux_size else 0,
+            aux_blocks=self.aux_blocks if self.aux_size else 0,
+            aux_kernel=self.aux_kernel if self.aux_size else 0,
+            mel=preset.mel,
+            preset=preset.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the recordings are."""
+
+    train: Path
+    valid: Path | None = None  # default: some of `train`
+    held_out: int | None = None  # how many; default: 4 %, at least 1 and at most 16
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was read."""
+
+    train: list[Recording]
+    valid: list[Recording]
+    skipped: list[Skipped]
+
+
+def load(data: Data, config: ModelConfig, settings: TrainSettings, bar: Bar = iter) -> Loaded:
+    """Read all recordings of a run.
+
+    Raises
+    ------
+    InputError
+        If there is none to train on; the message lists why each was left out.
+    """
+    paths = find_recordings(data.train)
+    if data.valid is not None:
+        train_paths, valid_paths = paths, find_recordings(data.valid)
+    else:
+        share = max(1, min(_HELD_OUT_MOST, round(_HELD_OUT_SHARE * len(paths))))
+        held_out = share if data.held_out is None else data.held_out
+        train_paths, valid_paths = (paths, []) if not held_out else split(paths, held_out)
+    frames = total_frames(config, settings)
+    train, skipped = read_recordings(train_paths, config, frames, bar)
+    valid, more = read_recordings(valid_paths, config, frames, bar)
+    if not train:
+        reasons = "\n  - ".join(f"{s.path}: {s.reason}" for s in skipped)
+        raise InputError(f"No recording can be trained on:\n  - {reasons}")
+    return Loaded(train, valid, skipped + more)
+
+
+def total_frames(config: ModelConfig, settings: TrainSettings) -> int:
+    """Frames of a segment with its warm-up."""
+    warmup = segment_frames(config, settings.warmup) if settings.warmup else 0
+    return warmup + segment_frames(config, settings.segment)
+
+
+def make_trainer(
+    folder: Path,
+    config: ModelConfig,
+    settings: TrainSettings,
+    loaded: Loaded,
+    processes: Processes,
+) -> Trainer:
+    """Trainer of a new run in `folder`."""
+    frames = total_frames(config, settings)
+    context = config.aux_radius
+    train = Corpus(loaded.train, config, frames, context)
+    valid = Corpus(loaded.valid, config, frames, context) if loaded.valid else None
+    return Trainer(folder, config, settings, (train, valid), processes)
+
+
+def prepare_folder(folder: Path, resume: bool) -> None:
+    """Make the folder of a run, and refuse one that holds another run.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made, or holds a run that is not to be resumed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {str(folder)!r} cannot be made ({error.strerror}); choose another -o."
+        ) from error
+    if (folder / state.NAME).exists() and not resume:
+        raise InputError(
+            f"{str(folder)!r} holds a training run. Go on with it by --resume, or choose another "
+            "folder with -o."
+        )
+
+
+def check_same(saved: state.State, config: ModelConfig, settings: TrainSettings) -> None:
+    """Refuse to resume a run with other sizes or numbers; only `steps` may grow.
+
+    Raises
+    ------
+    InputError
+        Naming everything that differs.
+    """
+    problems = _differences(dataclasses.asdict(saved.config), dataclasses.asdict(config))
+    before, now = dataclasses.asdict(saved.settings), dataclasses.asdict(settings)
+    if now["steps"] >= saved.step:
+        before.pop("steps"), now.pop("steps")
+    problems += _differences(before, now)
+    if problems:
+        raise InputError(
+            f"The run cannot be resumed with other numbers: {'; '.join(problems)}. Give the same "
+            "options as before (run.json has them), or start a new run with --from."
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} was {before.get(name)!r} and is now {now[name]!r}"
+        for name in now
+        if before.get(name) != now[name]
+    ]
+
+
+def describe(folder: Path, facts: dict[str, Any]) -> None:
+    """Write what a run is, for people and for its model card.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be written.
+    """
+    text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
+    try:
+        write_atomic(folder / SETTINGS, [text.encode()])
+    except AudioError as error:
+        raise ModelError(f"{str(folder / SETTINGS)!r} cannot be written ({error}).") from error
+
+
+def read_start(path: Path) -> tuple[ModelConfig, Any]:
+    """Model to start from: a canonical file, or the folder of a run."""
+    return weights.read(path / MODEL if path.is_dir() else path)
