@@ -27,6 +27,7 @@ _NAMES = {
     "torchaudio-ljspeech",
     "geneing",
     "mkotha",
+    "native-22k",
     "deepmind",
 }
 
@@ -46,7 +47,7 @@ def _apply(name: str, magnitudes: np.ndarray) -> Any:
     return np.clip(mel.scale * level + mel.offset, *mel.clip)
 
 
-def test_presets_are_the_published_families() -> None:
+def test_presets_are_the_published_families_and_ours() -> None:
     assert set(PRESETS) == _NAMES
     assert all(preset.name == name for name, preset in PRESETS.items())
 
@@ -146,7 +147,10 @@ def test_output_rules_are_those_of_the_families() -> None:
 @pytest.mark.parametrize(
     ("name", "kin"),
     [
-        ("fatchord-raw9", {"fatchord-raw9", "fatchord-mol", "torchaudio-ljspeech", "mkotha"}),
+        (
+            "fatchord-raw9",
+            {"fatchord-raw9", "fatchord-mol", "torchaudio-ljspeech", "mkotha", "native-22k"},
+        ),
         ("rtvc", {"rtvc"}),
         ("geneing", {"geneing"}),
     ],

@@ -50,6 +50,8 @@ def _table(facts: dict[str, Any], with_tensors: bool) -> str:
     for name, value in config.items():
         if isinstance(value, dict):
             rows += [(f"{name}.{key}", _show(inner)) for key, inner in value.items()]
+        elif name == "block_shape" and value:
+            rows.append((name, "x".join(str(n) for n in value)))
         else:
             rows.append((name, _show(value)))
     if with_tensors:
@@ -69,5 +71,7 @@ def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
-        return " to ".join(_show(item) for item in value)
+        texts = [_show(item) for item in value]
+        names = any(isinstance(item, str) for item in value)
+        return (", " if names or not texts else " to ").join(texts) or "none"
     return "none" if value is None else str(value)

@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError, ModelError
 from . import common
-from .train import _need_torch, block_options
+from .train import block_options
 
 
 @click.command(
@@ -33,7 +33,9 @@ def command(model: str, output: str, **options: Any) -> None:
     Quality falls with every block: measure it with 'eval', or train the result on with
     'train --from OUT --prune Z', which is what a high sparsity needs. Needs PyTorch.
     """
-    _need_torch()
+    from ..train import need_torch
+
+    need_torch()
     from .. import checkpoints, weights
     from ..train.prune import PruneSettings, prune_once
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..errors import InputError, MissingDependencyError
+from ..errors import InputError
 from . import common
 
 if TYPE_CHECKING:
@@ -152,7 +152,9 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
     most --save-every steps and goes on with --resume as if it had not been killed. Needs PyTorch:
     pip install "wavernn_fast[torch]".
     """
-    _need_torch()
+    from ..train import need_torch
+
+    need_torch()
     from ..train import processes
 
     here = processes.start(options["device"], options["threads"])
@@ -162,15 +164,6 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
         here.close()
     if options["as_json"] and here.rank == 0:
         common.print_json(result)
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            'Training needs PyTorch, which is not installed: pip install "wavernn-fast[torch]".'
-        ) from error
 
 
 def _train(
