@@ -19,6 +19,7 @@ import soundfile
 from cli_runner import refused, run
 from voices import DTYPES, preset_mel, save_mels, save_speech, save_voice
 
+from wavernn_fast import voices
 from wavernn_fast.audio import quantize
 from wavernn_fast.cli import _COMMANDS
 from wavernn_fast.cli.jobs import mel_correlation
@@ -204,7 +205,7 @@ def test_on_a_terminal_progress_is_shown(model, tmp_path):
 # --- demo -----------------------------------------------------------------------------------------
 
 
-def test_demo_makes_a_sound_without_model_and_torch_and_says_that_it_is_noise(tmp_path):
+def test_demo_speaks_without_model_file_and_torch_and_says_what_speaks(tmp_path):
     code = (
         "import sys\nsys.modules['torch'] = None\n"
         "from wavernn_fast.cli import main\nmain(sys.argv[1:])\n"
@@ -220,23 +221,30 @@ def test_demo_makes_a_sound_without_model_and_torch_and_says_that_it_is_noise(tm
     info = soundfile.info(tmp_path / "demo.wav")
     assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
     assert info.duration == pytest.approx(0.5, abs=0.01)
-    for stream in (result.stdout, result.stderr):
-        assert "random" in stream.lower()
-        assert "NOISE" in stream
-    for word in ("device cpu", "isa ", "thread", "samples/s", "real-time factor", "vocode"):
+    assert result.stderr == ""
+    voice = voices.facts(voices.DEFAULT)
+    for word in (
+        voice["kind"],
+        voice["about"],
+        "device cpu",
+        "isa ",
+        "thread",
+        "samples/s",
+        "real-time factor",
+        "vocode",
+    ):
         assert word in result.stdout
 
 
 def test_demo_repeats_with_its_seed_and_reports_as_json(tmp_path):
-    files = {}
+    files, voice = {}, voices.facts(voices.DEFAULT)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         out = tmp_path / f"{name}.wav"
         options = ("--seconds", 0.1, "--seed", seed, "--threads", 1, "--dtype", "fp16", "--json")
         result = run("demo", "-o", out, *options)
         assert result.exit_code == 0, result.stderr
         facts = json.loads(result.stdout)
-        assert facts["random_weights"] is True
-        assert "NOISE" in facts["warning"]
+        assert (facts["voice"], facts["kind"]) == (voices.DEFAULT, voice["kind"])
         assert (facts["dtype"], facts["threads"], facts["seed"]) == ("fp16", 1, seed)
         rate = facts["samples"] / facts["wall_seconds"]
         assert facts["samples_per_s"] == pytest.approx(rate)

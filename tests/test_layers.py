@@ -52,7 +52,7 @@ MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config",
     "data": "arrays audio canonical conditioning features files fold presets samples scoring "
-    "synthetic weights",
+    "synthetic voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

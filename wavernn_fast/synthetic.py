@@ -115,22 +115,3 @@ def random_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.
     random = np.random.default_rng(seed)
     frames = random.uniform(low, high, (config.n_mels, n_frames))
     return frames.astype(np.float32)
-
-
-def gliding_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.float32]:
-    """Frames [n_mels, n_frames], float32, that move like speech: harmonics, formants, syllables.
-
-    Of no language and no voice; it fills the model's value range without leaving it.
-    """
-    random = np.random.default_rng(seed)
-    t = np.linspace(0.0, 1.0, max(1, n_frames))[:n_frames]
-    bins = np.arange(config.n_mels)[:, None] / max(1, config.n_mels)
-    pitch = 0.04 + 0.01 * np.sin(2 * np.pi * (2 * t + random.random()))
-    level = 0.5 + 0.1 * np.cos(2 * np.pi * bins / pitch)
-    for centre in (0.15, 0.4, 0.7):
-        path = centre + 0.08 * np.sin(2 * np.pi * (3 * t * random.random() + random.random()))
-        level = level + 0.3 * np.exp(-(((bins - path) / 0.06) ** 2))
-    syllables = 0.5 - 0.5 * np.cos(2 * np.pi * 8 * t)  # eight of them
-    frames = np.clip(level * (1.0 - 0.5 * bins) * syllables, 0.0, 1.0)
-    low, high = (0.0, 1.0) if config.mel is None or config.mel.clip is None else config.mel.clip
-    return (low + (high - low) * frames).astype(np.float32)

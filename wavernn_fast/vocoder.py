@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, utterance
+from . import arrays, utterance, voices
 from .config import ModelConfig
 from .devices import make_engine, resolve_device
 from .errors import InputError
@@ -78,9 +79,11 @@ class Vocoder:
 
         Parameters
         ----------
-        path_or_name : path
-            The file. PyTorch files need the extra ``wavernn-fast[torch]`` and are read without
-            running any code from them; `wavernn-fast convert` makes a file that needs no torch.
+        path_or_name : path or str
+            The file, or the name of a voice that ships in the package ("kerstin"), where there
+            is no file of that name. PyTorch files need the extra ``wavernn-fast[torch]`` and are
+            read without running any code from them; `wavernn-fast convert` makes a file that needs
+            no torch.
         device : {"auto", "cpu", "cuda", "emu"}
             "auto" takes the best there is and logs why.
         dtype : {"auto", "fp32", "fp16", "bf16", "int8", "int8-fast"}
@@ -105,7 +108,10 @@ class Vocoder:
         from . import checkpoints
 
         device = resolve_device(device)  # before a long load
-        config, tensors = checkpoints.load(path_or_name, preset=preset)
+        path = voices.find(os.fspath(path_or_name))
+        if path is None or os.path.exists(path_or_name):
+            path = Path(path_or_name)
+        config, tensors = checkpoints.load(path, preset=preset)
         return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
 
     # --- what it is ---

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .. import voices
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -63,13 +64,22 @@ engine_options = stack(
         "--threads", type=click.IntRange(1), help="CPU threads. [default: all allowed here]"
     ),
 )
+_preset_option = click.option(
+    "--preset", help="Mel and output rules when the checkpoint does not say (see 'inspect')."
+)
 model_options = stack(
     click.option("-m", "--model", required=True, metavar="FILE", help="Checkpoint to load."),
-    click.option(
-        "--preset", help="Mel and output rules when the checkpoint does not say (see 'inspect')."
-    ),
+    _preset_option,
     engine_options,
 )
+voice_options = stack(  # for a command that makes its own mels, which any voice can take
+    click.option(
+        "-m", "--model", default=voices.DEFAULT, show_default=True, metavar="FILE|VOICE",
+        help="Checkpoint to load, or a voice of the package.",
+    ),
+    _preset_option,
+    engine_options,
+)  # fmt: skip
 sampling_options = stack(
     click.option(
         "--seed",

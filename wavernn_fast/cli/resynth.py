@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,20 +15,26 @@ from . import common
 @click.command(
     "resynth",
     epilog=common.examples(
+        "wavernn-fast resynth speech.wav",
         "wavernn-fast resynth speech.wav -m voice.safetensors -o again.wav --report",
         "wavernn-fast resynth recordings/ -m voice.pt --preset fatchord-raw9 -o again/ --json",
     ),
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="AUDIO...")
-@click.option("-o", "--output", required=True, metavar="OUT", help="Folder, .wav file or '-'.")
+@click.option(
+    "-o", "--output", metavar="OUT",
+    help="Folder, .wav file or '-'. [default for one recording: NAME.resynth.wav, in this folder]",
+)  # fmt: skip
 @click.option("--report", is_flag=True, help="Print the log-mel correlation of every file.")
-@common.model_options
+@common.voice_options
 @common.sampling_options
 @common.output_options
 @common.json_option
 @common.quiet_option
 @click.pass_context
-def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, inputs: Sequence[str], output: str | None, **options: Any
+) -> None:
     """Turn recordings into mels and back into speech.
 
     AUDIO are files or folders of recordings, or '-' for one on stdin; other sample rates are
@@ -37,6 +44,7 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
     """
     from .jobs import ResynthesisJob
 
+    output = _default_output(inputs) if output is None else output
     items = common.collect(
         inputs, output, reads=common.READ_AUDIO, writes=".wav", single=common.WRITTEN_AUDIO
     )
@@ -57,3 +65,10 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
             shown = "none (silence)" if value is None else f"{value:.3f}"
             click.echo(f"{entry['source']}: log-mel correlation {shown}", err=True)
     ctx.exit(code)
+
+
+def _default_output(inputs: Sequence[str]) -> str:
+    """NAME.resynth.wav here for a single file; more need a folder."""
+    if len(inputs) != 1 or inputs[0] == common.PIPE or Path(inputs[0]).is_dir():
+        raise click.UsageError("Give -o: a folder for several recordings, or '-' for a pipe.")
+    return f"{Path(inputs[0]).stem}.resynth.wav"

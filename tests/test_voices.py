@@ -1,0 +1,75 @@
+"""The voice in the package: it speaks, is called what it has been measured to be, and is small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wavernn_fast.metrics import mel_correlation
+
+from wavernn_fast import Vocoder, features, voices, weights
+from wavernn_fast.errors import InputError, ModelError
+
+FOLDER = Path(voices.__file__).parent
+NAMES = voices.names()
+
+
+def test_the_default_voice_is_there() -> None:
+    assert voices.DEFAULT in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_voice_says_again_what_its_mel_says(name: str) -> None:
+    """Copy synthesis of its held-out sentence: the spectrum is that of the recording."""
+    voc, mel = Vocoder.from_pretrained(name, cpu_threads=1), voices.mel(name)
+    assert voc.config.mel is not None
+    again = features.log_mel(voc.generate(mel, seed=0), voc.config.mel)
+    correlation = mel_correlation(mel, again)
+    assert correlation is not None
+    assert correlation >= 0.85
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_voice_is_called_a_demo_voice_only_if_it_is_good_enough(name: str) -> None:
+    facts = voices.facts(name)
+    measured = facts["measured"]
+    good = measured["stoi"] >= 0.85 and measured["mel_correlation"] >= 0.85
+    assert facts["kind"] == ("demo voice" if good else "test model")
+    assert facts["about"].endswith(".")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_voice_ships_with_card_recipe_and_log_and_is_small(name: str) -> None:
+    assert (FOLDER / f"{name}.safetensors").stat().st_size <= 5_000_000
+    card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    assert "CC0" in card
+    assert "wavernn-fast train" in (FOLDER / f"{name}.sh").read_text(encoding="utf-8")
+    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert steps[-1] == voices.facts(name)["steps"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_mel_of_a_voice_is_of_its_own_preset(name: str) -> None:
+    config, _ = weights.read(FOLDER / f"{name}.safetensors")
+    mel = voices.mel(name)
+    assert mel.dtype == np.float32
+    features.check_mel(mel, config)  # a wrong range is a warning, which is an error here
+
+
+def test_an_unknown_voice_is_refused_with_the_known_names() -> None:
+    with pytest.raises(InputError, match=voices.DEFAULT):
+        voices.facts("nobody")
+    with pytest.raises(InputError, match="no voice 'nobody'"):
+        voices.mel("nobody")
+    assert voices.find("nobody") is None
+
+
+def test_a_file_of_the_name_of_a_voice_comes_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / voices.DEFAULT).write_bytes(b"not a model")
+    with pytest.raises(ModelError):
+        Vocoder.from_pretrained(voices.DEFAULT)
