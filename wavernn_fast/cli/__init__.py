@@ -22,6 +22,7 @@ _COMMANDS = {
     "mel": ("mel", "recordings -> mel spectrograms"),
     "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
     "inspect": ("inspect", "what is in a checkpoint: layout, sizes, mel convention"),
+    "plot": ("plot", "pictures of recordings and of training curves"),
     "verify": ("verify", "compare the engine with PyTorch, step by step"),
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
     "doctor": ("doctor", "report on this machine and test the engine"),
