@@ -51,13 +51,13 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config",
-    "data": "arrays audio canonical conditioning features files fold presets samples scoring "
-    "synthetic voices weights",
+    "data": "arrays audio canonical conditioning features files fold metrics pictures presets "
+    "samples scoring synthetic voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
     "voice": "devices lanes stream utterance vocoder",
-    "tools": "benchmark doctor floors machine verification",
+    "tools": "benchmark doctor evaluation floors machine verification",
     "cli": "cli",
     "main": "__main__",
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 import tolerances
+from cli_runner import run
 
 from wavernn_fast import audio, checkpoints, features, weights
 from wavernn_fast.models.eager import make_eager
@@ -93,3 +95,16 @@ def test_likelihood_of_real_speech_falls_by_no_more_than_documented(voice, dtype
     wave, mel = mel_of(CLIPS[1], voice.config, 1.0)
     change = Vocoder.from_pretrained(MODEL, dtype=dtype).score(mel, wave) - voice.score(mel, wave)
     assert abs(change) <= most
+
+
+def test_eval_of_real_speech_finds_the_published_correlation(tmp_path):
+    arguments = ("-m", MODEL, "--preset", "geneing", "--limit-seconds", 3, "--threads", 1)
+    result = run("eval", CLIPS[0], *arguments, "-o", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    [row] = json.loads(result.stdout)["done"]
+    assert row["mel_correlation"] >= 0.83
+    assert row["torch_difference"] <= 1e-4
+    assert 2.0 < row["nll"]["fp32"] < 4.0
+    assert 0.5 < row["stoi"] < 1.0
+    assert 3.0 < row["mcd_db"] < 12.0
+    assert (tmp_path / "LJ001-0001.png").stat().st_size > 10_000

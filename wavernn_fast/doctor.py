@@ -25,7 +25,8 @@ _EXTRAS = {
     "tqdm": ("progress bars", ""),
     "torch": ("PyTorch checkpoints, verify, bench baseline", "torch"),
     "soxr": ("resampling", "audio"),
-    "matplotlib": ("plots", "plot"),
+    "pystoi": ("intelligibility in eval", "eval"),
+    "matplotlib": ("pictures", "plot"),
 }
 
 

@@ -197,27 +197,44 @@ def sounding_samples(voice: Voice, request: Request) -> int:
 
 def score(voice: Voice, request: Request, wave: NDArray[Any]) -> float:
     """Nats per sample of `wave` [n_samples] under teacher forcing; see `Vocoder.score`."""
-    config = voice.config
+    targets = forced_targets(voice.config, request, wave)
+    parts = forced_nll(voice, request, targets)
+    return sum(float(part.sum()) for part in parts) / len(targets)
+
+
+def forced_targets(config: ModelConfig, request: Request, wave: NDArray[Any]) -> NDArray[Any]:
+    """What the engine is to follow so that it says `wave` [n_samples]: one target a sample.
+
+    The first belongs to the first sample that the model makes of the request's mel.
+
+    Raises
+    ------
+    InputError
+        If the lengths of mel and waveform do not belong together, or nothing is left.
+    """
     targets = encode_targets(wave, config)
-    count = len(targets)
     if request.mel is not None:
         offset = config.lookback_frames if config.pad == "none" else 0
         _check_lengths(len(targets), request.mel.shape[1] * config.hop_length, config)
-        targets = targets[offset * config.hop_length :]
-        count = min(len(targets), request.n_drawn)
-    if count == 0:
+        targets = targets[offset * config.hop_length :][: request.n_drawn]
+    if len(targets) == 0:
         raise InputError("There is nothing to score: the waveform or the mel is empty.")
+    return targets
+
+
+def forced_nll(
+    voice: Voice, request: Request, targets: NDArray[Any]
+) -> Iterator[NDArray[np.float64]]:
+    """Nats of every sample of `forced_targets` under the engine, slice by slice."""
     lane = Lane(
         stream=voice.open(0, Sampling(1.0, False, None)),
         source=voice.source(request.mel),
         position=0,
-        remaining=count,
+        remaining=len(targets),
         take=_nothing,
     )
-    total = 0.0
-    for logits, part in forced_logits(voice.engine, lane, targets[:count], config.hop_length):
-        total += float(negative_log_likelihood(config, logits, part).sum())
-    return total / count
+    for logits, part in forced_logits(voice.engine, lane, targets, voice.config.hop_length):
+        yield negative_log_likelihood(voice.config, logits, part)
 
 
 def _nothing(drawn: Drawn) -> None:

@@ -22,6 +22,8 @@ _COMMANDS = {
     "mel": ("mel", "recordings -> mel spectrograms"),
     "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
     "inspect": ("inspect", "what is in a checkpoint: layout, sizes, mel convention"),
+    "eval": ("evaluate", "judge a model by recordings: likelihood, quality of its copies, speed"),
+    "plot": ("plot", "pictures of recordings and of training curves"),
     "verify": ("verify", "compare the engine with PyTorch, step by step"),
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
     "train": ("train", "recordings -> a 16-bit WaveRNN, dense or pruned"),

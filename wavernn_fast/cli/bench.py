@@ -27,14 +27,6 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return [int(part) for part in parts]
 
 
-def _dtypes(ctx: click.Context, parameter: click.Parameter, value: str) -> list[str]:
-    parts = [part.strip() for part in value.split(",")]
-    for part in parts:
-        if part not in common.DTYPES[1:]:
-            raise click.BadParameter(f"{part!r} is none of {', '.join(common.DTYPES[1:])}.")
-    return parts
-
-
 def _names(ctx: click.Context, parameter: click.Parameter, value: Sequence[str]) -> list[str]:
     """Join "--size a,b --size c" to a, b, c."""
     return [part.strip() for text in value for part in text.split(",")]
@@ -65,7 +57,7 @@ class _Bench(click.Command):
 )  # fmt: skip
 @click.option("--preset", help="Mel and output rules when a checkpoint does not say.")
 @click.option(
-    "--dtype", "dtypes", default="fp32", show_default=True, callback=_dtypes,
+    "--dtype", "dtypes", default="fp32", show_default=True, callback=common.dtype_list,
     help="Such as fp32,fp16,bf16,int8,int8-fast.",
 )  # fmt: skip
 @click.option("--threads", callback=_numbers, help="Such as 1,2. [default: all allowed here]")

@@ -137,6 +137,15 @@ def load_vocoder(options: dict[str, Any]) -> Vocoder:
     )
 
 
+def dtype_list(ctx: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    """Parse "fp32,int8", as a callback of an option."""
+    parts = [part.strip() for part in value.split(",")]
+    for part in parts:
+        if part not in DTYPES[1:]:
+            raise click.BadParameter(f"{part!r} is none of {', '.join(DTYPES[1:])}.")
+    return parts
+
+
 def parse_fold(text: str | None) -> bool | tuple[int, int] | None:
     """`--fold`: nothing, "yes" (the preset's sizes), "TARGET/OVERLAP" or "TARGET,OVERLAP"."""
     if text is None:
@@ -188,10 +197,7 @@ def collect(
         For a missing input, an empty folder, two inputs with one output name, or an output
         that would overwrite an input.
     """
-    endings = {ending.lower() for ending in reads}
-    found: list[tuple[str, Path]] = []
-    for name in inputs:
-        found += _expand(name, endings)
+    found = expand(inputs, reads)
     to_file = output == PIPE or Path(output).suffix.lower() in set(single)
     if to_file and not Path(output).is_dir():
         if len(found) != 1:
@@ -204,6 +210,18 @@ def collect(
         items = [Item(src, str(Path(output) / rel.with_suffix(writes))) for src, rel in found]
     _refuse_clashes(items)
     return items
+
+
+def expand(inputs: Sequence[str], reads: Iterable[str]) -> list[tuple[str, Path]]:
+    """Every input with its path below the folder that it was found in; see `collect`.
+
+    Raises
+    ------
+    InputError
+        For a missing input or an empty folder.
+    """
+    endings = {ending.lower() for ending in reads}
+    return [pair for name in inputs for pair in _expand(name, endings)]
 
 
 def _expand(name: str, endings: set[str]) -> list[tuple[str, Path]]:
@@ -342,20 +360,22 @@ class Report:
         if self.stopped:
             click.echo(f"{self.stopped} {len(self.done)} done, {len(self.left)} left.", err=True)
         if as_json:
-            wall, audio = progress.elapsed, progress.audio_seconds
-            print_json(
-                {
-                    "done": self.done,
-                    "failed": self.failed,
-                    "skipped": self.skipped,
-                    "left": self.left,
-                    "audio_seconds": audio,
-                    "wall_seconds": wall,
-                    "x_realtime": audio / wall if wall > 0 else 0.0,
-                    **extra,
-                }
-            )
+            print_json(self.to_dict(progress, **extra))
         return 1 if self.failed or self.left else 0
+
+    def to_dict(self, progress: Progress, **extra: Any) -> dict[str, Any]:
+        """All of it, and `extra`, ready for JSON."""
+        wall, audio = progress.elapsed, progress.audio_seconds
+        return {
+            "done": self.done,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "left": self.left,
+            "audio_seconds": audio,
+            "wall_seconds": wall,
+            "x_realtime": audio / wall if wall > 0 else 0.0,
+            **extra,
+        }
 
 
 def print_json(value: object) -> None:

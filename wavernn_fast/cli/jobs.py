@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .. import audio
 from ..errors import AudioError, WaveRNNError
 from ..features import MelRangeWarning
+from ..metrics import mel_correlation
 from . import common
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("wavernn_fast")
 
 _POOL = 4  # mels held in memory at once, in units of --streams
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # no later file can be written
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # no later file can be written
 
 
 @dataclass
@@ -97,7 +98,7 @@ class SynthesisJob:
                 self._write(one, wave)
             except WaveRNNError as error:
                 self._failed(one.item, error, progress)
-                if isinstance(error, AudioError) and error.errno in _FULL:
+                if isinstance(error, AudioError) and error.errno in FULL:
                     self.report.stopped = "Nothing more can be written, so the job stops:"
                     return
             else:
@@ -180,18 +181,3 @@ class ResynthesisJob(SynthesisJob):
         values = [e["mel_correlation"] for e in self.report.done]
         known = [value for value in values if value is not None]
         return {"mean_mel_correlation": float(np.mean(known)) if known else None}
-
-
-def mel_correlation(before: NDArray[np.float32], after: NDArray[np.float32]) -> float | None:
-    """Pearson correlation of two log-mels over all bins and the frames that both have.
-
-    Returns
-    -------
-    float or None
-        -1 to 1; None where a mel is constant or empty and so has no correlation.
-    """
-    frames = min(before.shape[1], after.shape[1])
-    a, b = (m[:, :frames].astype(np.float64).ravel() for m in (before, after))
-    if frames == 0 or a.std() == 0.0 or b.std() == 0.0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])

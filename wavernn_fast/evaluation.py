@@ -1,0 +1,392 @@
+"""How good a model is on recordings: likelihood, and copy synthesis beside the original."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import features, metrics, utterance
+from .errors import InputError, MissingDependencyError
+from .scoring import negative_log_likelihood
+from .vocoder import Vocoder
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
+    from .models.eager import EagerModel
+
+Wave = NDArray[np.float32]
+
+TORCH_SECONDS = 5.0  # PyTorch holds the logits of so much audio at once: about 1 GB
+TORCH_TOLERANCE = 1e-4  # nats per sample between the engine in fp32 and PyTorch
+_BLOCK = 4096  # logits turned into nats at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and how the copy is made."""
+
+    dtypes: Sequence[str] = ("fp32",)  # of the likelihoods
+    dtype: str = "auto"  # of the copy synthesis
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    greedy: bool = False
+    fold: utterance.Fold = None
+    with_torch: bool = True  # score by PyTorch too, where it is installed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One recording under one model; None where a figure does not exist."""
+
+    seconds: float  # of the recording
+    nll: Mapping[str, float]  # dtype -> nats per sample
+    nll_torch: float | None = None  # nats per sample of the first `TORCH_SECONDS`
+    torch_difference: float | None = None  # |engine fp32 - PyTorch| on those, nats per sample
+    mel_correlation: float | None = None
+    lsd_db: float | None = None  # log-spectral distance
+    mcd_db: float | None = None  # mel-cepstral distortion
+    stoi: float | None = None
+    rtf: float | None = None  # seconds of synthesis for one second of audio
+    samples_per_s: float | None = None
+    original: Wave = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)  # [n]
+    copy: Wave | None = field(default=None, repr=False)  # [n], aligned with the original
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, without the waveforms."""
+        row = {name: getattr(self, name) for name in _FIGURES}
+        return {"seconds": self.seconds, "nll": dict(self.nll), **row}
+
+
+_FIGURES = (
+    "nll_torch", "torch_difference", "mel_correlation", "lsd_db", "mcd_db", "stoi", "rtf",
+    "samples_per_s",
+)  # fmt: skip
+
+
+class Evaluator:
+    """A model ready to be judged by recordings.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    tensors : canonical tensors
+    settings : Settings
+
+    Attributes
+    ----------
+    notes : list of str
+        Sentences about figures that are left out, and why.
+
+    Raises
+    ------
+    InputError
+        If the model hears mels but has no convention to make them by.
+    ModelError, DeviceError
+        As `Vocoder`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, Wave], settings: Settings | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.notes: list[str] = []
+        if config.n_mels and config.mel is None:
+            raise InputError(
+                "The model has no mel convention, so no mel can be made for it; name one with "
+                "--preset ('wavernn-fast inspect' lists those that fit)."
+            )
+        self.config = config
+        self._engines = {dtype: self._vocoder(tensors, dtype) for dtype in self.settings.dtypes}
+        self.voc = self._engines.get(self.settings.dtype) or self._vocoder(
+            tensors, self.settings.dtype
+        )
+        self._torch = self._make_torch(tensors)
+        self._with_stoi = config.n_mels > 0 and self._has_stoi()
+        if not config.n_mels:
+            self.notes.append(
+                "The model is unconditioned: it is scored, but there is no copy synthesis."
+            )
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz that recordings must have."""
+        return self.config.sample_rate
+
+    def evaluate(self, wave: Wave, progress: Callable[[int], None] | None = None) -> Evaluation:
+        """Score one recording, make its copy and compare the two.
+
+        The copy is made without the fade-out that some presets end with, which would count as
+        an error of the model.
+
+        Parameters
+        ----------
+        wave : float32 [n_samples]
+            In [-1, 1] at `sample_rate`.
+        progress : callable, optional
+            Called with the number of samples of the copy drawn so far.
+
+        Raises
+        ------
+        InputError
+            If the recording is empty, not finite, or too short for one frame.
+        EngineError
+            If a logit became NaN or infinite.
+        """
+        wave = np.asarray(features.check_wave(wave), dtype=np.float32)
+        with warnings.catch_warnings():
+            # the mel is made by the model's own convention
+            warnings.simplefilter("ignore", features.MelRangeWarning)
+            mel = self._mel(wave)
+            likelihoods = self._likelihoods(mel, wave)
+            if mel is None:
+                return Evaluation(**likelihoods, original=wave)
+            started = time.perf_counter()
+            copy = self._synthesise(mel, progress)
+            took = time.perf_counter() - started
+        start = self._first_frame * self.config.hop_length
+        original = wave[start : start + len(copy)]
+        speed: dict[str, Any] = {
+            "rtf": took * self.sample_rate / len(copy),
+            "samples_per_s": len(copy) / took,
+        }
+        copy = copy[: len(original)]
+        return Evaluation(
+            **likelihoods, **self._distances(original, copy), **speed, original=original, copy=copy
+        )
+
+    # --- helpers ---
+
+    def _vocoder(self, tensors: Mapping[str, Wave], dtype: str) -> Vocoder:
+        return Vocoder(
+            self.config,
+            tensors,
+            device=self.settings.device,
+            dtype=dtype,
+            cpu_threads=self.settings.threads,
+        )
+
+    def _make_torch(self, tensors: Mapping[str, Wave]) -> EagerModel | None:
+        if not self.settings.with_torch:
+            return None
+        from .models.eager import make_eager
+
+        try:
+            return make_eager(self.config, tensors)
+        except MissingDependencyError as error:
+            self.notes.append(f"The likelihood by PyTorch is left out. {error}")
+            return None
+
+    def _has_stoi(self) -> bool:
+        try:
+            metrics.require_stoi()
+        except MissingDependencyError as error:
+            self.notes.append(f"STOI is left out. {error}")
+            return False
+        return True
+
+    @property
+    def _first_frame(self) -> int:
+        """Frame of the recording that the first sample of the copy belongs to."""
+        return self.config.lookback_frames if self.config.pad == "none" else 0
+
+    def _mel(self, wave: Wave) -> Wave | None:
+        """Mel [n_mels, n_frames] that gives at least one sample; None if unconditioned."""
+        if not self.config.n_mels:
+            if not wave.size:
+                raise InputError("The recording is empty.")
+            return None
+        assert self.config.mel is not None  # checked when the evaluator was made
+        mel = features.log_mel(wave, self.config.mel)
+        if (
+            self.config.n_samples(mel.shape[1]) <= 0
+            or wave.size <= self._first_frame * self.config.hop_length
+        ):
+            raise InputError(
+                f"The recording is too short: {wave.size} samples at {self.sample_rate} Hz give "
+                "no frame that the model can sound."
+            )
+        return mel
+
+    def _synthesise(self, mel: Wave, progress: Callable[[int], None] | None) -> Wave:
+        settings = self.settings
+        wave: Wave = self.voc.generate(
+            mel,
+            seed=settings.seed,
+            temperature=settings.temperature,
+            greedy=settings.greedy,
+            fold=settings.fold,
+            fade_out=False,
+            progress=progress,
+        )
+        return wave
+
+    def _likelihoods(self, mel: Wave | None, wave: Wave) -> dict[str, Any]:
+        samples = len(wave) if mel is None else None
+        request = utterance.make_request(self.config, mel, samples, 0)
+        targets = utterance.forced_targets(self.config, request, wave)
+        first = min(len(targets), int(TORCH_SECONDS * self.sample_rate))
+        found = {
+            dtype: _engine_nll(voc, request, targets, first) for dtype, voc in self._engines.items()
+        }
+        by_torch = None if self._torch is None else self._torch_nll(targets[:first], mel)
+        difference = None
+        if by_torch is not None and "fp32" in found:
+            difference = abs(found["fp32"][1] - by_torch)
+        return {
+            "seconds": len(wave) / self.sample_rate,
+            "nll": {dtype: whole for dtype, (whole, _) in found.items()},
+            "nll_torch": by_torch,
+            "torch_difference": difference,
+        }
+
+    def _torch_nll(self, targets: NDArray[Any], mel: Wave | None) -> float:
+        from .models.eager import torch_threads
+
+        assert self._torch is not None
+        if mel is not None:  # the frames that these samples hear
+            context = self.config.lookback_frames + self.config.lookahead_frames
+            mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]
+        with torch_threads(self.voc.cpu_threads):
+            logits = self._torch.teacher_forced_logits(targets, mel)
+        parts = _blocks(self.config, logits, targets)
+        return sum(float(part.sum()) for part in parts) / len(targets)
+
+    def _distances(self, original: Wave, copy: Wave) -> dict[str, Any]:
+        assert self.config.mel is not None
+        before, after = (features.log_mel(w, self.config.mel) for w in (original, copy))
+        rate = self.sample_rate
+        return {
+            "mel_correlation": metrics.mel_correlation(before, after),
+            "lsd_db": metrics.log_spectral_distance(original, copy),
+            "mcd_db": metrics.mel_cepstral_distortion(original, copy, rate),
+            "stoi": metrics.stoi(original, copy, rate) if self._with_stoi else None,
+        }
+
+
+def _engine_nll(
+    voc: Vocoder, request: utterance.Request, targets: NDArray[Any], first: int
+) -> tuple[float, float]:
+    """Nats per sample of all targets, and of the `first` of them."""
+    voice = utterance.Voice(voc.config, voc.engine, voc.conditioner)
+    total, total_first, done = 0.0, 0.0, 0
+    for part in utterance.forced_nll(voice, request, targets):
+        total += float(part.sum())
+        total_first += float(part[: max(0, first - done)].sum())
+        done += len(part)
+    return total / len(targets), total_first / first
+
+
+def _blocks(
+    config: ModelConfig, logits: NDArray[Any], targets: NDArray[Any]
+) -> Iterator[NDArray[np.float64]]:
+    for i in range(0, len(targets), _BLOCK):
+        yield negative_log_likelihood(config, logits[i : i + _BLOCK], targets[i : i + _BLOCK])
+
+
+# --- the report ---
+
+# key of a row -> (head of the column, format)
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "nll_torch": ("NLL PyTorch", ".4f"),
+    "mel_correlation": ("mel correlation", ".3f"),
+    "lsd_db": ("LSD, dB", ".2f"),
+    "mcd_db": ("MCD, dB", ".2f"),
+    "stoi": ("STOI", ".3f"),
+    "rtf": ("RTF", ".3f"),
+    "samples_per_s": ("samples/s", ",.0f"),
+}
+
+LEGEND = (
+    "NLL: nats per sample of the recording, teacher forced, by dtype of the engine; by PyTorch "
+    f"(float32) of at most the first {TORCH_SECONDS:g} s. The copy is generated from the mel of "
+    "the recording and compared with it, aligned and without the preset's fade-out. Mel "
+    "correlation: Pearson, over all bins and frames of the model's log-mel. LSD: mean over frames "
+    f"of the RMS over bins of 20 log10(X/Y), STFT {metrics.N_FFT}/{metrics.HOP}, floor -100 dB. "
+    f"MCD: mean over frames of 10/ln 10 sqrt(2 sum (c - c')^2), coefficients 1 to "
+    f"{metrics.N_CEPSTRA} of the DCT-II of the ln of {metrics.N_MELS} mel energies, no time "
+    "warping. STOI: Taal et al. 2011, empty where there is too little speech. RTF: seconds of "
+    "synthesis for one second of audio. Means are over the recordings that have the figure."
+)
+
+
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean of every figure over the rows that have it; None where none has."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
+    dtypes = list(rows[0]["nll"]) if rows else []
+    result = {key: mean([row[key] for row in rows]) for key in ("seconds", *_FIGURES)}
+    return {**result, "nll": {dtype: mean([row["nll"][dtype] for row in rows]) for dtype in dtypes}}
+
+
+def largest_difference(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Largest distance between engine (fp32) and PyTorch in nats per sample; None if unknown."""
+    known = [row["torch_difference"] for row in rows if row["torch_difference"] is not None]
+    return max(known, default=None)
+
+
+def difference_line(largest: float) -> str:
+    """One sentence about `largest_difference`."""
+    verdict = "within" if largest <= TORCH_TOLERANCE else "BEYOND"
+    return (
+        f"Largest difference between engine (fp32) and PyTorch: {largest:.2g} nats per sample, "
+        f"{verdict} the tolerance {TORCH_TOLERANCE:g}."
+    )
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: one line a recording and one of means; columns without any figure are left out."""
+    if not rows:
+        return "No recording could be evaluated."
+    mean = mean_row(rows)
+    dtypes = list(rows[0]["nll"])
+    shown = {key: column for key, column in _COLUMNS.items() if mean[key] is not None}
+    heads = ["recording", "seconds", *(f"NLL {d}" for d in dtypes), *(h for h, _ in shown.values())]
+
+    def line(name: str, row: Mapping[str, Any]) -> str:
+        cells = [name.replace("|", "\\|"), f"{row['seconds']:.2f}"]
+        cells += [f"{row['nll'][dtype]:.4f}" for dtype in dtypes]
+        cells += [
+            "" if row[key] is None else format(row[key], form) for key, (_, form) in shown.items()
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+    return "\n".join(
+        [
+            "| " + " | ".join(heads) + " |",
+            "|---|" + "---:|" * (len(heads) - 1),
+            *(line(row["source"], row) for row in rows),
+            line(f"mean of {len(rows)}", mean),
+        ]
+    )
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The whole report: how it was made, the table, what the figures mean, what failed."""
+    rows = report["done"]
+    parts = [
+        "# Evaluation",
+        f"Model `{report['model']}`, {report['engine']}. Copy synthesis in {report['dtype']}, "
+        f"seed {report['seed']}, temperature {report['temperature']:g}"
+        f"{', greedy' if report['greedy'] else ''}, "
+        f"{'folded' if report['fold'] else 'not folded'}.",
+        to_table(rows),
+    ]
+    if report["largest_torch_difference"] is not None:
+        parts.append(difference_line(report["largest_torch_difference"]))
+    parts += [*report["notes"], LEGEND]
+    if report["failed"]:
+        parts += ["## Failed"]
+        parts += ["\n".join(f"- `{e['source']}`: {e['error']}" for e in report["failed"])]
+    return "\n\n".join(parts) + "\n"
