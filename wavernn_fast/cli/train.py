@@ -169,8 +169,11 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
 def _train(
     ctx: click.Context, data: str, options: dict[str, Any], here: Processes
 ) -> dict[str, Any]:
+    from ..pictures import require_matplotlib
     from ..train import run, state
 
+    if options["plot"]:
+        require_matplotlib()
     folder = Path(options["output"])
     run.prepare_folder(folder, options["resume"])
     saved = state.read(folder) if options["resume"] else None
@@ -203,9 +206,10 @@ def _train(
     if here.rank == 0:
         click.echo(f"{folder / 'model.safetensors'}: {_sentence(last)}", err=True)
         if options["plot"]:
-            from ..pictures import plot_log
+            from ..pictures import plot_curves, read_training_log
 
-            plot_log(folder / "curves.png", folder / "log.jsonl")
+            log = read_training_log(folder / "log.jsonl")
+            plot_curves(folder / "curves.png", log, title=str(folder))
     return result
 
 
