@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wavernn_fast.metrics import mel_correlation
 
 from wavernn_fast import Vocoder, features, voices, weights
 from wavernn_fast.errors import InputError, ModelError
+from wavernn_fast.metrics import mel_correlation
 
 FOLDER = Path(voices.__file__).parent
 NAMES = voices.names()
