@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, utterance, voices
+from . import arrays, utterance
 from .config import ModelConfig
 from .devices import make_engine, resolve_device
 from .errors import InputError
@@ -108,10 +107,7 @@ class Vocoder:
         from . import checkpoints
 
         device = resolve_device(device)  # before a long load
-        path = voices.find(os.fspath(path_or_name))
-        if path is None or os.path.exists(path_or_name):
-            path = Path(path_or_name)
-        config, tensors = checkpoints.load(path, preset=preset)
+        config, tensors = checkpoints.load(path_or_name, preset=preset)
         return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
 
     # --- what it is ---

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import canonical, weights
+from .. import canonical, voices, weights
 from ..canonical import Tensors
 from ..config import ModelConfig
 from ..errors import InputError, ModelError
@@ -150,8 +150,8 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
     Parameters
     ----------
     path : path
-        A canonical ``.safetensors`` file (read without PyTorch) or a PyTorch checkpoint of a
-        dialect in `DIALECTS`.
+        A canonical ``.safetensors`` file (read without PyTorch), a PyTorch checkpoint of a
+        dialect in `DIALECTS`, or the name of a voice of the package.
     preset : str, optional
         Convention for sample rate, mel and output. Default: what the file says, else the most
         likely one for the dialect and sizes, which is logged to logger ``wavernn_fast``.
@@ -171,7 +171,7 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
     MissingDependencyError
         If a PyTorch file is given and PyTorch is absent or too old.
     """
-    file = Path(path)
+    file = voices.resolve(path)
     if preset is not None:
         get_preset(preset)  # an unknown name is refused before any work
     if _is_canonical(file):
@@ -248,7 +248,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelError
         If the file cannot be opened at all.
     """
-    file = Path(path)
+    file = voices.resolve(path)
     return _inspect_canonical(file) if _is_canonical(file) else _inspect_checkpoint(file)
 
 

@@ -45,10 +45,13 @@ def examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
-def _temperature(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+def temperature(
+    ctx: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    """Refuse what is no temperature."""
     from ..arrays import to_temperature
 
-    return to_temperature(value)
+    return None if value is None else to_temperature(value)
 
 
 engine_options = stack(
@@ -93,7 +96,7 @@ sampling_options = stack(
         default=1.0,
         show_default=True,
         type=float,
-        callback=_temperature,
+        callback=temperature,
         help="Above 0; less than 1 is safer and duller.",
     ),
     click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),

@@ -31,6 +31,10 @@ _NEXT = (
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Of the sound."
 )
+@click.option(
+    "--temperature", type=float, callback=common.temperature,
+    help="Above 0. [default: what the model card recommends]",
+)  # fmt: skip
 @common.engine_options
 @common.json_option
 @click.pass_context
@@ -70,9 +74,10 @@ def _sound(output: str, options: dict[str, Any]) -> dict[str, Any]:
     if options["seconds"] is not None:
         frames = max(1, round(options["seconds"] * voc.sample_rate / voc.config.hop_length))
         mel = mel[:, :frames]
+    temperature = options["temperature"] or voice["temperature"]
     voc.generate(mel[:, :_WARM_UP_FRAMES], seed=0)
     started = time.perf_counter()
-    wave = voc.generate(mel, seed=options["seed"])
+    wave = voc.generate(mel, seed=options["seed"], temperature=temperature)
     took = time.perf_counter() - started
     audio.write_wav(output, wave, voc.sample_rate)
     return {
@@ -85,6 +90,7 @@ def _sound(output: str, options: dict[str, Any]) -> dict[str, Any]:
         "dtype": voc.dtype,
         "threads": voc.cpu_threads,
         "seed": options["seed"],
+        "temperature": temperature,
         "sample_rate": voc.sample_rate,
         "samples": len(wave),
         "seconds": len(wave) / voc.sample_rate,

@@ -7,6 +7,7 @@ NAME.jsonl the log of the training that NAME.sh repeats.
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def find(name: str) -> Path | None:
     return _FOLDER / f"{name}.safetensors" if name in names() else None
 
 
+def resolve(path_or_name: str | os.PathLike[str]) -> Path:
+    """Path of a model: the file, or where there is none of that name, the voice called so."""
+    path = Path(path_or_name)
+    voice = None if path.exists() else find(os.fspath(path_or_name))
+    return path if voice is None else voice
+
+
 @lru_cache(maxsize=4)
 def facts(name: str) -> dict[str, Any]:
     """What is known of a voice.
@@ -38,7 +46,8 @@ def facts(name: str) -> dict[str, Any]:
     -------
     dict
         ``kind`` ("demo voice", or "test model" as long as the voice is not good enough to be
-        called that), ``language``, ``about`` (a sentence) and ``measured`` (held-out figures).
+        called that), ``language``, ``about`` (a sentence), ``steps`` of its training,
+        ``temperature`` (recommended) and ``measured`` (held-out figures at that temperature).
 
     Raises
     ------
