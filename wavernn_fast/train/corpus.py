@@ -60,11 +60,12 @@ def find_recordings(data: str | Path) -> list[Path]:
     """
     path = Path(data)
     if path.is_dir():
-        files = [p for p in path.rglob("*") if p.suffix.lower() in audio.READ_SUFFIXES]
+        named = (p for p in path.rglob("*") if p.suffix.lower() in audio.READ_SUFFIXES)
+        files = sorted(p for p in named if p.is_file())
         if not files:
             endings = ", ".join(audio.READ_SUFFIXES)
             raise InputError(f"The folder {str(path)!r} holds no audio file ({endings}).")
-        return sorted(p for p in files if p.is_file())
+        return files
     if not path.exists():
         raise InputError(f"The training data {str(path)!r} does not exist.")
     if path.suffix.lower() in MANIFESTS:
@@ -216,7 +217,10 @@ class Corpus:
 
     def random(self, seed: int, step: int, rank: int, count: int) -> Batch:
         """Draw the batch of one step: `count` segments, chosen by (seed, step, rank) alone."""
-        generator = np.random.Generator(np.random.Philox(key=[seed, rank], counter=step))
+        # The generator counts up in the lowest word: the step belongs in the highest, or batches
+        # of following steps would be the same numbers shifted.
+        philox = np.random.Philox(key=[seed, rank], counter=[0, 0, 0, step])
+        generator = np.random.Generator(philox)
         return self.batch(generator.integers(0, self.n_segments, count))
 
     def spread(self, count: int) -> Batch:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import weights
-from ..canonical import Tensors, mask_name
+from ..canonical import Tensors, mask_name, validate, without_masks
 from ..config import ModelConfig
-from ..errors import AudioError, EngineError, ModelError
+from ..errors import AudioError, EngineError, InputError, ModelError
 from ..files import write_atomic
 from ..models.wavernn import Batch, WaveRNN, to_canonical
 from . import state
@@ -58,6 +58,11 @@ class Trainer:
         `segment_frames(config, settings.warmup)` and `segment_frames(config, settings.segment)`
         together (`total_frames`).
     processes : Processes
+
+    Raises
+    ------
+    InputError
+        If the processes cannot share the batch evenly, or the blocks do not divide a matrix.
     """
 
     def __init__(
@@ -68,6 +73,11 @@ class Trainer:
         data: tuple[Corpus, Corpus | None],
         processes: Processes,
     ) -> None:
+        if settings.batch % processes.world:
+            raise InputError(
+                f"A batch of {settings.batch} cannot be shared evenly by {processes.world} "
+                "processes; choose a --batch that is a multiple of their number."
+            )
         self.folder, self.config, self.settings = folder, config, settings
         self._train, self._valid = data
         self._processes = processes
@@ -80,6 +90,7 @@ class Trainer:
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr, fused=True)
         self.pruner = Pruner(self._parameters, settings.prune) if settings.prune else None
         self.step = 0  # updates done
+        self._sums = torch.zeros(4)  # since the last line of the log: coarse, fine, norm, updates
 
     # -- beginning and going on --------------------------------------------------------------------
 
@@ -89,15 +100,18 @@ class Trainer:
         Raises
         ------
         ModelError
-            If it is pruned and this run is not set to keep its zeros.
+            If it does not fit, or is pruned and this run is not set to keep its zeros.
+        InputError
+            If it is pruned in other blocks, or in other matrices, than this run.
         """
         if config.pruned and self.pruner is None:
             raise ModelError(
                 "The model to start from is pruned; train it with the same blocks "
                 f"({config.block_shape}), or its zeros would fill again."
             )
-        self.model.load_canonical(tensors)
-        self.average.load_canonical(tensors)
+        validate(config, tensors)
+        self.model.load_canonical(without_masks(tensors))
+        self.average.load_canonical(without_masks(tensors))
         if config.pruned and self.pruner:
             masks = {n: torch.from_numpy(tensors[mask_name(n)] != 0.0) for n in config.pruned}
             self.pruner.load(masks)
@@ -110,6 +124,7 @@ class Trainer:
         if self.pruner:
             self.pruner.load(saved.masks)
         self.step = saved.step
+        self._sums = torch.tensor(saved.sums)
         if self._processes.rank == 0:
             _cut_log(self.folder / LOG, saved.step)
 
@@ -138,16 +153,19 @@ class Trainer:
             If a checkpoint or the log cannot be written.
         """
         last: dict[str, Any] = {"step": self.step}
-        sums, started, seen = torch.zeros(3), time.perf_counter(), 0
+        started, seen = time.perf_counter(), 0
+        if self.step >= self.settings.steps:
+            self.save()  # a run killed after its last checkpoint may lack the model
         while self.step < self.settings.steps:
             losses, norm = self.update()
-            sums += torch.tensor([*losses, norm])
+            self._sums += torch.tensor([*losses, norm, 1.0])
             seen += 1
             end = self.step == self.settings.steps
             line: dict[str, Any] = {}
             if end or self.step % every.log == 0:
-                line = self._line(sums / seen, time.perf_counter() - started, seen)
-                sums, started, seen = torch.zeros(3), time.perf_counter(), 0
+                line = self._line(time.perf_counter() - started, seen)
+                self._sums.zero_()
+                started, seen = time.perf_counter(), 0
             if self._valid is not None and (end or self.step % every.validate == 0):
                 line = {"step": self.step, **line, "valid_nll": self.validate()}
                 started = time.perf_counter()
@@ -177,7 +195,8 @@ class Trainer:
         if not math.isfinite(coarse + fine + size):
             raise EngineError(
                 f"The loss is not finite at step {self.step} (coarse {coarse}, fine {fine}, "
-                f"gradient {size}); the last checkpoint is intact. Resume with a lower --lr."
+                f"gradient {size}); the last checkpoint is intact. Start a new run from its model "
+                "with --from and a lower --lr."
             )
         self._optimizer.step()
         self.step += 1
@@ -227,6 +246,7 @@ class Trainer:
                 self.average.state_dict(),
                 self._optimizer.state_dict(),
                 masks,
+                self._sums.tolist(),
             )
             state.write(self.folder, saved)
             weights.write(self.folder / MODEL, *self.canonical())
@@ -239,8 +259,9 @@ class Trainer:
             return self.config, tensors
         return with_masks(self.config, tensors, self.pruner)
 
-    def _line(self, means: Tensor, seconds: float, steps: int) -> dict[str, Any]:
-        coarse, fine, norm = means.tolist()
+    def _line(self, seconds: float, steps: int) -> dict[str, Any]:
+        """Means since the last line; `steps` updates took `seconds`."""
+        coarse, fine, norm = (self._sums[:3] / self._sums[3]).tolist()
         samples = steps * self.settings.batch * self.config.hop_length
         samples *= segment_frames(self.config, self.settings.segment)
         line = {
@@ -252,8 +273,8 @@ class Trainer:
             "grad_norm": norm,
             "samples_per_s": samples / seconds,
         }
-        if self.pruner and self.settings.prune:
-            line["sparsity"] = self.settings.prune.share(self.step)
+        if self.pruner:
+            line["sparsity"] = self.pruner.sparsity
         return line
 
     def _write_line(self, line: dict[str, Any]) -> None:

@@ -5,8 +5,7 @@ The share of blocks that is zero follows::
     z(t) = Z (1 - (1 - (t - t0) / S)^3)      for t0 <= t <= t0 + S, and Z afterwards
 
 and every `every` steps the blocks with the smallest mean magnitude are dropped until that share is
-reached. A block is kept or dropped whole. What was dropped stays zero, so it is the first to be
-dropped again.
+reached. A block is kept or dropped whole. What was dropped is the first to be dropped again.
 """
 
 from __future__ import annotations
@@ -140,12 +139,18 @@ def block_scores(matrix: Tensor, block: tuple[int, int]) -> Tensor:
     return matrix.abs().reshape(high, rows, wide, columns).mean(dim=(1, 3))
 
 
-def block_mask(matrix: Tensor, block: tuple[int, int], share: float) -> Tensor:
+def block_mask(
+    matrix: Tensor, block: tuple[int, int], share: float, kept: Tensor | None = None
+) -> Tensor:
     """Which blocks stay when the weakest `share` of them goes: bool [R / rows, C / columns].
 
-    Exactly ``round(share * blocks)`` go; of equal ones the first goes first.
+    Exactly ``round(share * blocks)`` go; of equal ones the first goes first. Those that `kept`
+    (the mask so far) has dropped go before all others, even before a block that is zero by chance.
     """
-    scores = block_scores(matrix, block).flatten()
+    scores = block_scores(matrix, block)
+    if kept is not None:
+        scores = scores.masked_fill(~kept, -1.0)
+    scores = scores.flatten()
     dropped = round(share * len(scores))
     mask = torch.ones(len(scores), dtype=torch.bool, device=matrix.device)
     mask[torch.argsort(scores, stable=True)[:dropped]] = False
@@ -172,7 +177,7 @@ class Pruner:
         self._tensors = tensors
         self._groups = groups({n: tuple(t.shape) for n, t in tensors.items()}, settings)
         rows, columns = settings.block
-        self._wide: dict[str, Tensor] = {}  # masks of single weights; none before the first choice
+        self._dropped: dict[str, Tensor] = {}  # single weights; none before the first choice
         self.masks: dict[str, Tensor] = {}  # name -> bool [R / rows, C / columns]
         for name in dict.fromkeys(group.name for group in self._groups):
             shape = tensors[name].shape
@@ -191,15 +196,16 @@ class Pruner:
         with torch.no_grad():
             for group, count in zip(self._groups, counts, strict=True):
                 matrix = self._tensors[group.name][group.first : group.last]
-                mask = block_mask(matrix, self.settings.block, max(share, count.sparsity))
-                self.masks[group.name][group.first // rows : group.last // rows] = mask
+                kept = self.masks[group.name][group.first // rows : group.last // rows]
+                target = max(share, count.sparsity)
+                kept.copy_(block_mask(matrix, self.settings.block, target, kept))
         self._widen()
 
     def apply(self, tensors: Mapping[str, Tensor]) -> None:
         """Set dropped weights to exactly 0, in place."""
         with torch.no_grad():
-            for name, mask in self._wide.items():
-                tensors[name].mul_(mask)
+            for name, dropped in self._dropped.items():
+                tensors[name].masked_fill_(dropped, 0.0)
 
     def step(self, step: int) -> bool:
         """Renew the masks if they are due after `step` steps, and zero what is dropped."""
@@ -228,6 +234,12 @@ class Pruner:
             self.masks[name].copy_(mask)
         self._widen()
 
+    @property
+    def sparsity(self) -> float:
+        """Share of all blocks that is dropped now."""
+        counts = list(self.counts())
+        return 1.0 - sum(c.kept for c in counts) / sum(c.blocks for c in counts)
+
     def counts(self) -> Iterator[Count]:
         """Exact numbers of each group."""
         rows, columns = self.settings.block
@@ -237,7 +249,7 @@ class Pruner:
             yield Count(label, mask.numel(), kept, kept * rows * columns)
 
     def _widen(self) -> None:
-        self._wide = {n: expand(m, self.settings.block) for n, m in self.masks.items()}
+        self._dropped = {n: ~expand(m, self.settings.block) for n, m in self.masks.items()}
 
 
 def prune_once(

@@ -165,7 +165,9 @@ def prepare_folder(folder: Path, resume: bool) -> None:
 
 
 def check_same(saved: state.State, config: ModelConfig, settings: TrainSettings) -> None:
-    """Refuse to resume a run with other sizes or numbers; only `steps` may grow.
+    """Refuse to resume a run with other sizes or numbers; only `steps` may change.
+
+    It may not fall below the steps that are done already.
 
     Raises
     ------

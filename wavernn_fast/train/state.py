@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ class State:
     average: dict[str, Tensor]  # exponential moving average of `model`
     optimizer: dict[str, Any]
     masks: dict[str, Tensor]  # of pruned matrices, bool by block; empty when dense
+    # since the last line of the log: coarse, fine, norm of the gradient, updates
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
 
 
 def write(folder: Path, state: State) -> None:
@@ -52,6 +53,7 @@ def write(folder: Path, state: State) -> None:
         "average": state.average,
         "optimizer": state.optimizer,
         "masks": state.masks,
+        "sums": state.sums,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -78,7 +80,7 @@ def read(folder: Path) -> State:
         raise ModelError(f"There is no checkpoint {str(path)!r} to resume from.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damaged bytes make the reader fail in many ways
         raise ModelError(f"The checkpoint {str(path)!r} cannot be read ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{str(path)!r} is not the checkpoint of a training run.")
@@ -87,9 +89,11 @@ def read(folder: Path) -> State:
             f"The checkpoint {str(path)!r} has version {content.get('version')}, this program "
             f"reads {VERSION}."
         )
-    return State(
-        ModelConfig.from_json(content["config"]),
-        TrainSettings.from_json(content["settings"]),
-        content["step"],
-        *(content[name] for name in ("model", "average", "optimizer", "masks")),
-    )
+    parts = ("config", "settings", "step", "model", "average", "optimizer", "masks")
+    missing = [name for name in parts if name not in content]
+    if missing:
+        raise ModelError(f"The checkpoint {str(path)!r} lacks {', '.join(missing)}.")
+    config, settings, *rest = (content[name] for name in parts)
+    state = State(ModelConfig.from_json(config), TrainSettings.from_json(settings), *rest)
+    state.sums = content.get("sums", state.sums)
+    return state
