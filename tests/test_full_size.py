@@ -110,3 +110,28 @@ def test_forced_logits_of_full_size_models_stay_within_the_table(run, dtype):
     error = tolerances.logit_error(logits, expected)
     assert error <= tolerances.logit_limit(expected, dtype)
     assert dtype != "fp32" or error <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_overlapped_teams_give_the_bits_of_one_thread(run, dtype):
+    config, tensors, mel, *_ = run
+    n = 60
+    interp = hold = None
+    if mel is not None:
+        interp, hold = Conditioner(config, tensors).window(mel, 0, -(-n // config.hop_length))
+
+    def draw(threads, count):
+        engine = _C.Engine(dataclasses.asdict(config), tensors, dtype=dtype, threads=threads)
+        beside = "output layers beside the next recurrent product" in engine.describe()
+        streams = [engine.open(seed) for seed in range(count)]
+        parts = engine.run(streams, [n] * count, [interp] * count, [hold] * count)
+        again = engine.run(streams, [1] * count, [interp] * count, [hold] * count)
+        return beside, [np.append(a[0], b[0]) for a, b in zip(parts, again, strict=True)]
+
+    for count in (1, 3):
+        beside, expected = draw(1, count)
+        assert not beside
+        for threads in (2, 3, 4):
+            beside, found = draw(threads, count)
+            assert beside or threads > 2
+            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))

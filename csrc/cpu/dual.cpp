@@ -1,5 +1,6 @@
 // A sample of the dual core: R h for all units; gates of the coarse half; O1, O2, draw c;
-// gates of the fine half with c; O3, O4, draw f. Six meetings of the team.
+// gates of the fine half with c; O3, O4, draw f. Six meetings of the team, or four where the output
+// layers and the recurrent product of the next sample overlap.
 #include "plan/dual.h"
 
 #include <cstring>
@@ -20,18 +21,19 @@ class DualStepper final : public Stepper {
 
   void resize(size_t streams) override {
     const ModelConfig& c = plan_.request.config;
-    recurrent_.resize(streams, 3 * c.hidden_size);
+    for (Rows<float>& rows : recurrent_) rows.resize(streams, 3 * c.hidden_size);
     relu_.resize(streams, c.fc_size);
     for (Rows<float>& rows : logits_) rows.resize(streams, c.n_classes);
   }
 
-  void sample(const Member& me, int step) override {
+  void sample(const Member& me, int step, bool is_last) override {
     Rows<float>& old = hidden_[0][step & 1];
     Rows<float>& now = hidden_[0][~step & 1];
     prepare_sample(me, step);
-    matmul(me, kGru, old.row(0), old.width, true, recurrent_.row(0), recurrent_.width);
+    if (plan_.overlapped && me.members > 1) return overlapped_sample(me, step, is_last, old, now);
+    recurrent(me, old, recurrent_[0], -1);
     for (int half = 0; half < 2; ++half) {
-      gates(me, half, old, now);
+      gates(me, half, recurrent_[0], old, now);
       meet(me);
       outputs(me, half, now);
       meet(me);
@@ -39,20 +41,47 @@ class DualStepper final : public Stepper {
     }
   }
 
+  // As soon as a half of the new state is there, its columns of R are multiplied for the next
+  // sample, while member 0 runs the output layers of that half and draws, alone. The sums of this
+  // sample are still read meanwhile: there are two buffers.
+  void overlapped_sample(const Member& me, int step, bool is_last, Rows<float>& old,
+                         Rows<float>& now) {
+    Rows<float>& sums = recurrent_[step & 1];
+    if (step == 0) {
+      recurrent(me, old, sums, -1);
+      meet(me);
+    }
+    for (int half = 0; half < 2; ++half) {
+      gates(me, half, sums, old, now);
+      meet(me);
+      if (me.index == 0) {
+        outputs(alone(me), half, now);
+        choose(alone(me), half, step);
+      }
+      if (!is_last) recurrent(me, now, recurrent_[~step & 1], half);
+      meet(me);
+    }
+  }
+
+  // R h + b of this member's rows; column range `range`, which is a half of the state, or all.
+  void recurrent(const Member& me, Rows<float>& h, Rows<float>& sums, int range) {
+    matmul(me, {kGru, h.row(0), h.width, true, sums.row(0), sums.width, range});
+  }
+
   // Units of one half. The coarse half sees c and f of the last sample, the fine half c as well.
-  void gates(const Member& me, int half, Rows<float>& old, Rows<float>& now) {
+  void gates(const Member& me, int half, Rows<float>& sums, Rows<float>& old, Rows<float>& now) {
     GruArgs args{};
     args.hidden_size = plan_.request.config.hidden_size;
     args.base = plan_.vectors[kInputBias].data();
     args.n_scalars = 2 + half;
     for (int i = 0; i < 3; ++i) args.scalar_weights[i] = plan_.vectors[kLastCoarse + i].data();
     for (size_t s = 0; s < streams(); ++s) {
-      args.recurrent = recurrent_.row(s);
+      args.recurrent = sums.row(s);
       args.conditioning = me.local->conditioning[s];
       args.h_old = old.row(s);
       args.h_new = now.row(s);
-      const float* feedback = &me.local->feedback[2 * s];
-      const float* last = half == 0 ? feedback : &me.local->last[2 * s];
+      const float* feedback = &me.drawn->feedback[2 * s];
+      const float* last = half == 0 ? feedback : &me.drawn->last[2 * s];
       args.scalars[0] = last[0];
       args.scalars[1] = last[1];
       args.scalars[2] = feedback[0];
@@ -69,11 +98,12 @@ class DualStepper final : public Stepper {
   void outputs(const Member& me, int half, Rows<float>& now) {
     const ModelConfig& c = plan_.request.config;
     const int fc1 = half == 0 ? kCoarseFc1 : kFineFc1, fc2 = half == 0 ? kCoarseFc2 : kFineFc2;
-    matmul(me, fc1, now.row(0) + half * c.half(), now.width, true, relu_.row(0), relu_.width);
+    matmul(me, {fc1, now.row(0) + half * c.half(), now.width, true, relu_.row(0), relu_.width});
     const auto [first, end] = rows_of(me, c.fc_size);
     for (size_t s = 0; s < streams(); ++s) kernels_.relu(relu_.row(s), nullptr, first, end);
     meet(me);
-    matmul(me, fc2, relu_.row(0), relu_.width, false, logits_[half].row(0), logits_[half].width);
+    Rows<float>& logits = logits_[half];
+    matmul(me, {fc2, relu_.row(0), relu_.width, false, logits.row(0), logits.width});
   }
 
   void choose(const Member& me, int half, int step) {
@@ -99,7 +129,8 @@ class DualStepper final : public Stepper {
     }
   }
 
-  Rows<float> recurrent_;  // [streams][3H] R h + b, blocks of 16 reset, 16 update, 16 candidate
+  // [streams][3H] R h + b, blocks of 16 reset, 16 update, 16 candidate; of this and the next sample
+  Rows<float> recurrent_[2];
   Rows<float> relu_;       // [streams][fc_size]
   Rows<float> logits_[2];  // [streams][256], coarse and fine
 };

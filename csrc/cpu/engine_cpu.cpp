@@ -108,7 +108,8 @@ class CpuEngine final : public Engine {
     if (members == 1) return done;
     // A stolen core makes every meeting wait for the scheduler: one thread is faster then.
     const Barrier::Counts counts = barrier_->take_counts(0);
-    if (done < n || (counts.all >= 64 && counts.slow * 50 > counts.all)) calm_slices_ = kCalmSlices;
+    // A slice may have few meetings when steps are long, so a few slow ones are enough.
+    if (done < n || (counts.slow >= 3 && counts.slow * 50 > counts.all)) calm_slices_ = kCalmSlices;
     return done;
   }
 

@@ -20,11 +20,11 @@ float quantize(const float* x, int n, int pieces, bool is_signed, uint8_t* u) {
   return largest / float(levels.highest);
 }
 
-// exp to about 1 ulp for x in [-86, 88] (clamped): Cody-Waite reduction, degree-6 polynomial with
-// the coefficients of the Cephes library (S. Moshier, expf).
-WF_ALWAYS F exp_of(F x) {
-  x = min(max(x, set1(-86.0f)), set1(88.0f));
-  const I n = round_int(mul(x, set1(1.44269504088896341f)));
+// exp(x) - 1 without its power of two: sets n to the nearest integer of x / ln 2 and returns
+// exp(x - n ln 2) - 1. Cody-Waite reduction, degree-6 polynomial with the coefficients of the
+// Cephes library (S. Moshier, expf).
+WF_ALWAYS F reduced_exp(F x, I& n) {
+  n = round_int(mul(x, set1(1.44269504088896341f)));
   const F nf = to_float(n);
   F r = fma(nf, set1(-0.693359375f), x);
   r = fma(nf, set1(2.12194440e-4f), r);
@@ -34,25 +34,44 @@ WF_ALWAYS F exp_of(F x) {
   p = fma(p, r, set1(4.1665795894e-2f));
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
-  p = fma(p, mul(r, r), r);
+  return fma(p, mul(r, r), r);
+}
+
+// exp to about 1 ulp for x in [-86, 88] (clamped).
+WF_ALWAYS F exp_of(F x) {
+  I n;
+  const F p = reduced_exp(min(max(x, set1(-86.0f)), set1(88.0f)), n);
   return scale_exponent(add(p, set1(1.0f)), n);
 }
 
-WF_ALWAYS F sigmoid(F x) {
-  const F one = set1(1.0f);
-  return div(one, add(one, exp_of(sub(zero(), x))));
+// exp(x) - 1 for x in [-limit, limit] (clamped), with all its digits near 0.
+WF_ALWAYS F exp_minus_one(F x, float limit) {
+  I n;
+  const F p = reduced_exp(min(max(x, set1(-limit)), set1(limit)), n);
+  const F power = scale_exponent(set1(1.0f), n);
+  return fma(power, p, sub(power, set1(1.0f)));
 }
 
+// 1 / (2 + m), m = exp(-x) - 1: one rounding less than 1 / (1 + exp(-x)).
+WF_ALWAYS F sigmoid(F x) {
+  return div(set1(1.0f), add(set1(2.0f), exp_minus_one(sub(zero(), x), 86.0f)));
+}
+
+// m / (m + 2), m = exp(2 x) - 1. Near 0, where 1 - 2 / (1 + exp(2 x)) would lose digits, it keeps
+// them: those errors add up in the state. Beyond 10 tanh is 1 in float32.
 WF_ALWAYS F tanh_of(F x) {
-  const F one = set1(1.0f);
-  return fma(set1(-2.0f), div(one, add(one, exp_of(add(x, x)))), one);
+  const F m = exp_minus_one(add(x, x), 20.0f);
+  return div(m, add(m, set1(2.0f)));
 }
 
 WF_ALWAYS F condition(F acc, const Conditioning& c, int channel) {
   if (c.hold != nullptr) acc = add(acc, load(c.hold + channel));
-  for (int j = 0; j < c.taps; ++j)
-    acc = fma(set1(c.kernel[j]), load(c.interp + j * c.stride + channel), acc);
-  return acc;
+  if (c.taps == 0) return acc;
+  // A sum of their own: the outer taps, with small weights, are rounded as small sums.
+  F sum = mul(set1(c.kernel[0]), load(c.interp + channel));
+  for (int j = 1; j < c.taps; ++j)
+    sum = fma(set1(c.kernel[j]), load(c.interp + j * c.stride + channel), sum);
+  return add(acc, sum);
 }
 
 template <int kScalars>

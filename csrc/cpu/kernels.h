@@ -1,8 +1,9 @@
 // The arithmetic of one step, as a table of functions per instruction set.
 //
 // kernels.cpp is compiled once per instruction set; every build sums each output in the same
-// order (bias first, then columns 0, 1, 2, ... with one fused multiply-add each), so results do
-// not depend on the instruction set, the batch, the threads or the slicing.
+// order, so results do not depend on the instruction set, the batch, the threads or the slicing:
+// blocks of kColumnBlock columns, each summed from zero with one fused multiply-add a column, are
+// added one after another to the start value (the bias).
 #pragma once
 
 #include <cstddef>
@@ -12,6 +13,9 @@ namespace wavernn_fast::cpu {
 
 inline constexpr int kLanes = 16;          // floats of one vector, rows of one block
 inline constexpr int kMaxPanelBlocks = 6;  // widest panel
+// Columns of a partial sum. Shorter sums round less; each costs an addition a row and block.
+inline constexpr int kColumnBlock = 64;
+
 // int8 products multiply signed weight bytes by 7-bit pieces of the activations, which no
 // instruction set can saturate on. Dtype int8 uses two pieces, u = 128 * high + low with 14 bits;
 // int8_fast one piece of 7 bits. Signed inputs are stored with an offset of half the range, inputs
@@ -25,14 +29,15 @@ inline constexpr Levels activation_levels(int pieces, bool is_signed) {
   return is_signed ? Levels{range / 2 - 1, range / 2} : Levels{range - 1, 0};
 }
 
-// Rows [0, 16 * blocks) of y = bias + W x for `streams` inputs.
+// Rows [0, 16 * blocks) of y = start + W x for `streams` inputs.
 // Weights of one panel: [cols][blocks * 16], for int8 [cols / 4][blocks * 16][4].
 struct MatmulArgs {
   const void* weights;
   int blocks;  // 16-row blocks, 1 to kMaxPanelBlocks
   int cols;    // multiple of 4
   int streams;
-  const float* bias;       // [16 * blocks]
+  const float* start;      // [16 * blocks] a stream: the bias, or y to add further columns to it
+  ptrdiff_t ld_start;      // elements between streams, 0 for the bias
   const float* row_scale;  // [16 * blocks], int8 only: weight = scale * integer
   const int32_t* row_sum;  // [16 * blocks], int8 with signed inputs: 64 * sum of the integers
   const void* x;           // float or uint8 [streams][ldx]; int8: high pieces, then low pieces
@@ -74,12 +79,6 @@ struct PanelBlocks {
   int fp32, fp16, bf16, int8, int8_fast;
 };
 
-// Streams of one pass over a panel, whose width is what the registers leave. Few streams and a wide
-// pass read a panel in one go; many streams pay for widening 16-bit weights once.
-struct StreamTiles {
-  int plain, widened;
-};
-
 struct KernelTable {
   const char* name;
   PanelBlocks panel_blocks;
@@ -105,7 +104,7 @@ struct KernelTable {
   // Probes of the hardware floor: bytes read, multiply-adds done.
   uint64_t (*probe_read)(const void* data, size_t bytes);
   uint64_t (*probe_fma)(const float* start, uint64_t rounds);  // start: [14 * 16] values below 1
-  uint64_t (*probe_int8)(const void* data, size_t bytes, uint64_t rounds);
+  uint64_t (*probe_int8)(const void* data, uint64_t rounds);   // data: 64 weights
   uint64_t (*probe_fp16)(const void* data, size_t bytes, uint64_t rounds);
   uint64_t (*probe_bf16)(const void* data, size_t bytes, uint64_t rounds);
 };

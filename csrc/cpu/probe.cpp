@@ -41,7 +41,7 @@ double probe(const std::string& kind, size_t bytes_per_thread, int threads, doub
     const auto once = [&]() -> uint64_t {
       if (kind == "read") return kernels.probe_read(set, bytes);
       if (kind == "fma") return 2 * kernels.probe_fma(start.data(), 4096);
-      if (kind == "int8") return kernels.probe_int8(set, bytes, 4);
+      if (kind == "int8") return kernels.probe_int8(set, 4096);
       return (kind == "fp16" ? kernels.probe_fp16 : kernels.probe_bf16)(set, bytes, 4);
     };
     once();

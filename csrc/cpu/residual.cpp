@@ -1,5 +1,6 @@
 // A sample of the residual core: u = I [x; mel; a1] + b; GRU1; v = u + h1; GRU2 over [v; a2];
-// w = v + h2; p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); fc3 q; draw. Five meetings.
+// w = v + h2; p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); fc3 q; draw. Five meetings, or three
+// where the output layers and the recurrent products of the next sample overlap.
 #include "plan/residual.h"
 
 #include <cstring>
@@ -27,18 +28,34 @@ class ResidualStepper final : public Stepper {
     logits_.resize(streams, c.n_classes + 16);
   }
 
-  void sample(const Member& me, int step) override {
-    const ModelConfig& c = plan_.request.config;
-    Rows<float>& old1 = hidden_[0][step & 1];
-    Rows<float>& old2 = hidden_[1][step & 1];
+  void sample(const Member& me, int step, bool is_last) override {
+    const bool overlapped = plan_.overlapped && me.members > 1;
     prepare_sample(me, step);
-    product(me, kGru1, old1, true, recurrent_[0]);
-    product(me, kGru2, old2, true, recurrent_[1]);
+    if (step == 0 || !overlapped) {
+      recurrent(me, step & 1);
+      if (overlapped) meet(me);
+    }
     first_gru(me, step);
     meet(me);
     product(me, kGru2Input, v_, true, gru2_input_);
     second_gru(me, step);
     meet(me);
+    // Overlapped: member 0 runs the output layers and draws, alone, while the others already
+    // multiply the new states for the next sample; it joins them with fewer rows.
+    if (!overlapped) return outputs(me, step);
+    if (me.index == 0) outputs(alone(me), step);
+    if (!is_last) recurrent(me, ~step & 1);
+    meet(me);
+  }
+
+  // Of this member's rows, for the hidden states with this parity.
+  void recurrent(const Member& me, int parity) {
+    product(me, kGru1, hidden_[0][parity], true, recurrent_[0]);
+    product(me, kGru2, hidden_[1][parity], true, recurrent_[1]);
+  }
+
+  void outputs(const Member& me, int step) {
+    const ModelConfig& c = plan_.request.config;
     product(me, kFc1, w_, true, p_);
     relu(me, p_, 7 * c.hidden_size);
     meet(me);
@@ -51,7 +68,7 @@ class ResidualStepper final : public Stepper {
   }
 
   void product(const Member& me, int matrix, Rows<float>& x, bool is_signed, Rows<float>& y) {
-    matmul(me, matrix, x.row(0), x.width, is_signed, y.row(0), y.width);
+    matmul(me, {matrix, x.row(0), x.width, is_signed, y.row(0), y.width});
   }
 
   // The conditioning channels from `channel` on; with `interpolated` false only the held ones.
@@ -71,7 +88,7 @@ class ResidualStepper final : public Stepper {
     args.n_scalars = 1;
     args.scalar_weights[0] = plan_.vectors[kGru1X].data();
     for (size_t s = 0; s < streams(); ++s) {
-      const float x = me.local->feedback[2 * s];
+      const float x = me.drawn->feedback[2 * s];
       args.recurrent = recurrent_[0].row(s);
       args.scalars[0] = x;
       args.conditioning = channels(me, s, h, true);

@@ -66,55 +66,67 @@ int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time
                   members > 1 ? barrier : nullptr,
                   &locals_[member],
                   part_begin(parts, members, member),
-                  part_begin(parts, members, member + 1)};
+                  part_begin(parts, members, member + 1),
+                  &locals_[members > 1 && plan_.overlapped ? 0 : member]};
   for (int step = 0; step < n; ++step) {
     // Written before the meetings of this sample and read after them, so all members agree.
     if (member == 0 && step % kStepsPerLook == 0 && Clock::now() > deadline)
       last_step_.store(step, std::memory_order_relaxed);
-    sample(me, step);
+    sample(me, step, step + 1 == n);
     if (last_step_.load(std::memory_order_relaxed) == step) return step + 1;
   }
   return n;
 }
 
-void Stepper::matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx, bool is_signed,
-                     float* y, ptrdiff_t ldy) const {
-  const PackedMatrix& m = plan_.matrices[matrix];
+void Stepper::matmul(const Member& me, const Product& p) const {
+  const auto& ranges = plan_.matrices[p.matrix].ranges;
+  for (int i = 0; i < int(ranges.size()); ++i)
+    if (p.range < 0 || p.range == i) matmul_range(me, p, i);
+}
+
+void Stepper::matmul_range(const Member& me, const Product& p, int index) const {
+  const PackedMatrix& m = plan_.matrices[p.matrix];
+  const ColumnRange& range = m.ranges[index];
   const Dtype dtype = plan_.request.dtype;
   MatmulArgs args{};
-  args.cols = m.cols;
+  args.cols = range.cols;
   args.streams = int(streams());
-  args.x = x;
-  args.ldx = ldx;
-  args.ldy = ldy;
+  args.x = p.x + range.first;
+  args.ldx = p.ldx;
+  args.ldy = p.ldy;
+  args.ld_start = index == 0 ? 0 : p.ldy;
   if (is_int8(dtype)) {
     const int pieces = dtype == Dtype::int8 ? 2 : 1;
     Local& local = *me.local;
     for (size_t s = 0; s < streams(); ++s)
-      local.scales[s] =
-          kernels_.quantize(x + s * ldx, m.cols, pieces, is_signed, local.quantised.row(s));
+      local.scales[s] = kernels_.quantize(p.x + range.first + s * p.ldx, range.cols, pieces,
+                                          p.is_signed, local.quantised.row(s));
     args.x = local.quantised.data.data();
     args.ldx = local.quantised.width;
     args.x_scale = local.scales.data();
   }
-  const KernelTable& floats = streams() == 1 ? single_stream_kernels(kernels_) : kernels_;
-  auto* const function = dtype == Dtype::fp32   ? floats.matmul_fp32
-                         : dtype == Dtype::fp16 ? floats.matmul_fp16
-                         : dtype == Dtype::bf16 ? kernels_.matmul_bf16
-                         : dtype == Dtype::int8 ? kernels_.matmul_int8
-                                                : kernels_.matmul_int8_fast;
+  auto* const function = product_of(dtype);
   for (int part = me.part_begin; part < me.part_end; ++part) {
-    for (const Panel& panel : m.parts[part]) {
+    for (const Panel& panel : range.parts[part]) {
       const int row = kRowsPerBlock * panel.block;
       args.weights = plan_.blob.data() + panel.offset;
       args.blocks = panel.blocks;
-      args.bias = m.bias.data() + row;
       args.row_scale = m.row_scale.data() + row;
-      args.row_sum = is_signed ? m.row_sum.data() + row : nullptr;
-      args.y = y + row;
+      args.row_sum = p.is_signed ? range.row_sum.data() + row : nullptr;
+      args.y = p.y + row;
+      args.start = index == 0 ? m.bias.data() + row : args.y;
       function(args);
     }
   }
+}
+
+Stepper::ProductFunction Stepper::product_of(Dtype dtype) const {
+  const KernelTable& floats = streams() == 1 ? single_stream_kernels(kernels_) : kernels_;
+  return dtype == Dtype::fp32   ? floats.matmul_fp32
+         : dtype == Dtype::fp16 ? floats.matmul_fp16
+         : dtype == Dtype::bf16 ? kernels_.matmul_bf16
+         : dtype == Dtype::int8 ? kernels_.matmul_int8
+                                : kernels_.matmul_int8_fast;
 }
 
 std::pair<int, int> Stepper::unit_blocks(int part, int range, int ranges) const {

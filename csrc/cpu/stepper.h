@@ -67,16 +67,31 @@ class Stepper {
     Barrier* barrier;
     Local* local;
     int part_begin, part_end;  // parts of every matrix that this member multiplies
+    const Local* drawn;        // whose feedback is current: its own where every member draws
+  };
+  // y = bias + W x over a member's rows, all lanes. Column ranges of the matrix are taken in order;
+  // each but the first adds to y.
+  struct Product {
+    int matrix;
+    const float* x;  // [streams][ldx], from column 0 on
+    ptrdiff_t ldx;
+    bool is_signed;
+    float* y;  // [streams][ldy]
+    ptrdiff_t ldy;
+    int range = -1;  // -1: all
   };
 
   virtual int hidden_arrays() const = 0;  // GRUs
   virtual void resize(size_t streams) = 0;
-  virtual void sample(const Member& me, int step) = 0;
+  // `is_last`: nothing needs to be prepared for the sample after this one.
+  virtual void sample(const Member& me, int step, bool is_last) = 0;
 
   size_t streams() const { return lanes_.size(); }
-  // y = bias + W x over this member's rows, all lanes.
-  void matmul(const Member& me, int matrix, const float* x, ptrdiff_t ldx, bool is_signed, float* y,
-              ptrdiff_t ldy) const;
+  void matmul(const Member& me, const Product& p) const;
+  // Member 0 doing a whole team's work by itself.
+  Member alone(const Member& me) const {
+    return {0, 1, nullptr, me.local, 0, plan_.request.threads, me.local};
+  }
   // First and last unit block of part `part` in `range` of a gate matrix with `ranges` ranges.
   std::pair<int, int> unit_blocks(int part, int range, int ranges) const;
   std::pair<int, int> rows_of(const Member& me, int n_rows) const;
@@ -88,6 +103,12 @@ class Stepper {
   int draw(const Member& me, size_t lane, const float* logits, int n_classes, uint32_t word) const;
   void report_failure(const Member& me, size_t lane, int step);
 
+ private:
+  using ProductFunction = void (*)(const MatmulArgs&);
+  void matmul_range(const Member& me, const Product& p, int index) const;
+  ProductFunction product_of(Dtype dtype) const;
+
+ protected:
   const Plan& plan_;
   const KernelTable& kernels_;
   const float* upsample_kernel_;  // [hop_length, taps]

@@ -10,8 +10,12 @@
 namespace wavernn_fast::cpu {
 namespace {
 
-constexpr int kSpins = 4000;       // about 10 us of pauses: a healthy meeting takes < 1 us
-constexpr int kPoolSpins = 20000;  // before a worker sleeps
+// A meeting of members that all run takes well below 1 us, plus what the others are behind. A pause
+// takes 40 to 140 cycles, so the first looks do without: the answer may come between two of them.
+constexpr int kEagerLooks = 200;
+constexpr int kPausesPerClock = 16;
+constexpr auto kSpinTime = std::chrono::microseconds(100);  // then a core is probably stolen
+constexpr int kPoolSpins = 20000;                           // before a worker sleeps
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -54,17 +58,23 @@ void Barrier::wait(int member) {
   const uint32_t meeting = mine.arrived.load(std::memory_order_relaxed) + 1;
   mine.arrived.store(meeting, std::memory_order_release);
   ++mine.waits;
+  // Signed difference, so that the 32-bit count may wrap.
+  const auto absent = [meeting](const Slot& slot) {
+    return int32_t(slot.arrived.load(std::memory_order_acquire) - meeting) < 0;
+  };
+  int looks = 0;
+  for (const Slot& other : slots_)
+    while (absent(other) && looks < kEagerLooks) ++looks;
+  if (looks < kEagerLooks) return;
+  const auto limit = std::chrono::steady_clock::now() + kSpinTime;
   bool slow = false;
-  for (Slot& other : slots_) {
-    int spins = 0;
-    // Signed difference, so that the 32-bit count may wrap.
-    while (int32_t(other.arrived.load(std::memory_order_acquire) - meeting) < 0) {
-      if (++spins < kSpins) {
-        pause_cpu();
-      } else {
-        slow = true;
+  for (const Slot& other : slots_) {
+    for (int pauses = 1; absent(other); ++pauses) {
+      if (slow)
         sched_yield();
-      }
+      else
+        pause_cpu();
+      if (pauses % kPausesPerClock == 0) slow = slow || std::chrono::steady_clock::now() > limit;
     }
   }
   mine.slow_waits += slow;

@@ -17,8 +17,8 @@ int available_threads(const std::string& cgroup_root = "/sys/fs/cgroup");
 
 // Every member of a team calls wait(); all leave when the last has come.
 // Each member owns one cache line, so a meeting costs one line transfer each way. A waiter spins
-// for a few microseconds and then yields its time slice: when another program holds a core, a
-// pure spin would burn the rest of it. Readers of `slow_waits` may then use fewer threads.
+// for 100 microseconds and then yields its time slice: when another program holds a core, a pure
+// spin would burn the rest of it. Readers of `slow_waits` may then use fewer threads.
 class Barrier {
  public:
   explicit Barrier(int members) : slots_(members) {}

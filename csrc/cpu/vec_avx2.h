@@ -15,7 +15,7 @@ namespace wavernn_fast::cpu::avx2 {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 12 of 16 registers
-inline constexpr StreamTiles kStreamTiles = {3, 6};
+inline constexpr int kStreamTile = 3;       // streams of a batch's tile
 
 struct F {
   __m256 a, b;
@@ -103,6 +103,7 @@ WF_INLINE Q load_q(const int8_t* p) {
   const auto* q = reinterpret_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
+WF_INLINE void keep(Q& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
 WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   int32_t four;
   std::memcpy(&four, q, 4);

@@ -19,7 +19,7 @@ namespace wavernn_fast::cpu::avx512 {
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 6, 3};
 inline constexpr int kMaxAccumulators = 24;  // of 32 registers
-inline constexpr StreamTiles kStreamTiles = {8, 8};
+inline constexpr int kStreamTile = 8;        // streams of a batch's tile
 
 struct F {
   __m512 a;
@@ -76,6 +76,7 @@ struct Q {
   __m512i a;
 };
 WF_INLINE Q load_q(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
+WF_INLINE void keep(Q& x) { asm("" : "+v"(x.a)); }
 WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   int32_t four;
   std::memcpy(&four, q, 4);

@@ -16,7 +16,7 @@ namespace wavernn_fast::cpu::neon {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 24 of 32 registers
-inline constexpr StreamTiles kStreamTiles = {6, 6};
+inline constexpr int kStreamTile = 3;       // streams of a batch's tile
 
 struct F {
   float32x4_t v[4];
@@ -124,6 +124,7 @@ WF_INLINE Q load_q(const int8_t* p) {
   WF_EACH r.v[i] = vld1q_s8(p + 16 * i);
   return r;
 }
+WF_INLINE void keep(Q&) {}
 WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   int32_t four;
   std::memcpy(&four, q, 4);

@@ -13,7 +13,7 @@ namespace wavernn_fast::cpu::scalar {
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 3, 3, 3, 3};
 inline constexpr int kMaxAccumulators = 6;  // 16-row blocks times streams held at once
-inline constexpr StreamTiles kStreamTiles = {4, 4};
+inline constexpr int kStreamTile = 4;       // streams of a batch's tile
 
 struct F {
   float v[16];
@@ -174,6 +174,7 @@ inline Q load_q(const int8_t* p) {
   std::memcpy(r.v, p, sizeof r.v);
   return r;
 }
+inline void keep(Q&) {}
 // acc[row] += sum over 4 columns of q[column] * w[row][column]; q holds four unsigned bytes (at
 // most 127, so no instruction set saturates).
 inline I dot4(I acc, const Q& w, const uint8_t* q) {

@@ -9,8 +9,12 @@ Plan make_dual_plan(const PlanRequest& request, const CanonicalWeights& weights)
   const ModelConfig& c = request.config;
   const int h = c.hidden_size, f = c.fc_size, n = c.n_classes, threads = request.threads;
   PlanBuilder builder(request);
-  builder.add_matrix(gate_source("gru", weights.get("gru.w_recurrent", {3 * h, h}), h, h, h,
-                                 weights.get("gru.b_recurrent", {3 * h}), 2, threads));
+  MatrixSource gru = gate_source("gru", weights.get("gru.w_recurrent", {3 * h, h}), h, h, h,
+                                 weights.get("gru.b_recurrent", {3 * h}), 2, threads);
+  gru.column_edges = {h / 2};  // the coarse half of the state is ready before the fine half
+  const int64_t outputs = int64_t(f) * (h / 2) + int64_t(n) * f;
+  builder.set_overlapped(deal_overlapped({&gru}, 2, outputs, request));
+  builder.add_matrix(gru);
   for (const char* half : {"coarse", "fine"}) {
     const std::string fc1 = std::string(half) + "_fc1", fc2 = std::string(half) + "_fc2";
     builder.add_matrix(plain_source(fc1, weights.get(fc1 + ".weight", {f, h / 2}), f, h / 2, h / 2,

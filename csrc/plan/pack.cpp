@@ -59,7 +59,7 @@ float get_weight(Dtype dtype, float scale, const uint8_t* p) {
   return 0.0f;
 }
 
-// Byte position of row `r` (within the panel) and column `k`.
+// Byte position of row `r` (within the panel) and column `k` (within its column range).
 size_t position(Dtype dtype, const Panel& panel, int r, int k) {
   const size_t width = size_t(kRowsPerBlock) * panel.blocks;
   if (is_int8(dtype)) return panel.offset + (size_t(k / 4) * width + r) * 4 + k % 4;
@@ -95,7 +95,7 @@ int part_begin(int n, int parts, int part) { return int(int64_t(n) * part / part
 
 MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols, int stride,
                           const float* bias, int threads) {
-  MatrixSource source{std::move(name), weight, n_rows, n_cols, stride, bias, 0.0f, {}, {}};
+  MatrixSource source{std::move(name), weight, n_rows, n_cols, stride, bias, 0.0f, {}, {}, {}};
   const int rows = round_up(n_rows, kRowsPerBlock), blocks = rows / kRowsPerBlock;
   for (int r = 0; r < rows; ++r) source.row_of.push_back(r < n_rows ? r : -1);
   for (int t = 0; t < threads; ++t)
@@ -106,7 +106,7 @@ MatrixSource plain_source(std::string name, const float* weight, int n_rows, int
 
 MatrixSource gate_source(std::string name, const float* weight, int units, int n_cols, int stride,
                          const float* bias, int ranges, int threads) {
-  MatrixSource source{std::move(name), weight, 3 * units, n_cols, stride, bias, 0.0f, {}, {}};
+  MatrixSource source{std::move(name), weight, 3 * units, n_cols, stride, bias, 0.0f, {}, {}, {}};
   const int groups = units / kRowsPerBlock, per_range = groups / ranges;
   for (int g = 0; g < groups; ++g)
     for (int gate = 0; gate < 3; ++gate)
@@ -122,6 +122,30 @@ MatrixSource gate_source(std::string name, const float* weight, int units, int n
   return source;
 }
 
+bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t alone,
+                     const PlanRequest& request) {
+  // What quantising, ReLU and the draw take, in weights that could be read meanwhile.
+  constexpr int64_t kDrawBytes = 24 << 10;
+  const int threads = request.threads;
+  if (threads < 2 || threads > kMostOverlapped) return false;
+  alone += kDrawBytes / int64_t(dtype_bytes(request.dtype));
+  int64_t shared = 0;
+  for (const MatrixSource* source : gates) shared += int64_t(source->n_rows) * source->n_cols;
+  shared /= stretches;
+  const int64_t mine = (shared + alone) / threads - alone;
+  if (mine < 0) return false;
+  for (MatrixSource* source : gates) {
+    const int blocks = int(source->row_of.size()) / kRowsPerBlock;
+    const int first = int((blocks * mine + shared / 2) / shared);
+    for (int t = 0; t < threads; ++t) {
+      const int begin = t == 0 ? 0 : first + part_begin(blocks - first, threads - 1, t - 1);
+      const int end = t == 0 ? first : first + part_begin(blocks - first, threads - 1, t);
+      source->part_blocks[t] = {{begin, end}};
+    }
+  }
+  return true;
+}
+
 PlanBuilder::PlanBuilder(const PlanRequest& request) { plan_.request = request; }
 
 void PlanBuilder::add_matrix(const MatrixSource& source) {
@@ -134,7 +158,6 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
   m.row_of = source.row_of;
   m.bias.resize(m.rows);
   m.row_scale.resize(m.rows);
-  m.row_sum.resize(m.rows);
   for (int r = 0; r < m.rows; ++r) {
     const int row = m.row_of[r];
     m.bias[r] = row < 0 ? source.padded_bias : source.bias ? source.bias[row] : 0.0f;
@@ -146,27 +169,38 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
              " reaches ", largest, ", beyond fp16's 65504; use dtype fp32 or bf16");
     m.row_scale[r] = largest / kInt8Levels;
   }
-  for (const auto& ranges : source.part_blocks) {
-    m.parts.emplace_back();
-    for (const auto& [begin, end] : ranges)
-      if (end > begin) cut_panels(begin, end, plan_.request.max_panel_blocks, m.parts.back());
-    for (Panel& panel : m.parts.back()) {
-      panel.offset = (bytes_.size() + 63) / 64 * 64;
-      const size_t size = size_t(kRowsPerBlock) * panel.blocks * m.cols * dtype_bytes(dtype);
-      bytes_.resize(panel.offset + size);
-      for (int r = 0; r < kRowsPerBlock * panel.blocks; ++r) {
-        const int packed = kRowsPerBlock * panel.block + r, row = m.row_of[packed];
-        for (int k = 0; row >= 0 && k < source.n_cols; ++k) {
-          uint8_t* p = &bytes_[position(dtype, panel, r, k)];
-          put_weight(dtype, source.weight[size_t(row) * source.stride + k], m.row_scale[packed], p);
-          if (is_int8(dtype)) m.row_sum[packed] += 64 * *reinterpret_cast<int8_t*>(p);
-        }
-      }
-      plan_.weight_bytes += size;
+  for (size_t i = 0; i <= source.column_edges.size(); ++i) {
+    const int first = i == 0 ? 0 : source.column_edges[i - 1];
+    const int end = i < source.column_edges.size() ? source.column_edges[i] : m.cols;
+    m.ranges.push_back({first, end - first, {}, AlignedBuffer<int32_t>(m.rows)});
+    for (const auto& block_ranges : source.part_blocks) {
+      std::vector<Panel> panels;
+      for (const auto& [begin, last] : block_ranges)
+        if (last > begin) cut_panels(begin, last, plan_.request.max_panel_blocks, panels);
+      for (Panel& panel : panels) add_panel(source, m, m.ranges.back(), panel);
+      m.ranges.back().parts.push_back(std::move(panels));
     }
   }
   plan_.macs_per_step += int64_t(source.n_rows) * source.n_cols;
   plan_.matrices.push_back(std::move(m));
+}
+
+void PlanBuilder::add_panel(const MatrixSource& source, const PackedMatrix& m, ColumnRange& range,
+                            Panel& panel) {
+  const Dtype dtype = plan_.request.dtype;
+  panel.offset = (bytes_.size() + 63) / 64 * 64;
+  const size_t size = size_t(kRowsPerBlock) * panel.blocks * range.cols * dtype_bytes(dtype);
+  bytes_.resize(panel.offset + size);
+  const int end = std::min(range.first + range.cols, source.n_cols);
+  for (int r = 0; r < kRowsPerBlock * panel.blocks; ++r) {
+    const int packed = kRowsPerBlock * panel.block + r, row = m.row_of[packed];
+    for (int k = range.first; row >= 0 && k < end; ++k) {
+      uint8_t* p = &bytes_[position(dtype, panel, r, k - range.first)];
+      put_weight(dtype, source.weight[size_t(row) * source.stride + k], m.row_scale[packed], p);
+      if (is_int8(dtype)) range.row_sum[packed] += 64 * *reinterpret_cast<int8_t*>(p);
+    }
+  }
+  plan_.weight_bytes += size;
 }
 
 void PlanBuilder::add_vector(const float* data, int count) {
@@ -184,13 +218,17 @@ Plan PlanBuilder::finish() {
 std::vector<float> unpack(const Plan& plan, const PackedMatrix& matrix, int n_rows, int n_cols) {
   const Dtype dtype = plan.request.dtype;
   std::vector<float> out(size_t(n_rows) * n_cols, std::nanf(""));
-  for (const auto& part : matrix.parts) {
-    for (const Panel& panel : part) {
-      for (int r = 0; r < kRowsPerBlock * panel.blocks; ++r) {
-        const int packed = kRowsPerBlock * panel.block + r, row = matrix.row_of[packed];
-        for (int k = 0; row >= 0 && k < n_cols; ++k)
-          out[size_t(row) * n_cols + k] =
-              get_weight(dtype, matrix.row_scale[packed], &plan.blob[position(dtype, panel, r, k)]);
+  for (const ColumnRange& range : matrix.ranges) {
+    const int end = std::min(range.first + range.cols, n_cols);
+    for (const auto& part : range.parts) {
+      for (const Panel& panel : part) {
+        for (int r = 0; r < kRowsPerBlock * panel.blocks; ++r) {
+          const int packed = kRowsPerBlock * panel.block + r, row = matrix.row_of[packed];
+          for (int k = range.first; row >= 0 && k < end; ++k)
+            out[size_t(row) * n_cols + k] =
+                get_weight(dtype, matrix.row_scale[packed],
+                           &plan.blob[position(dtype, panel, r, k - range.first)]);
+        }
       }
     }
   }
@@ -216,10 +254,11 @@ std::string Plan::describe() const {
   std::ostringstream text;
   text << request.config.describe() << "\n"
        << dtype_name(request.dtype) << " weights, " << weight_bytes << " bytes and "
-       << macs_per_step << " multiply-adds a sample, " << request.threads << " thread(s)\n";
+       << macs_per_step << " multiply-adds a sample, " << request.threads << " thread(s)"
+       << (overlapped ? ", output layers beside the next recurrent product" : "") << "\n";
   for (const PackedMatrix& m : matrices) {
     text << "  " << m.name << ": " << m.rows << " x " << m.cols << ", panels of";
-    for (const auto& part : m.parts) {
+    for (const auto& part : m.ranges[0].parts) {
       text << " [";
       for (size_t i = 0; i < part.size(); ++i)
         text << (i ? " " : "") << kRowsPerBlock * part[i].blocks;

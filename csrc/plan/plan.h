@@ -34,11 +34,19 @@ struct PlanRequest {
 };
 
 // Rows [16 * block, 16 * (block + blocks)) of a packed matrix.
-// Bytes: [cols][blocks * 16] weights; int8: [cols / 4][blocks * 16][4].
+// Bytes, for the columns of its range: [cols][blocks * 16] weights; int8:
+// [cols / 4][blocks * 16][4].
 struct Panel {
   int block;
   int blocks;
   size_t offset;  // bytes into Plan::blob
+};
+
+// Columns [first, first + cols) of a packed matrix, which one product takes at a time.
+struct ColumnRange {
+  int first, cols;
+  std::vector<std::vector<Panel>> parts;  // [threads]
+  AlignedBuffer<int32_t> row_sum;         // [rows], int8: 64 * sum of these columns' integers
 };
 
 // One packed matrix. Rows are reordered: packed row i holds canonical row `row_of[i]` (-1: zero
@@ -49,10 +57,9 @@ struct PackedMatrix {
   int cols = 0;  // packed, multiple of 16
   int source_cols = 0;
   std::vector<int> row_of;
-  std::vector<std::vector<Panel>> parts;  // [threads]
-  AlignedBuffer<float> bias;              // [rows]
-  AlignedBuffer<float> row_scale;         // [rows], int8
-  AlignedBuffer<int32_t> row_sum;         // [rows], int8: 64 * sum of the integer weights
+  std::vector<ColumnRange> ranges;  // most matrices have one
+  AlignedBuffer<float> bias;        // [rows]
+  AlignedBuffer<float> row_scale;   // [rows], int8
 };
 
 struct Plan {
@@ -62,6 +69,9 @@ struct Plan {
   AlignedBuffer<uint8_t> blob;
   size_t weight_bytes = 0;  // read per step at batch 1
   int64_t macs_per_step = 0;
+  // Whether member 0 of a team runs the output layers alone while the others already multiply the
+  // recurrent matrix for the next sample (docs/architecture.md); rows are dealt to suit.
+  bool overlapped = false;
   std::string describe() const;
 };
 
@@ -77,6 +87,7 @@ struct MatrixSource {
   float padded_bias = 0.0f;                                   // of rows that pad the last block
   std::vector<int> row_of;                                    // packed row order, -1 for padding
   std::vector<std::vector<std::pair<int, int>>> part_blocks;  // [threads] block ranges
+  std::vector<int> column_edges;  // where further column ranges begin, each a multiple of 16
 };
 
 // Packed rows in canonical order, padded to a multiple of 16, dealt evenly.
@@ -87,15 +98,26 @@ MatrixSource plain_source(std::string name, const float* weight, int n_rows, int
 MatrixSource gate_source(std::string name, const float* weight, int units, int n_cols, int stride,
                          const float* bias, int ranges, int threads);
 
+// Deals the rows of `gates` for an overlapped plan. They are multiplied in `stretches` equal pieces
+// a sample; in each, member 0 also does `alone` multiply-adds of output layers, and is to be ready
+// with the others. False, and nothing changed, for other teams than 2 to kMostOverlapped members
+// or where `alone` is more than a member's share.
+inline constexpr int kMostOverlapped = 4;
+bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t alone,
+                     const PlanRequest& request);
+
 class PlanBuilder {
  public:
   explicit PlanBuilder(const PlanRequest& request);
+  void set_overlapped(bool overlapped) { plan_.overlapped = overlapped; }
   void add_matrix(const MatrixSource& source);
   // A copy of `count` floats, zero padded to a multiple of 16.
   void add_vector(const float* data, int count);
   Plan finish();
 
  private:
+  void add_panel(const MatrixSource& source, const PackedMatrix& m, ColumnRange& range,
+                 Panel& panel);
   Plan plan_;
   std::vector<uint8_t> bytes_;
 };

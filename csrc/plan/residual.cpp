@@ -30,12 +30,16 @@ Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weig
   const float* b_input = weights.get("input.bias", {h});
 
   PlanBuilder builder(request);
-  builder.add_matrix(gate_source("gru1", weights.get("gru1.w_recurrent", {3 * h, h}), h, h, h,
-                                 weights.get("gru1.b_recurrent", {3 * h}), 1, threads));
+  MatrixSource gru1 = gate_source("gru1", weights.get("gru1.w_recurrent", {3 * h, h}), h, h, h,
+                                  weights.get("gru1.b_recurrent", {3 * h}), 1, threads);
+  MatrixSource gru2 = gate_source("gru2", weights.get("gru2.w_recurrent", {3 * h, h}), h, h, h,
+                                  weights.get("gru2.b_recurrent", {3 * h}), 1, threads);
+  const int64_t outputs = int64_t(f) * h + int64_t(f) * f + int64_t(n) * f;
+  builder.set_overlapped(deal_overlapped({&gru1, &gru2}, 1, outputs, request));
+  builder.add_matrix(gru1);
   builder.add_matrix(gate_source("gru2_input", weights.get("gru2.w_input", {3 * h, h + a}), h, h,
                                  h + a, nullptr, 1, threads));
-  builder.add_matrix(gate_source("gru2", weights.get("gru2.w_recurrent", {3 * h, h}), h, h, h,
-                                 weights.get("gru2.b_recurrent", {3 * h}), 1, threads));
+  builder.add_matrix(gru2);
   builder.add_matrix(plain_source("fc1", weights.get("fc1.weight", {f, h + a}), f, h, h + a,
                                   weights.get("fc1.bias", {f}), threads));
   builder.add_matrix(plain_source("fc2", weights.get("fc2.weight", {f, f + a}), f, f, f + a,
