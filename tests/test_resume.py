@@ -38,14 +38,22 @@ def model_bytes(folder: Path) -> bytes:
     return (folder / MODEL).read_bytes()
 
 
-@pytest.mark.parametrize(("prune", "every"), [(None, OFTEN), (PRUNE, SPARSE_LOG)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, prune, every):
+@pytest.mark.parametrize(
+    ("prune", "every", "stop", "saved_at"),
+    [
+        (None, OFTEN, 6, 4),
+        (PRUNE, SPARSE_LOG, 6, 4),  # the masks are renewed right after it
+        (PRUNE, SPARSE_LOG, 9, 8),  # and never again
+    ],
+    ids=["dense", "while-pruning", "pruned"],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, prune, every, stop, saved_at):
     numbers = settings(steps=11, prune=prune, warmup=1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     last = finish(trainer(whole, numbers), every)
-    stop_at(trainer(parts, numbers), 6, every)  # after the checkpoint of step 4
+    stop_at(trainer(parts, numbers), stop, every)
     again = resumed(parts)
-    assert again.step == 4
+    assert again.step == saved_at
     assert finish(again, every)["loss"] == last["loss"]
     assert log(parts) == log(whole)
     assert model_bytes(parts) == model_bytes(whole)
