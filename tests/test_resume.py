@@ -232,7 +232,7 @@ def replace(target, blocks):
     seen.append(target.name)
     if target.name == {name!r} and seen.count({name!r}) == 2:
         data = b"".join(blocks)
-        part = target.with_name(".cut.part-1")
+        part = target.with_name(".01234567.part-1")
         part.write_bytes(data[: len(data) // 2])
         if {renamed}:
             os.replace = lambda a, b: os._exit(9)  # all bytes there, not yet under the name
@@ -259,7 +259,9 @@ def test_a_run_killed_while_it_writes_goes_on_from_the_last_checkpoint(
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     assert state.read(folder).step == step
     weights.read(folder / MODEL)
+    assert list(folder.glob(".*"))
     finish(resumed(folder))
+    assert not list(folder.glob(".*"))  # halves of checkpoints would fill the disk in the end
     finish(trainer(tmp_path / "whole", settings(steps=11)))
     assert model_bytes(folder) == model_bytes(tmp_path / "whole")
     assert log(folder) == log(tmp_path / "whole")
