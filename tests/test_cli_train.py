@@ -201,7 +201,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(little, tmp_path):
     pace = (*PACE, "--save-every", 5, "--log-every", 3, "--valid-every", 7)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     child = start(little, "-o", killed, *SIZES, *pace, "--steps", 60)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # on a machine with other work
     while not (killed / "state.pt").exists() and child.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -266,6 +266,8 @@ def test_nothing_to_resume_is_said(little, tmp_path):
         (("--steps", 0, "--batch", 0), "steps is 0, must be at least 1; batch is 0"),
         (("--prune", 1.0), "sparsity is 1.0"),
         (("--prune-start", 3), "need --prune Z"),
+        (("--prune", 0.5, "--steps", 900), "end at step 1001, after the last step 900"),
+        (("--prune", 0.5, "--prune-length", 99_001), "after the last step 100000"),
         (("--hidden", 33), "hidden_size 33 not divisible by 32"),
         (("--preset", "fatchord-raw9"), "native-22k and mkotha do"),
         (("--prune", 0.5, "--hidden", 32, "--fc", 24), "do not divide every matrix"),
@@ -281,6 +283,16 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(little, tmp_path, optio
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_pruning_ends_by_itself_before_the_run_does(little, tmp_path):
+    options = (*SIZES, *PACE, "--prune", 0.5, "--prune-start", 1, "--steps", 9, "--json")
+    result = run("train", little, "-o", tmp_path, *options)
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert printed["settings"]["prune"]["length"] == 5
+    assert all(one["kept"] == one["blocks"] - round(0.5 * one["blocks"])
+               for one in printed["pruned"])  # fmt: skip
 
 
 def test_files_that_cannot_be_used_are_listed_and_left_out(little, tmp_path):

@@ -13,7 +13,7 @@ from train_runs import one_thread  # noqa: F401
 
 from wavernn_fast import audio, features
 from wavernn_fast.conditioning import Conditioner
-from wavernn_fast.errors import InputError, MissingDependencyError
+from wavernn_fast.errors import InputError, MissingDependencyError, ModelError
 from wavernn_fast.models.wavernn import WaveRNN
 from wavernn_fast.samples import encode_targets
 from wavernn_fast.train.corpus import (
@@ -207,6 +207,20 @@ def test_by_default_a_few_are_held_out(tmp_path):
     assert (len(loaded.train), len(loaded.valid)) == (4, 1)
     separate = load(Data(train=folder, valid=folder), CONFIG, settings)
     assert (len(separate.train), len(separate.valid)) == (5, 5)
+
+
+def test_held_out_recordings_that_are_named_must_be_usable(tmp_path):
+    folder = recordings.voice(tmp_path / "good", 2, 0.2)
+    silent = recordings.save(tmp_path / "silent.wav", np.zeros(4000))
+    settings = TrainSettings(steps=1, segment=10 * HOP)
+    with pytest.raises(InputError, match=r"No recording can be held out:[^:]*silent\.wav: is sil"):
+        load(Data(train=folder, valid=silent), CONFIG, settings)
+
+
+def test_a_model_that_does_not_say_how_its_mel_is_made_is_not_trained(tmp_path):
+    folder = recordings.voice(tmp_path, 2, 0.2)
+    with pytest.raises(ModelError, match="does not say how its mel is made"):
+        load(Data(train=folder), recordings.config(mel=None), TrainSettings(steps=1))
 
 
 # --- segments ---------------------------------------------------------------------------------

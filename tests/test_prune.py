@@ -10,6 +10,7 @@ import pytest
 import torch
 from cli_runner import run
 from test_wavernn_model import CONFIGS, ENGINES, assert_same, engine_logits, trained_weights
+from train_runs import one_thread  # noqa: F401
 
 from wavernn_fast import canonical, weights
 from wavernn_fast.errors import InputError, ModelError

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from train_runs import one_thread  # noqa: F401
 
 from wavernn_fast.models.recurrence import Segment, recurrence
 from wavernn_fast.models.wavernn import Batch, WaveRNN

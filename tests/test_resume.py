@@ -38,14 +38,22 @@ def model_bytes(folder: Path) -> bytes:
     return (folder / MODEL).read_bytes()
 
 
-@pytest.mark.parametrize(("prune", "every"), [(None, OFTEN), (PRUNE, SPARSE_LOG)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, prune, every):
+@pytest.mark.parametrize(
+    ("prune", "every", "stop", "saved_at"),
+    [
+        (None, OFTEN, 6, 4),
+        (PRUNE, SPARSE_LOG, 6, 4),  # the masks are renewed right after it
+        (PRUNE, SPARSE_LOG, 9, 8),  # and never again
+    ],
+    ids=["dense", "while-pruning", "pruned"],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, prune, every, stop, saved_at):
     numbers = settings(steps=11, prune=prune, warmup=1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     last = finish(trainer(whole, numbers), every)
-    stop_at(trainer(parts, numbers), 6, every)  # after the checkpoint of step 4
+    stop_at(trainer(parts, numbers), stop, every)
     again = resumed(parts)
-    assert again.step == 4
+    assert again.step == saved_at
     assert finish(again, every)["loss"] == last["loss"]
     assert log(parts) == log(whole)
     assert model_bytes(parts) == model_bytes(whole)
@@ -224,7 +232,7 @@ def replace(target, blocks):
     seen.append(target.name)
     if target.name == {name!r} and seen.count({name!r}) == 2:
         data = b"".join(blocks)
-        part = target.with_name(".cut.part-1")
+        part = target.with_name(".01234567.part-1")
         part.write_bytes(data[: len(data) // 2])
         if {renamed}:
             os.replace = lambda a, b: os._exit(9)  # all bytes there, not yet under the name
@@ -251,7 +259,9 @@ def test_a_run_killed_while_it_writes_goes_on_from_the_last_checkpoint(
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     assert state.read(folder).step == step
     weights.read(folder / MODEL)
+    assert list(folder.glob(".*"))
     finish(resumed(folder))
+    assert not list(folder.glob(".*"))  # halves of checkpoints would fill the disk in the end
     finish(trainer(tmp_path / "whole", settings(steps=11)))
     assert model_bytes(folder) == model_bytes(tmp_path / "whole")
     assert log(folder) == log(tmp_path / "whole")

@@ -18,6 +18,7 @@ from .errors import AudioError
 
 PathLike = str | os.PathLike[str]
 PIPE = "-"
+PARTS = ".????????.part-*"  # what `write_atomic` leaves of a file when its process is killed
 
 
 def label(path: PathLike) -> str:

@@ -30,6 +30,7 @@ _PRUNE = {  # option -> field of PruneSettings
     "prune_gates": "gates",
     "prune_outputs": "outputs",
 }
+_PRUNE_LENGTH = 200_000  # the paper's, where there are steps enough
 _SIZES = (
     "preset", "hidden_size", "fc_size", "aux_size", "aux_channels", "aux_blocks", "aux_kernel",
     "conditioned",
@@ -107,7 +108,11 @@ prune_options = common.stack(
         "--prune", type=float, metavar="Z", help="Share of blocks that is zero in the end."
     ),
     click.option("--prune-start", default=1000, show_default=True, type=int, help="Step t0."),
-    click.option("--prune-length", default=200_000, show_default=True, type=int, help="Steps S."),
+    click.option(
+        "--prune-length",
+        type=int,
+        help="Steps S. [default: up to two thirds of all steps, at most 200000]",
+    ),
     click.option("--prune-every", default=500, show_default=True, type=int, help="Steps."),
     block_options,
 )
@@ -243,7 +248,17 @@ def _plan(
         config = dataclasses.replace(tensors[0], block_shape=None, pruned=())
     prune = None
     if options["prune"] is not None:
+        steps = options["steps"]
+        if options["prune_length"] is None:
+            left = 2 * steps // 3 - options["prune_start"]
+            options["prune_length"] = max(1, min(_PRUNE_LENGTH, left))
         prune = PruneSettings(**{field: options[name] for name, field in _PRUNE.items()})
+        if prune.start + prune.length > steps:
+            raise InputError(
+                f"Pruning would end at step {prune.start + prune.length}, after the last step "
+                f"{steps}, and its share not be reached; lower --prune-start or --prune-length, "
+                "or raise --steps."
+            )
     elif any(name.startswith("prune_") for name in given):
         raise click.UsageError("--prune-... options need --prune Z, the share that is pruned.")
     settings = TrainSettings(**{name: options[name] for name in _SETTINGS}, prune=prune)

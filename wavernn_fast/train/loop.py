@@ -18,7 +18,7 @@ from .. import weights
 from ..canonical import Tensors, mask_name, validate, without_masks
 from ..config import ModelConfig
 from ..errors import AudioError, EngineError, InputError, ModelError
-from ..files import write_atomic
+from ..files import PARTS, write_atomic
 from ..models.wavernn import Batch, WaveRNN, to_canonical
 from . import state
 from .corpus import Corpus
@@ -127,6 +127,8 @@ class Trainer:
         self._sums = torch.tensor(saved.sums)
         if self._processes.rank == 0:
             _cut_log(self.folder / LOG, saved.step)
+            for part in self.folder.glob(PARTS):  # of a checkpoint that was being written
+                part.unlink(missing_ok=True)
 
     # -- the loop ----------------------------------------------------------------------------------
 

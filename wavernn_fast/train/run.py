@@ -104,8 +104,16 @@ def load(data: Data, config: ModelConfig, settings: TrainSettings, bar: Bar = it
     Raises
     ------
     InputError
-        If there is none to train on; the message lists why each was left out.
+        If there is none to train on, or none of those given as held out can be used; the message
+        lists why each was left out.
+    ModelError
+        If the model does not say how its mel is made.
     """
+    if config.n_mels and config.mel is None:
+        raise ModelError(
+            "The model does not say how its mel is made from a recording; write it again with "
+            "'wavernn-fast convert --preset NAME'."
+        )
     paths = find_recordings(data.train)
     if data.valid is not None:
         train_paths, valid_paths = paths, find_recordings(data.valid)
@@ -116,9 +124,10 @@ def load(data: Data, config: ModelConfig, settings: TrainSettings, bar: Bar = it
     frames = total_frames(config, settings)
     train, skipped = read_recordings(train_paths, config, frames, bar)
     valid, more = read_recordings(valid_paths, config, frames, bar)
-    if not train:
-        reasons = "\n  - ".join(f"{s.path}: {s.reason}" for s in skipped)
-        raise InputError(f"No recording can be trained on:\n  - {reasons}")
+    for found, reasons, what in ((train, skipped, "trained on"), (valid, more, "held out")):
+        if not found and (what == "trained on" or data.valid is not None):
+            listed = "\n  - ".join(f"{s.path}: {s.reason}" for s in reasons)
+            raise InputError(f"No recording can be {what}:\n  - {listed}")
     return Loaded(train, valid, skipped + more)
 
 
