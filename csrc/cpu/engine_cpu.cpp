@@ -20,7 +20,7 @@ constexpr double kSliceSeconds = 0.01;  // between interrupt checks
 constexpr double kLongestSlice = 0.03;  // when the machine turns out slower than expected
 constexpr int kFirstSlice = 8;          // steps, before the speed is known
 constexpr int kSplitStreams = 8;        // streams a thread from which each thread works alone
-constexpr int kCalmSlices = 50;         // slices on one thread after a core was stolen
+constexpr int kCalmSlices = 50;         // slices for which the choice of members stands
 
 class CpuEngine final : public Engine {
  public:
@@ -97,20 +97,40 @@ class CpuEngine final : public Engine {
   int run_together(const std::vector<Lane*>& active, int n, Clock::time_point deadline) {
     Stepper& stepper = *steppers_[0];
     const int members = calm_slices_ > 0 ? 1 : threads();
-    calm_slices_ = std::max(0, calm_slices_ - 1);
     stepper.load(active);
+    const auto begin = Clock::now();
     int done = 0;
     pool_->run(members, [&](int i) {
       const int mine = stepper.steps(i, members, barrier_.get(), n, deadline);
       if (i == 0) done = mine;
     });
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count() / done;
     stepper.store(done);
-    if (members == 1) return done;
-    // A stolen core makes every meeting wait for the scheduler: one thread is faster then.
-    const Barrier::Counts counts = barrier_->take_counts(0);
-    // A slice may have few meetings when steps are long, so a few slow ones are enough.
-    if (done < n || (counts.slow >= 3 && counts.slow * 50 > counts.all)) calm_slices_ = kCalmSlices;
+    if (threads() > 1) choose_members(members, seconds, done < n);
     return done;
+  }
+
+  // A stolen core makes every meeting wait for the scheduler: one thread is faster then. But a few
+  // slow meetings prove nothing (a neighbour's burst on the memory, a tick of the system), so one
+  // slice is tried on one thread, and the faster way goes on for a while.
+  void choose_members(int members, double seconds_per_step, bool late) {
+    if (members == 1) {
+      --calm_slices_;
+      if (trying_alone_) {
+        const bool better = seconds_per_step < team_seconds_;
+        (better ? calm_slices_ : trusted_slices_) = kCalmSlices;
+        trying_alone_ = false;
+      }
+      return;
+    }
+    const Barrier::Counts counts = barrier_->take_counts(0);
+    if (trusted_slices_ > 0) {
+      --trusted_slices_;
+    } else if (late || (counts.slow >= 3 && counts.slow * 50 > counts.all)) {
+      team_seconds_ = seconds_per_step;
+      trying_alone_ = true;
+      calm_slices_ = 1;
+    }
   }
 
   // Each thread steps its own share of the lanes and never waits for another. Shares may end
@@ -135,7 +155,10 @@ class CpuEngine final : public Engine {
   std::mutex mutex_;
   pid_t pid_ = 0;
   double seconds_per_lane_step_ = 0;
-  int calm_slices_ = 0;
+  int calm_slices_ = 0;     // to be run on one thread
+  int trusted_slices_ = 0;  // of the team in which slow meetings are no reason to try one thread
+  bool trying_alone_ = false;
+  double team_seconds_ = 0;  // a step of the slice that had slow meetings
 };
 
 }  // namespace
