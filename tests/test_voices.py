@@ -45,7 +45,7 @@ def test_a_voice_ships_with_card_recipe_and_log_and_is_small(name: str) -> None:
     assert (FOLDER / f"{name}.safetensors").stat().st_size <= 5_000_000
     card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
     assert "CC0" in card
-    assert "wavernn-fast train" in (FOLDER / f"{name}.sh").read_text(encoding="utf-8")
+    assert "wavernn_fast train" in (FOLDER / f"{name}.sh").read_text(encoding="utf-8")
     lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(steps)

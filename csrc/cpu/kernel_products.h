@@ -122,7 +122,8 @@ WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
     if constexpr (kStreams == 1) {
 #pragma GCC unroll 8
       for (int b = 0; b < kBlocks; ++b) {
-        const Q block_weights = load_q(w + 4 * kLanes * b);
+        Q block_weights = load_q(w + 4 * kLanes * b);
+        if constexpr (kPieces > 1) keep(block_weights);  // or every dot would load it again
 #pragma GCC unroll 8
         for (int p = 0; p < kPieces; ++p)
           acc[p][b][0] = dot4(acc[p][b][0], block_weights, x + p * a.cols + k);
@@ -130,7 +131,10 @@ WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
     } else {
       Q weights[kBlocks];
 #pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b) weights[b] = load_q(w + 4 * kLanes * b);
+      for (int b = 0; b < kBlocks; ++b) {
+        weights[b] = load_q(w + 4 * kLanes * b);
+        keep(weights[b]);  // or every dot would load it again
+      }
 #pragma GCC unroll 8
       for (int s = 0; s < kStreams; ++s) {
 #pragma GCC unroll 8
