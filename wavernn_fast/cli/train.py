@@ -135,7 +135,9 @@ prune_options = common.stack(
     "--held-out", type=click.IntRange(0), help="How many. [default: 4 %, at least 1, at most 16]"
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN, with its own options.")
-@click.option("--from", "start", metavar="MODEL", help="Start from a canonical model or a run.")
+@click.option(
+    "--from", "start", metavar="MODEL", help="Start from a canonical model, a run or a voice."
+)
 @size_options
 @learning_options
 @prune_options

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import weights
+from .. import voices, weights
 from ..config import ModelConfig
 from ..errors import AudioError, InputError, ModelError
 from ..files import write_atomic
@@ -219,5 +219,5 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def read_start(path: Path) -> tuple[ModelConfig, Any]:
-    """Model to start from: a canonical file, or the folder of a run."""
-    return weights.read(path / MODEL if path.is_dir() else path)
+    """Model to start from: a canonical file, the folder of a run, or a voice of the package."""
+    return weights.read(path / MODEL if path.is_dir() else voices.resolve(path))
