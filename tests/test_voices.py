@@ -73,3 +73,12 @@ def test_a_file_of_the_name_of_a_voice_comes_first(tmp_path, monkeypatch) -> Non
     (tmp_path / voices.DEFAULT).write_bytes(b"not a model")
     with pytest.raises(ModelError):
         Vocoder.from_pretrained(voices.DEFAULT)
+
+
+def test_training_can_start_from_a_voice() -> None:
+    from wavernn_fast.train.run import read_start
+
+    config, tensors = read_start(Path(voices.DEFAULT))
+    expected, _ = weights.read(FOLDER / f"{voices.DEFAULT}.safetensors")
+    assert config == expected
+    assert "gru.w_recurrent" in tensors
