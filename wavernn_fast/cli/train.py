@@ -36,7 +36,8 @@ _SIZES = (
     "conditioned",
 )  # fmt: skip
 _SETTINGS = (
-    "steps", "batch", "segment", "warmup", "lr", "lr_final", "lr_warmup", "clip", "ema", "seed",
+    "steps", "batch", "segment", "warmup", "lr", "lr_final", "lr_conditioning",
+    "lr_warmup", "clip", "ema", "seed",
     "precision",
 )  # fmt: skip
 
@@ -93,6 +94,10 @@ learning_options = common.stack(
     ),
     click.option("--lr", default=1e-3, show_default=True, type=float, help="Highest rate."),
     click.option("--lr-final", default=1e-5, show_default=True, type=float),
+    click.option(
+        "--lr-conditioning", default=0.1, show_default=True, type=float,
+        help="Share of the rate for the weights that hear the mel.",
+    ),
     click.option("--lr-warmup", default=500, show_default=True, type=int, help="Steps."),
     click.option("--clip", default=1.0, show_default=True, type=float, help="Gradient norm."),
     click.option("--ema", default=0.999, show_default=True, type=float, help="Of the weights."),

@@ -87,7 +87,9 @@ class Trainer:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._parameters = dict(self.model.named_parameters())
         self._averages = dict(self.average.named_parameters())
-        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr, fused=True)
+        self._optimizer = torch.optim.Adam(
+            _groups(self.model, settings), lr=settings.lr, fused=True
+        )
         self.pruner = Pruner(self._parameters, settings.prune) if settings.prune else None
         self.step = 0  # updates done
         self._sums = torch.zeros(4)  # since the last line of the log: coarse, fine, norm, updates
@@ -183,7 +185,7 @@ class Trainer:
         """One update: (coarse, fine) nats per sample of this batch, norm of the gradient."""
         settings, device = self.settings, self._processes.device
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate(self.step)
+            group["lr"] = group["share"] * settings.learning_rate(self.step)
         count = settings.batch // self._processes.world
         batch = self._train.random(settings.seed, self.step, self._processes.rank, count)
         self._optimizer.zero_grad(set_to_none=True)
@@ -289,6 +291,20 @@ class Trainer:
             raise ModelError(
                 f"The log {str(self.folder / LOG)!r} cannot be written ({error.strerror})."
             ) from error
+
+
+def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Parameters by the share of the learning rate they get.
+
+    A frame's features are many and mostly positive, so an update of Adam's, which moves every
+    weight by about the learning rate, moves the gates through them much further than through the
+    recurrent weights: at the full rate the conditioning disturbs what the cell learns.
+    """
+    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    for name, parameter in model.named_parameters():
+        parts[name == "gru.w_conditioning" or name.startswith("aux.")].append(parameter)
+    shares = {False: 1.0, True: settings.lr_conditioning}
+    return [{"params": parts[i], "share": shares[i]} for i in parts if parts[i]]
 
 
 def cut(batch: Batch, frames: int, hop_length: int, context: int) -> tuple[Batch, Batch]:

@@ -30,6 +30,7 @@ class TrainSettings:
     warmup: int = 0  # samples run before a segment without learning, to fill the state
     lr: float = 1e-3  # highest learning rate of Adam
     lr_final: float = 1e-5  # lowest, at the end of the cosine
+    lr_conditioning: float = 0.1  # share of the rate that the weights of the conditioning get
     lr_warmup: int = 500  # steps over which it rises from 0
     clip: float = 1.0  # largest norm of the gradient of all weights together
     ema: float = 0.999  # decay of the moving average of the weights
@@ -45,6 +46,10 @@ class TrainSettings:
             (self.warmup >= 0, f"warmup is {self.warmup}, must not be negative"),
             (0 < self.lr < 1, f"lr is {self.lr}, must lie between 0 and 1"),
             (0 <= self.lr_final <= self.lr, f"lr_final is {self.lr_final}, must lie in [0, lr]"),
+            (
+                0 < self.lr_conditioning <= 1,
+                f"lr_conditioning is {self.lr_conditioning}, must lie in (0, 1]",
+            ),
             (self.lr_warmup >= 0, f"lr_warmup is {self.lr_warmup}, must not be negative"),
             (self.clip > 0, f"clip is {self.clip}, must be positive"),
             (0 <= self.ema < 1, f"ema is {self.ema}, must lie in [0, 1)"),
