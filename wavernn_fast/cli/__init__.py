@@ -16,7 +16,7 @@ EXIT_SOME_FAILED, EXIT_USAGE, EXIT_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 # name -> (module, line in the overview); kept here so that `--help` imports no subcommand
 _COMMANDS = {
-    "demo": ("demo", "make a first sound, without any model: noise, for now"),
+    "demo": ("demo", "speak a sentence with the voice of the package"),
     "vocode": ("vocode", "mel spectrograms -> speech"),
     "resynth": ("resynth", "recordings -> mel -> speech again, with a quality figure"),
     "mel": ("mel", "recordings -> mel spectrograms"),
