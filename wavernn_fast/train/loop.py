@@ -296,9 +296,9 @@ class Trainer:
 def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
     """Parameters by the share of the learning rate they get.
 
-    A frame's features are many and mostly positive, so an update of Adam's, which moves every
-    weight by about the learning rate, moves the gates through them much further than through the
-    recurrent weights: at the full rate the conditioning disturbs what the cell learns.
+    At the full rate the conditioning disturbs what the cell learns (docs/training.md has the
+    figures). A likely reason: a frame's features are many and mostly positive, so an update of
+    Adam's, which moves every weight by about the rate, moves the gates through them furthest.
     """
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in model.named_parameters():

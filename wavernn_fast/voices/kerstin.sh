@@ -1,7 +1,7 @@
 #!/bin/sh
 # Trains the voice again: DATA is a folder with the 324 recordings named in kerstin.md, RUN a new
-# folder. Two processes of one thread each. Its length, 6,500 steps, is what two processor cores do in
-# about 70 minutes; on a GPU give more --steps and a larger --hidden.
+# folder. Two processes of one thread each. Its length, 6,500 steps, took 80
+# minutes on two shared processor cores; on a GPU give more --steps and a larger --hidden.
 #
 #   sh kerstin.sh DATA RUN
 set -eu
