@@ -53,11 +53,8 @@ def command(model: str, output: str, **options: Any) -> None:
     config, tensors, counts = prune_once(config, tensors, settings)
     weights.write(output, config, tensors, options["dtype"])
     if options["as_json"]:
-        pruned = [{**count._asdict(), "sparsity": count.sparsity} for count in counts]
+        pruned = [count.to_dict() for count in counts]
         common.print_json({"source": model, "target": output, "pruned": pruned})
         return
     for count in counts:
-        click.echo(
-            f"{count.label}: {count.kept} of {count.blocks} blocks kept ({count.weights} weights)",
-            err=True,
-        )
+        click.echo(count.describe(), err=True)

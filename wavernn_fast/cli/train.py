@@ -208,13 +208,10 @@ def _train(
     last = _run(trainer, options, quiet)
     result = {**facts, "result": last, "model": str(folder / "model.safetensors")}
     if trainer.pruner:
-        result["pruned"] = [count._asdict() for count in trainer.pruner.counts()]
-        for count in trainer.pruner.counts() if here.rank == 0 else ():
-            click.echo(
-                f"{count.label}: {count.kept} of {count.blocks} blocks kept, {count.weights} "
-                f"weights ({count.sparsity:.2%} pruned)",
-                err=True,
-            )
+        counts = list(trainer.pruner.counts())
+        result["pruned"] = [count.to_dict() for count in counts]
+        for count in counts if here.rank == 0 else ():
+            click.echo(count.describe(), err=True)
     if here.rank == 0:
         click.echo(f"{folder / 'model.safetensors'}: {_sentence(last)}", err=True)
         if options["plot"]:

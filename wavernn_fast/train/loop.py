@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import weights
-from ..canonical import Tensors, mask_name, validate, without_masks
+from ..canonical import Tensors, validate, without_masks
 from ..config import ModelConfig
 from ..errors import AudioError, EngineError, InputError, ModelError
 from ..files import PARTS, write_atomic
@@ -23,7 +23,7 @@ from ..models.wavernn import Batch, WaveRNN, to_canonical
 from . import state
 from .corpus import Corpus
 from .processes import Processes, autocast, low_precision
-from .prune import Pruner, with_masks
+from .prune import Pruner, stored_masks, with_masks
 from .settings import TrainSettings
 
 MODEL, LOG = "model.safetensors", "log.jsonl"  # in the folder of the run
@@ -115,8 +115,7 @@ class Trainer:
         self.model.load_canonical(without_masks(tensors))
         self.average.load_canonical(without_masks(tensors))
         if config.pruned and self.pruner:
-            masks = {n: torch.from_numpy(tensors[mask_name(n)] != 0.0) for n in config.pruned}
-            self.pruner.load(masks)
+            self.pruner.load(stored_masks(config, tensors))
 
     def resume(self, saved: state.State) -> None:
         """Go on where a checkpoint was written."""

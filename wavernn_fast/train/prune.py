@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -99,6 +99,17 @@ class Count(NamedTuple):
     def sparsity(self) -> float:
         """Share of blocks that is dropped."""
         return 1.0 - self.kept / self.blocks
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.label}: {self.kept} of {self.blocks} blocks kept, {self.weights} weights "
+            f"({self.sparsity:.2%} pruned)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {**self._asdict(), "sparsity": self.sparsity}
 
 
 def groups(shapes: Mapping[str, tuple[int, ...]], settings: PruneSettings) -> list[Group]:
@@ -266,12 +277,17 @@ def prune_once(
     state = {n: torch.from_numpy(a.copy()) for n, a in without_masks(tensors).items()}
     pruner = Pruner(state, settings)
     if config.pruned:
-        pruner.load({n: torch.from_numpy(tensors[mask_name(n)] != 0.0) for n in config.pruned})
+        pruner.load(stored_masks(config, tensors))
     pruner.renew(settings.sparsity)
     pruner.apply(state)
     return *with_masks(config, {n: t.numpy() for n, t in state.items()}, pruner), list(
         pruner.counts()
     )
+
+
+def stored_masks(config: ModelConfig, tensors: Tensors) -> dict[str, Tensor]:
+    """Masks of a pruned canonical model: name -> bool [R / rows, C / columns]."""
+    return {name: torch.from_numpy(tensors[mask_name(name)] != 0.0) for name in config.pruned}
 
 
 def with_masks(
