@@ -24,8 +24,10 @@ PACKAGE = "wavernn_fast"
 
 # --- the rules ------------------------------------------------------------------------------------
 
-# Folder or file of csrc -> what it may include besides itself. cpu and reference are siblings.
+# Folder or file of csrc -> what it may include besides itself. cpu, reference, cuda and emulate are
+# siblings; cuda/kernels is a layer of its own, which the emulator compiles for the host.
 _CORE = ("common", "model", "plan", "engine")
+_ENGINES = ("cpu", "reference", "cuda", "emulate")
 CPP_LAYERS: dict[str, tuple[str, ...]] = {
     "common": (),
     "model": _CORE[:1],
@@ -33,8 +35,12 @@ CPP_LAYERS: dict[str, tuple[str, ...]] = {
     "engine": _CORE[:3],
     "cpu": _CORE,
     "reference": _CORE,
-    "backends": (*_CORE, "cpu", "reference"),
-    "bindings": (*_CORE, "cpu", "reference", "backends"),
+    "cuda/kernels": (),
+    "gpu": (*_CORE, "cuda/kernels"),
+    "cuda": (*_CORE, "cuda/kernels", "gpu"),
+    "emulate": (*_CORE, "cuda/kernels", "gpu"),
+    "backends": (*_CORE, "gpu", *_ENGINES),
+    "bindings": (*_CORE, "gpu", *_ENGINES, "backends"),
 }
 PYTHON_HEADERS = re.compile(r"(Python\.h|pybind11/.*|numpy/.*)$")  # in bindings only
 TORCH_HEADERS = re.compile(r"(torch/.*|ATen/.*|c10/.*)$")  # nowhere
@@ -105,6 +111,8 @@ def includes(path: Path) -> list[Reference]:
 
 def cpp_layer(name: str) -> str:
     """Layer of a path relative to csrc: its folder, or for a file at the top its stem."""
+    if name.startswith("cuda/kernels/"):
+        return "cuda/kernels"
     return name.partition("/")[0] if "/" in name else Path(name).stem
 
 
@@ -304,6 +312,9 @@ def copy(tmp_path: Path) -> Path:
         ("cpu/dual.cpp", "#include <Python.h>", "Python.h belongs in bindings"),
         ("backends.h", "#include <pybind11/numpy.h>", "pybind11/numpy.h belongs in bindings"),
         ("bindings/module.cpp", "#include <torch/extension.h>", "belongs nowhere in csrc"),
+        ("cuda/kernels/args.h", '#include "common/config.h"', "cuda/kernels may not include common"),
+        ("gpu/device.h", '#include "emulate/fiber.h"', "is not a file of csrc"),
+        ("cuda/kernels/args.h", '#include "gpu/device.h"', "cuda/kernels may not include gpu"),
         ("cpu/engine_cpu.cpp", "#include <cuda_runtime.h>", "belongs nowhere in csrc"),
         ("cpu/kernels.cpp", "#include <algorithm>", "kernel files may not include algorithm"),
         ("cpu/vec_avx2.h", "#include <vector>", "kernel files may not include vector"),
@@ -321,9 +332,9 @@ def test_a_planted_include_is_reported(copy: Path, file: str, line: str, sentenc
 
 
 def test_a_folder_without_a_layer_is_reported(copy: Path) -> None:
-    (copy / "csrc" / "cuda").mkdir()
-    (copy / "csrc" / "cuda" / "new.cu").write_text('#include "common/config.h"\n')
-    assert cpp_problems(copy / "csrc") == ["cuda/new.cu:1: layer cuda is not in CPP_LAYERS"]
+    (copy / "csrc" / "metal").mkdir()
+    (copy / "csrc" / "metal" / "new.cu").write_text('#include "common/config.h"\n')
+    assert cpp_problems(copy / "csrc") == ["metal/new.cu:1: layer metal is not in CPP_LAYERS"]
 
 
 def test_an_include_in_a_comment_is_none(tmp_path: Path) -> None:

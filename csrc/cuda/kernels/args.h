@@ -1,0 +1,52 @@
+// What a launch of the persistent kernel is given: one POD, by value. Shared by the kernel, the
+// host and the emulator, so it uses built-in types only and includes nothing.
+#pragma once
+
+namespace wavernn_fast::gpu {
+
+// A message between blocks: payload in the low half, tag of its step in the high half. Data and
+// flag are one word, so nothing needs a fence and nothing is ever cleared.
+using Word = unsigned long long;
+
+enum StatusCode : int {
+  kRunning = 0,
+  kStalled = 1,  // a poll gave up; `block`, `word`, `tag` say which
+};
+
+// Written by the kernel, read by the host after the launch.
+struct KernelStatus {
+  int code;             // StatusCode of the first block that gave up
+  int block;            // that block
+  int word;             // index into the exchange area it waited for
+  unsigned tag;         // tag it waited for
+  int failed_step;      // first step of this launch with a logit that is not finite, or -1
+  unsigned steps_done;  // steps whose samples are written
+};
+
+struct KernelArgs {
+  const void* weights;       // packed as plan/gpu_pack.h says
+  const float* base;         // [frames, 3H] biases and per-frame conditioning of the gates
+  const float* interp;       // [frames + taps - 1, 3H] or null
+  const float* upsample;     // [hop, taps], weights of `interp` by phase
+  Word* words;               // exchange area, zero before the first launch
+  float* state;              // [H + 2] hidden state, scaled coarse, scaled fine; in and out
+  const unsigned* uniforms;  // [steps, 2] random words in place of Philox, or null
+  const int* forced;         // [steps] labels 256 c + f fed back in place of the drawn, or null
+  int* labels;               // out [steps], 256 c + f
+  float* logits;             // out [steps, 512] or null
+  KernelStatus* status;      // out
+  long long* clocks;         // out [stages] sums of clock ticks of block 0, or null
+  unsigned long long seed;   // Philox key
+  unsigned long long step0;  // Philox counter of the first step
+  unsigned item, fold;       // Philox counter, upper words
+  unsigned steps;            // to run in this launch
+  unsigned tag0;             // tag of the first step; the next launch begins at tag0 + steps + 1
+  unsigned hop;              // samples a frame
+  unsigned phase0;           // of the first step within its frame
+  unsigned base_stride;      // floats from one row of `base` to the next; 0: one row for all
+  unsigned poll_limit;       // failed polls of one word until a thread gives up
+  float inv_temperature;
+  int greedy;
+};
+
+}  // namespace wavernn_fast::gpu

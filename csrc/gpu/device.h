@@ -1,0 +1,66 @@
+// A machine that runs the persistent kernel: memory, kernels, launches. The driver (cuda/) and the
+// emulator (emulate/) are two of them; the engine above (gpu/engine_gpu.cpp) knows this only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cuda/kernels/args.h"
+
+namespace wavernn_fast::gpu {
+
+// Limits of one device, asked of it when it is opened: never a table by model name.
+struct DeviceLimits {
+  std::string name;          // as the driver prints it
+  int arch = 0;              // 10 * major + minor of the compute capability
+  int multiprocessors = 0;   // usable now (a MIG slice has fewer)
+  int registers = 65536;     // 32-bit registers a multiprocessor
+  int shared_per_block = 0;  // bytes of shared memory one block may ask for
+  int64_t l2_bytes = 0;
+  int clock_khz = 0;
+  bool cooperative = true;  // cooperative launches
+  bool watchdog = false;    // the display kills kernels that run long
+};
+
+// A kernel made for one plan: what to compile and how it is launched.
+struct KernelSpec {
+  std::string name;                                          // extern "C" name of the kernel
+  std::string entry;                                         // file of `sources` to compile
+  std::vector<std::pair<std::string, std::string>> sources;  // file name, text
+  std::vector<std::pair<std::string, std::string>> defines;  // macro, value; sorted
+  bool exact = false;                                        // no approximate instructions
+  int blocks = 0;
+  int threads = 0;       // a block
+  int shared_bytes = 0;  // dynamic shared memory a block
+  int max_registers = 255;
+};
+
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  // Runs all blocks together (cooperatively) and waits for the end. DeviceError if the device
+  // refuses or fails; what the kernel itself reports is in args.status.
+  virtual void launch(const KernelArgs& args) = 0;
+};
+
+// Device memory is named by its address. All calls act in order.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string kind() const = 0;  // "cuda" or "emu"
+  virtual const DeviceLimits& limits() const = 0;
+  virtual uint64_t allocate(size_t bytes) = 0;  // 256-byte aligned
+  virtual void release(uint64_t address) noexcept = 0;
+  virtual void upload(uint64_t to, const void* from, size_t bytes) = 0;
+  virtual void download(void* to, uint64_t from, size_t bytes) = 0;
+  virtual void zero(uint64_t address, size_t bytes) = 0;
+  // The blocks of a kernel that can be resident together are asked first; DeviceError if fewer
+  // than spec.blocks.
+  virtual std::unique_ptr<Kernel> load(const KernelSpec& spec) = 0;
+};
+
+}  // namespace wavernn_fast::gpu
