@@ -2,11 +2,27 @@
 
 #include "common/error.h"
 #include "cpu/engine_cpu.h"
+#include "emulate/device_emu.h"
+#include "gpu/engine_gpu.h"
+#include "plan/known_devices.h"
 #include "reference/engine_reference.h"
 
 namespace wavernn_fast {
 
-std::vector<std::string> available_devices() { return {"cpu", "reference"}; }
+std::vector<std::string> available_devices() { return {"cpu", "emu", "reference"}; }
+
+namespace {
+
+gpu::EngineRequest gpu_request(const EngineOptions& options) {
+  gpu::EngineRequest request;
+  request.dtype = dtype_from_name(options.dtype);
+  request.exact = options.exact;
+  request.blocks = options.blocks;
+  request.warps = options.warps;
+  return request;
+}
+
+}  // namespace
 
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
                                     const EngineOptions& options) {
@@ -16,7 +32,12 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
     return cpu::make_engine(config, weights,
                             {dtype_from_name(options.dtype), options.threads, options.isa});
   if (options.device == "reference") return reference::make_engine(config, weights);
-  fail<DeviceError>("device ", options.device, " is not in this build; it has cpu and reference");
+  if (options.device == "emu")
+    return gpu::make_engine(
+        config, weights, gpu_request(options),
+        emulate::open_device(gpu::known_device(options.gpu), emulate::parse_options(options.isa)));
+  fail<DeviceError>("device ", options.device,
+                    " is not in this build; it has cpu, emu and reference");
 }
 
 }  // namespace wavernn_fast

@@ -11,10 +11,14 @@
 namespace wavernn_fast {
 
 struct EngineOptions {
-  std::string device = "cpu";  // cpu or reference
+  std::string device = "cpu";  // cpu, emu or reference
   std::string dtype = "auto";  // fp32, fp16, bf16, int8, int8-fast; auto is fp32
   int threads = 0;             // 0: what the process may use
-  std::string isa = "auto";
+  std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
+  // Of the persistent kernel:
+  std::string gpu = "H200";   // emu: the GPU it stands for
+  int blocks = 0, warps = 0;  // 0: the planner's choice
+  bool exact = true;          // IEEE operations only
 };
 
 std::vector<std::string> available_devices();

@@ -10,21 +10,10 @@
 #include <vector>
 
 #include "cuda/kernels/args.h"
+#include "cuda/kernels/shape.h"
+#include "plan/device_limits.h"
 
 namespace wavernn_fast::gpu {
-
-// Limits of one device, asked of it when it is opened: never a table by model name.
-struct DeviceLimits {
-  std::string name;          // as the driver prints it
-  int arch = 0;              // 10 * major + minor of the compute capability
-  int multiprocessors = 0;   // usable now (a MIG slice has fewer)
-  int registers = 65536;     // 32-bit registers a multiprocessor
-  int shared_per_block = 0;  // bytes of shared memory one block may ask for
-  int64_t l2_bytes = 0;
-  int clock_khz = 0;
-  bool cooperative = true;  // cooperative launches
-  bool watchdog = false;    // the display kills kernels that run long
-};
 
 // A kernel made for one plan: what to compile and how it is launched.
 struct KernelSpec {
@@ -32,7 +21,7 @@ struct KernelSpec {
   std::string entry;                                         // file of `sources` to compile
   std::vector<std::pair<std::string, std::string>> sources;  // file name, text
   std::vector<std::pair<std::string, std::string>> defines;  // macro, value; sorted
-  bool exact = false;                                        // no approximate instructions
+  Shape shape;  // what the macros say, for a device that needs no compiler
   int blocks = 0;
   int threads = 0;       // a block
   int shared_bytes = 0;  // dynamic shared memory a block
@@ -52,7 +41,9 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual std::string kind() const = 0;  // "cuda" or "emu"
+  virtual std::string detail() const { return limits().name; }
   virtual const DeviceLimits& limits() const = 0;
+  virtual int shortest_slice() const { return 1; }  // steps below which starting a launch dominates
   virtual uint64_t allocate(size_t bytes) = 0;  // 256-byte aligned
   virtual void release(uint64_t address) noexcept = 0;
   virtual void upload(uint64_t to, const void* from, size_t bytes) = 0;

@@ -1,0 +1,76 @@
+// Activation functions. Exact: IEEE operations in a fixed order, the same bits on every device and
+// in the emulator. Otherwise the special-function units, good to about 1e-7.
+#pragma once
+
+#include "cuda/kernels/args.h"
+#include "cuda/kernels/shape.h"
+
+namespace wavernn_fast::gpu {
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// exp(x) - 1 without its power of two: n is the nearest integer of x / ln 2. Cody-Waite reduction
+// and the degree-6 polynomial of the Cephes library (S. Moshier, expf), as in cpu/.
+WF_INLINE float reduced_exp(float x, int& n) {
+  n = round_to_int(mul(x, kLog2E));
+  const float whole = to_float(n);
+  const float r = fma(whole, 2.12194440e-4f, fma(whole, -0.693359375f, x));
+  float p = 1.9875691500e-4f;
+  p = fma(p, r, 1.3981999507e-3f);
+  p = fma(p, r, 8.3334519073e-3f);
+  p = fma(p, r, 4.1665795894e-2f);
+  p = fma(p, r, 1.6666665459e-1f);
+  p = fma(p, r, 5.0000001201e-1f);
+  return fma(p, mul(r, r), r);
+}
+
+WF_INLINE float power_of_two(int n) { return float_of_bits((n + 127) << 23); }
+
+// exp(x) for x <= 0; below -86 as at -86.
+WF_INLINE float exp_negative(float x) {
+  if (!kExact) return fast_exp2(mul(x, kLog2E));
+  int n;
+  const float p = reduced_exp(largest(x, -86.0f), n);
+  return mul(add(p, 1.0f), power_of_two(n));
+}
+
+// exp(x) - 1 for |x| <= limit, clamped.
+WF_INLINE float exp_minus_one(float x, float limit) {
+  int n;
+  const float p = reduced_exp(smallest(largest(x, -limit), limit), n);
+  const float power = power_of_two(n);
+  return fma(power, p, sub(power, 1.0f));
+}
+
+WF_INLINE float sigmoid(float x) {
+  if (!kExact) return fast_reciprocal(add(1.0f, fast_exp2(mul(x, -kLog2E))));
+  return reciprocal(add(2.0f, exp_minus_one(-x, 86.0f)));
+}
+
+WF_INLINE float tanh_of(float x) {
+  if (!kExact) return fma(-2.0f, fast_reciprocal(add(1.0f, fast_exp2(mul(x, 2.0f * kLog2E)))), 1.0f);
+  const float m = exp_minus_one(add(x, x), 20.0f);
+  return mul(m, reciprocal(add(m, 2.0f)));
+}
+
+// First two words of Philox4x32-10 for counter (step, item, fold) under key `seed` (common/rng.h).
+WF_INLINE void philox(const KernelArgs& args, unsigned long long step, unsigned* words) {
+  unsigned c0 = static_cast<unsigned>(step), c1 = static_cast<unsigned>(step >> 32);
+  unsigned c2 = args.item, c3 = args.fold;
+  unsigned k0 = static_cast<unsigned>(args.seed), k1 = static_cast<unsigned>(args.seed >> 32);
+  WF_UNROLL
+  for (int round = 0; round < 10; ++round) {
+    const unsigned high0 = multiply_high(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+    const unsigned high1 = multiply_high(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  words[0] = c0;
+  words[1] = c1;
+}
+
+}  // namespace wavernn_fast::gpu

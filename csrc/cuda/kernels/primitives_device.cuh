@@ -1,0 +1,233 @@
+// The primitives of the kernel on a device. The only file with shuffles, barriers and asm; the
+// emulator has the same names in emulate/primitives_fiber.h. No CUDA header is included: what is
+// used here the compiler knows by itself.
+#pragma once
+
+#include "cuda/kernels/args.h"
+#include "cuda/kernels/shape.h"
+
+#define WF_INLINE static __device__ __forceinline__
+#define WF_UNROLL _Pragma("unroll")
+#define WF_REGISTERS(type, name, count) type name[(count) > 0 ? (count) : 1]
+
+namespace wavernn_fast::gpu {
+
+#define WF_CONSTANT(field, constant, macro) constexpr int constant = macro;
+WF_SHAPE(WF_CONSTANT)
+#undef WF_CONSTANT
+
+struct Float2 {
+  float x, y;
+};
+
+// --- who am I -------------------------------------------------------------------------------------
+
+WF_INLINE int thread_index() { return threadIdx.x; }
+WF_INLINE int lane_index() { return threadIdx.x & 31; }
+WF_INLINE int warp_index() { return threadIdx.x >> 5; }
+WF_INLINE int block_index() { return blockIdx.x; }
+WF_INLINE float* shared_memory() {
+  extern __shared__ float4 dynamic_shared[];
+  return reinterpret_cast<float*>(dynamic_shared);
+}
+WF_INLINE long long clock_ticks() { return clock64(); }
+
+// --- arithmetic -----------------------------------------------------------------------------------
+
+WF_INLINE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+WF_INLINE float add(float a, float b) { return __fadd_rn(a, b); }
+WF_INLINE float sub(float a, float b) { return __fsub_rn(a, b); }
+WF_INLINE float mul(float a, float b) { return __fmul_rn(a, b); }
+WF_INLINE float largest(float a, float b) { return fmaxf(a, b); }
+WF_INLINE float smallest(float a, float b) { return fminf(a, b); }
+WF_INLINE float reciprocal(float x) { return __frcp_rn(x); }
+WF_INLINE int round_to_int(float x) { return __float2int_rn(x); }
+WF_INLINE float to_float(int x) { return __int2float_rn(x); }
+WF_INLINE float float_of_bits(int x) { return __int_as_float(x); }
+WF_INLINE int bits_of_float(float x) { return __float_as_int(x); }
+WF_INLINE unsigned multiply_high(unsigned a, unsigned b) { return __umulhi(a, b); }
+WF_INLINE float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+WF_INLINE float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// --- weights --------------------------------------------------------------------------------------
+
+// Two neighbouring weights of a row as they are kept. `volatile` pins loads and conversions where
+// they are written: a compiler that may repeat a load reads weights from memory inside the loop,
+// and one that may hoist a conversion keeps fp16 weights as fp32 and spills.
+#if WF_FP16
+using Weight = unsigned;
+WF_INLINE Float2 widen(Weight w) {
+  Float2 r;
+#if __CUDA_ARCH__ >= 530
+  asm volatile(
+      "{.reg .b16 lo, hi;\n\t mov.b32 {lo, hi}, %2;\n\t cvt.f32.f16 %0, lo;\n\t"
+      "cvt.f32.f16 %1, hi;}"
+      : "=f"(r.x), "=f"(r.y)
+      : "r"(w));
+#endif
+  return r;
+}
+WF_INLINE Weight load_weight(const unsigned* at) {
+  Weight w;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(w) : "l"(at));
+  return w;
+}
+WF_INLINE Weight shared_weight(const unsigned* at) { return *at; }
+#else
+using Weight = Float2;
+WF_INLINE Float2 widen(Weight w) { return w; }
+WF_INLINE Weight load_weight(const unsigned* at) {
+  Weight w;
+  asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(w.x), "=f"(w.y) : "l"(at));
+  return w;
+}
+WF_INLINE Weight shared_weight(const unsigned* at) { return *reinterpret_cast<const Weight*>(at); }
+#endif
+constexpr int kPairWords = WF_FP16 ? 1 : 2;
+
+WF_INLINE Float2 load2(const float* at) {  // shared memory, 8-byte aligned
+  const float2 v = *reinterpret_cast<const float2*>(at);
+  return {v.x, v.y};
+}
+WF_INLINE void store2(float* at, Float2 v) {
+  *reinterpret_cast<float2*>(at) = make_float2(v.x, v.y);
+}
+WF_INLINE float load_constant(const float* at) { return __ldg(at); }
+WF_INLINE Float2 load_constant2(const float* at) {
+  const float2 v = __ldg(reinterpret_cast<const float2*>(at));
+  return {v.x, v.y};
+}
+
+// --- within a block -------------------------------------------------------------------------------
+
+// `where` names the barrier in the emulator's reports.
+WF_INLINE void block_sync(int where) {
+  (void)where;
+  __syncthreads();
+}
+
+// Sum of x over the warp, in every lane: partners at distance 16, 8, 4, 2, 1.
+WF_INLINE float butterfly(float x, int from) {
+  WF_UNROLL
+  for (int distance = from; distance > 0; distance >>= 1)
+    x = add(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  return x;
+}
+
+// Lane (32 / P) j, with P the next power of two, gets the sum of x[j] over the warp. Every sum is
+// added in the order of `butterfly`; halving the array at every distance takes P + 4 shuffles
+// instead of 5 a sum.
+WF_INLINE float warp_sums(const float* x, int count) {
+  float v[32];
+  int padded = 1;
+  WF_UNROLL
+  for (int i = 0; i < 5; ++i)
+    if (padded < count) padded *= 2;
+  WF_UNROLL
+  for (int i = 0; i < padded; ++i) v[i] = i < count ? x[i] : 0.0f;
+  int distance = 16;
+  WF_UNROLL
+  for (int n = padded / 2; n > 0; n /= 2, distance /= 2) {
+    const bool upper = lane_index() & distance;
+    WF_UNROLL
+    for (int i = 0; i < n; ++i) {
+      const float keep = upper ? v[i + n] : v[i];
+      v[i] = add(keep, __shfl_xor_sync(0xffffffffu, upper ? v[i] : v[i + n], distance));
+    }
+  }
+  return butterfly(v[0], 16 / padded);
+}
+
+WF_INLINE float warp_max(float x) {
+#if __CUDA_ARCH__ >= 800
+  const int bits = __float_as_int(x);
+  const int key = __reduce_max_sync(0xffffffffu, bits ^ ((bits >> 31) & 0x7fffffff));
+  return __int_as_float(key ^ ((key >> 31) & 0x7fffffff));
+#else
+  WF_UNROLL
+  for (int distance = 16; distance > 0; distance >>= 1)
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  return x;
+#endif
+}
+// Sum of x over this lane and those before it.
+WF_INLINE unsigned warp_prefix_sum(unsigned x) {
+  WF_UNROLL
+  for (int distance = 1; distance < 32; distance <<= 1) {
+    const unsigned below = __shfl_up_sync(0xffffffffu, x, distance);
+    if (lane_index() >= distance) x += below;
+  }
+  return x;
+}
+WF_INLINE unsigned warp_ballot(bool yes) { return __ballot_sync(0xffffffffu, yes); }
+WF_INLINE unsigned warp_broadcast(unsigned x, int lane) {
+  return __shfl_sync(0xffffffffu, x, lane);
+}
+WF_INLINE int first_lane(unsigned ballot) { return __ffs(ballot) - 1; }
+
+// --- between blocks -------------------------------------------------------------------------------
+
+#if __CUDA_ARCH__ >= 700
+#define WF_ST_WORD "st.relaxed.gpu.global.u64"
+#define WF_LD_WORDS "ld.relaxed.gpu.global.v2.u64"
+#else
+#define WF_ST_WORD "st.volatile.global.u64"
+#define WF_LD_WORDS "ld.volatile.global.v2.u64"
+#endif
+
+WF_INLINE void publish(Word* at, float value, unsigned tag) {
+  const Word word = static_cast<Word>(tag) << 32 | __float_as_uint(value);
+  asm volatile(WF_ST_WORD " [%0], %1;" : : "l"(at), "l"(word) : "memory");
+}
+
+struct Poller {
+  const KernelArgs& args;
+  volatile int* stop;  // shared: this block has given up
+};
+
+WF_INLINE void give_up(const Poller& poller, const Word* at, unsigned tag) {
+  KernelStatus* status = poller.args.status;
+  if (atomicCAS(&status->code, static_cast<int>(kRunning), static_cast<int>(kStalled)) == 0) {
+    status->block = block_index();
+    status->word = static_cast<int>(at - poller.args.words);
+    status->tag = tag;
+  }
+  *poller.stop = 1;
+}
+
+// Waits until `count` pairs of words, `stride` words apart, carry `tag`; their payloads go to
+// out[2 count]. A word and its tag arrive together, so no fence is needed. Gives up after
+// args.poll_limit failures: out is then undefined and *stop is set.
+WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int count, unsigned tag,
+                          float* out) {
+  for (unsigned tries = 0;;) {
+    bool ready = true;
+    WF_UNROLL
+    for (int i = 0; i < count; ++i) {
+      Word a, b;
+      asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
+                   : "=l"(a), "=l"(b)
+                   : "l"(at + i * stride)
+                   : "memory");
+      ready = ready && static_cast<unsigned>(a >> 32) == tag &&
+              static_cast<unsigned>(b >> 32) == tag;
+      out[2 * i] = __uint_as_float(static_cast<unsigned>(a));
+      out[2 * i + 1] = __uint_as_float(static_cast<unsigned>(b));
+    }
+    if (ready) return;
+    if ((++tries & 63) == 0 && (tries >= poller.args.poll_limit || *poller.stop)) {
+      give_up(poller, at, tag);
+      return;
+    }
+  }
+}
+
+}  // namespace wavernn_fast::gpu

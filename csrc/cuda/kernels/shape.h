@@ -1,0 +1,60 @@
+// Everything about a launch that the kernel takes as a constant. On a device each field is a
+// constexpr (the host passes WF_... macros to the compiler); in the emulator it is a variable.
+// plan/gpu.cpp computes all of them; the kernel computes none.
+#pragma once
+
+namespace wavernn_fast::gpu {
+
+// Where a matrix lives while the kernel runs.
+enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
+
+// WF_SHAPE(X) lists X(field, kConstant, WF_MACRO). "Slots" are per warp; offsets into the packed
+// weights are in 32-bit words, offsets into shared memory in floats.
+#define WF_SHAPE(X)                                                                                \
+  X(hidden, kHidden, WF_HIDDEN)               /* GRU units H */                                    \
+  X(half, kHalf, WF_HALF)                     /* H / 2 */                                          \
+  X(fc, kFc, WF_FC)                           /* width F of O1 and O3 */                           \
+  X(blocks, kBlocks, WF_BLOCKS)               /* G, one a multiprocessor */                        \
+  X(warps, kWarps, WF_WARPS)                  /* a block */                                        \
+  X(threads, kThreads, WF_THREADS)            /* 32 warps */                                       \
+  X(unit_slots, kUnitSlots, WF_UNIT_SLOTS)    /* GRU units of a warp, both halves */               \
+  X(fc1_slots, kFc1Slots, WF_FC1_SLOTS)       /* rows of O1, and of O3 */                          \
+  X(fc2_slots, kFc2Slots, WF_FC2_SLOTS)       /* rows of O2, and of O4 */                          \
+  X(row_slots, kRowSlots, WF_ROW_SLOTS)       /* the larger of both */                             \
+  X(half_pairs, kHalfPairs, WF_HALF_PAIRS)    /* pairs of columns a lane: ceil(H/2 / 64) */        \
+  X(fc_pairs, kFcPairs, WF_FC_PAIRS)          /* ceil(F / 64) */                                   \
+  X(gate_rounds, kGateRounds, WF_GATE_ROUNDS) /* pairs of units a thread: ceil(H/4 / T) */         \
+  X(fc_rounds, kFcRounds, WF_FC_ROUNDS)       /* pairs of y a thread: ceil(F/2 / T) */             \
+  X(taps, kTaps, WF_TAPS)                     /* rows of `interp` that a sample mixes */           \
+  X(fp16, kFp16, WF_FP16)                     /* weights of R and O1..O4 in two bytes */           \
+  X(exact, kExact, WF_EXACT)                  /* IEEE operations only */                           \
+  X(clocks, kClocks, WF_CLOCKS)               /* sum up the ticks of every stage */                \
+  X(gru_place, kGruPlace, WF_GRU_PLACE)       /* Place of R */                                     \
+  X(fc1_place, kFc1Place, WF_FC1_PLACE)       /* of O1 and O3 */                                   \
+  X(coarse_fc2_place, kCoarseFc2Place, WF_COARSE_FC2_PLACE)                                        \
+  X(fine_fc2_place, kFineFc2Place, WF_FINE_FC2_PLACE)                                              \
+  X(gru_at, kGruAt, WF_GRU_AT)                              /* packed weights: R */                \
+  X(coarse_fc1_at, kCoarseFc1At, WF_COARSE_FC1_AT)          /* O1 */                               \
+  X(coarse_fc2_at, kCoarseFc2At, WF_COARSE_FC2_AT)          /* O2 */                               \
+  X(fine_fc1_at, kFineFc1At, WF_FINE_FC1_AT)                /* O3 */                               \
+  X(fine_fc2_at, kFineFc2At, WF_FINE_FC2_AT)                /* O4 */                               \
+  X(sample_at, kSampleAt, WF_SAMPLE_AT)                     /* input weights, see stage_gates */   \
+  X(inner_bias_at, kInnerBiasAt, WF_INNER_BIAS_AT)          /* [H] inside the reset product */     \
+  X(fc_bias_at, kFcBiasAt, WF_FC_BIAS_AT)                   /* [F] O1, [256] O2, [F] O3, [256] */  \
+  X(shared_hidden, kSharedHidden, WF_SHARED_HIDDEN)         /* shared: coarse h, fine h */         \
+  X(shared_y, kSharedY, WF_SHARED_Y)                        /* relu of O1 or O3 */                 \
+  X(shared_rows, kSharedRows, WF_SHARED_ROWS)               /* rows and biases of output layers */ \
+  X(shared_gate_rows, kSharedGateRows, WF_SHARED_GATE_ROWS) /* rows of the recurrent product */    \
+  X(shared_sample, kSharedSample, WF_SHARED_SAMPLE)         /* input weights */                    \
+  X(shared_weights, kSharedWeights, WF_SHARED_WEIGHTS)      /* matrices in shared memory */
+
+struct Shape {
+#define WF_FIELD(field, constant, macro) int field = 0;
+  WF_SHAPE(WF_FIELD)
+#undef WF_FIELD
+};
+
+// Shared memory begins with kSharedControl floats: coarse, fine and the stop flag.
+inline constexpr int kSharedControl = 4;
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,106 @@
+#include "emulate/device_emu.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include "common/error.h"
+#include "cuda/kernels/stages.h"
+#include "emulate/fibers.h"
+#include "emulate/kernel_fiber.h"
+
+namespace wavernn_fast::emulate {
+namespace {
+
+std::mutex one_launch;  // the kernel's sizes and the running fiber are the process's
+
+// A fiber's stack holds what a thread keeps in registers, mostly weights.
+size_t stack_bytes(const gpu::Shape& s) {
+  const size_t weights = size_t(6 * s.unit_slots + 2 * s.fc1_slots) * size_t(s.half_pairs) +
+                         size_t(2 * s.fc2_slots) * size_t(s.fc_pairs);
+#if defined(__SANITIZE_ADDRESS__)
+  return (64 * 1024 + 16 * weights) / 64 * 64;
+#else
+  return (12 * 1024 + 8 * weights) / 64 * 64;
+#endif
+}
+
+bool has_fused() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
+#else
+  return false;  // on AArch64 the plain build has it
+#endif
+}
+
+class EmuKernel final : public gpu::Kernel {
+ public:
+  EmuKernel(const gpu::KernelSpec& spec, const Options& options) : spec_(spec), options_(options) {}
+
+  void launch(const gpu::KernelArgs& args) override {
+    const std::lock_guard<std::mutex> lock(one_launch);
+    Machine fibers({spec_.blocks, spec_.threads, spec_.shared_bytes / 4, stack_bytes(spec_.shape)},
+                   options_);
+    gpu::KernelArgs copy = args;
+#if defined(__x86_64__)
+    if (has_fused()) {
+      prepare_fused(spec_.shape);
+      fibers.run(&thread_fused, &copy);
+      return;
+    }
+#endif
+    prepare_generic(spec_.shape);
+    fibers.run(&thread_generic, &copy);
+  }
+
+ private:
+  gpu::KernelSpec spec_;
+  Options options_;
+};
+
+class EmuDevice final : public gpu::Device {
+ public:
+  EmuDevice(const gpu::DeviceLimits& limits, const Options& options)
+      : limits_(limits), options_(options) {}
+
+  std::string kind() const override { return "emu"; }
+  std::string detail() const override { return describe(options_); }
+  const gpu::DeviceLimits& limits() const override { return limits_; }
+  int shortest_slice() const override { return 16; }
+
+  uint64_t allocate(size_t bytes) override {
+    void* p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (p == nullptr) throw std::bad_alloc();
+    return reinterpret_cast<uintptr_t>(p);
+  }
+  void release(uint64_t address) noexcept override { std::free(pointer(address)); }
+  void upload(uint64_t to, const void* from, size_t bytes) override {
+    std::memcpy(pointer(to), from, bytes);
+  }
+  void download(void* to, uint64_t from, size_t bytes) override {
+    std::memcpy(to, pointer(from), bytes);
+  }
+  void zero(uint64_t address, size_t bytes) override { std::memset(pointer(address), 0, bytes); }
+
+  std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override {
+    if (spec.blocks > limits_.multiprocessors)
+      fail<DeviceError>("The kernel has ", spec.blocks, " blocks, ", limits_.name, " has ",
+                        limits_.multiprocessors, " multiprocessors.");
+    return std::make_unique<EmuKernel>(spec, options_);
+  }
+
+ private:
+  static void* pointer(uint64_t address) { return reinterpret_cast<void*>(uintptr_t(address)); }
+
+  gpu::DeviceLimits limits_;
+  Options options_;
+};
+
+}  // namespace
+
+std::unique_ptr<gpu::Device> open_device(const gpu::DeviceLimits& limits, const Options& options) {
+  return std::make_unique<EmuDevice>(limits, options);
+}
+
+}  // namespace wavernn_fast::emulate

@@ -1,0 +1,195 @@
+#include "emulate/fibers.h"
+
+#include "common/error.h"
+#include "emulate/context.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#define WF_ASAN 1
+#else
+#define WF_ASAN 0
+#endif
+
+namespace wavernn_fast::emulate {
+
+Machine* machine = nullptr;
+
+Machine::Machine(const Launch& launch, const Options& options)
+    : launch_(launch), options_(options), random_(options.schedule.seed * 2 + 1) {
+  if (!has_contexts())
+    fail<DeviceError>("The emulator has no fibers for this processor (x86-64 and AArch64 have).");
+  blocks_.resize(size_t(launch.blocks));
+  for (Block& b : blocks_) {
+    b.warps.resize(size_t(launch.threads / kLanes));
+    b.shared.assign(size_t(launch.shared_floats), 0.0f);
+    b.waiting.reserve(size_t(launch.threads));
+  }
+  const size_t count = size_t(launch.blocks) * size_t(launch.threads);
+  fibers_.resize(count);
+  stacks_.reset(new char[count * launch.stack_bytes]);  // pages that are never touched cost nothing
+  for (size_t i = 0; i < count; ++i) {
+    fibers_[i].block = int(i) / launch.threads;
+    fibers_[i].thread = int(i) % launch.threads;
+    fibers_[i].stack = stacks_.get() + i * launch.stack_bytes;
+  }
+}
+
+Machine::~Machine() = default;
+
+void Machine::run(void (*body)(void*), void* argument) {
+  body_ = body;
+  argument_ = argument;
+  machine = this;
+  for (Fiber& f : fibers_) {
+    f.context = make_context(f.stack, launch_.stack_bytes, &Machine::fiber_main);
+    make_ready(&f);
+  }
+  size_t left = fibers_.size();
+  while (left > 0) {
+    Fiber* next = pick();
+    if (next == nullptr) report_deadlock();
+    resume(*next);
+    if (error_) break;
+    if (next->finished) --left;
+  }
+  machine = nullptr;
+  if (error_) std::rethrow_exception(error_);
+}
+
+void Machine::fiber_main() {
+  Machine& m = *machine;
+#if WF_ASAN
+  __sanitizer_finish_switch_fiber(nullptr, &m.scheduler_stack_, &m.scheduler_bytes_);
+#endif
+  try {
+    m.body_(m.argument_);
+  } catch (...) {
+    m.error_ = std::current_exception();  // it must not leave this stack
+  }
+  m.current_->finished = true;
+  m.progressed();
+  m.suspend();
+  __builtin_unreachable();
+}
+
+void Machine::resume(Fiber& fiber) {
+  current_ = &fiber;
+#if WF_ASAN
+  __sanitizer_start_switch_fiber(&scheduler_.sanitizer, fiber.stack, launch_.stack_bytes);
+#endif
+  switch_context(&scheduler_.context, fiber.context);
+#if WF_ASAN
+  __sanitizer_finish_switch_fiber(scheduler_.sanitizer, nullptr, nullptr);
+#endif
+}
+
+void Machine::suspend() {
+  Fiber& self = *current_;
+#if WF_ASAN
+  __sanitizer_start_switch_fiber(self.finished ? nullptr : &self.sanitizer, scheduler_stack_,
+                                 scheduler_bytes_);
+#endif
+  switch_context(&self.context, scheduler_.context);
+#if WF_ASAN
+  __sanitizer_finish_switch_fiber(self.sanitizer, &scheduler_stack_, &scheduler_bytes_);
+#endif
+}
+
+// --- the order
+// ------------------------------------------------------------------------------------
+
+void Machine::make_ready(Fiber* fiber) {
+  const Schedule& s = options_.schedule;
+  const bool starved = s.kind == Schedule::Kind::starve && fiber->block == s.block;
+  (starved ? starved_ : ready_).push_back(fiber);
+}
+
+namespace {
+
+Fiber* take(std::vector<Fiber*>& queue, size_t& head) {
+  Fiber* first = queue[head++];
+  if (head == queue.size() || head > (1u << 16)) {
+    queue.erase(queue.begin(), queue.begin() + long(head));
+    head = 0;
+  }
+  return first;
+}
+
+}  // namespace
+
+Fiber* Machine::pick() {
+  const size_t ready = ready_.size() - ready_head_, starved = starved_.size() - starved_head_;
+  if (ready + starved == 0) return nullptr;
+  // Two rounds of polls in which nothing happened: the others cannot go on by themselves.
+  if (starved > 0 && (ready == 0 || idle_ > 2 * ready)) return take(starved_, starved_head_);
+  if (options_.schedule.kind == Schedule::Kind::random) {
+    random_ = random_ * 6364136223846793005ull + 1442695040888963407ull;
+    std::swap(ready_[ready_head_], ready_[ready_head_ + (random_ >> 33) % ready]);
+  }
+  return take(ready_, ready_head_);
+}
+
+// --- waiting
+// --------------------------------------------------------------------------------------
+
+void Machine::meet_block(int barrier) {
+  if (options_.fault.kind == Fault::Kind::barrier && options_.fault.barrier == barrier) return;
+  Block& b = block();
+  progressed();
+  WF_CHECK(b.arrived == 0 || b.barrier == barrier, "block ", current_->block, ": thread ",
+           current_->thread, " is at barrier ", barrier, " while others wait at ", b.barrier);
+  b.barrier = barrier;
+  if (++b.arrived < launch_.threads) {
+    b.waiting.push_back(current_);
+    suspend();
+    return;
+  }
+  b.arrived = 0;
+  for (Fiber* f : b.waiting) make_ready(f);
+  b.waiting.clear();
+}
+
+void Machine::meet_warp(int kind, void (*combine)(Warp&, int), int argument) {
+  Warp& w = warp();
+  progressed();
+  WF_CHECK(w.arrived == 0 || w.kind == kind, "block ", current_->block, ": thread ",
+           current_->thread, " is at warp collective ", kind, " while others wait at ", w.kind);
+  w.kind = kind;
+  if (++w.arrived < kLanes) {
+    w.waiting[w.arrived - 1] = current_;
+    suspend();
+    return;
+  }
+  w.arrived = 0;
+  combine(w, argument);
+  for (int i = 0; i < kLanes - 1; ++i) make_ready(w.waiting[i]);
+}
+
+bool Machine::wait_for_word() {
+  if (hopeless_) return false;
+  const size_t others = ready_.size() - ready_head_ + starved_.size() - starved_head_;
+  // A random order needs more rounds until surely everybody has looked.
+  const size_t rounds = options_.schedule.kind == Schedule::Kind::random ? 60 : 4;
+  if (++idle_ > rounds * (others + 1)) {
+    hopeless_ = true;
+    return false;
+  }
+  make_ready(current_);
+  suspend();
+  return !hopeless_;
+}
+
+void Machine::report_deadlock() const {
+  for (const Block& b : blocks_) {
+    if (b.arrived > 0)
+      fail<EngineError>("Emulation: ", b.arrived, " of ", launch_.threads, " threads of block ",
+                        &b - blocks_.data(), " wait at barrier ", b.barrier, " for ever.");
+    for (const Warp& w : b.warps)
+      if (w.arrived > 0)
+        fail<EngineError>("Emulation: ", w.arrived, " of 32 lanes of warp ", &w - b.warps.data(),
+                          " of block ", &b - blocks_.data(), " wait at a collective for ever.");
+  }
+  fail<EngineError>("Emulation: no thread can go on.");
+}
+
+}  // namespace wavernn_fast::emulate

@@ -1,0 +1,109 @@
+// Runs all threads of a launch on one processor thread: every CUDA thread is a fiber that goes on
+// until it must wait. Barriers and warp collectives are rendezvous; a poll that fails lets the
+// others go on. Nothing here knows the kernel.
+//
+// A launch that can never end is reported at once, not after a time-out: when every fiber that can
+// run is polling and none of them has seen anything new, or when none can run at all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "emulate/options.h"
+
+namespace wavernn_fast::emulate {
+
+struct Fiber {
+  void* context = nullptr;
+  char* stack = nullptr;
+  void* sanitizer = nullptr;  // of AddressSanitizer, which must know about stacks
+  int block = 0, thread = 0;
+  bool finished = false;
+};
+
+inline constexpr int kLanes = 32;
+
+// A warp collective: lanes put their values in, the last to come fills what all take out. In and
+// out are apart, since a quick lane puts its next value in before a slow one has taken this out.
+struct Warp {
+  int arrived = 0;
+  int kind = -1;
+  float in[kLanes][kLanes];  // [value][lane]
+  float out[kLanes];
+  uint32_t words_in[kLanes];
+  uint32_t words_out[kLanes];
+  Fiber* waiting[kLanes];
+};
+
+struct Block {
+  int arrived = 0;
+  int barrier = -1;  // at which its fibers wait
+  std::vector<Fiber*> waiting;
+  std::vector<Warp> warps;
+  std::vector<float> shared;
+};
+
+struct Launch {
+  int blocks, threads;  // threads of a block
+  int shared_floats;
+  size_t stack_bytes;  // of a fiber
+};
+
+class Machine {
+ public:
+  Machine(const Launch& launch, const Options& options);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  // Runs `body` as every thread to its end. EngineError, saying who waits where, if the threads
+  // wait for each other for ever; a poll that can never succeed returns false instead.
+  void run(void (*body)(void*), void* argument);
+
+  // --- what primitives call, from inside a fiber ---
+  const Fiber& current() const { return *current_; }
+  Block& block() { return blocks_[size_t(current_->block)]; }
+  Warp& warp() { return block().warps[size_t(current_->thread / kLanes)]; }
+  const Fault& fault() const { return options_.fault; }
+  void meet_block(int barrier);
+  // Waits until all lanes of the warp have come with the same `kind`; the last runs `combine`.
+  void meet_warp(int kind, void (*combine)(Warp&, int), int argument);
+  void progressed() { idle_ = 0; }  // a word was published, or a poll succeeded
+  // A poll failed: lets the others go on. False if nothing can ever change.
+  bool wait_for_word();
+
+ private:
+  static void fiber_main();
+  void resume(Fiber& fiber);
+  void suspend();  // back to the scheduler
+  void make_ready(Fiber* fiber);
+  Fiber* pick();
+  [[noreturn]] void report_deadlock() const;
+
+  Launch launch_;
+  Options options_;
+  std::vector<Block> blocks_;
+  std::vector<Fiber> fibers_;
+  std::unique_ptr<char[]> stacks_;
+  std::vector<Fiber*> ready_, starved_;  // queues; [head, end) wait
+  size_t ready_head_ = 0, starved_head_ = 0;
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+  Fiber* current_ = nullptr;
+  Fiber scheduler_;
+  const void* scheduler_stack_ = nullptr;
+  size_t scheduler_bytes_ = 0;
+  std::exception_ptr error_;
+  uint64_t random_;
+  size_t idle_ = 0;  // failed polls in a row in which nothing happened
+  bool hopeless_ = false;
+};
+
+// The machine whose fiber is running, for the primitives. One launch at a time in a process.
+extern Machine* machine;
+
+}  // namespace wavernn_fast::emulate

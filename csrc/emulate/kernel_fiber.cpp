@@ -1,0 +1,18 @@
+// The kernel for the host. Compiled twice, with and without the processor's fused multiply-add:
+// WF_FIBER_PREPARE and WF_FIBER_THREAD name the two functions it defines.
+#include "emulate/primitives_fiber.h"
+// The stages need the primitives above.
+#include "cuda/kernels/persistent.cuh"
+
+namespace wavernn_fast::emulate {
+
+void WF_FIBER_PREPARE(const gpu::Shape& shape) {
+  gpu::running_shape = shape;
+  gpu::kPairWords = shape.fp16 ? 1 : 2;
+}
+
+void WF_FIBER_THREAD(void* args) {
+  gpu::run_persistent(*static_cast<const gpu::KernelArgs*>(args));
+}
+
+}  // namespace wavernn_fast::emulate

@@ -1,0 +1,34 @@
+// The kernel compiled for the host, and what its primitives need that is not fibers.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/kernels/args.h"
+#include "cuda/kernels/shape.h"
+#include "emulate/fibers.h"
+
+namespace wavernn_fast::emulate {
+
+enum CollectiveKind { kSums, kMax, kPrefix, kBallot, kBroadcast };
+
+// Fill what every lane takes out of a collective.
+void combine_sums(Warp& w, int count);  // lane (32 / P) j: sum of value j, see warp_sums
+void combine_max(Warp& w, int);
+void combine_prefix(Warp& w, int);
+void combine_ballot(Warp& w, int);
+void combine_broadcast(Warp& w, int lane);
+
+int to_int(float x);  // to nearest, ties to even; as a device does it out of range
+float half_to_float(uint32_t half);
+// The same word of the first of both buffers of the exchange area.
+const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
+                                 const gpu::Shape& shape);
+
+// Sets the sizes of the launch that follows, and the code of one thread of it. `fused`: with the
+// processor's own fused multiply-add (the same bits, much faster).
+void prepare_generic(const gpu::Shape& shape);
+void thread_generic(void* args);
+void prepare_fused(const gpu::Shape& shape);
+void thread_fused(void* args);
+
+}  // namespace wavernn_fast::emulate

@@ -1,0 +1,33 @@
+// How the emulator runs: in which order, and with which fault planted.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace wavernn_fast::emulate {
+
+// In which order fibers run. Results must not depend on it.
+struct Schedule {
+  enum class Kind { fair, random, starve } kind = Kind::fair;
+  uint64_t seed = 0;  // random
+  int block = 0;      // starve: this block runs only when no other can
+};
+
+// What a test leaves out of the machine, to see that its checks can fail.
+struct Fault {
+  enum class Kind { none, barrier, tag, parity } kind = Kind::none;
+  int barrier = 0;  // this one does not wait
+};
+
+struct Options {
+  Schedule schedule;
+  Fault fault;
+};
+
+// "fair", "random:SEED" or "starve:BLOCK"; after it may follow "/lose:tag" (a poll takes whatever
+// is there), "/lose:parity" (reads are always from the first buffer) or "/lose:barrier:N". "auto"
+// is "fair". Error if it is none of these.
+Options parse_options(const std::string& text);
+std::string describe(const Options& options);
+
+}  // namespace wavernn_fast::emulate

@@ -1,0 +1,160 @@
+// The primitives of the kernel in the emulator; cuda/kernels/primitives_device.cuh has the same
+// names for a device. Included once, by kernel_fiber.cpp, before the kernel.
+#pragma once
+
+#include "cuda/kernels/args.h"
+#include "cuda/kernels/shape.h"
+#include "emulate/fibers.h"
+#include "emulate/kernel_fiber.h"
+
+#define WF_INLINE [[maybe_unused]] static inline
+#define WF_UNROLL
+#define WF_REGISTERS(type, name, count) type name[(count) > 0 ? (count) : 1]
+
+namespace wavernn_fast::gpu {
+
+// On a device these are constants; here they are those of the launch that is running.
+static Shape running_shape;
+#define WF_CONSTANT(field, constant, macro) \
+  [[maybe_unused]] static const int& constant = running_shape.field;
+WF_SHAPE(WF_CONSTANT)
+#undef WF_CONSTANT
+static int kPairWords = 2;
+
+struct Float2 {
+  float x, y;
+};
+
+// --- who am I
+// -------------------------------------------------------------------------------------
+
+WF_INLINE int thread_index() { return emulate::machine->current().thread; }
+WF_INLINE int lane_index() { return thread_index() & 31; }
+WF_INLINE int warp_index() { return thread_index() >> 5; }
+WF_INLINE int block_index() { return emulate::machine->current().block; }
+WF_INLINE float* shared_memory() { return emulate::machine->block().shared.data(); }
+WF_INLINE long long clock_ticks() { return 0; }
+
+// --- arithmetic
+// -----------------------------------------------------------------------------------
+
+WF_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+WF_INLINE float add(float a, float b) { return a + b; }
+WF_INLINE float sub(float a, float b) { return a - b; }
+WF_INLINE float mul(float a, float b) { return a * b; }
+WF_INLINE float largest(float a, float b) { return __builtin_fmaxf(a, b); }
+WF_INLINE float smallest(float a, float b) { return __builtin_fminf(a, b); }
+WF_INLINE float reciprocal(float x) { return 1.0f / x; }
+WF_INLINE int round_to_int(float x) { return emulate::to_int(x); }
+WF_INLINE float to_float(int x) { return static_cast<float>(x); }
+WF_INLINE float float_of_bits(int x) { return __builtin_bit_cast(float, x); }
+WF_INLINE int bits_of_float(float x) { return __builtin_bit_cast(int, x); }
+WF_INLINE unsigned multiply_high(unsigned a, unsigned b) {
+  return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
+}
+// The special-function units of a device round otherwise: only the exact kernel has equal bits.
+WF_INLINE float fast_exp2(float x) { return __builtin_exp2f(x); }
+WF_INLINE float fast_reciprocal(float x) { return 1.0f / x; }
+
+// --- weights
+// --------------------------------------------------------------------------------------
+
+using Weight = Float2;
+WF_INLINE Float2 widen(Weight w) { return w; }
+WF_INLINE Weight load_weight(const unsigned* at) {
+  if (kFp16) return {emulate::half_to_float(at[0] & 0xffff), emulate::half_to_float(at[0] >> 16)};
+  return {__builtin_bit_cast(float, at[0]), __builtin_bit_cast(float, at[1])};
+}
+WF_INLINE Weight shared_weight(const unsigned* at) { return load_weight(at); }
+WF_INLINE Float2 load2(const float* at) { return {at[0], at[1]}; }
+WF_INLINE void store2(float* at, Float2 v) {
+  at[0] = v.x;
+  at[1] = v.y;
+}
+WF_INLINE float load_constant(const float* at) { return *at; }
+WF_INLINE Float2 load_constant2(const float* at) { return {at[0], at[1]}; }
+
+// --- within a block
+// -------------------------------------------------------------------------------
+
+WF_INLINE void block_sync(int where) { emulate::machine->meet_block(where); }
+
+WF_INLINE float warp_sums(const float* x, int count) {
+  emulate::Warp& w = emulate::machine->warp();
+  for (int i = 0; i < count; ++i) w.in[i][lane_index()] = x[i];
+  emulate::machine->meet_warp(emulate::kSums, emulate::combine_sums, count);
+  return w.out[lane_index()];
+}
+WF_INLINE float warp_max(float x) {
+  emulate::Warp& w = emulate::machine->warp();
+  w.in[0][lane_index()] = x;
+  emulate::machine->meet_warp(emulate::kMax, emulate::combine_max, 0);
+  return w.out[lane_index()];
+}
+WF_INLINE unsigned meet_words(int kind, void (*combine)(emulate::Warp&, int), unsigned x,
+                              int argument) {
+  emulate::Warp& w = emulate::machine->warp();
+  w.words_in[lane_index()] = x;
+  emulate::machine->meet_warp(kind, combine, argument);
+  return w.words_out[lane_index()];
+}
+WF_INLINE unsigned warp_prefix_sum(unsigned x) {
+  return meet_words(emulate::kPrefix, emulate::combine_prefix, x, 0);
+}
+WF_INLINE unsigned warp_ballot(bool yes) {
+  return meet_words(emulate::kBallot, emulate::combine_ballot, yes ? 1u : 0u, 0);
+}
+WF_INLINE unsigned warp_broadcast(unsigned x, int lane) {
+  return meet_words(emulate::kBroadcast, emulate::combine_broadcast, x, lane);
+}
+WF_INLINE int first_lane(unsigned ballot) { return __builtin_ffs(static_cast<int>(ballot)) - 1; }
+
+// --- between blocks
+// -------------------------------------------------------------------------------
+
+WF_INLINE void publish(Word* at, float value, unsigned tag) {
+  *at = static_cast<Word>(tag) << 32 | __builtin_bit_cast(unsigned, value);
+  emulate::machine->progressed();
+}
+
+struct Poller {
+  const KernelArgs& args;
+  volatile int* stop;
+};
+
+WF_INLINE void give_up(const Poller& poller, const Word* at, unsigned tag) {
+  KernelStatus& status = *poller.args.status;
+  if (status.code == kRunning)
+    status = {kStalled, block_index(),      static_cast<int>(at - poller.args.words),
+              tag,      status.failed_step, status.steps_done};
+  *poller.stop = 1;
+}
+
+WF_INLINE bool take_word(const Word* at, unsigned tag, float* out) {
+  const Word word = *at;
+  *out = __builtin_bit_cast(float, static_cast<unsigned>(word));
+  return static_cast<unsigned>(word >> 32) == tag ||
+         emulate::machine->fault().kind == emulate::Fault::Kind::tag;
+}
+
+WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int count, unsigned tag,
+                          float* out) {
+  if (emulate::machine->fault().kind == emulate::Fault::Kind::parity)
+    at = emulate::in_first_buffer(poller.args.words, at, running_shape);
+  for (;;) {
+    const Word* missing = nullptr;
+    for (int i = count - 1; i >= 0; --i)
+      for (int e = 1; e >= 0; --e)
+        if (!take_word(at + i * stride + e, tag, out + 2 * i + e)) missing = at + i * stride + e;
+    if (missing == nullptr) {
+      emulate::machine->progressed();
+      return;
+    }
+    if (!emulate::machine->wait_for_word()) {
+      give_up(poller, missing, tag);
+      return;
+    }
+  }
+}
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,250 @@
+#include "gpu/engine_gpu.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <mutex>
+#include <sstream>
+
+#include "common/error.h"
+#include "cuda/kernels/stages.h"
+#include "gpu/buffer.h"
+#include "gpu/kernel_sources.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kSliceSeconds = 0.05;          // a launch; rule 4 of the design allows 0.1
+constexpr double kWatchdogSliceSeconds = 0.01;  // where a display kills kernels that run long
+constexpr int kFirstSlice = 16;                 // steps, before the speed is known
+constexpr int kLongestSlice = 1 << 16;          // steps
+constexpr int kLogitSlice = 4096;               // steps if logits go out: 8 MiB
+constexpr unsigned kPollLimit = 1u << 22;       // some seconds of polling, then the kernel gives up
+
+// What a word of the exchange area is, for the report of a stall.
+std::string word_name(const Shape& s, int word) {
+  const int buffer = 3 * s.hidden + 2 * (s.fc + 256), at = word % buffer;
+  std::ostringstream out;
+  if (at < 3 * s.hidden) {
+    const char* gates[] = {"reset", "update", "candidate"};
+    out << "the " << gates[at / s.half % 3] << " gate of " << (at < 3 * s.half ? "coarse" : "fine")
+        << " unit " << at % s.half;
+    return out.str();
+  }
+  const int rest = at - 3 * s.hidden, side = rest / (s.fc + 256), row = rest % (s.fc + 256);
+  out << (side ? "fine " : "coarse ") << (row < s.fc ? "y " : "logit ")
+      << (row < s.fc ? row : row - s.fc);
+  return out.str();
+}
+
+std::vector<float> gate_bias(const ModelConfig& c, const CanonicalWeights& weights) {
+  const int64_t rows = 3 * int64_t(c.hidden_size);
+  const float* input = weights.get("gru.b_input", {rows});
+  const float* recurrent = weights.get("gru.b_recurrent", {rows});
+  std::vector<float> bias(input, input + rows);
+  for (int64_t i = 0; i < 2 * rows / 3; ++i) bias[i] += recurrent[i];  // the candidate's is inside
+  return bias;
+}
+
+class GpuEngine final : public Engine {
+ public:
+  GpuEngine(const GpuPlan& plan, const CanonicalWeights& weights, std::unique_ptr<Device> device)
+      : plan_(plan), device_(std::move(device)), bias_(gate_bias(config(), weights)) {
+    kernel_ = device_->load(kernel_spec(plan_));
+    const std::vector<uint32_t> packed = pack_gpu(plan_, weights);
+    weights_.upload(packed.data(), packed.size());
+    const Shape& s = plan_.shape;
+    words_.reserve(2 * size_t(3 * s.hidden + 2 * (s.fc + 256)));
+    words_.zero();
+    base_.upload(bias_.data(), bias_.size());
+    if (s.taps > 0) {
+      const float* k = weights.get("upsample.kernel", {config().hop_length, s.taps});
+      upsample_.upload(k, size_t(config().hop_length) * size_t(s.taps));
+    }
+    if (s.clocks) {
+      clocks_.reserve(kClockStages);
+      clocks_.zero();
+    }
+  }
+
+  const ModelConfig& config() const override { return plan_.request.config; }
+  std::string device() const override { return device_->kind(); }
+  std::string isa() const override { return device_->detail(); }
+  std::string dtype() const override { return dtype_name(plan_.request.dtype); }
+  int threads() const override { return plan_.shape.blocks; }
+  uint64_t weight_bytes() const override {
+    return uint64_t(macs_per_step()) * dtype_bytes(plan_.request.dtype);
+  }
+  int64_t macs_per_step() const override {
+    const int64_t h = config().hidden_size, f = config().fc_size;
+    return 3 * h * h + 2 * (f * h / 2 + 256 * f);
+  }
+  std::string describe() const override { return plan_.describe(); }
+
+  // One stream after the other: this kernel is made for one utterance at a time.
+  void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_jobs(config(), jobs);
+    for (Job& job : jobs) {
+      const int64_t first_frame = int64_t(job.state->position()) / config().hop_length;
+      for (int64_t done = 0; done < job.n_steps;) {
+        done += run_slice(job, done, first_frame);
+        if (interrupt) interrupt();
+      }
+    }
+  }
+
+ private:
+  int slice_steps(const Job& job, int64_t done) const {
+    const double target = device_->limits().watchdog ? kWatchdogSliceSeconds : kSliceSeconds;
+    int64_t n = seconds_per_step_ > 0 ? int64_t(target / seconds_per_step_) : kFirstSlice;
+    n = std::clamp<int64_t>(n, device_->shortest_slice(), job.logits ? kLogitSlice : kLongestSlice);
+    return int(std::min(n, job.n_steps - done));
+  }
+
+  // Runs steps [done, done + n) of a job in one launch; returns n.
+  int run_slice(Job& job, int64_t done, int64_t first_frame) {
+    const int n = slice_steps(job, done);
+    KernelArgs args = arguments(job, done, first_frame, n);
+    const auto begin = Clock::now();
+    kernel_->launch(args);
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    tag_ += unsigned(n) + 1;
+    seconds_per_step_ = seconds / n;
+    take_results(job, done, n);
+    return n;
+  }
+
+  KernelArgs arguments(const Job& job, int64_t done, int64_t first_frame, int n) {
+    const StreamState& state = *job.state;
+    KernelArgs a{};
+    a.weights = weights_.get();
+    a.words = words_.get();
+    a.steps = unsigned(n);
+    a.seed = state.key.seed;
+    a.item = state.key.item;
+    a.fold = state.key.fold;
+    a.step0 = state.step;
+    a.hop = unsigned(config().hop_length);
+    a.poll_limit = kPollLimit;
+    a.inv_temperature = state.inv_temperature;
+    a.greedy = state.greedy;
+    a.tag0 = next_tag(n);
+    put_conditioning(a, job, first_frame, n);
+    std::vector<float> h = state.hidden;
+    h.insert(h.end(), state.feedback, state.feedback + 2);
+    a.state = state_.upload(h.data(), h.size());
+    if (job.words) a.uniforms = uniforms_.upload(job.words + 2 * done, 2 * size_t(n));
+    if (job.forced_labels) a.forced = forced_.upload(job.forced_labels + done, size_t(n));
+    a.labels = labels_.reserve(size_t(n));
+    if (job.logits) a.logits = logits_.reserve(size_t(n) * 512);
+    const KernelStatus fresh{kRunning, -1, -1, 0, -1, 0};
+    a.status = status_.upload(&fresh, 1);
+    if (plan_.shape.clocks) a.clocks = clocks_.get();
+    return a;
+  }
+
+  // Tags are never used twice; before they run out the exchange area is cleared.
+  unsigned next_tag(int n) {
+    if (tag_ > UINT32_MAX - unsigned(n) - 2) {
+      words_.zero();
+      tag_ = 1;
+    }
+    return tag_;
+  }
+
+  // Rows of the frames that these steps see. Biases are added here, once a frame.
+  void put_conditioning(KernelArgs& a, const Job& job, int64_t first_frame, int n) {
+    const int64_t position = int64_t(job.state->position()), hop = config().hop_length;
+    const int64_t row = position / hop - first_frame, rows = (position % hop + n + hop - 1) / hop;
+    const int64_t width = 3 * config().hidden_size;
+    a.phase0 = unsigned(position % hop);
+    a.base = base_.get();
+    a.base_stride = 0;
+    if (job.hold != nullptr) {
+      std::vector<float> base(size_t(rows * width));
+      for (int64_t i = 0; i < rows * width; ++i)
+        base[size_t(i)] = job.hold[row * width + i] + bias_[size_t(i % width)];
+      a.base = hold_.upload(base.data(), base.size());
+      a.base_stride = unsigned(width);
+    }
+    if (plan_.shape.taps > 0) {
+      a.interp =
+          interp_.upload(job.interp + row * width, size_t((rows + plan_.shape.taps - 1) * width));
+      a.upsample = upsample_.get();
+    }
+  }
+
+  void take_results(Job& job, int64_t done, int n) {
+    KernelStatus status;
+    status_.download(&status, 1);
+    if (status.code == kStalled || status.steps_done != unsigned(n)) report_stall(status);
+    labels_.download(job.labels + done, size_t(n));
+    if (job.logits) logits_.download(job.logits + 512 * done, size_t(n) * 512);
+    StreamState& state = *job.state;
+    std::vector<float> h(state.hidden.size() + 2);
+    state_.download(h.data(), h.size());
+    std::copy(h.begin(), h.end() - 2, state.hidden.begin());
+    std::copy(h.end() - 2, h.end(), state.feedback);
+    state.step += uint64_t(n);
+    if (status.failed_step >= 0 && job.failed_step < 0) job.failed_step = done + status.failed_step;
+  }
+
+  [[noreturn]] void report_stall(const KernelStatus& status) const {
+    const Shape& s = plan_.shape;
+    if (status.code != kStalled)
+      fail<EngineError>("The kernel on ", device_->detail(), " ended after ", status.steps_done,
+                        " steps without a reason.");
+    fail<EngineError>("The kernel on ", device_->detail(), " stalled: block ", status.block,
+                      " waited in vain for ", word_name(s, status.word), " (tag ", status.tag,
+                      "). The stream is as it was before this slice and may be run again.");
+  }
+
+  GpuPlan plan_;
+  std::unique_ptr<Device> device_;  // outlives the kernel and the buffers
+  std::vector<float> bias_;         // [3H]
+  std::unique_ptr<Kernel> kernel_;
+  Buffer<uint32_t> weights_{*device_};
+  Buffer<Word> words_{*device_};
+  Buffer<float> base_{*device_}, hold_{*device_}, interp_{*device_}, upsample_{*device_};
+  Buffer<float> state_{*device_}, logits_{*device_};
+  Buffer<uint32_t> uniforms_{*device_};
+  Buffer<int> forced_{*device_}, labels_{*device_};
+  Buffer<KernelStatus> status_{*device_};
+  Buffer<long long> clocks_{*device_};
+  std::mutex mutex_;
+  unsigned tag_ = 1;
+  double seconds_per_step_ = 0;
+};
+
+}  // namespace
+
+KernelSpec kernel_spec(const GpuPlan& plan) {
+  KernelSpec spec;
+  spec.name = "wavernn_persistent";
+  spec.entry = "cuda/kernels/entry_device.cuh";
+  spec.sources = kernel_sources();
+  spec.defines = shape_macros(plan.shape);
+  spec.shape = plan.shape;
+  spec.blocks = plan.shape.blocks;
+  spec.threads = plan.shape.threads;
+  spec.shared_bytes = plan.shared_bytes;
+  return spec;
+}
+
+std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
+                                    const EngineRequest& request, std::unique_ptr<Device> device) {
+  GpuRequest wanted;
+  wanted.config = config;
+  wanted.dtype = request.dtype;
+  wanted.exact = request.exact;
+  wanted.clocks = request.clocks;
+  wanted.blocks = request.blocks;
+  wanted.warps = request.warps;
+  wanted.limits = device->limits();
+  return std::make_unique<GpuEngine>(choose_gpu_plan(wanted), weights, std::move(device));
+}
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,26 @@
+// The engine over a device that runs the persistent kernel.
+#pragma once
+
+#include <memory>
+
+#include "engine/engine.h"
+#include "gpu/device.h"
+#include "model/weights.h"
+#include "plan/gpu.h"
+
+namespace wavernn_fast::gpu {
+
+struct EngineRequest {
+  Dtype dtype = Dtype::fp32;
+  bool exact = false;
+  bool clocks = false;
+  int blocks = 0, warps = 0;  // 0: the planner's choice
+};
+
+// What to compile and how to launch it, for one plan.
+KernelSpec kernel_spec(const GpuPlan& plan);
+
+std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
+                                    const EngineRequest& request, std::unique_ptr<Device> device);
+
+}  // namespace wavernn_fast::gpu

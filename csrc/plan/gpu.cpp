@@ -1,0 +1,277 @@
+#include "plan/gpu.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+#include <sstream>
+
+#include "common/error.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+constexpr int kClasses = 256;
+constexpr int kMostSums = 32;   // one warp reduces at most this many rows at once
+constexpr int kMostWarps = 16;  // a thread of more warps has too few registers for weights
+
+int up(int a, int b) { return (a + b - 1) / b; }
+
+int most_dealt(int n, int blocks) {
+  int most = 0;
+  for (int b = 0; b < blocks; ++b)
+    most = std::max(most, part_begin(n, blocks, b + 1) - part_begin(n, blocks, b));
+  return most;
+}
+
+int pow2_from(int n) {
+  int p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+// Where R, O1 with O3, O2 and O4 live, best first.
+using Places = std::array<Place, 4>;
+constexpr Place R = kInRegisters, S = kInShared, L = kInL2;
+constexpr Places kPlaces[] = {{R, R, R, R}, {R, R, R, S}, {R, R, S, S}, {R, S, S, S},
+                              {R, S, S, L}, {R, S, L, L}, {R, L, L, L}, {L, R, R, R},
+                              {L, R, S, S}, {L, S, S, S}, {L, L, L, L}};
+
+struct Matrix {
+  int Shape::* place;
+  int Shape::* at;
+  int pairs;  // a lane
+  int streamed_rows;
+};
+
+std::vector<Matrix> matrices(const Shape& s) {
+  const int gru = 6 * s.unit_slots * s.half_pairs;
+  const int fc1 = s.fc1_slots * s.half_pairs, fc2 = s.fc2_slots * s.fc_pairs;
+  return {{&Shape::gru_place, &Shape::gru_at, gru, 3 * s.hidden},
+          {&Shape::fc1_place, &Shape::coarse_fc1_at, fc1, s.fc},
+          {&Shape::coarse_fc2_place, &Shape::coarse_fc2_at, fc2, kClasses},
+          {&Shape::fc1_place, &Shape::fine_fc1_at, fc1, s.fc},
+          {&Shape::fine_fc2_place, &Shape::fine_fc2_at, fc2, kClasses}};
+}
+
+Shape make_shape(const GpuRequest& request, int blocks, int warps) {
+  const ModelConfig& c = request.config;
+  Shape s;
+  s.hidden = c.hidden_size;
+  s.half = c.half();
+  s.fc = up(c.fc_size, 2) * 2;  // words travel in pairs; a row more is zero
+  s.blocks = blocks;
+  s.warps = warps;
+  s.threads = 32 * warps;
+  s.unit_slots = up(2 * most_dealt(s.half, blocks), warps);
+  s.fc1_slots = up(most_dealt(s.fc, blocks), warps);
+  s.fc2_slots = up(most_dealt(kClasses, blocks), warps);
+  s.row_slots = std::max(s.fc1_slots, s.fc2_slots);
+  s.half_pairs = up(s.half, 64);
+  s.fc_pairs = up(s.fc, 64);
+  s.gate_rounds = up(s.half / 2, s.threads);
+  s.fc_rounds = up(s.fc / 2, s.threads);
+  s.taps = c.interp_size() > 0 ? c.taps() : 0;
+  s.fp16 = request.dtype == Dtype::fp16;
+  s.exact = request.exact;
+  s.clocks = request.clocks;
+  return s;
+}
+
+int pair_words(const Shape& s) { return s.fp16 ? 1 : 2; }
+
+void lay_out_weights(GpuPlan& plan) {
+  Shape& s = plan.shape;
+  int64_t at = 0;
+  for (const Matrix& m : matrices(s)) {
+    s.*m.at = int(at);
+    at += int64_t(m.pairs) * s.blocks * s.threads * pair_words(s);
+    WF_CHECK(at < INT32_MAX / 2, "The packed weights of ", plan.request.config.describe(),
+             " exceed 2^30 words.");
+  }
+  s.sample_at = int(at);
+  s.inner_bias_at = s.sample_at + 15 * s.half;
+  s.fc_bias_at = s.inner_bias_at + s.hidden;
+  plan.packed_words = s.fc_bias_at + 2 * (s.fc + kClasses);
+}
+
+void lay_out_shared(GpuPlan& plan) {
+  Shape& s = plan.shape;
+  s.shared_hidden = kSharedControl;
+  s.shared_y = s.shared_hidden + 2 * 64 * s.half_pairs;
+  s.shared_rows = s.shared_y + 64 * s.fc_pairs;
+  s.shared_gate_rows = s.shared_rows + 4 * s.warps * s.row_slots * 2;
+  s.shared_sample = s.shared_gate_rows + 4 * s.warps * 3 * s.unit_slots;
+  s.shared_weights = up(s.shared_sample + 15 * s.half, 4) * 4;
+  int64_t words = s.shared_weights;
+  plan.weight_registers = 0;
+  plan.resident_bytes = plan.streamed_bytes = 0;
+  for (const Matrix& m : matrices(s)) {
+    const int per_lane = m.pairs * pair_words(s);
+    if (s.*m.place == kInShared) words += per_lane * s.threads;
+    if (s.*m.place == kInRegisters) plan.weight_registers += per_lane;
+    const int64_t bytes = int64_t(4) * per_lane * s.threads * s.blocks;
+    (s.*m.place == kInL2 ? plan.streamed_bytes : plan.resident_bytes) += bytes;
+  }
+  plan.shared_bytes = int(std::min<int64_t>(4 * words, INT32_MAX));
+}
+
+// --- the model of a sample --------------------------------------------------------------------
+
+// One relaxed word through L2, microseconds: kernel-design estimates from published latencies of
+// L2 and of release-acquire pairs. The exchange benchmark measures it.
+double hop_us(int arch) {
+  if (arch < 70) return 0.49;
+  if (arch < 80) return 0.35;
+  if (arch < 90) return 0.45;
+  return 0.42;
+}
+
+Latency predict(const GpuPlan& plan) {
+  const Shape& s = plan.shape;
+  const DeviceLimits& d = plan.request.limits;
+  const int schedulers = d.arch < 70 ? 2 : 4;
+  const int share = up(s.warps, schedulers);  // warps that one scheduler feeds
+  Latency l;
+  // About 100 instructions a pair of units, in the warps that have one; latency of the chain 100.
+  const int busy = up(std::min(s.half / 2, s.threads), 32);
+  l.gates = 100 + 100 * s.gate_rounds * up(busy, schedulers) + 60;
+  const auto rows = [share](int slots, int pairs) {
+    return 110 + share * slots * pairs * 3 + 30 * 5 + 20 * slots;
+  };
+  l.product = rows(s.fc1_slots, s.half_pairs) + rows(s.fc2_slots, s.fc_pairs) + 60;
+  const int shadow =
+      share * s.half_pairs * (6 * s.unit_slots + 1) + 60 * pow2_from(3 * s.unit_slots) / 8 + 100;
+  l.hop = std::max(int(hop_us(d.arch) * d.clock_khz / 1000.0), shadow);
+  l.draw = d.arch < 80 ? 345 : 230;
+  if (plan.streamed_bytes > 0) {
+    // 64 bytes a clock a multiprocessor, and the whole L2 about 40 times that; latency once a
+    // layer.
+    const double bytes = double(plan.streamed_bytes);
+    l.streamed = int(std::max(bytes / s.blocks / 64.0, bytes / 2560.0)) + 5 * 300;
+  }
+  return l;
+}
+
+bool fits(const GpuPlan& plan) {
+  const GpuRequest& r = plan.request;
+  const int registers = std::min(255, r.limits.registers / plan.shape.threads / 8 * 8);
+  return plan.weight_registers + working_registers(r.limits) <= registers &&
+         plan.shared_bytes <= r.limits.shared_per_block && 3 * plan.shape.unit_slots <= kMostSums &&
+         plan.shape.row_slots <= kMostSums && plan.streamed_bytes <= r.limits.l2_bytes;
+}
+
+std::optional<GpuPlan> best_places(const GpuRequest& request, int blocks, int warps) {
+  GpuPlan plan;
+  plan.request = request;
+  plan.shape = make_shape(request, blocks, warps);
+  for (const Places& p : kPlaces) {
+    plan.shape.gru_place = p[0];
+    plan.shape.fc1_place = p[1];
+    plan.shape.coarse_fc2_place = p[2];
+    plan.shape.fine_fc2_place = p[3];
+    lay_out_shared(plan);
+    if (!fits(plan)) continue;
+    lay_out_weights(plan);
+    plan.latency = predict(plan);
+    return plan;
+  }
+  return std::nullopt;
+}
+
+[[noreturn]] void does_not_fit(const GpuRequest& request) {
+  const DeviceLimits& d = request.limits;
+  const ModelConfig& c = request.config;
+  const int64_t weights =
+      3 * int64_t(c.hidden_size) * c.hidden_size + 2 * int64_t(c.fc_size) * (c.half() + kClasses);
+  const int64_t bytes = weights * (request.dtype == Dtype::fp16 ? 2 : 4);
+  fail<DeviceError>("The model does not fit on ", d.name, ": ", weights, " weights in ",
+                    dtype_name(request.dtype), " are ", bytes, " bytes, more than its L2 of ",
+                    d.l2_bytes, " bytes can stream and more than its ", d.multiprocessors,
+                    " multiprocessors can hold (about ",
+                    int64_t(d.multiprocessors) *
+                        (4 * (d.registers - 256 * working_registers(d)) + d.shared_per_block),
+                    " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
+                    "a smaller model or device=\"cpu\".");
+}
+
+void check_request(const GpuRequest& request) {
+  const ModelConfig& c = request.config;
+  if (c.core != Core::dual)
+    fail<DeviceError>(
+        "The GPU kernel runs the dual core; this model has another. Use "
+        "device=\"cpu\".");
+  WF_CHECK(c.hidden_size % 32 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
+           ", the GPU kernel needs a multiple of 32");
+  WF_CHECK(c.fc_size > 0, "fc_size is ", c.fc_size, ", expected at least 1");
+  WF_CHECK(c.n_classes == kClasses, "n_classes is ", c.n_classes, ", expected 256");
+  if (request.dtype != Dtype::fp32 && request.dtype != Dtype::fp16)
+    fail<DeviceError>("dtype ", dtype_name(request.dtype),
+                      " is not available on a GPU; use fp32 or fp16.");
+  WF_CHECK(
+      request.blocks >= 0 && request.blocks <= std::min(request.limits.multiprocessors, c.half()),
+      "blocks is ", request.blocks, ", expected 1 to ",
+      std::min(request.limits.multiprocessors, c.half()),
+      ": at most one a multiprocessor, and a unit of each half for each");
+  WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
+           ", expected 1 to ", kMostWarps);
+}
+
+const char* place_name(int place) {
+  return place == kInRegisters ? "registers" : place == kInShared ? "shared memory" : "L2";
+}
+
+}  // namespace
+
+int working_registers(const DeviceLimits& limits) { return limits.arch < 70 ? 45 : 57; }
+
+GpuPlan choose_gpu_plan(const GpuRequest& request) {
+  check_request(request);
+  const int most = std::min(request.limits.multiprocessors, request.config.half());
+  std::optional<GpuPlan> best;
+  for (int blocks = request.blocks ? request.blocks : 1;
+       blocks <= (request.blocks ? request.blocks : most); ++blocks) {
+    for (int warps : {4, 8, 16}) {
+      if (request.warps) warps = request.warps;
+      const std::optional<GpuPlan> plan = best_places(request, blocks, warps);
+      // Of equals the one with fewer blocks: fewer readers of every word.
+      if (plan && (!best || plan->latency.total() < best->latency.total())) best = plan;
+      if (request.warps) break;
+    }
+  }
+  if (!best) does_not_fit(request);
+  return *best;
+}
+
+double GpuPlan::predicted_samples_per_s() const {
+  return 1000.0 * request.limits.clock_khz / latency.total();
+}
+
+std::string GpuPlan::describe() const {
+  const Shape& s = shape;
+  std::ostringstream out;
+  out << request.config.describe() << "\n"
+      << request.limits.name << ": " << s.blocks << " blocks of " << s.warps << " warps, "
+      << dtype_name(request.dtype) << (s.exact ? ", exact" : "") << "\n"
+      << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1, " << s.fc2_slots
+      << " rows of fc2 a half\n"
+      << "R in " << place_name(s.gru_place) << ", fc1 in " << place_name(s.fc1_place)
+      << ", coarse fc2 in " << place_name(s.coarse_fc2_place) << ", fine fc2 in "
+      << place_name(s.fine_fc2_place) << "\n"
+      << weight_registers << " registers a thread hold weights, " << shared_bytes
+      << " bytes of shared memory a block, " << resident_bytes << " bytes resident, "
+      << streamed_bytes << " bytes streamed a sample\n"
+      << "predicted: " << latency.total() << " cycles a sample, "
+      << int64_t(predicted_samples_per_s()) << " samples/s\n";
+  return out.str();
+}
+
+std::vector<std::pair<std::string, std::string>> shape_macros(const Shape& shape) {
+  std::vector<std::pair<std::string, std::string>> result;
+#define WF_MACRO(field, constant, macro) result.emplace_back(#macro, std::to_string(shape.field));
+  WF_SHAPE(WF_MACRO)
+#undef WF_MACRO
+  return result;
+}
+
+}  // namespace wavernn_fast::gpu

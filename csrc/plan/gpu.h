@@ -1,0 +1,69 @@
+// From a model and the limits of a GPU to a launch of the persistent kernel, and to its weights in
+// the order the kernel reads them.
+//
+// A request says what is wanted, a GpuPlan how; both print themselves. Only choose_gpu_plan decides
+// anything: the kernel and the engine trust what it says.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cuda/kernels/shape.h"
+#include "plan/device_limits.h"
+#include "plan/plan.h"
+
+namespace wavernn_fast::gpu {
+
+struct GpuRequest {
+  ModelConfig config;
+  Dtype dtype = Dtype::fp32;  // fp32 or fp16
+  bool exact = false;         // IEEE operations only, the same bits on every device
+  bool clocks = false;        // time the stages of a sample
+  int blocks = 0;             // 0: chosen
+  int warps = 0;              // a block; 0: chosen
+  DeviceLimits limits;
+};
+
+// A prediction of how long a sample takes, in cycles: a model, not a measurement (docs/kernel.md).
+struct Latency {
+  int gates = 0;     // of one half: gates, barrier
+  int product = 0;   // of one half: rows of both output layers
+  int hop = 0;       // one exchange between blocks, with what is computed in its shadow
+  int draw = 0;      // of one half
+  int streamed = 0;  // a sample: weights read from L2
+  int total() const { return 2 * (gates + product + 2 * hop + draw) + streamed; }
+};
+
+struct GpuPlan {
+  GpuRequest request;
+  Shape shape;
+  int weight_registers = 0;    // a thread
+  int shared_bytes = 0;        // a block
+  int64_t packed_words = 0;    // 32-bit words of packed weights
+  int64_t resident_bytes = 0;  // of R and O1..O4 that stay on chip, in all blocks, with padding
+  int64_t streamed_bytes = 0;  // of R and O1..O4 read from L2 for every sample
+  Latency latency;
+  double predicted_samples_per_s() const;
+  std::string describe() const;
+};
+
+// Registers a thread that the compiler needs besides resident weights. Counted on the compiler's
+// reports (tests/test_gpu_compile.py asserts that no plan of the table spills).
+int working_registers(const DeviceLimits& limits);
+
+// The fastest plan by the model of `Latency`. Error with the numbers if the model does not fit, or
+// the core has no kernel.
+GpuPlan choose_gpu_plan(const GpuRequest& request);
+
+// Packed weights, `packed_words` of them. Error if a weight is beyond fp16.
+std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weights);
+
+// Back to canonical order, for tests: w_recurrent, or the weight of an output layer.
+std::vector<float> unpack_gpu(const GpuPlan& plan, const std::vector<uint32_t>& packed,
+                              const std::string& name);
+
+// Shape as compiler macros, in order.
+std::vector<std::pair<std::string, std::string>> shape_macros(const Shape& shape);
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,171 @@
+// The order of packed weights. For R and O1..O4, in this order:
+//   [blocks][warps][rows of a warp][pairs][32 lanes] pairs of neighbouring columns,
+// where pair i of lane l holds columns 64 i + 2 l and the next; rows of a warp are, for R,
+// [unit slot][reset, update, candidate][coarse, fine columns], else [row slot]. Then, in float32:
+// input weights (coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2]), the bias
+// inside the reset product [H], biases of O1, O2, O3, O4. Missing rows and columns are zero.
+#include <cmath>
+#include <cstring>
+
+#include "common/error.h"
+#include "common/half.h"
+#include "plan/gpu.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+// Which weight stands where; the same walk packs and unpacks.
+struct Slot {
+  int64_t word;  // of the pair
+  int row, col;  // of its first weight; row -1: none
+};
+
+// Unit of (block, warp, slot), or -1: the rule of unit_of_slot in the kernel.
+int unit_at(const Shape& s, int block, int warp, int slot) {
+  const int begin = part_begin(s.half, s.blocks, block);
+  const int own = part_begin(s.half, s.blocks, block + 1) - begin, i = slot * s.warps + warp;
+  if (i < own) return begin + i;
+  return i < 2 * own ? s.half + begin + i - own : -1;
+}
+
+// Row of (block, warp, slot) of an output layer, or -1: row_of_slot in the kernel.
+int row_at(const Shape& s, int n_rows, int block, int warp, int slot) {
+  const int row = part_begin(n_rows, s.blocks, block) + slot * s.warps + s.warps - 1 - warp;
+  return row < part_begin(n_rows, s.blocks, block + 1) ? row : -1;
+}
+
+template <class Visit>
+void walk_pairs(const Shape& s, int at, int rows, int pairs, const Visit& visit) {
+  int64_t word = at;
+  for (int block = 0; block < s.blocks; ++block)
+    for (int warp = 0; warp < s.warps; ++warp)
+      for (int row = 0; row < rows; ++row)
+        for (int i = 0; i < pairs; ++i)
+          for (int lane = 0; lane < 32; ++lane, word += s.fp16 ? 1 : 2)
+            visit(block, warp, row, 64 * i + 2 * lane, word);
+}
+
+template <class Visit>
+void walk_recurrent(const Shape& s, const Visit& visit) {
+  walk_pairs(s, s.gru_at, 6 * s.unit_slots, s.half_pairs,
+             [&](int block, int warp, int row, int col, int64_t word) {
+               const int unit = unit_at(s, block, warp, row / 6), gate = row / 2 % 3;
+               const int width = std::max(0, std::min(2, s.half - col));
+               visit(Slot{word, unit < 0 ? -1 : gate * s.hidden + unit, row % 2 * s.half + col},
+                     width);
+             });
+}
+
+struct OutputLayer {
+  const char* name;
+  int dealt;       // rows that are dealt to the blocks: `rows`, or one more
+  int rows, cols;  // canonical
+  int slots, pairs, at;
+};
+
+std::vector<OutputLayer> output_layers(const GpuPlan& plan) {
+  const Shape& s = plan.shape;
+  const int f = plan.request.config.fc_size;
+  return {{"coarse_fc1", s.fc, f, s.half, s.fc1_slots, s.half_pairs, s.coarse_fc1_at},
+          {"coarse_fc2", 256, 256, f, s.fc2_slots, s.fc_pairs, s.coarse_fc2_at},
+          {"fine_fc1", s.fc, f, s.half, s.fc1_slots, s.half_pairs, s.fine_fc1_at},
+          {"fine_fc2", 256, 256, f, s.fc2_slots, s.fc_pairs, s.fine_fc2_at}};
+}
+
+template <class Visit>
+void walk_output(const Shape& s, const OutputLayer& layer, const Visit& visit) {
+  walk_pairs(s, layer.at, layer.slots, layer.pairs,
+             [&](int block, int warp, int slot, int col, int64_t word) {
+               const int width = std::max(0, std::min(2, layer.cols - col));
+               const int row = row_at(s, layer.dealt, block, warp, slot);
+               visit(Slot{word, row < layer.rows ? row : -1, col}, width);
+             });
+}
+
+uint16_t checked_fp16(float x, const std::string& name) {
+  WF_CHECK(std::fabs(x) < 65520.0f, "weight ", name, " holds ", x,
+           ", beyond fp16 (65504); use dtype=\"fp32\"");
+  return to_fp16(x);
+}
+
+void put_pair(const Shape& s, std::vector<uint32_t>& out, const Slot& slot, const float* row,
+              int width, const std::string& name) {
+  for (int e = 0; e < width; ++e) {
+    const float x = row[slot.col + e];
+    if (s.fp16)
+      out[slot.word] |= uint32_t(checked_fp16(x, name)) << (16 * e);
+    else
+      out[slot.word + e] = float_bits(x);
+  }
+}
+
+float pair_value(const Shape& s, const std::vector<uint32_t>& packed, const Slot& slot, int e) {
+  if (s.fp16) return from_fp16(uint16_t(packed[slot.word] >> (16 * e)));
+  return bits_float(packed[slot.word + e]);
+}
+
+void put_floats(std::vector<uint32_t>& out, int64_t at, const float* data, int n) {
+  std::memcpy(out.data() + at, data, size_t(n) * 4);
+}
+
+void put_sample_weights(const Shape& s, std::vector<uint32_t>& out, const float* w) {
+  int64_t at = s.sample_at;
+  for (int side = 0; side < 2; ++side)
+    for (int col = 0; col < 2 + side; ++col)
+      for (int gate = 0; gate < 3; ++gate)
+        for (int unit = 0; unit < s.half; ++unit)
+          out[at++] = float_bits(w[3 * (gate * s.hidden + side * s.half + unit) + col]);
+}
+
+}  // namespace
+
+std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weights) {
+  const Shape& s = plan.shape;
+  std::vector<uint32_t> out(size_t(plan.packed_words), 0);
+  const float* recurrent = weights.get("gru.w_recurrent", {3 * s.hidden, s.hidden});
+  walk_recurrent(s, [&](const Slot& slot, int width) {
+    if (slot.row >= 0)
+      put_pair(s, out, slot, recurrent + int64_t(slot.row) * s.hidden, width, "gru.w_recurrent");
+  });
+  int64_t bias_at = s.fc_bias_at;
+  for (const OutputLayer& layer : output_layers(plan)) {
+    const std::string name = layer.name;
+    const float* w = weights.get(name + ".weight", {layer.rows, layer.cols});
+    walk_output(s, layer, [&](const Slot& slot, int width) {
+      if (slot.row >= 0) put_pair(s, out, slot, w + int64_t(slot.row) * layer.cols, width, name);
+    });
+    put_floats(out, bias_at, weights.get(name + ".bias", {layer.rows}), layer.rows);
+    bias_at += layer.dealt;
+  }
+  put_sample_weights(s, out, weights.get("gru.w_sample", {3 * s.hidden, 3}));
+  put_floats(out, s.inner_bias_at, weights.get("gru.b_recurrent", {3 * s.hidden}) + 2 * s.hidden,
+             s.hidden);
+  return out;
+}
+
+std::vector<float> unpack_gpu(const GpuPlan& plan, const std::vector<uint32_t>& packed,
+                              const std::string& name) {
+  const Shape& s = plan.shape;
+  std::vector<float> out;
+  const auto take = [&](int cols) {
+    return [&, cols](const Slot& slot, int width) {
+      if (slot.row < 0) return;
+      for (int e = 0; e < width; ++e)
+        out[int64_t(slot.row) * cols + slot.col + e] = pair_value(s, packed, slot, e);
+    };
+  };
+  if (name == "gru") {
+    out.assign(size_t(3) * s.hidden * s.hidden, 0.0f);
+    walk_recurrent(s, take(s.hidden));
+    return out;
+  }
+  for (const OutputLayer& layer : output_layers(plan)) {
+    if (name != layer.name) continue;
+    out.assign(size_t(layer.rows) * layer.cols, 0.0f);
+    walk_output(s, layer, take(layer.cols));
+    return out;
+  }
+  fail("There is no packed matrix ", name, ".");
+}
+
+}  // namespace wavernn_fast::gpu
