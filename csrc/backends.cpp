@@ -17,6 +17,7 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
   gpu::EngineRequest request;
   request.dtype = dtype_from_name(options.dtype);
   request.exact = options.exact;
+  request.clocks = options.clocks;
   request.blocks = options.blocks;
   request.warps = options.warps;
   return request;

@@ -19,6 +19,7 @@ struct EngineOptions {
   std::string gpu = "H200";   // emu: the GPU it stands for
   int blocks = 0, warps = 0;  // 0: the planner's choice
   bool exact = true;          // IEEE operations only
+  bool clocks = false;        // time the stages of a sample
 };
 
 std::vector<std::string> available_devices();

@@ -27,6 +27,11 @@ class Engine:
         dtype: str = ...,
         threads: int = ...,
         isa: str = ...,
+        gpu: str = ...,
+        blocks: int = ...,
+        warps: int = ...,
+        exact: bool = ...,
+        clocks: bool = ...,
     ) -> None: ...
     @property
     def device(self) -> str: ...
@@ -49,6 +54,7 @@ class Engine:
     @property
     def draws_per_step(self) -> int: ...
     def describe(self) -> str: ...
+    def stage_ticks(self) -> list[tuple[str, int]]: ...
     def open(
         self,
         seed: int,
@@ -79,6 +85,27 @@ def unpack_plan(
     dtype: str = ...,
     threads: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...
+def known_gpus() -> list[str]: ...
+def gpu_plan(
+    config: Mapping[str, Any],
+    *,
+    gpu: str = ...,
+    dtype: str = ...,
+    blocks: int = ...,
+    warps: int = ...,
+    exact: bool = ...,
+    clocks: bool = ...,
+) -> dict[str, Any]: ...
+def unpack_gpu_plan(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    *,
+    gpu: str = ...,
+    dtype: str = ...,
+    blocks: int = ...,
+    warps: int = ...,
+) -> dict[str, NDArray[np.float32]]: ...
+def kernel_sources() -> list[tuple[str, str]]: ...
 def available_isas() -> list[str]: ...
 def available_devices() -> list[str]: ...
 def available_threads(cgroup_root: str = ...) -> int: ...

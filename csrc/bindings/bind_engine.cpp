@@ -8,6 +8,7 @@
 
 #include "backends.h"
 #include "bindings/bindings.h"
+#include "bindings/read.h"
 #include "common/error.h"
 #include "plan/plan.h"
 
@@ -23,47 +24,6 @@ using IntArray = py::array_t<int32_t, py::array::c_style | py::array::forcecast>
 struct Stream {
   StreamState state;
 };
-
-ModelConfig read_config(const py::dict& d) {
-  ModelConfig c;
-  const std::string core = py::cast<std::string>(d["core"]);
-  const std::string head = py::cast<std::string>(d["head"]);
-  WF_CHECK(core == "dual" || core == "residual", "core ", core, " is not dual or residual");
-  c.core = core == "dual" ? Core::dual : Core::residual;
-  c.head = head == "softmax" ? Head::softmax : head == "mol" ? Head::mol : Head::dual_softmax;
-  WF_CHECK((c.core == Core::dual) == (c.head == Head::dual_softmax), "head ", head,
-           " does not belong to a ", core, " core");
-  WF_CHECK(c.head != Head::mol || py::cast<int>(d["n_classes"]) <= 192,
-           "a mixture of more than 64 logistics is not supported");
-  const auto number = [&d](const char* name) { return py::cast<int>(d[name]); };
-  c.hidden_size = number("hidden_size");
-  c.fc_size = number("fc_size");
-  c.n_classes = number("n_classes");
-  c.hop_length = number("hop_length");
-  c.n_mels = number("n_mels");
-  c.aux_size = number("aux_size");
-  c.upsample_left = number("upsample_left");
-  c.upsample_right = number("upsample_right");
-  c.first_input = py::cast<float>(d["first_input"]);
-  WF_CHECK(c.hop_length > 0 && c.n_mels >= 0 && c.aux_size >= 0 && c.upsample_left >= 0 &&
-               c.upsample_right >= 0,
-           "hop_length must be positive and the other sizes not negative");
-  return c;
-}
-
-CanonicalWeights read_weights(const py::dict& d) {
-  CanonicalWeights weights;
-  for (const auto& [key, value] : d) {
-    const auto array = py::cast<FloatArray>(value);
-    Tensor tensor;
-    tensor.shape.assign(array.shape(), array.shape() + array.ndim());
-    tensor.data.assign(array.data(), array.data() + array.size());
-    for (float x : tensor.data)
-      WF_CHECK(std::isfinite(x), "weight ", py::cast<std::string>(key), " holds ", x);
-    weights.add(py::cast<std::string>(key), std::move(tensor));
-  }
-  return weights;
-}
 
 Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t fold,
                    uint64_t start, double temperature, bool greedy) {
@@ -220,9 +180,9 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
 std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensors,
                                   const std::string& device, const std::string& dtype, int threads,
                                   const std::string& isa, const std::string& gpu, int blocks,
-                                  int warps, bool exact) {
+                                  int warps, bool exact, bool clocks) {
   return make_engine(read_config(config), read_weights(tensors),
-                     {device, dtype, threads, isa, gpu, blocks, warps, exact});
+                     {device, dtype, threads, isa, gpu, blocks, warps, exact, clocks});
 }
 
 // What the plan holds of each weight matrix, for tests: {name: [rows, cols]} in canonical order.
@@ -255,7 +215,7 @@ void bind_engine(py::module_& m) {
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
            py::arg("isa") = "auto", py::arg("gpu") = "H200", py::arg("blocks") = 0,
-           py::arg("warps") = 0, py::arg("exact") = true)
+           py::arg("warps") = 0, py::arg("exact") = true, py::arg("clocks") = false)
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)
@@ -270,6 +230,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("draws_per_step",
                              [](const Engine& e) { return e.config().draws_per_step(); })
       .def("describe", &Engine::describe)
+      .def("stage_ticks", &Engine::stage_ticks)
       .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,
            py::arg("fold") = 0, py::arg("start") = 0, py::arg("temperature") = 1.0,
            py::arg("greedy") = false)

@@ -9,5 +9,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("__version__") = WF_VERSION;
   wavernn_fast::bind_errors(m);
   wavernn_fast::bind_engine(m);
+  wavernn_fast::bind_gpu(m);
   wavernn_fast::bind_tools(m);
 }

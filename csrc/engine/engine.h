@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/config.h"
@@ -58,6 +59,9 @@ class Engine {
   virtual uint64_t weight_bytes() const = 0;  // read per sample of one stream
   virtual int64_t macs_per_step() const = 0;
   virtual std::string describe() const = 0;
+  // Ticks of the device's clock that each stage of a sample took in all runs so far; empty unless
+  // the engine was made with stage clocks.
+  virtual std::vector<std::pair<std::string, int64_t>> stage_ticks() { return {}; }
 };
 
 // Checks shared by every engine: jobs of one call must not share a stream.

@@ -83,6 +83,16 @@ class GpuEngine final : public Engine {
   }
   std::string describe() const override { return plan_.describe(); }
 
+  std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::pair<std::string, int64_t>> result;
+    if (!plan_.shape.clocks) return result;
+    long long ticks[kClockStages];
+    clocks_.download(ticks, kClockStages);
+    for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
+    return result;
+  }
+
   // One stream after the other: this kernel is made for one utterance at a time.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
     const std::lock_guard<std::mutex> lock(mutex_);

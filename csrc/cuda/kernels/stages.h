@@ -30,4 +30,15 @@ enum Stage : int {
   kClockStages
 };
 
+constexpr const char* kStageNames[kClockStages] = {"coarse gates",
+                                                   "coarse fc1, recurrent product",
+                                                   "coarse y wait",
+                                                   "coarse fc2",
+                                                   "coarse logits wait, draw",
+                                                   "fine gates",
+                                                   "fine fc1, recurrent product",
+                                                   "fine y wait",
+                                                   "fine fc2",
+                                                   "fine logits wait, draw"};
+
 }  // namespace wavernn_fast::gpu

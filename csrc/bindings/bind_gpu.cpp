@@ -1,0 +1,91 @@
+// Plans of the persistent kernel, for predictions, compile tests and the documentation.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "bindings/read.h"
+#include "common/error.h"
+#include "gpu/kernel_sources.h"
+#include "plan/gpu.h"
+#include "plan/known_devices.h"
+
+namespace py = pybind11;
+
+namespace wavernn_fast {
+namespace {
+
+gpu::GpuPlan choose(const py::dict& config, const std::string& name, const std::string& dtype,
+                    int blocks, int warps, bool exact, bool clocks) {
+  gpu::GpuRequest request;
+  request.config = read_config(config);
+  request.dtype = dtype_from_name(dtype);
+  request.exact = exact;
+  request.clocks = clocks;
+  request.blocks = blocks;
+  request.warps = warps;
+  request.limits = gpu::known_device(name);
+  return gpu::choose_gpu_plan(request);
+}
+
+py::dict shape_fields(const gpu::Shape& shape) {
+  py::dict fields;
+#define WF_FIELD(field, constant, macro) fields[#field] = shape.field;
+  WF_SHAPE(WF_FIELD)
+#undef WF_FIELD
+  return fields;
+}
+
+py::dict gpu_plan(const py::dict& config, const std::string& name, const std::string& dtype,
+                  int blocks, int warps, bool exact, bool clocks) {
+  const gpu::GpuPlan plan = choose(config, name, dtype, blocks, warps, exact, clocks);
+  py::dict d;
+  d["shape"] = shape_fields(plan.shape);
+  d["macros"] = gpu::shape_macros(plan.shape);
+  d["arch"] = plan.request.limits.arch;
+  d["weight_registers"] = plan.weight_registers;
+  d["shared_bytes"] = plan.shared_bytes;
+  d["resident_bytes"] = plan.resident_bytes;
+  d["streamed_bytes"] = plan.streamed_bytes;
+  d["cycles"] = plan.latency.total();
+  d["samples_per_s"] = plan.predicted_samples_per_s();
+  d["text"] = plan.describe();
+  return d;
+}
+
+// {name: weights} in canonical order after packing and unpacking again.
+py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
+                         const std::string& dtype, int blocks, int warps) {
+  const gpu::GpuPlan plan = choose(config, name, dtype, blocks, warps, true, false);
+  const std::vector<uint32_t> packed = gpu::pack_gpu(plan, read_weights(tensors));
+  py::dict result;
+  for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
+    const std::vector<float> flat = gpu::unpack_gpu(plan, packed, matrix);
+    result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
+  }
+  return result;
+}
+
+}  // namespace
+
+void bind_gpu(py::module_& m) {
+  m.def(
+      "known_gpus",
+      [] {
+        std::vector<std::string> names;
+        for (const gpu::DeviceLimits& d : gpu::known_devices()) names.push_back(d.name);
+        return names;
+      },
+      "Names of the GPUs that plans can be predicted for.");
+  m.def("gpu_plan", &gpu_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
+        py::arg("dtype") = "fp32", py::arg("blocks") = 0, py::arg("warps") = 0,
+        py::arg("exact") = false, py::arg("clocks") = false,
+        "How the persistent kernel would run a model on a GPU; all figures are predictions.");
+  m.def("unpack_gpu_plan", &unpack_gpu_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
+        py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("blocks") = 0,
+        py::arg("warps") = 0,
+        "The weights as packed for the persistent kernel, unpacked again (for tests).");
+  m.def("kernel_sources", &gpu::kernel_sources,
+        "(path, text) of every source file of the persistent kernel.");
+}
+
+}  // namespace wavernn_fast

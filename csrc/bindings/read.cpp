@@ -1,0 +1,55 @@
+#include "bindings/read.h"
+
+#include <pybind11/numpy.h>
+
+#include <cmath>
+
+#include "common/error.h"
+
+namespace py = pybind11;
+
+namespace wavernn_fast {
+
+ModelConfig read_config(const py::dict& d) {
+  ModelConfig c;
+  const std::string core = py::cast<std::string>(d["core"]);
+  const std::string head = py::cast<std::string>(d["head"]);
+  WF_CHECK(core == "dual" || core == "residual", "core ", core, " is not dual or residual");
+  c.core = core == "dual" ? Core::dual : Core::residual;
+  c.head = head == "softmax" ? Head::softmax : head == "mol" ? Head::mol : Head::dual_softmax;
+  WF_CHECK((c.core == Core::dual) == (c.head == Head::dual_softmax), "head ", head,
+           " does not belong to a ", core, " core");
+  WF_CHECK(c.head != Head::mol || py::cast<int>(d["n_classes"]) <= 192,
+           "a mixture of more than 64 logistics is not supported");
+  const auto number = [&d](const char* name) { return py::cast<int>(d[name]); };
+  c.hidden_size = number("hidden_size");
+  c.fc_size = number("fc_size");
+  c.n_classes = number("n_classes");
+  c.hop_length = number("hop_length");
+  c.n_mels = number("n_mels");
+  c.aux_size = number("aux_size");
+  c.upsample_left = number("upsample_left");
+  c.upsample_right = number("upsample_right");
+  c.first_input = py::cast<float>(d["first_input"]);
+  WF_CHECK(c.hop_length > 0 && c.n_mels >= 0 && c.aux_size >= 0 && c.upsample_left >= 0 &&
+               c.upsample_right >= 0,
+           "hop_length must be positive and the other sizes not negative");
+  return c;
+}
+
+CanonicalWeights read_weights(const py::dict& d) {
+  CanonicalWeights weights;
+  for (const auto& [key, value] : d) {
+    const auto array =
+        py::cast<py::array_t<float, py::array::c_style | py::array::forcecast>>(value);
+    Tensor tensor;
+    tensor.shape.assign(array.shape(), array.shape() + array.ndim());
+    tensor.data.assign(array.data(), array.data() + array.size());
+    for (float x : tensor.data)
+      WF_CHECK(std::isfinite(x), "weight ", py::cast<std::string>(key), " holds ", x);
+    weights.add(py::cast<std::string>(key), std::move(tensor));
+  }
+  return weights;
+}
+
+}  // namespace wavernn_fast
