@@ -31,6 +31,12 @@ void combine_prefix(Warp& w, int) {
   for (int i = 0; i < kLanes; ++i) w.words_out[i] = sum += w.words_in[i];
 }
 
+void combine_total(Warp& w, int) {
+  uint32_t sum = 0;
+  for (uint32_t x : w.words_in) sum += x;
+  for (uint32_t& x : w.words_out) x = sum;
+}
+
 void combine_ballot(Warp& w, int) {
   uint32_t bits = 0;
   for (int i = 0; i < kLanes; ++i) bits |= w.words_in[i] << i;
@@ -46,6 +52,13 @@ int to_int(float x) {
   if (x >= 2147483648.0f) return INT32_MAX;
   if (x < -2147483648.0f) return INT32_MIN;
   return int(std::nearbyint(x));
+}
+
+int64_t to_long(float x) {
+  if (std::isnan(x)) return INT64_MIN;
+  if (x >= 9223372036854775808.0f) return INT64_MAX;
+  if (x < -9223372036854775808.0f) return INT64_MIN;
+  return std::llrint(x);
 }
 
 float half_to_float(uint32_t half) { return from_fp16(uint16_t(half)); }

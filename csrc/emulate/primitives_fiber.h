@@ -47,6 +47,9 @@ WF_INLINE float smallest(float a, float b) { return __builtin_fminf(a, b); }
 WF_INLINE float reciprocal(float x) { return 1.0f / x; }
 WF_INLINE int round_to_int(float x) { return emulate::to_int(x); }
 WF_INLINE float to_float(int x) { return static_cast<float>(x); }
+WF_INLINE float absolute(float x) { return __builtin_fabsf(x); }
+WF_INLINE long long to_fixed(float x) { return emulate::to_long(x); }
+WF_INLINE float of_fixed(long long x) { return static_cast<float>(x); }
 WF_INLINE float float_of_bits(int x) { return __builtin_bit_cast(float, x); }
 WF_INLINE int bits_of_float(float x) { return __builtin_bit_cast(int, x); }
 WF_INLINE unsigned multiply_high(unsigned a, unsigned b) {
@@ -101,6 +104,9 @@ WF_INLINE unsigned meet_words(int kind, void (*combine)(emulate::Warp&, int), un
 WF_INLINE unsigned warp_prefix_sum(unsigned x) {
   return meet_words(emulate::kPrefix, emulate::combine_prefix, x, 0);
 }
+WF_INLINE unsigned warp_total(unsigned x) {
+  return meet_words(emulate::kTotal, emulate::combine_total, x, 0);
+}
 WF_INLINE unsigned warp_ballot(bool yes) {
   return meet_words(emulate::kBallot, emulate::combine_ballot, yes ? 1u : 0u, 0);
 }
@@ -152,6 +158,37 @@ WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int 
     }
     if (!emulate::machine->wait_for_word()) {
       give_up(poller, missing, tag);
+      return;
+    }
+  }
+}
+
+WF_INLINE int blocks_added(Word difference) {
+  const long long value = static_cast<long long>(difference << 8) >> 8;
+  return static_cast<int>((difference - static_cast<Word>(value)) >> 56);
+}
+
+WF_INLINE void add_to_word(Word* at, Word value) {
+  *at += value;
+  emulate::machine->progressed();
+}
+
+WF_INLINE void poll_sums(const Poller& poller, const Word* at, const Word* before, unsigned step,
+                         Word* now) {
+  for (;;) {
+    const Word* missing = nullptr;
+    for (int i = 7; i >= 0; --i) {
+      const Word* word = at + i / 2 * 64 + i % 2;
+      now[i] = *word;
+      const bool all = blocks_added(now[i] - before[i]) == kBlocks;
+      if (!all && emulate::machine->fault().kind != emulate::Fault::Kind::tag) missing = word;
+    }
+    if (missing == nullptr) {
+      emulate::machine->progressed();
+      return;
+    }
+    if (!emulate::machine->wait_for_word()) {
+      give_up(poller, missing, step);
       return;
     }
   }

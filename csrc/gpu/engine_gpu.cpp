@@ -23,10 +23,22 @@ constexpr int kLongestSlice = 1 << 16;          // steps
 constexpr int kLogitSlice = 4096;               // steps if logits go out: 8 MiB
 constexpr unsigned kPollLimit = 1u << 22;       // some seconds of polling, then the kernel gives up
 
+constexpr int kClasses = 256;
+
+// Words of one of both buffers; the sums of two exchanges come behind them
+// (cuda/kernels/exchange.cuh).
+int buffer_words(const Shape& s) { return 3 * s.hidden + 2 * (s.fc + kClasses); }
+
 // What a word of the exchange area is, for the report of a stall.
 std::string word_name(const Shape& s, int word) {
-  const int buffer = 3 * s.hidden + 2 * (s.fc + 256), at = word % buffer;
   std::ostringstream out;
+  const int buffer = buffer_words(s), at = word % buffer;
+  if (word >= 2 * buffer) {
+    const int place = word - 2 * buffer;
+    const int k = place % 64 / 2 * 8 + place % 256 / 64 * 2 + place % 2;  // inverse of logit_place
+    out << "the sum of " << (place < kClasses ? "coarse" : "fine") << " logit " << k;
+    return out.str();
+  }
   if (at < 3 * s.hidden) {
     const char* gates[] = {"reset", "update", "candidate"};
     out << "the " << gates[at / s.half % 3] << " gate of " << (at < 3 * s.half ? "coarse" : "fine")
@@ -56,7 +68,7 @@ class GpuEngine final : public Engine {
     const std::vector<uint32_t> packed = pack_gpu(plan_, weights);
     weights_.upload(packed.data(), packed.size());
     const Shape& s = plan_.shape;
-    words_.reserve(2 * size_t(3 * s.hidden + 2 * (s.fc + 256)));
+    words_.reserve(2 * size_t(buffer_words(s)) + 2 * kClasses);
     words_.zero();
     base_.upload(bias_.data(), bias_.size());
     if (s.taps > 0) {
@@ -139,6 +151,9 @@ class GpuEngine final : public Engine {
     a.step0 = state.step;
     a.hop = unsigned(config().hop_length);
     a.poll_limit = kPollLimit;
+    if (plan_.shape.exchanges == 2)
+      device_->zero(uint64_t(uintptr_t(words_.get() + 2 * buffer_words(plan_.shape))),
+                    2 * kClasses * sizeof(Word));
     a.inv_temperature = state.inv_temperature;
     a.greedy = state.greedy;
     a.tag0 = next_tag(n);
@@ -251,6 +266,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.dtype = request.dtype;
   wanted.exact = request.exact;
   wanted.clocks = request.clocks;
+  wanted.exchanges = request.exchanges;
   wanted.blocks = request.blocks;
   wanted.warps = request.warps;
   wanted.limits = device->limits();

@@ -43,6 +43,9 @@ WF_INLINE float smallest(float a, float b) { return fminf(a, b); }
 WF_INLINE float reciprocal(float x) { return __frcp_rn(x); }
 WF_INLINE int round_to_int(float x) { return __float2int_rn(x); }
 WF_INLINE float to_float(int x) { return __int2float_rn(x); }
+WF_INLINE float absolute(float x) { return fabsf(x); }
+WF_INLINE long long to_fixed(float x) { return __float2ll_rn(x); }
+WF_INLINE float of_fixed(long long x) { return __ll2float_rn(x); }
 WF_INLINE float float_of_bits(int x) { return __int_as_float(x); }
 WF_INLINE int bits_of_float(float x) { return __float_as_int(x); }
 WF_INLINE unsigned multiply_high(unsigned a, unsigned b) { return __umulhi(a, b); }
@@ -114,11 +117,21 @@ WF_INLINE void block_sync(int where) {
   __syncthreads();
 }
 
-// Sum of x over the warp, in every lane: partners at distance 16, 8, 4, 2, 1.
+WF_INLINE float from_lane(float x, int distance) {
+  return __shfl_xor_sync(0xffffffffu, x, distance);
+}
+
+// Sum of x over groups of 2 * `from` lanes, in every lane: partners at distance `from`, half of it,
+// down to 1. Two distances at a time: the three shuffles of a pair of levels do not wait for each
+// other, and the sums are the same, (a + b) + (c + d) seen from any of the four lanes.
 WF_INLINE float butterfly(float x, int from) {
   WF_UNROLL
-  for (int distance = from; distance > 0; distance >>= 1)
-    x = add(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  for (int distance = from; distance > 0; distance >>= 2) {
+    if (distance == 1) return add(x, from_lane(x, 1));
+    const int half = distance >> 1;
+    const float far = from_lane(x, distance), near = from_lane(x, half);
+    x = add(add(x, far), add(near, from_lane(x, distance + half)));
+  }
   return x;
 }
 
@@ -158,12 +171,29 @@ WF_INLINE float warp_max(float x) {
   return x;
 #endif
 }
-// Sum of x over this lane and those before it.
+// Sum over the warp, in every lane.
+WF_INLINE unsigned warp_total(unsigned x) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(0xffffffffu, x);
+#else
+  WF_UNROLL
+  for (int distance = 16; distance > 0; distance >>= 1)
+    x += __shfl_xor_sync(0xffffffffu, x, distance);
+  return x;
+#endif
+}
+// Sum of x over this lane and those before it: six lanes at a time, twice. Shuffles of one round do
+// not wait for each other; five rounds of one would.
 WF_INLINE unsigned warp_prefix_sum(unsigned x) {
   WF_UNROLL
-  for (int distance = 1; distance < 32; distance <<= 1) {
-    const unsigned below = __shfl_up_sync(0xffffffffu, x, distance);
-    if (lane_index() >= distance) x += below;
+  for (int distance = 1; distance < 32; distance *= 6) {
+    unsigned sum = x;
+    WF_UNROLL
+    for (int i = 1; i < 6; ++i) {
+      const unsigned below = __shfl_up_sync(0xffffffffu, x, i * distance);
+      sum += lane_index() >= i * distance ? below : 0u;
+    }
+    x = sum;
   }
   return x;
 }
@@ -193,13 +223,14 @@ struct Poller {
   volatile int* stop;  // shared: this block has given up
 };
 
+static __device__ __noinline__ void give_up_at(KernelStatus* status, int word, unsigned tag) {
+  if (atomicCAS(&status->code, static_cast<int>(kRunning), static_cast<int>(kStalled)) != 0) return;
+  status->block = block_index();
+  status->word = word;
+  status->tag = tag;
+}
 WF_INLINE void give_up(const Poller& poller, const Word* at, unsigned tag) {
-  KernelStatus* status = poller.args.status;
-  if (atomicCAS(&status->code, static_cast<int>(kRunning), static_cast<int>(kStalled)) == 0) {
-    status->block = block_index();
-    status->word = static_cast<int>(at - poller.args.words);
-    status->tag = tag;
-  }
+  give_up_at(poller.args.status, static_cast<int>(at - poller.args.words), tag);
   *poller.stop = 1;
 }
 
@@ -225,6 +256,40 @@ WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int 
     if (ready) return;
     if ((++tries & 63) == 0 && (tries >= poller.args.poll_limit || *poller.stop)) {
       give_up(poller, at, tag);
+      return;
+    }
+  }
+}
+
+// Of a difference of sums (stage_sums.cuh): its upper 8 bits, once the borrow of a negative value
+// below them is undone.
+WF_INLINE int blocks_added(Word difference) {
+  const long long value = static_cast<long long>(difference << 8) >> 8;
+  return static_cast<int>((difference - static_cast<Word>(value)) >> 56);
+}
+
+// Adds to a word in L2; nobody waits for the result.
+WF_INLINE void add_to_word(Word* at, Word value) {
+  asm volatile("red.global.add.u64 [%0], %1;" : : "l"(at), "l"(value) : "memory");
+}
+
+// Waits until four pairs of sums, 64 words apart, have been added to by every block since they were
+// before[8]; they go to now[8]. Gives up as poll_pairs does.
+WF_INLINE void poll_sums(const Poller& poller, const Word* at, const Word* before, unsigned step,
+                         Word* now) {
+  for (unsigned tries = 0;;) {
+    bool ready = true;
+    WF_UNROLL
+    for (int i = 0; i < 4; ++i)
+      asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
+                   : "=l"(now[2 * i]), "=l"(now[2 * i + 1])
+                   : "l"(at + 64 * i)
+                   : "memory");
+    WF_UNROLL
+    for (int i = 0; i < 8; ++i) ready = ready && blocks_added(now[i] - before[i]) == kBlocks;
+    if (ready) return;
+    if ((++tries & 63) == 0 && (tries >= poller.args.poll_limit || *poller.stop)) {
+      give_up(poller, at, step);
       return;
     }
   }
