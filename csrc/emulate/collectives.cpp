@@ -66,7 +66,7 @@ float half_to_float(uint32_t half) { return from_fp16(uint16_t(half)); }
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape) {
   const int64_t size = 3 * shape.hidden + 2 * (shape.fc + 256);
-  return at - words >= size ? at - size : at;
+  return at - words >= size && at - words < 2 * size ? at - size : at;
 }
 
 }  // namespace wavernn_fast::emulate

@@ -165,7 +165,7 @@ class GpuEngine final : public Engine {
     if (job.forced_labels) a.forced = forced_.upload(job.forced_labels + done, size_t(n));
     a.labels = labels_.reserve(size_t(n));
     if (job.logits) a.logits = logits_.reserve(size_t(n) * 512);
-    const KernelStatus fresh{kRunning, -1, -1, 0, -1, 0};
+    const KernelStatus fresh{0, -1, 0};
     a.status = status_.upload(&fresh, 1);
     if (plan_.shape.clocks) a.clocks = clocks_.get();
     return a;
@@ -205,7 +205,7 @@ class GpuEngine final : public Engine {
   void take_results(Job& job, int64_t done, int n) {
     KernelStatus status;
     status_.download(&status, 1);
-    if (status.code == kStalled || status.steps_done != unsigned(n)) report_stall(status);
+    if (status.stall != 0 || status.steps_done != unsigned(n)) report_stall(status);
     labels_.download(job.labels + done, size_t(n));
     if (job.logits) logits_.download(job.logits + 512 * done, size_t(n) * 512);
     StreamState& state = *job.state;
@@ -218,12 +218,14 @@ class GpuEngine final : public Engine {
   }
 
   [[noreturn]] void report_stall(const KernelStatus& status) const {
-    const Shape& s = plan_.shape;
-    if (status.code != kStalled)
+    if (status.stall == 0)
       fail<EngineError>("The kernel on ", device_->detail(), " ended after ", status.steps_done,
                         " steps without a reason.");
-    fail<EngineError>("The kernel on ", device_->detail(), " stalled: block ", status.block,
-                      " waited in vain for ", word_name(s, status.word), " (tag ", status.tag,
+    const auto place = unsigned(status.stall >> 32);
+    const int word = int(place & ((1u << kStallWordBits) - 1));
+    fail<EngineError>("The kernel on ", device_->detail(), " stalled: block ",
+                      place >> kStallWordBits, " waited in vain for ", word_name(plan_.shape, word),
+                      " (tag ", unsigned(status.stall),
                       "). The stream is as it was before this slice and may be run again.");
   }
 

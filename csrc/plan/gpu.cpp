@@ -171,7 +171,7 @@ Latency predict(const GpuPlan& plan) {
 bool fits(const GpuPlan& plan) {
   const GpuRequest& r = plan.request;
   const int registers = std::min(255, r.limits.registers / plan.shape.threads / 8 * 8);
-  return plan.weight_registers + working_registers(r.limits) <= registers &&
+  return plan.weight_registers + working_registers(r.limits, plan.shape.exchanges) <= registers &&
          plan.shared_bytes <= r.limits.shared_per_block && 3 * plan.shape.unit_slots <= kMostSums &&
          plan.shape.row_slots <= kMostSums && plan.streamed_bytes <= r.limits.l2_bytes;
 }
@@ -206,7 +206,7 @@ std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int
                     d.l2_bytes, " bytes can stream and more than its ", d.multiprocessors,
                     " multiprocessors can hold (about ",
                     int64_t(d.multiprocessors) *
-                        (4 * (d.registers - 256 * working_registers(d)) + d.shared_per_block),
+                        (4 * (d.registers - 256 * working_registers(d, 4)) + d.shared_per_block),
                     " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
                     "a smaller model or device=\"cpu\".");
 }
@@ -239,7 +239,10 @@ const char* place_name(int place) {
 
 }  // namespace
 
-int working_registers(const DeviceLimits& limits) { return limits.arch < 70 ? 45 : 57; }
+int working_registers(const DeviceLimits& limits, int exchanges) {
+  if (exchanges == 2) return limits.arch < 70 ? 62 : 68;
+  return limits.arch < 70 ? 45 : 58;
+}
 
 GpuPlan choose_gpu_plan(const GpuRequest& request) {
   check_request(request);

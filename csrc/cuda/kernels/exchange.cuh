@@ -27,4 +27,21 @@ WF_INLINE Word* buffer(const KernelArgs& args, unsigned tag) {
 // makes each of its loads one line.
 WF_INLINE int logit_place(int k) { return (k >> 1 & 3) * 64 + (k >> 3) * 2 + (k & 1); }
 
+// Waits until `count` pairs of words, `stride` words apart, carry `tag`; their payloads go to
+// out [2 count]. Gives up after args.poll_limit looks: out is then undefined and *stop is set.
+WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int count, unsigned tag,
+                          float* out) {
+  for (unsigned tries = 0;;) {
+    WF_REGISTERS(Word, words, 8);
+    load_words(poller, at, stride, count, words);
+    unsigned wrong = 0;
+    WF_UNROLL
+    for (int i = 0; i < 2 * count; ++i) {
+      wrong |= static_cast<unsigned>(words[i] >> 32) ^ tag;
+      out[i] = float_of_bits(static_cast<int>(words[i]));
+    }
+    if (checked(wrong == 0) || !keep_polling(poller, tries, at, tag)) return;
+  }
+}
+
 }  // namespace wavernn_fast::gpu

@@ -72,7 +72,7 @@ WF_INLINE void draw(const Poller& poller, int side, unsigned step, unsigned tag,
   if (kExchanges == 4)
     collect_logits(poller, side, tag, l);
   else
-    collect_sums(poller, side, step, shared, l);
+    collect_sums(poller, side, tag, shared, l);
   if (kExchanges == 2 && args.logits != nullptr && block_index() == 0)
     for (int e = 0; e < 8; ++e)
       args.logits[static_cast<long long>(step) * 512 + side * 256 + 8 * lane_index() + e] = l[e];

@@ -138,25 +138,27 @@ WF_INLINE float butterfly(float x, int from) {
 // Lane (32 / P) j, with P the next power of two, gets the sum of x[j] over the warp. Every sum is
 // added in the order of `butterfly`; halving the array at every distance takes P + 4 shuffles
 // instead of 5 a sum.
-WF_INLINE float warp_sums(const float* x, int count) {
-  float v[32];
-  int padded = 1;
+template <int kCount>
+WF_INLINE void halve(float* v, int distance) {
+  const bool upper = lane_index() & distance;
   WF_UNROLL
-  for (int i = 0; i < 5; ++i)
-    if (padded < count) padded *= 2;
-  WF_UNROLL
-  for (int i = 0; i < padded; ++i) v[i] = i < count ? x[i] : 0.0f;
-  int distance = 16;
-  WF_UNROLL
-  for (int n = padded / 2; n > 0; n /= 2, distance /= 2) {
-    const bool upper = lane_index() & distance;
-    WF_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const float keep = upper ? v[i + n] : v[i];
-      v[i] = add(keep, __shfl_xor_sync(0xffffffffu, upper ? v[i] : v[i + n], distance));
-    }
+  for (int i = 0; i < kCount; ++i) {
+    const float keep = upper ? v[i + kCount] : v[i];
+    v[i] = add(keep, from_lane(upper ? v[i] : v[i + kCount], distance));
   }
-  return butterfly(v[0], 16 / padded);
+}
+WF_INLINE float warp_sums(const float* x, int count) {
+  // Every index below is a constant once `count` is one, so that v stays in registers.
+  const int padded = count > 16 ? 32 : count > 8 ? 16 : count > 4 ? 8 : count > 2 ? 4 : count;
+  float v[32];
+  WF_UNROLL
+  for (int i = 0; i < 32; ++i) v[i] = i < count ? x[i] : 0.0f;
+  if (padded >= 32) halve<16>(v, 16);
+  if (padded >= 16) halve<8>(v, 256 / padded);
+  if (padded >= 8) halve<4>(v, 128 / padded);
+  if (padded >= 4) halve<2>(v, 64 / padded);
+  if (padded >= 2) halve<1>(v, 32 / padded);
+  return butterfly(v[0], padded > 1 ? 16 / padded : 16);
 }
 
 WF_INLINE float warp_max(float x) {
@@ -223,76 +225,39 @@ struct Poller {
   volatile int* stop;  // shared: this block has given up
 };
 
-static __device__ __noinline__ void give_up_at(KernelStatus* status, int word, unsigned tag) {
-  if (atomicCAS(&status->code, static_cast<int>(kRunning), static_cast<int>(kStalled)) != 0) return;
-  status->block = block_index();
-  status->word = word;
-  status->tag = tag;
+// `count` pairs of words, `stride` words apart. Each half of a load is one word with its tag, so the
+// hardware need not keep the halves together.
+WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int count, Word* out) {
+  (void)poller;
+  WF_UNROLL
+  for (int i = 0; i < count; ++i)
+    asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
+                 : "=l"(out[2 * i]), "=l"(out[2 * i + 1])
+                 : "l"(at + i * stride)
+                 : "memory");
 }
-WF_INLINE void give_up(const Poller& poller, const Word* at, unsigned tag) {
-  give_up_at(poller.args.status, static_cast<int>(at - poller.args.words), tag);
+
+// The emulator can pretend that words are there which are not.
+WF_INLINE bool checked(bool ready) { return ready; }
+
+WF_INLINE unsigned long long stall_report(const Poller& poller, const Word* at, unsigned tag) {
+  const unsigned word = static_cast<unsigned>(at - poller.args.words);
+  const unsigned place = static_cast<unsigned>(block_index()) << kStallWordBits | word;
+  return static_cast<unsigned long long>(place) << 32 | tag;
+}
+
+// After a look at words from `at` that were not there: false if this thread is to wait no longer.
+// The first to give up says what it waited for.
+WF_INLINE bool keep_polling(const Poller& poller, unsigned& tries, const Word* at, unsigned tag) {
+  if ((++tries & 63) != 0 || (tries < poller.args.poll_limit && !*poller.stop)) return true;
+  atomicCAS(&poller.args.status->stall, 0ull, stall_report(poller, at, tag));
   *poller.stop = 1;
-}
-
-// Waits until `count` pairs of words, `stride` words apart, carry `tag`; their payloads go to
-// out[2 count]. A word and its tag arrive together, so no fence is needed. Gives up after
-// args.poll_limit failures: out is then undefined and *stop is set.
-WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int count, unsigned tag,
-                          float* out) {
-  for (unsigned tries = 0;;) {
-    bool ready = true;
-    WF_UNROLL
-    for (int i = 0; i < count; ++i) {
-      Word a, b;
-      asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
-                   : "=l"(a), "=l"(b)
-                   : "l"(at + i * stride)
-                   : "memory");
-      ready = ready && static_cast<unsigned>(a >> 32) == tag &&
-              static_cast<unsigned>(b >> 32) == tag;
-      out[2 * i] = __uint_as_float(static_cast<unsigned>(a));
-      out[2 * i + 1] = __uint_as_float(static_cast<unsigned>(b));
-    }
-    if (ready) return;
-    if ((++tries & 63) == 0 && (tries >= poller.args.poll_limit || *poller.stop)) {
-      give_up(poller, at, tag);
-      return;
-    }
-  }
-}
-
-// Of a difference of sums (stage_sums.cuh): its upper 8 bits, once the borrow of a negative value
-// below them is undone.
-WF_INLINE int blocks_added(Word difference) {
-  const long long value = static_cast<long long>(difference << 8) >> 8;
-  return static_cast<int>((difference - static_cast<Word>(value)) >> 56);
+  return false;
 }
 
 // Adds to a word in L2; nobody waits for the result.
 WF_INLINE void add_to_word(Word* at, Word value) {
   asm volatile("red.global.add.u64 [%0], %1;" : : "l"(at), "l"(value) : "memory");
-}
-
-// Waits until four pairs of sums, 64 words apart, have been added to by every block since they were
-// before[8]; they go to now[8]. Gives up as poll_pairs does.
-WF_INLINE void poll_sums(const Poller& poller, const Word* at, const Word* before, unsigned step,
-                         Word* now) {
-  for (unsigned tries = 0;;) {
-    bool ready = true;
-    WF_UNROLL
-    for (int i = 0; i < 4; ++i)
-      asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
-                   : "=l"(now[2 * i]), "=l"(now[2 * i + 1])
-                   : "l"(at + 64 * i)
-                   : "memory");
-    WF_UNROLL
-    for (int i = 0; i < 8; ++i) ready = ready && blocks_added(now[i] - before[i]) == kBlocks;
-    if (ready) return;
-    if ((++tries & 63) == 0 && (tries >= poller.args.poll_limit || *poller.stop)) {
-      give_up(poller, at, step);
-      return;
-    }
-  }
 }
 
 }  // namespace wavernn_fast::gpu

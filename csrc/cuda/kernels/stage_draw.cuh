@@ -36,10 +36,13 @@ WF_INLINE int draw_class(const KernelArgs& args, const float* l, float top, unsi
   const unsigned threshold = multiply_high(word, warp_total(sums[7]));
   const unsigned before = warp_prefix_sum(sums[7]) - sums[7];
   if (threshold < before || threshold - before >= sums[7]) return -1;
-  int k = 8 * lane_index();
-  WF_UNROLL
-  for (int e = 0; e < 7; ++e) k += sums[e] <= threshold - before ? 1 : 0;
-  return k;
+  // How many of sums[0..6] are at most `rest`, by halves.
+  const unsigned rest = threshold - before;
+  const bool upper4 = sums[3] <= rest;
+  const bool upper2 = (upper4 ? sums[5] : sums[1]) <= rest;
+  const unsigned odd4 = upper2 ? sums[6] : sums[4], odd0 = upper2 ? sums[2] : sums[0];
+  const bool upper1 = (upper4 ? odd4 : odd0) <= rest;
+  return 8 * lane_index() + (upper4 ? 4 : 0) + (upper2 ? 2 : 0) + (upper1 ? 1 : 0);
 }
 
 // First class with the largest logit, in the lane that has it; -1 in all others.

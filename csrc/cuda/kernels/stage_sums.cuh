@@ -62,25 +62,38 @@ WF_INLINE Word* seen_words(float* shared, int side) {
   return reinterpret_cast<Word*>(shared + kSharedSeen) + 256 * side + 2 * lane_index();
 }
 
-WF_INLINE float logit_of_sum(Word sum) {
-  const long long value = static_cast<long long>(sum << 8) >> 8;
-  if (value >= kFixedLimit || value <= -kFixedLimit) return float_of_bits(0x7fc00000);  // NaN
-  return mul(of_fixed(value), 1.0f / kFixedOne);
+// High half of now - before - blocks * kOneBlock; the low half is that of now - before.
+WF_INLINE int high_of_sum(Word now, Word before) {
+  return static_cast<int>((now - before) >> 32) - (kBlocks << 24);
 }
 
-// Waits until every block has added to classes 8 lane + 0..7, and takes their logits.
-WF_INLINE void collect_sums(const Poller& poller, int side, unsigned step, float* shared, float* l) {
+// Waits until every block has added to classes 8 lane + 0..7, and takes their logits. If one is
+// beyond the range, the first of the lane is NaN.
+WF_INLINE void collect_sums(const Poller& poller, int side, unsigned tag, float* shared, float* l) {
   Word* seen = seen_words(shared, side);
-  WF_REGISTERS(Word, before, 8);
+  const Word* at = sum_words(poller.args, side) + 2 * lane_index();
   WF_REGISTERS(Word, now, 8);
-  WF_UNROLL
-  for (int i = 0; i < 8; ++i) before[i] = seen[i / 2 * 64 + i % 2];
-  poll_sums(poller, sum_words(poller.args, side) + 2 * lane_index(), before, step, now);
+  for (unsigned tries = 0;;) {
+    load_words(poller, at, 64, 4, now);
+    // A value takes 24 bits of the high half, with its sign; all have added if that is all.
+    unsigned high = 0;
+    WF_UNROLL
+    for (int i = 0; i < 8; ++i)
+      high |= static_cast<unsigned>(high_of_sum(now[i], seen[i / 2 * 64 + i % 2]) + (1 << 23));
+    if (checked(high < 1u << 24) || !keep_polling(poller, tries, at, tag)) break;
+  }
+  unsigned outside = 0;  // of the limit: 15 bits of the high half
   WF_UNROLL
   for (int i = 0; i < 8; ++i) {
-    seen[i / 2 * 64 + i % 2] = now[i];
-    l[i] = logit_of_sum(now[i] - before[i]);
+    Word& before = seen[i / 2 * 64 + i % 2];
+    const int high = high_of_sum(now[i], before);
+    const Word value = static_cast<Word>(static_cast<unsigned>(high)) << 32 |
+                       static_cast<unsigned>(now[i] - before);
+    outside |= static_cast<unsigned>(high + (1 << 14));
+    l[i] = mul(of_fixed(static_cast<long long>(value)), 1.0f / kFixedOne);
+    before = now[i];
   }
+  if (outside >= 1u << 15) l[0] = float_of_bits(0x7fc00000);
 }
 
 }  // namespace wavernn_fast::gpu
