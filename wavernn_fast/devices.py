@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wavernn_fast")
 
+DEVICES = ("auto", "cpu", "cuda", "emu")
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 
 
@@ -33,21 +34,44 @@ def resolve_device(device: str) -> str:
     Raises
     ------
     DeviceError
-        If the device is not available, saying what is.
+        If the device is not available, saying why and what is.
     InputError
         If there is no such device.
     """
+    if device not in DEVICES:
+        raise InputError(f"There is no device {device!r}; choose {', '.join(DEVICES)}.")
     if device == "cpu":
         return device
     if device == "auto":
-        logger.info("Running on the CPU: this build has no CUDA engine.")
-        return "cpu"
-    if device in ("cuda", "emu"):
+        reason = device_problem("cuda")
+        if reason:
+            logger.info("Running on the CPU, not on a GPU: %s.", reason)
+        return "cpu" if reason else "cuda"
+    reason = device_problem(device)
+    if reason:
         raise DeviceError(
-            f"Device {device!r} is not available: this build runs on 'cpu' only. "
-            "Use device='cpu' or 'auto'; `wavernn-fast doctor` reports what this machine has."
+            f"Device {device!r} is not available: {reason}. Use device='cpu' or 'auto'; "
+            "`wavernn-fast doctor` reports what this machine has."
         )
-    raise InputError(f"There is no device {device!r}; choose auto, cpu, cuda or emu.")
+    return device
+
+
+def device_problem(device: str) -> str:
+    """Why a device other than the CPU cannot run, without a full stop; empty if it can."""
+    try:
+        from . import _C
+    except ImportError as error:
+        return f"the compiled engine cannot be imported ({error})"
+    if device == "cuda":
+        try:
+            gpus = _C.cuda_devices()
+        except DeviceError as error:
+            return str(error)
+        if gpus[0]["problem"]:
+            return f"GPU 0, {gpus[0]['name']}: {gpus[0]['problem']}"
+    if device not in _C.available_devices():
+        return f"this build has no {'CUDA engine' if device == 'cuda' else 'emulator'}"
+    return ""
 
 
 def make_engine(

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import WaveRNNError
+from . import nvrtc
+from .devices import device_problem
+from .errors import DeviceError, WaveRNNError
 from .machine import allowed_cpus
 
 # package -> (what it is for, what installs it); "" is part of the package itself
@@ -28,6 +30,15 @@ _EXTRAS = {
     "pystoi": ("intelligibility in eval", "eval"),
     "matplotlib": ("pictures", "plot"),
 }
+_VARIABLES = (
+    "WAVERNN_FAST_ISA",
+    "WAVERNN_FAST_LOG",
+    "WAVERNN_FAST_LIBCUDA",
+    "WAVERNN_FAST_NVRTC",
+    "WAVERNN_FAST_CACHE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -48,15 +59,13 @@ def examine() -> dict[str, Any]:
         "cgroup_cpus": cgroup_cpus(),
         "environment": {
             name: os.environ[name]
-            for name in ("WAVERNN_FAST_ISA", "WAVERNN_FAST_LOG", "OMP_NUM_THREADS")
+            for name in _VARIABLES
             if name in os.environ
         },
         "packages": {name: _package(name) for name in _EXTRAS},
-        "devices": {
-            "cpu": "available",
-            "cuda": "not available: this build has no CUDA engine",
-            "emu": "not available: this build has no emulator",
-        },
+        "devices": {"cpu": "available", "cuda": _state("cuda"), "emu": _state("emu")},
+        "gpus": gpus(),
+        "nvrtc": nvrtc.libraries(),
     }
     facts.update(_engine_facts())
     facts["self_test"] = self_test()
@@ -64,6 +73,16 @@ def examine() -> dict[str, Any]:
     if not facts["ok"]:
         facts["devices"]["cpu"] = "not working: see the self-test"
     return facts
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Facts of every visible NVIDIA GPU; empty where there is none."""
+    try:
+        from . import _C
+
+        return _C.cuda_devices()
+    except (ImportError, DeviceError):
+        return []
 
 
 def self_test() -> dict[str, Any]:
@@ -112,6 +131,11 @@ def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     except (OSError, ValueError):
         return None
     return limit / span if limit > 0 and span > 0 else None
+
+
+def _state(device: str) -> str:
+    reason = device_problem(device)
+    return f"not available: {reason}" if reason else "available"
 
 
 def _own_version() -> str:
