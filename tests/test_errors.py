@@ -133,7 +133,8 @@ def test_score_refuses_what_does_not_belong_together():
 
 
 @pytest.mark.parametrize("device", ["cuda", "emu"])
-def test_a_device_that_is_not_there_is_named_with_the_way_out(device, tmp_path):
+def test_a_device_that_is_not_there_is_named_with_the_way_out(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVERNN_FAST_LIBCUDA", "/nowhere/libcuda.so")
     with pytest.raises(DeviceError, match=rf"{device}.*'cpu'.*wavernn-fast doctor"):
         Vocoder.from_pretrained(tmp_path / "never read", device=device)
 

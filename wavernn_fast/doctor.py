@@ -57,11 +57,7 @@ def examine() -> dict[str, Any]:
         "numpy": np.__version__,
         "cpus_allowed": allowed_cpus(),
         "cgroup_cpus": cgroup_cpus(),
-        "environment": {
-            name: os.environ[name]
-            for name in _VARIABLES
-            if name in os.environ
-        },
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "packages": {name: _package(name) for name in _EXTRAS},
         "devices": {"cpu": "available", "cuda": _state("cuda"), "emu": _state("emu")},
         "gpus": gpus(),
