@@ -163,6 +163,15 @@ def test_a_kernel_that_the_driver_never_takes_is_explained(
     assert entries(fake.cache) == []  # such a kernel is not kept
 
 
+def test_an_image_refused_when_its_function_is_asked_for_is_compiled_anew(fake: Fake) -> None:
+    source = f"{SOURCE}// {fake.folder}\n"
+    assert origin_elsewhere(source) == "compiler"
+    fake.script(fail="cuModuleGetFunction@1=209")
+    assert origin_elsewhere(source) == "compiler"
+    counts = fake.counts()
+    assert counts["cuModuleLoadData"] == counts["cuModuleUnload"] == 3
+
+
 def test_a_refused_kernel_and_no_compiler_are_told_together(fake: Fake) -> None:
     source = f"{SOURCE}// {fake.folder}\n"
     assert origin_elsewhere(source) == "compiler"
@@ -476,6 +485,27 @@ def test_nvrtc_says_what_it_does_not_compile(real: str) -> None:
         _C.compile_kernel("wrong", "void f() {\nnowhere_defined();\n}", "sm_90", nvrtc=real)
     with pytest.raises(DeviceError, match=r"no compute capability 3\.5 any more"):
         compile_real(real, "sm_35")
+
+
+def test_a_library_that_is_loaded_already_is_taken_first(real: str, fake: Fake) -> None:
+    fake.monkeypatch.delenv("WAVERNN_FAST_NVRTC")
+    code = (
+        "import ctypes, sys\nfrom wavernn_fast import _C\n"
+        "if sys.argv[3] == 'load': ctypes.CDLL(sys.argv[1])\n"
+        "source = f'extern \"C\" __global__ void probe() {{}}  // {sys.argv[3]}'\n"
+        "print(_C.CudaDevice(nvrtc=[sys.argv[2]]).load('probe', source).log)\n"
+    )
+    logs = [
+        subprocess.run(
+            [sys.executable, "-c", code, real, fake.copy("nvrtc-12"), word],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for word in ("load", "leave")
+    ]
+    assert "Compiling entry function 'probe'" in logs[0]
+    assert logs[1] == "ptxas info    : Used 200 registers\n"
 
 
 def test_a_program_by_nvrtc_is_loaded_as_it_is(real: str, fake: Fake) -> None:

@@ -23,6 +23,7 @@ bool is_sticky(Result result) {
   switch (result) {
     case 214:  // uncorrectable memory error
     case 220:  // uncorrectable NVLink error
+    case 226:  // contained error
     case 700:  // illegal address
     case 702:  // launch timed out
     case 709:  // context is destroyed
@@ -33,6 +34,7 @@ bool is_sticky(Result result) {
     case 717:  // invalid address space
     case 718:  // invalid program counter
     case 719:  // launch failed
+    case 721:  // tensor memory leak
       return true;
     default:
       return false;

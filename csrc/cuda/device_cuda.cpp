@@ -23,31 +23,38 @@ gpu::KernelSpec without_sources(gpu::KernelSpec spec) {
 
 }  // namespace
 
+// Drivers that load lazily may refuse an image only when its function is asked for.
+std::pair<const char*, Result> Handles::open(const Driver& driver, const Image& image,
+                                             const std::string& name) {
+  const Result loaded = driver.cuModuleLoadData(&module, image.bytes.c_str());
+  if (loaded != kSuccess) return {"cuModuleLoadData", loaded};
+  const Result found = driver.cuModuleGetFunction(&function, module, name.c_str());
+  if (found != kSuccess) driver.cuModuleUnload(module);
+  return {"cuModuleGetFunction", found};
+}
+
 KernelCuda::KernelCuda(std::shared_ptr<Context> context, const gpu::KernelSpec& spec,
-                       ModuleHandle module, Image image)
+                       Handles handles, Image image)
     : context_(std::move(context)),
       spec_(without_sources(spec)),
       image_(std::move(image)),
-      module_(module) {
+      handles_(handles) {
   try {
     prepare();
     demand_blocks();
   } catch (...) {
-    context_->driver().cuModuleUnload(module_);
+    context_->driver().cuModuleUnload(handles_.module);
     throw;
   }
 }
 
 KernelCuda::~KernelCuda() {
   const Current current(*context_, std::nothrow);
-  if (current.entered()) context_->driver().cuModuleUnload(module_);
+  if (current.entered()) context_->driver().cuModuleUnload(handles_.module);
 }
 
 void KernelCuda::prepare() {
   const Driver& driver = context_->driver();
-  context_->check("cuModuleGetFunction",
-                  driver.cuModuleGetFunction(&function_, module_, spec_.name.c_str()),
-                  "kernel " + spec_.name);
   const int limit = context_->limits().shared_per_block;
   if (spec_.shared_bytes > limit)
     fail<DeviceError>("kernel ", spec_.name, " needs ", spec_.shared_bytes,
@@ -56,15 +63,16 @@ void KernelCuda::prepare() {
   if (spec_.shared_bytes > 0)
     context_->check(
         "cuFuncSetAttribute",
-        driver.cuFuncSetAttribute(function_, kMaxDynamicSharedBytes, spec_.shared_bytes),
+        driver.cuFuncSetAttribute(handles_.function, kMaxDynamicSharedBytes, spec_.shared_bytes),
         std::to_string(spec_.shared_bytes) + " bytes of shared memory a block");
 }
 
 void KernelCuda::demand_blocks() {
   int a_multiprocessor = 0;
-  context_->check("cuOccupancyMaxActiveBlocksPerMultiprocessor",
-                  context_->driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                      &a_multiprocessor, function_, spec_.threads, size_t(spec_.shared_bytes)));
+  context_->check(
+      "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+      context_->driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
+          &a_multiprocessor, handles_.function, spec_.threads, size_t(spec_.shared_bytes)));
   const int multiprocessors = context_->limits().multiprocessors;
   const int fitting = a_multiprocessor * multiprocessors;
   if (spec_.blocks <= fitting) return;
@@ -84,8 +92,8 @@ void KernelCuda::launch(const gpu::KernelArgs& args) {
                              std::to_string(spec_.shared_bytes) + " bytes of shared memory each";
   context_->check("cuLaunchCooperativeKernel",
                   context_->driver().cuLaunchCooperativeKernel(
-                      function_, unsigned(spec_.blocks), 1, 1, unsigned(spec_.threads), 1, 1,
-                      unsigned(spec_.shared_bytes), context_->stream(), parameters),
+                      handles_.function, unsigned(spec_.blocks), 1, 1, unsigned(spec_.threads), 1,
+                      1, unsigned(spec_.shared_bytes), context_->stream(), parameters),
                   blocks);
   context_->synchronize();
 }
@@ -151,16 +159,16 @@ std::unique_ptr<gpu::Kernel> DeviceCuda::load(const gpu::KernelSpec& spec) {
       fail<DeviceError>(refused, ". Compiling it did not help: ", error.what());
     }
     if (!image) continue;
-    ModuleHandle module = nullptr;
-    const Result result = context_->driver().cuModuleLoadData(&module, image->bytes.c_str());
+    Handles handles;
+    const auto [call, result] = handles.open(context_->driver(), *image, spec.name);
     const std::string detail = "kernel " + spec.name + " from " + image->origin;
     if (is_about_image(result)) {
-      refused = context_->driver().failure("cuModuleLoadData", result, context_->where(), detail);
+      refused = context_->driver().failure(call, result, context_->where(), detail);
       continue;
     }
-    context_->check("cuModuleLoadData", result, detail);
+    context_->check(call, result, detail);
     images_.keep(spec, *image);
-    return std::make_unique<KernelCuda>(context_, spec, module, std::move(*image));
+    return std::make_unique<KernelCuda>(context_, spec, handles, std::move(*image));
   }
   throw DeviceError(refused);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "cuda/context.h"
 #include "cuda/images.h"
@@ -18,9 +19,18 @@ struct OpenOptions {
   Toolchain toolchain;
 };
 
+// A module and the kernel in it.
+struct Handles {
+  ModuleHandle module = nullptr;
+  FunctionHandle function = nullptr;
+  // The last call made and its result; nothing stays open unless it is success.
+  std::pair<const char*, Result> open(const Driver& driver, const Image& image,
+                                      const std::string& name);
+};
+
 class KernelCuda final : public gpu::Kernel {
  public:
-  KernelCuda(std::shared_ptr<Context> context, const gpu::KernelSpec& spec, ModuleHandle module,
+  KernelCuda(std::shared_ptr<Context> context, const gpu::KernelSpec& spec, Handles handles,
              Image image);
   ~KernelCuda() override;
   void launch(const gpu::KernelArgs& args) override;
@@ -33,8 +43,7 @@ class KernelCuda final : public gpu::Kernel {
   std::shared_ptr<Context> context_;
   gpu::KernelSpec spec_;  // without sources
   Image image_;
-  ModuleHandle module_;
-  FunctionHandle function_ = nullptr;
+  Handles handles_;
 };
 
 class DeviceCuda final : public gpu::Device {

@@ -87,11 +87,11 @@ static Result begin(const char* name, int needs_context) {
   return code;
 }
 
-#define BEGIN(name, needs_context, ...)                 \
-  do {                                                  \
-    note(name " " __VA_ARGS__);                         \
+#define BEGIN(name, needs_context, ...)                   \
+  do {                                                    \
+    note(name " " __VA_ARGS__);                           \
     const Result early_code = begin(name, needs_context); \
-    if (early_code) return early_code;                  \
+    if (early_code) return early_code;                    \
   } while (0)
 
 /* Copies field `key` of device `ordinal` into `value`; 0 if the device has none. */
@@ -223,18 +223,30 @@ Result cuDeviceTotalMem_v2(size_t* bytes, int device) {
 Result cuDeviceGetAttribute(int* value, int attribute, int device) {
   BEGIN("cuDeviceGetAttribute", 0, "%d %d", attribute, device);
   switch (attribute) {
-    case 8: return *value = 49152, 0;
-    case 13: return *value = number(device, "clock", 1755000), 0;
-    case 16: return *value = number(device, "sms", 132), 0;
-    case 17: return *value = number(device, "watchdog", 0), 0;
-    case 20: return *value = number(device, "mode", 0), 0;
-    case 38: return *value = number(device, "l2", 52428800), 0;
-    case 75: return *value = number(device, "arch", 90) / 10, 0;
-    case 76: return *value = number(device, "arch", 90) % 10, 0;
-    case 82: return *value = number(device, "registers", 65536), 0;
-    case 95: return *value = number(device, "cooperative", 1), 0;
-    case 97: return *value = number(device, "shared", 232448), 0;
-    default: return 1;
+    case 8:
+      return *value = 49152, 0;
+    case 13:
+      return *value = number(device, "clock", 1755000), 0;
+    case 16:
+      return *value = number(device, "sms", 132), 0;
+    case 17:
+      return *value = number(device, "watchdog", 0), 0;
+    case 20:
+      return *value = number(device, "mode", 0), 0;
+    case 38:
+      return *value = number(device, "l2", 52428800), 0;
+    case 75:
+      return *value = number(device, "arch", 90) / 10, 0;
+    case 76:
+      return *value = number(device, "arch", 90) % 10, 0;
+    case 82:
+      return *value = number(device, "registers", 65536), 0;
+    case 95:
+      return *value = number(device, "cooperative", 1), 0;
+    case 97:
+      return *value = number(device, "shared", 232448), 0;
+    default:
+      return 1;
   }
 }
 
@@ -342,7 +354,12 @@ Result cuStreamSynchronize(void* stream) {
 Result cuModuleLoadData(void** module, const void* image) {
   BEGIN("cuModuleLoadData", 1, "%.*s", (int)strcspn((const char*)image + 1, "\n"),
         (const char*)image + 1);
-  if (memcmp(image, "\x7f" "ELF", 4) != 0 && memcmp(image, "//", 2) != 0) return 200;
+  if (memcmp(image,
+             "\x7f"
+             "ELF",
+             4) != 0 &&
+      memcmp(image, "//", 2) != 0)
+    return 200;
   *module = malloc(1);
   return 0;
 }
@@ -377,9 +394,9 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* count, void* function, i
 }
 
 #ifndef WITHOUT_COOPERATIVE_LAUNCH
-Result cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsigned gz,
-                                 unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                                 void* stream, void** parameters) {
+Result cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                                 unsigned by, unsigned bz, unsigned shared, void* stream,
+                                 void** parameters) {
   const char* size = getenv("FAKE_CUDA_ARGS");
   const unsigned char* bytes = parameters[0];
   char hex[2048] = "";

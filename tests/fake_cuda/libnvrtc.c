@@ -69,12 +69,16 @@ int nvrtcGetProgramLogSize(struct Program* program, size_t* bytes) {
   return *bytes = strlen(program->log) + 1, 0;
 }
 
-int nvrtcGetProgramLog(struct Program* program, char* text) { return strcpy(text, program->log), 0; }
+int nvrtcGetProgramLog(struct Program* program, char* text) {
+  return strcpy(text, program->log), 0;
+}
 
 #ifndef WITHOUT_CUBIN
 int nvrtcGetCUBINSize(struct Program* program, size_t* bytes) {
-  snprintf(program->image, sizeof program->image, "\x7f" "ELF %s by %d from %zu\n", program->target,
-           FAKE_VERSION, program->source_bytes);
+  snprintf(program->image, sizeof program->image,
+           "\x7f"
+           "ELF %s by %d from %zu\n",
+           program->target, FAKE_VERSION, program->source_bytes);
   return *bytes = strlen(program->image), 0;
 }
 
