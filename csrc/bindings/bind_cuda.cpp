@@ -1,7 +1,8 @@
 // The CUDA runtime for `doctor`, device="auto" and the tests; synthesis goes through Engine.
 #include <pybind11/stl.h>
 
-#include <algorithm>
+#include <map>
+#include <optional>
 
 #include "bindings/bindings.h"
 #include "cuda/device_cuda.h"
