@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from fakes import Fake, python
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # --- what is there --------------------------------------------------------------------------------
 
@@ -104,6 +108,21 @@ def test_why_there_is_no_device_is_said(failing: str, sentence: str, fake: Fake)
     fake.script(fail=failing)
     with pytest.raises(DeviceError, match=f"(?s){sentence}"):
         _C.cuda_devices()
+
+
+def test_every_error_with_an_advice_is_in_the_documentation() -> None:
+    advice = (ROOT / "csrc/cuda/advice.cpp").read_text()
+    names = dict(
+        re.findall(r"Result (k\w+) = (\d+);", (ROOT / "csrc/cuda/driver_calls.h").read_text())
+    )
+    cases = {int(names.get(case, case)) for case in re.findall(r"case (\w+):", advice)}
+    documented: set[int] = set()
+    for cell in re.findall(r"^\| ([\d, to]+) \|", (ROOT / "docs/cuda.md").read_text(), re.M):
+        for part in cell.split(", "):
+            first, _, last = part.partition(" to ")
+            documented |= set(range(int(first), int(last or first) + 1))
+    assert {2, 100, 700, 720} <= cases
+    assert cases == documented
 
 
 def test_hidden_devices_are_named_as_the_reason(fake: Fake) -> None:
