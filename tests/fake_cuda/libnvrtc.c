@@ -1,6 +1,7 @@
 /* A stand-in for NVRTC, built by the tests as several versions (FAKE_VERSION 1209 is 12.9). What it
  * makes is text that tells of what: an "ELF" with target, version and length of the source.
  *
+ * FAKE_NVRTC_LOG    log of a compilation that succeeds
  * FAKE_NVRTC_ERROR  log of a compilation that fails
  * FAKE_NVRTC_CALLS  file to which every compilation is appended: version and options
  */
@@ -9,7 +10,7 @@
 #include <string.h>
 
 struct Program {
-  char image[256], log[512], target[64];
+  char image[256], log[4096], target[64];
   size_t source_bytes;
 };
 
@@ -51,6 +52,7 @@ int nvrtcDestroyProgram(struct Program** program) {
 
 int nvrtcCompileProgram(struct Program* program, int count, const char* const* options) {
   const char* error = getenv("FAKE_NVRTC_ERROR");
+  const char* log = getenv("FAKE_NVRTC_LOG");
   const char* path = getenv("FAKE_NVRTC_CALLS");
   FILE* file = path ? fopen(path, "a") : NULL;
   if (file) fprintf(file, "%d", FAKE_VERSION);
@@ -61,7 +63,9 @@ int nvrtcCompileProgram(struct Program* program, int count, const char* const* o
   }
   if (file) fprintf(file, "\n"), fclose(file);
   snprintf(program->log, sizeof program->log, "%s",
-           error ? error : "ptxas info    : Used 200 registers");
+           error ? error
+           : log ? log
+                 : "ptxas info    : Used 200 registers");
   return error ? 6 : 0;
 }
 
