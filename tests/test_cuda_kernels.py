@@ -77,7 +77,6 @@ def test_every_part_of_a_kernel_makes_another_one(fake: Fake) -> None:
         {"defines": {"SIZE": "1"}},
         {"defines": {"SIZE": "2"}},
         {"defines": {"SIZE": "1", "MORE": "1"}},
-        {"exact": True},
         {"max_registers": 128},
     ]
     for arguments in variants:
@@ -287,23 +286,22 @@ def test_processes_at_once_leave_one_whole_entry(fake: Fake) -> None:
 # --- the compiler ---------------------------------------------------------------------------------
 
 
-def test_options_say_target_exactness_registers_and_sizes(fake: Fake) -> None:
-    device = _C.CudaDevice()
-    fake.load(device, defines={"WF_HIDDEN": "896", "WF_BLOCKS": "56"}, max_registers=128)
-    fake.load(device, exact=True)
-    fast, exact = fake.compilations()
-    for option in (
+def test_options_say_target_registers_macros_and_exact_rounding(fake: Fake) -> None:
+    macros = {"WF_HIDDEN": "896", "WF_BLOCKS": "56"}
+    fake.load(_C.CudaDevice(), defines=macros, max_registers=128)
+    [line] = fake.compilations()
+    assert {
         "--gpu-architecture=sm_90",
         "--maxrregcount=128",
         "--define-macro=WF_HIDDEN=896",
         "--define-macro=WF_BLOCKS=56",
         "--ptxas-options=-v",
-        "--use_fast_math",
-    ):
-        assert option in fast.split()
-    assert "--use_fast_math" not in exact
-    for option in ("--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"):
-        assert option in exact.split()
+        "--fmad=false",
+        "--ftz=false",
+        "--prec-div=true",
+        "--prec-sqrt=true",
+    } <= set(line.split())
+    assert "fast" not in line
 
 
 def test_a_program_that_does_not_compile_shows_the_log(fake: Fake) -> None:
@@ -474,8 +472,11 @@ def test_nvrtc_makes_a_program_and_tells_its_registers(target: str, real: str) -
     assert f"for '{target}'" in log
 
 
-def test_exact_arithmetic_makes_another_program(real: str) -> None:
-    assert compile_real(real, "sm_90", exact=True)[0] != compile_real(real, "sm_90")[0]
+def test_products_are_not_contracted(real: str) -> None:
+    source = 'extern "C" __global__ void f(float* x) { x[0] = x[1] * x[2] + x[3]; }'
+    image, _ = _C.compile_kernel("f", source, "compute_90", nvrtc=real)
+    assert b"mul.rn.f32" in image or b"mul.f32" in image
+    assert b"fma" not in image
 
 
 def test_nvrtc_makes_ptx_for_devices_to_come(real: str) -> None:

@@ -122,7 +122,6 @@ class CudaDevice:
         *,
         headers: Mapping[str, str] = ...,
         defines: Mapping[str, str] = ...,
-        exact: bool = ...,
         max_registers: int = ...,
         blocks: int = ...,
         threads: int = ...,
@@ -138,7 +137,6 @@ def compile_kernel(
     nvrtc: str,
     headers: Mapping[str, str] = ...,
     defines: Mapping[str, str] = ...,
-    exact: bool = ...,
     max_registers: int = ...,
     folder: str = ...,
 ) -> tuple[bytes, str]: ...

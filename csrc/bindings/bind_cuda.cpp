@@ -44,35 +44,33 @@ py::list cuda_devices() {
 }
 
 gpu::KernelSpec make_spec(const std::string& name, const std::string& source, const Texts& headers,
-                          const Texts& defines, bool exact, int max_registers) {
+                          const Texts& defines, int max_registers) {
   gpu::KernelSpec spec;
   spec.name = name;
   spec.entry = name + ".cu";
   spec.sources.assign(headers.begin(), headers.end());
   spec.sources.emplace_back(spec.entry, source);
   spec.defines.assign(defines.begin(), defines.end());
-  spec.exact = exact;
   spec.max_registers = max_registers;
   return spec;
 }
 
 py::tuple compile_kernel(const std::string& name, const std::string& source,
                          const std::string& target, const std::string& nvrtc, const Texts& headers,
-                         const Texts& defines, bool exact, int max_registers,
-                         const std::string& folder) {
+                         const Texts& defines, int max_registers, const std::string& folder) {
   cuda::Compiled compiled;
   {
     const py::gil_scoped_release release;
-    compiled = cuda::compile_for(make_spec(name, source, headers, defines, exact, max_registers),
-                                 target, nvrtc, folder);
+    compiled = cuda::compile_for(make_spec(name, source, headers, defines, max_registers), target,
+                                 nvrtc, folder);
   }
   return py::make_tuple(py::bytes(compiled.image), compiled.log);
 }
 
 std::unique_ptr<Kernel> load(Device& device, const std::string& name, const std::string& source,
-                             const Texts& headers, const Texts& defines, bool exact,
-                             int max_registers, int blocks, int threads, int shared_bytes) {
-  gpu::KernelSpec spec = make_spec(name, source, headers, defines, exact, max_registers);
+                             const Texts& headers, const Texts& defines, int max_registers,
+                             int blocks, int threads, int shared_bytes) {
+  gpu::KernelSpec spec = make_spec(name, source, headers, defines, max_registers);
   spec.blocks = blocks;
   spec.threads = threads;
   spec.shared_bytes = shared_bytes;
@@ -130,7 +128,7 @@ void bind_device(py::module_& m) {
       .def("download", &download, py::arg("address"), py::arg("bytes"))
       .def("zero", &Device::zero, py::arg("address"), py::arg("bytes"), unlocked)
       .def("load", &load, py::arg("name"), py::arg("source"), py::kw_only(),
-           py::arg("headers") = Texts(), py::arg("defines") = Texts(), py::arg("exact") = false,
+           py::arg("headers") = Texts(), py::arg("defines") = Texts(),
            py::arg("max_registers") = 255, py::arg("blocks") = 1, py::arg("threads") = 32,
            py::arg("shared_bytes") = 0, unlocked);
 }
@@ -142,7 +140,7 @@ void bind_cuda(py::module_& m) {
         "Facts of every visible NVIDIA GPU; DeviceError says why there is none.");
   m.def("compile_kernel", &compile_kernel, py::arg("name"), py::arg("source"), py::arg("target"),
         py::kw_only(), py::arg("nvrtc"), py::arg("headers") = Texts(), py::arg("defines") = Texts(),
-        py::arg("exact") = false, py::arg("max_registers") = 255, py::arg("folder") = "",
+        py::arg("max_registers") = 255, py::arg("folder") = "",
         "Compile for a target such as sm_90 by the NVRTC at a path; returns (image, log). With a "
         "folder the image is stored there as a packaged kernel.");
   bind_device(m);

@@ -15,7 +15,7 @@ struct Image {
   std::string origin;  // memory, cache, package or compiler
 };
 
-// What a kernel is compiled from: sources, defines and options. Shape and exactness are in there.
+// What a kernel is compiled from: sources, macros and options. Its shape is in the macros.
 std::string source_hash(const gpu::KernelSpec& spec);  // 64 hexadecimal digits
 
 // "<source hash>-sm_90-nvrtc12.9.kernel": all that its content depends on.

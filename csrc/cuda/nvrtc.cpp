@@ -44,14 +44,12 @@ std::vector<std::string> candidates(const std::vector<std::string>& paths) {
 }  // namespace
 
 std::vector<std::string> compile_options(const gpu::KernelSpec& spec) {
-  std::vector<std::string> options{"--std=c++20", "--device-as-default-execution-space",
-                                   "--ptxas-options=-v",
-                                   "--maxrregcount=" + std::to_string(spec.max_registers)};
-  if (spec.exact)  // every rounding as the source writes it
-    options.insert(options.end(),
-                   {"--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"});
-  else
-    options.emplace_back("--use_fast_math");
+  // Every rounding as the source writes it: approximations are the source's own choice.
+  std::vector<std::string> options{
+      "--fmad=false",       "--ftz=false",
+      "--prec-div=true",    "--prec-sqrt=true",
+      "--std=c++20",        "--device-as-default-execution-space",
+      "--ptxas-options=-v", "--maxrregcount=" + std::to_string(spec.max_registers)};
   for (const auto& [macro, value] : spec.defines)
     options.push_back("--define-macro=" + macro + "=" + value);
   return options;
