@@ -73,6 +73,13 @@ def test_a_build_without_the_engine_says_so(fake: Fake) -> None:
     assert device_problem("emu") == "this build has no emulator"
 
 
+def test_the_emulator_needs_no_gpu(fake: Fake) -> None:
+    fake.script(fail="cuInit@*=100")
+    fake.monkeypatch.setattr(_C, "available_devices", lambda: ["cpu", "emu", "reference"])
+    assert resolve_device("emu") == "emu"
+    assert fake.calls() == []
+
+
 def test_only_devices_of_the_list_exist() -> None:
     assert devices.DEVICES == ("auto", "cpu", "cuda", "emu")
     with pytest.raises(InputError, match="no device 'gpu'; choose auto, cpu, cuda, emu"):
