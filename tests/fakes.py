@@ -112,3 +112,32 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def entries(folder: Path) -> list[Path]:
+    """Files of a kernel folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def load_elsewhere(source: str, **environment: str) -> subprocess.Popen[str]:
+    """Load a kernel in another process; it prints where the kernel came from."""
+    code = (
+        "import sys\nfrom wavernn_fast import _C\n"
+        "print(_C.CudaDevice(cubins=sys.argv[2]).load('probe', sys.argv[1]).origin)\n"
+    )
+    cubins = environment.pop("cubins", "")
+    return subprocess.Popen(
+        [sys.executable, "-c", code, source, cubins],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def origin_elsewhere(source: str, **environment: str) -> str:
+    """Where a process of its own gets a kernel from."""
+    process = load_elsewhere(source, **environment)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return output.strip()

@@ -69,7 +69,9 @@ Nvrtc::Nvrtc(const std::string& path) : path_(path) {
 #undef WF_RESOLVE_CALL
   GetErrorString =
       reinterpret_cast<decltype(GetErrorString)>(dlsym(library, "nvrtcGetErrorString"));
-  if (!missing.empty() || !GetErrorString) fail<DeviceError>("has no ", missing, ": too old");
+  if (!GetErrorString)
+    missing += (missing.empty() ? "" : ", ") + std::string("nvrtcGetErrorString");
+  if (!missing.empty()) fail<DeviceError>("has no ", missing, ": too old, or no NVRTC");
   check("nvrtcVersion", Version(&major_, &minor_));
   if (major_ < kOldestMajor)
     fail<DeviceError>("is NVRTC ", version_text(), ", needed is 12.0 or newer");
@@ -145,8 +147,22 @@ std::string Nvrtc::log_of(ProgramHandle program) const {
   return log;
 }
 
+std::string Nvrtc::image_of(ProgramHandle program, bool ptx) const {
+  size_t bytes = 0;
+  if (ptx)
+    check("nvrtcGetPTXSize", GetPTXSize(program, &bytes));
+  else
+    check("nvrtcGetCUBINSize", GetCUBINSize(program, &bytes));
+  std::string image(bytes, '\0');
+  if (ptx)
+    check("nvrtcGetPTX", GetPTX(program, image.data()));
+  else
+    check("nvrtcGetCUBIN", GetCUBIN(program, image.data()));
+  return image;
+}
+
 Compiled Nvrtc::compile(const gpu::KernelSpec& spec, const std::string& target) const {
-  std::vector<const char*> names, texts, arguments;
+  std::vector<const char*> names, texts;
   const char* entry = nullptr;
   for (const auto& [name, text] : spec.sources) {
     if (name == spec.entry) entry = text.c_str();
@@ -154,27 +170,21 @@ Compiled Nvrtc::compile(const gpu::KernelSpec& spec, const std::string& target) 
     texts.push_back(text.c_str());
   }
   WF_CHECK(entry, "kernel ", spec.name, " has no source file ", spec.entry);
-  std::vector<std::string> options = compile_options(spec);
-  options.push_back("--gpu-architecture=" + target);
-  for (const std::string& option : options) arguments.push_back(option.c_str());
   ProgramHandle program = nullptr;
   check("nvrtcCreateProgram", CreateProgram(&program, entry, spec.entry.c_str(), int(names.size()),
                                             texts.data(), names.data()));
   const auto destroy = [this](ProgramHandle* p) { DestroyProgram(p); };
   const std::unique_ptr<ProgramHandle, decltype(destroy)> guard(&program, destroy);
+  std::vector<std::string> options = compile_options(spec);
+  options.push_back("--gpu-architecture=" + target);
+  std::vector<const char*> arguments;
+  for (const std::string& option : options) arguments.push_back(option.c_str());
   const int result = CompileProgram(program, int(arguments.size()), arguments.data());
-  Compiled compiled{{}, log_of(program)};
+  const std::string log = log_of(program);
   if (result != 0)
     fail<DeviceError>("NVRTC ", version_text(), " (", path_, ") cannot compile ", spec.entry,
-                      " for ", target, ": ", GetErrorString(result), " (", result, ")\n",
-                      compiled.log);
-  const bool ptx = target.starts_with("compute_");
-  size_t bytes = 0;
-  check("nvrtcGet...Size", ptx ? GetPTXSize(program, &bytes) : GetCUBINSize(program, &bytes));
-  compiled.image.resize(bytes);
-  check("nvrtcGet...",
-        ptx ? GetPTX(program, compiled.image.data()) : GetCUBIN(program, compiled.image.data()));
-  return compiled;
+                      " for ", target, ": ", GetErrorString(result), " (", result, ")\n", log);
+  return {image_of(program, target.starts_with("compute_")), log};
 }
 
 }  // namespace wavernn_fast::cuda

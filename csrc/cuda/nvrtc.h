@@ -9,7 +9,7 @@
 
 namespace wavernn_fast::cuda {
 
-// NVRTC_CALL(member, parameters...): the symbols are "nvrtc" + member.
+// CALL(member, parameters...): the symbols are "nvrtc" + member.
 // clang-format off
 #define WF_NVRTC_CALLS(CALL)                                                                       \
   CALL(Version, int* major, int* minor)                                                            \
@@ -59,6 +59,7 @@ class Nvrtc {
   explicit Nvrtc(const std::string& path);
   void check(const std::string& call, int result) const;
   std::string log_of(ProgramHandle program) const;
+  std::string image_of(ProgramHandle program, bool ptx) const;
 
 #define WF_DECLARE_CALL(name, ...) int (*name)(__VA_ARGS__) = nullptr;
   WF_NVRTC_CALLS(WF_DECLARE_CALL)

@@ -222,32 +222,29 @@ Result cuDeviceTotalMem_v2(size_t* bytes, int device) {
 
 Result cuDeviceGetAttribute(int* value, int attribute, int device) {
   BEGIN("cuDeviceGetAttribute", 0, "%d %d", attribute, device);
-  switch (attribute) {
-    case 8:
-      return *value = 49152, 0;
-    case 13:
-      return *value = number(device, "clock", 1755000), 0;
-    case 16:
-      return *value = number(device, "sms", 132), 0;
-    case 17:
-      return *value = number(device, "watchdog", 0), 0;
-    case 20:
-      return *value = number(device, "mode", 0), 0;
-    case 38:
-      return *value = number(device, "l2", 52428800), 0;
-    case 75:
-      return *value = number(device, "arch", 90) / 10, 0;
-    case 76:
-      return *value = number(device, "arch", 90) % 10, 0;
-    case 82:
-      return *value = number(device, "registers", 65536), 0;
-    case 95:
-      return *value = number(device, "cooperative", 1), 0;
-    case 97:
-      return *value = number(device, "shared", 232448), 0;
-    default:
-      return 1;
+  static const struct {
+    int attribute, otherwise;
+    const char* key;
+  } known[] = {
+      {8, 49152, "default_shared"},
+      {13, 1755000, "clock"},
+      {16, 132, "sms"},
+      {17, 0, "watchdog"},
+      {20, 0, "mode"},
+      {38, 52428800, "l2"},
+      {75, 90, "arch"},
+      {76, 90, "arch"},
+      {82, 65536, "registers"},
+      {95, 1, "cooperative"},
+      {97, 232448, "shared"},
+  };
+  for (size_t i = 0; i < sizeof known / sizeof known[0]; ++i) {
+    if (known[i].attribute != attribute) continue;
+    const int found = number(device, known[i].key, known[i].otherwise);
+    *value = attribute == 75 ? found / 10 : attribute == 76 ? found % 10 : found;
+    return 0;
   }
+  return 1;
 }
 
 Result cuDevicePrimaryCtxRetain(void** context, int device) {
