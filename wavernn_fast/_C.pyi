@@ -33,6 +33,10 @@ class Engine:
         warps: int = ...,
         exact: bool = ...,
         clocks: bool = ...,
+        ordinal: int = ...,
+        stream: int | None = ...,
+        nvrtc: Sequence[str] = ...,
+        cubins: str = ...,
     ) -> None: ...
     @property
     def device(self) -> str: ...

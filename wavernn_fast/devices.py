@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, nvrtc
 from .config import ModelConfig
 from .errors import DeviceError, InputError
 
@@ -109,6 +109,8 @@ def make_engine(
             dtype=dtype,
             threads=threads or _C.available_threads(),
             isa="auto",
+            nvrtc=nvrtc.libraries() if device == "cuda" else (),
+            cubins=nvrtc.packaged_kernels(),
         )
     except MemoryError as error:
         raise DeviceError(f"There is not enough memory for this model ({error}).") from error
