@@ -3,11 +3,13 @@ It computes nothing, so the samples mean nothing; calls, slices and faults are w
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from fakes import Fake
 
-from wavernn_fast import nvrtc
+from wavernn_fast import nvrtc, weights
 from wavernn_fast.devices import make_engine
 from wavernn_fast.errors import DeviceError
 from wavernn_fast.synthetic import random_model
@@ -68,3 +70,28 @@ def test_memory_that_runs_out_while_loading_is_given_back(gpu: Fake) -> None:
         Vocoder(CONFIG, TENSORS, device="cuda")
     counts = gpu.counts()
     assert counts["cuDevicePrimaryCtxRetain"] == counts["cuDevicePrimaryCtxRelease_v2"] == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "script", "sentence"),
+    [
+        ("residual:32", {}, "dual"),
+        ("dual:512", {"devices": "name=Tiny,sms=2,arch=60"}, "does not fit on Tiny"),
+        ("dual:64", {"memory": 30_000}, "bytes were needed"),
+        ("dual:64", {"fail": "cuDevicePrimaryCtxRetain@*=46"}, "holds the GPU alone"),
+    ],
+)
+def test_auto_goes_on_with_the_cpu_where_the_gpu_cannot_take_the_model(
+    model: str, script: dict[str, str | int], sentence: str, gpu: Fake, caplog, tmp_path
+) -> None:
+    gpu.script(**script)
+    config, tensors = random_model(model)
+    weights.write(tmp_path / "voice.safetensors", config, tensors)
+    with caplog.at_level(logging.INFO, "wavernn_fast"):
+        voc = Vocoder.from_pretrained(tmp_path / "voice.safetensors")
+    assert voc.device == "cpu"
+    [record] = caplog.records
+    assert record.getMessage().startswith("Running on the CPU, not on a GPU: ")
+    assert sentence in record.getMessage()
+    with pytest.raises(DeviceError, match=sentence):
+        Vocoder(config, tensors, device="cuda")

@@ -90,9 +90,26 @@ def make_engine(
     InputError
         If an argument has no meaning.
     """
-    device = resolve_device(device)
+    chosen = resolve_device(device)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
+    threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
+    try:
+        return _construct(config, tensors, chosen, dtype, threads)
+    except (DeviceError, InputError) as error:  # what is wrong with the model, the CPU says again
+        if device != "auto" or chosen == "cpu":
+            raise
+        logger.info("Running on the CPU, not on a GPU: %s", error)
+        return _construct(config, tensors, "cpu", dtype, threads)
+
+
+def _construct(
+    config: ModelConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    device: str,
+    dtype: str,
+    threads: int | None,
+) -> _C.Engine:
     try:
         from . import _C
     except ImportError as error:
@@ -100,7 +117,6 @@ def make_engine(
             f"The compiled engine cannot be imported ({error}). Install the package with "
             "`pip install .`; `wavernn-fast doctor` reports what this machine has."
         ) from error
-    threads = 0 if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
     try:
         return _C.Engine(
             dataclasses.asdict(config),

@@ -90,11 +90,12 @@ def self_test() -> dict[str, Any]:
     try:
         config, tensors = random_model("residual:32")
         mel = random_mel(config, 3)
-        first = Vocoder(config, tensors, cpu_threads=1)
+        first = Vocoder(config, tensors, device="cpu", cpu_threads=1)
         whole = first.generate(mel, seed=1)
         pieces = np.concatenate(list(first.stream(mel, seed=1, chunk_frames=1)))
         threads = min(2, allowed_cpus())
-        other = Vocoder(config, tensors, cpu_threads=threads).generate(mel, seed=1)
+        second = Vocoder(config, tensors, device="cpu", cpu_threads=threads)
+        other = second.generate(mel, seed=1)
     except (WaveRNNError, ImportError, RuntimeError) as error:
         return {"passed": False, "reason": str(error)}
     problems = []
