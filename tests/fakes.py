@@ -15,7 +15,8 @@ import pytest
 from wavernn_fast import _C
 
 SOURCES = Path(__file__).parent / "fake_cuda"
-COMPILER = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+CSRC = Path(__file__).parents[1] / "csrc"
+COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # name -> source and macros
 VARIANTS = {
     "cuda": ("libcuda.c",),
@@ -31,13 +32,15 @@ SOURCE = 'extern "C" __global__ void probe() {}\n'
 def build(folder: Path) -> dict[str, Path]:
     """Compile every variant into a folder."""
     if not COMPILER:
-        pytest.skip("no C compiler; the README asks for one")
+        pytest.skip("no C++ compiler; the README asks for one")
     built = {}
     for name, (source, *macros) in VARIANTS.items():
         target = folder / f"{name}.so"
         flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra"]
-        command = [COMPILER, *flags, *(f"-D{m}" for m in macros), "-o", target, SOURCES / source]
-        subprocess.run([*map(str, command), "-lpthread"], check=True)
+        command = [COMPILER, *flags, *(f"-D{m}" for m in macros), "-x", "c", SOURCES / source]
+        if source == "libcuda.c":
+            command += ["-I", CSRC, "-x", "c++", SOURCES / "persistent.cpp"]
+        subprocess.run([*map(str, command), "-o", target, "-lpthread"], check=True)
         built[name] = target
     return built
 

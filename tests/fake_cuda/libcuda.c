@@ -392,31 +392,8 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* count, void* function, i
 }
 
 #ifndef WITHOUT_COOPERATIVE_LAUNCH
-/* csrc/cuda/kernels/args.h, as far as it is used here. */
-struct Status {
-  int code, block, word;
-  unsigned tag;
-  int failed_step;
-  unsigned steps_done;
-};
-struct Args {
-  void *weights, *base, *interp, *upsample, *words, *state, *uniforms, *forced;
-  int* labels;
-  void* logits;
-  struct Status* status;
-  void* clocks;
-  Pointer seed, step0;
-  unsigned item, fold, steps;
-};
-
-static Result pretend(const struct Args* args) {
-  if (!inside((Pointer)args->labels, 4 * args->steps) || !inside((Pointer)args->weights, 4) ||
-      !inside((Pointer)args->status, sizeof *args->status))
-    return 700;
-  for (unsigned i = 0; i < args->steps; ++i) args->labels[i] = (int)(args->step0 + i) % 65536;
-  args->status->steps_done = args->steps;
-  return 0;
-}
+/* What can be seen of the persistent kernel (persistent.cpp). */
+Result pretend(const void* args, int (*inside)(Pointer address, size_t bytes));
 
 Result cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
                                  unsigned by, unsigned bz, unsigned shared, void* stream,
@@ -431,6 +408,6 @@ Result cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsig
   const int device = (int)((int*)stack[depth - 1] - retained);
   if (gx > (unsigned)(number(device, "resident", 1) * number(device, "sms", 132))) return 720;
   if (shared > shared_limit) return 1;
-  return getenv("FAKE_CUDA_RUN") ? pretend(parameters[0]) : 0;
+  return getenv("FAKE_CUDA_RUN") ? pretend(parameters[0], inside) : 0;
 }
 #endif
