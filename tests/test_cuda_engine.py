@@ -3,13 +3,15 @@ It computes nothing, so the samples mean nothing; calls, slices and faults are w
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import re
 
 import numpy as np
 import pytest
 from fakes import Fake
 
-from wavernn_fast import nvrtc, weights
+from wavernn_fast import _C, nvrtc, weights
 from wavernn_fast.devices import make_engine
 from wavernn_fast.errors import DeviceError
 from wavernn_fast.synthetic import random_model
@@ -62,6 +64,24 @@ def test_a_fault_in_a_launch_stops_the_voice_with_the_reason(gpu: Fake) -> None:
         voc.generate(n_samples=5000)
     with pytest.raises(DeviceError, match="cannot be used any more"):
         voc.generate(n_samples=10)
+
+
+def test_a_launch_of_too_many_blocks_is_planned_again_with_fewer(gpu: Fake) -> None:
+    voc = Vocoder(CONFIG, TENSORS, device="cuda")
+    gpu.script(fail="cuLaunchCooperativeKernel@2=720")
+    wav = voc.generate(n_samples=300, seed=5)
+    # Labels of the stand-in count from the beginning of a launch; none is lost or made twice.
+    assert len(labels_of(wav)) == 300
+    launches = gpu.calls("cuLaunchCooperativeKernel")
+    sizes = [int(re.findall(r"grid=(\d+)", launch.details)[0]) for launch in launches]
+    assert sizes[1] == sizes[0] > sizes[2] == sizes[-1]
+
+
+def test_too_many_blocks_that_were_asked_for_are_an_error(gpu: Fake) -> None:
+    engine = _C.Engine(dataclasses.asdict(CONFIG), TENSORS, device="cuda", blocks=8)
+    gpu.script(fail="cuLaunchCooperativeKernel@1=720")
+    with pytest.raises(DeviceError, match="720"):
+        engine.run([engine.open(1)], [10], [None], [None])
 
 
 def test_memory_that_runs_out_while_loading_is_given_back(gpu: Fake) -> None:

@@ -125,6 +125,7 @@ def _construct(
             dtype=dtype,
             threads=threads or _C.available_threads(),
             isa="auto",
+            exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
             nvrtc=nvrtc.libraries() if device == "cuda" else (),
             cubins=nvrtc.packaged_kernels(),
         )
