@@ -65,9 +65,10 @@ class GpuEngine final : public Engine {
  public:
   GpuEngine(const GpuRequest& request, const CanonicalWeights& weights,
             std::unique_ptr<Device> device)
-      : device_(std::move(device)), canonical_(weights), bias_(gate_bias(request.config, weights)) {
-    base_.upload(bias_.data(), bias_.size());
+      : device_(std::move(device)), canonical_(weights) {
     make_ready(request);
+    bias_ = gate_bias(config(), weights);
+    base_.upload(bias_.data(), bias_.size());
     if (plan_.shape.taps > 0) {
       const int64_t hop = config().hop_length, taps = plan_.shape.taps;
       upsample_.upload(weights.get("upsample.kernel", {hop, taps}), size_t(hop * taps));
