@@ -45,6 +45,22 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
         subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
+        if os.environ.get("WAVERNN_FAST_PACKAGE_KERNELS") == "1":
+            self.package_kernels(target.parent)
+
+    def package_kernels(self, package: Path) -> None:
+        """Compile the GPU kernels of the usual models into the package; NVRTC must be installed."""
+        source = Path(__file__).resolve().parent
+        code = (
+            "import sys, wavernn_fast; sys.path.pop(0)\n"
+            f"wavernn_fast.__path__.append({str(package)!r})\n"
+            "from wavernn_fast.kernels import compile_usual\n"
+            f"print(*compile_usual({str(package / 'cubins')!r}), sep='\\n')"
+        )
+        paths = os.pathsep.join([str(source), *sys.path])
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths}
+        )
 
 
 setup(ext_modules=[CMakeExtension("wavernn_fast._C")], cmdclass={"build_ext": CMakeBuild})

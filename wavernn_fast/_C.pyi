@@ -152,6 +152,7 @@ def unpack_plan(
     threads: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...
 def known_gpus() -> list[str]: ...
+def known_gpu(name: str) -> dict[str, Any]: ...
 def gpu_plan(
     config: Mapping[str, Any],
     *,
@@ -163,6 +164,16 @@ def gpu_plan(
     exact: bool = ...,
     clocks: bool = ...,
 ) -> dict[str, Any]: ...
+def compile_plan(
+    config: Mapping[str, Any],
+    target: str,
+    *,
+    nvrtc: str,
+    gpu: str = ...,
+    dtype: str = ...,
+    exact: bool = ...,
+    folder: str = ...,
+) -> tuple[bytes, str]: ...
 def unpack_gpu_plan(
     config: Mapping[str, Any],
     tensors: Mapping[str, NDArray[np.float32]],

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "bindings/read.h"
 #include "cuda/device_cuda.h"
 #include "cuda/probe.h"
 
@@ -16,20 +17,6 @@ namespace {
 using Texts = std::map<std::string, std::string>;
 using Device = cuda::DeviceCuda;
 using Kernel = cuda::KernelCuda;
-
-py::dict limits_of(const gpu::DeviceLimits& limits) {
-  py::dict d;
-  d["name"] = limits.name;
-  d["arch"] = limits.arch;
-  d["multiprocessors"] = limits.multiprocessors;
-  d["registers"] = limits.registers;
-  d["shared_per_block"] = limits.shared_per_block;
-  d["l2_bytes"] = limits.l2_bytes;
-  d["clock_khz"] = limits.clock_khz;
-  d["cooperative"] = limits.cooperative;
-  d["watchdog"] = limits.watchdog;
-  return d;
-}
 
 py::list cuda_devices() {
   py::list devices;

@@ -5,6 +5,8 @@
 #include "bindings/bindings.h"
 #include "bindings/read.h"
 #include "common/error.h"
+#include "cuda/images.h"
+#include "gpu/engine_gpu.h"
 #include "gpu/kernel_sources.h"
 #include "plan/gpu.h"
 #include "plan/known_devices.h"
@@ -57,6 +59,19 @@ py::dict gpu_plan(const py::dict& config, const std::string& name, const std::st
   return d;
 }
 
+// The kernel of a plan compiled as it would be at run time: (image, log).
+py::tuple compile_plan(const py::dict& config, const std::string& target, const std::string& nvrtc,
+                       const std::string& name, const std::string& dtype, bool exact,
+                       const std::string& folder) {
+  const gpu::KernelSpec spec = gpu::kernel_spec(choose(config, name, dtype, 0, 0, 0, exact, false));
+  cuda::Compiled compiled;
+  {
+    const py::gil_scoped_release release;
+    compiled = cuda::compile_for(spec, target, nvrtc, folder);
+  }
+  return py::make_tuple(py::bytes(compiled.image), compiled.log);
+}
+
 // {name: weights} in canonical order after packing and unpacking again.
 py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
                          const std::string& dtype, int exchanges, int blocks, int warps) {
@@ -81,10 +96,18 @@ void bind_gpu(py::module_& m) {
         return names;
       },
       "Names of the GPUs that plans can be predicted for.");
+  m.def(
+      "known_gpu", [](const std::string& name) { return limits_of(gpu::known_device(name)); },
+      py::arg("name"), "Limits of a GPU that plans can be predicted for.");
   m.def("gpu_plan", &gpu_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
         py::arg("dtype") = "fp32", py::arg("exchanges") = 0, py::arg("blocks") = 0,
         py::arg("warps") = 0, py::arg("exact") = false, py::arg("clocks") = false,
         "How the persistent kernel would run a model on a GPU; all figures are predictions.");
+  m.def("compile_plan", &compile_plan, py::arg("config"), py::arg("target"), py::kw_only(),
+        py::arg("nvrtc"), py::arg("gpu") = "H200", py::arg("dtype") = "fp32",
+        py::arg("exact") = false, py::arg("folder") = "",
+        "Compile the kernel of a plan for a target such as sm_90; returns (image, log). With a "
+        "folder the image is stored there as a packaged kernel.");
   m.def("unpack_gpu_plan", &unpack_gpu_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
         py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("exchanges") = 0,
         py::arg("blocks") = 0, py::arg("warps") = 0,

@@ -52,4 +52,18 @@ CanonicalWeights read_weights(const py::dict& d) {
   return weights;
 }
 
+py::dict limits_of(const gpu::DeviceLimits& limits) {
+  py::dict d;
+  d["name"] = limits.name;
+  d["arch"] = limits.arch;
+  d["multiprocessors"] = limits.multiprocessors;
+  d["registers"] = limits.registers;
+  d["shared_per_block"] = limits.shared_per_block;
+  d["l2_bytes"] = limits.l2_bytes;
+  d["clock_khz"] = limits.clock_khz;
+  d["cooperative"] = limits.cooperative;
+  d["watchdog"] = limits.watchdog;
+  return d;
+}
+
 }  // namespace wavernn_fast

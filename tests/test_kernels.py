@@ -1,0 +1,67 @@
+"""Kernels compiled beforehand: what a wheel carries is what the engine looks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Fake
+
+from wavernn_fast import _C, kernels, nvrtc
+from wavernn_fast.errors import DeviceError
+from wavernn_fast.synthetic import random_model
+
+SMALL = (64, 32, 0)  # hidden size, output layers, mel bins
+
+
+@pytest.fixture
+def compiler() -> None:
+    if not nvrtc.libraries():
+        pytest.skip('NVRTC is not installed: pip install "wavernn-fast[cuda]"')
+
+
+@pytest.mark.usefixtures("compiler")
+def test_usual_models_compile_for_every_known_gpu_without_spilling(tmp_path: Path) -> None:
+    lines = kernels.compile_usual(str(tmp_path), [SMALL])
+    assert [line.split(", ")[2].split(" (")[0] for line in lines] == _C.known_gpus()
+    assert all(line.endswith(" 0 bytes spilled") for line in lines)
+    assert list(tmp_path.glob("*-sm_60-*.kernel"))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_packaged_kernel_serves_an_engine_without_a_compiler(fake: Fake, tmp_path: Path) -> None:
+    fake.script(run=1, devices=known("H200"))
+    kernels.compile_usual(str(tmp_path), [SMALL])
+    fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", "/nowhere/libnvrtc.so")
+    config = kernels.plan_config(*SMALL)
+    engine = engine_of(config, str(tmp_path))
+    [(labels, _)] = engine.run([engine.open(1)], [20], [None], [None])
+    assert labels.tolist() == list(range(20))
+    with pytest.raises(DeviceError, match="nowhere"):
+        engine_of(config, "")
+
+
+def test_a_log_without_figures_is_an_error() -> None:
+    assert kernels.usage("Used 40 registers\n8 bytes spill stores, 4 bytes spill loads") == (40, 8)
+    with pytest.raises(DeviceError, match="did not say"):
+        kernels.usage("ptxas info: nothing")
+
+
+def known(name: str) -> str:
+    """Describe a device of the stand-in that has the limits of a known GPU."""
+    limits = _C.known_gpu(name)
+    fields = {
+        "name": "name",
+        "sms": "multiprocessors",
+        "arch": "arch",
+        "clock": "clock_khz",
+        "shared": "shared_per_block",
+        "l2": "l2_bytes",
+    }
+    return ",".join(f"{key}={limits[field]}" for key, field in fields.items())
+
+
+def engine_of(config: dict[str, Any], cubins: str) -> _C.Engine:
+    _, tensors = random_model(f"dual:{config['hidden_size']}")
+    return _C.Engine(config, tensors, device="cuda", exact=False, cubins=cubins)

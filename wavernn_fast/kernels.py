@@ -1,0 +1,98 @@
+"""Kernels compiled beforehand: what ships in a wheel, so that its users need no NVRTC.
+
+    python -m wavernn_fast.kernels FOLDER
+
+compiles the persistent kernel for the usual models on every GPU that plans are known for.
+`setup.py` does it for a wheel when WAVERNN_FAST_PACKAGE_KERNELS=1 is set and NVRTC is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from . import _C, nvrtc
+from .errors import DeviceError, InputError
+
+# (hidden size, width of the output layers, mel bins): the paper's, and the voice of the package
+USUAL = ((256, 256, 80), (512, 256, 0), (512, 256, 80), (896, 448, 0), (896, 448, 80))
+
+
+def target_of(arch: int) -> str:
+    """Name a compute capability as the compiler does: 90 is sm_90."""
+    return f"sm_{arch}"
+
+
+def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -> list[str]:
+    """Compile and store the kernels of usual models.
+
+    Parameters
+    ----------
+    folder : str
+        Where files go; those that are there already are kept.
+    models : iterable of (hidden size, fc size, mel bins)
+
+    Returns
+    -------
+    list of str
+        One line a kernel: model, GPU, registers and spilled bytes as the compiler reports them.
+
+    Raises
+    ------
+    DeviceError
+        If there is no NVRTC, or it refuses the kernel.
+    """
+    paths = nvrtc.libraries()
+    if not paths:
+        raise DeviceError('NVRTC is not installed: pip install "wavernn-fast[cuda]".')
+    lines = []
+    for hidden, fc, mels in models:
+        config = plan_config(hidden, fc, mels)
+        for gpu in _C.known_gpus():
+            try:
+                arch = _C.gpu_plan(config, gpu=gpu)["arch"]
+            except DeviceError:
+                continue  # too large for this one
+            _, log = _C.compile_plan(
+                config, target_of(arch), nvrtc=paths[0], gpu=gpu, folder=folder
+            )
+            registers, spilled = usage(log)
+            lines.append(
+                f"{hidden}/{fc}, {mels} mels, {gpu} ({target_of(arch)}): {registers} registers, "
+                f"{spilled} bytes spilled"
+            )
+    return lines
+
+
+def usage(log: str) -> tuple[int, int]:
+    """Registers of a thread, and bytes it stores elsewhere for want of more, from a compiler's log.
+
+    Raises
+    ------
+    DeviceError
+        If the log does not say.
+    """
+    registers = re.search(r"Used (\d+) registers", log)
+    spilled = re.search(r"(\d+) bytes spill stores", log)
+    if registers is None or spilled is None:
+        raise DeviceError(f"The compiler did not say what the kernel uses: {log!r}")
+    return int(registers[1]), int(spilled[1])
+
+
+def plan_config(hidden: int, fc: int, mels: int) -> dict[str, Any]:
+    """Return what a plan depends on, for `_C.gpu_plan`.
+
+    Mels pass through an upsampling kernel of one tap, as in models trained here.
+    """
+    sizes = {"hidden_size": hidden, "fc_size": fc, "n_mels": mels, "n_classes": 256}
+    frames = {"hop_length": 240 if mels else 1, "upsample_left": 0, "upsample_right": 0}
+    rest = {"core": "dual", "head": "dual_softmax", "aux_size": 0, "first_input": 0.0}
+    return {**sizes, **frames, **rest}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise InputError("usage: python -m wavernn_fast.kernels FOLDER")
+    print("\n".join(compile_usual(sys.argv[1])))
