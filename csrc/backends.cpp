@@ -18,6 +18,7 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
   request.dtype = dtype_from_name(options.dtype);
   request.exact = options.exact;
   request.clocks = options.clocks;
+  request.exchanges = options.exchanges;
   request.blocks = options.blocks;
   request.warps = options.warps;
   return request;

@@ -16,10 +16,10 @@ struct EngineOptions {
   int threads = 0;             // 0: what the process may use
   std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
   // Of the persistent kernel:
-  std::string gpu = "H200";   // emu: the GPU it stands for
-  int blocks = 0, warps = 0;  // 0: the planner's choice
-  bool exact = true;          // IEEE operations only
-  bool clocks = false;        // time the stages of a sample
+  std::string gpu = "H200";                  // emu: the GPU it stands for
+  int exchanges = 0, blocks = 0, warps = 0;  // 0: the planner's choice
+  bool exact = true;                         // IEEE operations only
+  bool clocks = false;                       // time the stages of a sample
 };
 
 std::vector<std::string> available_devices();

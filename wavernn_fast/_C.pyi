@@ -28,6 +28,7 @@ class Engine:
         threads: int = ...,
         isa: str = ...,
         gpu: str = ...,
+        exchanges: int = ...,
         blocks: int = ...,
         warps: int = ...,
         exact: bool = ...,
@@ -91,6 +92,7 @@ def gpu_plan(
     *,
     gpu: str = ...,
     dtype: str = ...,
+    exchanges: int = ...,
     blocks: int = ...,
     warps: int = ...,
     exact: bool = ...,
@@ -102,6 +104,7 @@ def unpack_gpu_plan(
     *,
     gpu: str = ...,
     dtype: str = ...,
+    exchanges: int = ...,
     blocks: int = ...,
     warps: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...

@@ -179,10 +179,10 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
 
 std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensors,
                                   const std::string& device, const std::string& dtype, int threads,
-                                  const std::string& isa, const std::string& gpu, int blocks,
-                                  int warps, bool exact, bool clocks) {
+                                  const std::string& isa, const std::string& gpu, int exchanges,
+                                  int blocks, int warps, bool exact, bool clocks) {
   return make_engine(read_config(config), read_weights(tensors),
-                     {device, dtype, threads, isa, gpu, blocks, warps, exact, clocks});
+                     {device, dtype, threads, isa, gpu, exchanges, blocks, warps, exact, clocks});
 }
 
 // What the plan holds of each weight matrix, for tests: {name: [rows, cols]} in canonical order.
@@ -214,8 +214,9 @@ void bind_engine(py::module_& m) {
   py::class_<Engine>(m, "Engine", "Resident weights and the sampling loop on one device.")
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
-           py::arg("isa") = "auto", py::arg("gpu") = "H200", py::arg("blocks") = 0,
-           py::arg("warps") = 0, py::arg("exact") = true, py::arg("clocks") = false)
+           py::arg("isa") = "auto", py::arg("gpu") = "H200", py::arg("exchanges") = 0,
+           py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("exact") = true,
+           py::arg("clocks") = false)
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)

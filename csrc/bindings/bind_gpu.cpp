@@ -15,12 +15,13 @@ namespace wavernn_fast {
 namespace {
 
 gpu::GpuPlan choose(const py::dict& config, const std::string& name, const std::string& dtype,
-                    int blocks, int warps, bool exact, bool clocks) {
+                    int exchanges, int blocks, int warps, bool exact, bool clocks) {
   gpu::GpuRequest request;
   request.config = read_config(config);
   request.dtype = dtype_from_name(dtype);
   request.exact = exact;
   request.clocks = clocks;
+  request.exchanges = exchanges;
   request.blocks = blocks;
   request.warps = warps;
   request.limits = gpu::known_device(name);
@@ -36,8 +37,8 @@ py::dict shape_fields(const gpu::Shape& shape) {
 }
 
 py::dict gpu_plan(const py::dict& config, const std::string& name, const std::string& dtype,
-                  int blocks, int warps, bool exact, bool clocks) {
-  const gpu::GpuPlan plan = choose(config, name, dtype, blocks, warps, exact, clocks);
+                  int exchanges, int blocks, int warps, bool exact, bool clocks) {
+  const gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, exact, clocks);
   py::dict d;
   d["shape"] = shape_fields(plan.shape);
   d["macros"] = gpu::shape_macros(plan.shape);
@@ -54,8 +55,8 @@ py::dict gpu_plan(const py::dict& config, const std::string& name, const std::st
 
 // {name: weights} in canonical order after packing and unpacking again.
 py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
-                         const std::string& dtype, int blocks, int warps) {
-  const gpu::GpuPlan plan = choose(config, name, dtype, blocks, warps, true, false);
+                         const std::string& dtype, int exchanges, int blocks, int warps) {
+  const gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, true, false);
   const std::vector<uint32_t> packed = gpu::pack_gpu(plan, read_weights(tensors));
   py::dict result;
   for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
@@ -77,12 +78,12 @@ void bind_gpu(py::module_& m) {
       },
       "Names of the GPUs that plans can be predicted for.");
   m.def("gpu_plan", &gpu_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
-        py::arg("dtype") = "fp32", py::arg("blocks") = 0, py::arg("warps") = 0,
-        py::arg("exact") = false, py::arg("clocks") = false,
+        py::arg("dtype") = "fp32", py::arg("exchanges") = 0, py::arg("blocks") = 0,
+        py::arg("warps") = 0, py::arg("exact") = false, py::arg("clocks") = false,
         "How the persistent kernel would run a model on a GPU; all figures are predictions.");
   m.def("unpack_gpu_plan", &unpack_gpu_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
-        py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("blocks") = 0,
-        py::arg("warps") = 0,
+        py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("exchanges") = 0,
+        py::arg("blocks") = 0, py::arg("warps") = 0,
         "The weights as packed for the persistent kernel, unpacked again (for tests).");
   m.def("kernel_sources", &gpu::kernel_sources,
         "(path, text) of every source file of the persistent kernel.");

@@ -31,6 +31,12 @@ void combine_prefix(Warp& w, int) {
   for (int i = 0; i < kLanes; ++i) w.words_out[i] = sum += w.words_in[i];
 }
 
+void combine_total(Warp& w, int) {
+  uint32_t sum = 0;
+  for (uint32_t x : w.words_in) sum += x;
+  for (uint32_t& x : w.words_out) x = sum;
+}
+
 void combine_ballot(Warp& w, int) {
   uint32_t bits = 0;
   for (int i = 0; i < kLanes; ++i) bits |= w.words_in[i] << i;
@@ -48,12 +54,19 @@ int to_int(float x) {
   return int(std::nearbyint(x));
 }
 
+int64_t to_long(float x) {
+  if (std::isnan(x)) return INT64_MIN;
+  if (x >= 9223372036854775808.0f) return INT64_MAX;
+  if (x < -9223372036854775808.0f) return INT64_MIN;
+  return std::llrint(x);
+}
+
 float half_to_float(uint32_t half) { return from_fp16(uint16_t(half)); }
 
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape) {
   const int64_t size = 3 * shape.hidden + 2 * (shape.fc + 256);
-  return at - words >= size ? at - size : at;
+  return at - words >= size && at - words < 2 * size ? at - size : at;
 }
 
 }  // namespace wavernn_fast::emulate

@@ -47,6 +47,9 @@ WF_INLINE float smallest(float a, float b) { return __builtin_fminf(a, b); }
 WF_INLINE float reciprocal(float x) { return 1.0f / x; }
 WF_INLINE int round_to_int(float x) { return emulate::to_int(x); }
 WF_INLINE float to_float(int x) { return static_cast<float>(x); }
+WF_INLINE float absolute(float x) { return __builtin_fabsf(x); }
+WF_INLINE long long to_fixed(float x) { return emulate::to_long(x); }
+WF_INLINE float of_fixed(long long x) { return static_cast<float>(x); }
 WF_INLINE float float_of_bits(int x) { return __builtin_bit_cast(float, x); }
 WF_INLINE int bits_of_float(float x) { return __builtin_bit_cast(int, x); }
 WF_INLINE unsigned multiply_high(unsigned a, unsigned b) {
@@ -101,6 +104,9 @@ WF_INLINE unsigned meet_words(int kind, void (*combine)(emulate::Warp&, int), un
 WF_INLINE unsigned warp_prefix_sum(unsigned x) {
   return meet_words(emulate::kPrefix, emulate::combine_prefix, x, 0);
 }
+WF_INLINE unsigned warp_total(unsigned x) {
+  return meet_words(emulate::kTotal, emulate::combine_total, x, 0);
+}
 WF_INLINE unsigned warp_ballot(bool yes) {
   return meet_words(emulate::kBallot, emulate::combine_ballot, yes ? 1u : 0u, 0);
 }
@@ -122,39 +128,37 @@ struct Poller {
   volatile int* stop;
 };
 
-WF_INLINE void give_up(const Poller& poller, const Word* at, unsigned tag) {
-  KernelStatus& status = *poller.args.status;
-  if (status.code == kRunning)
-    status = {kStalled, block_index(),      static_cast<int>(at - poller.args.words),
-              tag,      status.failed_step, status.steps_done};
-  *poller.stop = 1;
-}
-
-WF_INLINE bool take_word(const Word* at, unsigned tag, float* out) {
-  const Word word = *at;
-  *out = __builtin_bit_cast(float, static_cast<unsigned>(word));
-  return static_cast<unsigned>(word >> 32) == tag ||
-         emulate::machine->fault().kind == emulate::Fault::Kind::tag;
-}
-
-WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int count, unsigned tag,
-                          float* out) {
+WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int count, Word* out) {
   if (emulate::machine->fault().kind == emulate::Fault::Kind::parity)
     at = emulate::in_first_buffer(poller.args.words, at, running_shape);
-  for (;;) {
-    const Word* missing = nullptr;
-    for (int i = count - 1; i >= 0; --i)
-      for (int e = 1; e >= 0; --e)
-        if (!take_word(at + i * stride + e, tag, out + 2 * i + e)) missing = at + i * stride + e;
-    if (missing == nullptr) {
-      emulate::machine->progressed();
-      return;
-    }
-    if (!emulate::machine->wait_for_word()) {
-      give_up(poller, missing, tag);
-      return;
-    }
-  }
+  for (int i = 0; i < count; ++i)
+    for (int e = 0; e < 2; ++e) out[2 * i + e] = at[i * stride + e];
+}
+
+WF_INLINE bool checked(bool ready) {
+  ready = ready || emulate::machine->fault().kind == emulate::Fault::Kind::tag;
+  if (ready) emulate::machine->progressed();
+  return ready;
+}
+
+WF_INLINE unsigned long long stall_report(const Poller& poller, const Word* at, unsigned tag) {
+  const unsigned word = static_cast<unsigned>(at - poller.args.words);
+  const unsigned place = static_cast<unsigned>(block_index()) << kStallWordBits | word;
+  return static_cast<unsigned long long>(place) << 32 | tag;
+}
+
+WF_INLINE bool keep_polling(const Poller& poller, unsigned& tries, const Word* at, unsigned tag) {
+  ++tries;
+  if (emulate::machine->wait_for_word()) return true;
+  KernelStatus& status = *poller.args.status;
+  if (status.stall == 0) status.stall = stall_report(poller, at, tag);
+  *poller.stop = 1;
+  return false;
+}
+
+WF_INLINE void add_to_word(Word* at, Word value) {
+  *at += value;
+  emulate::machine->progressed();
 }
 
 }  // namespace wavernn_fast::gpu

@@ -23,10 +23,22 @@ constexpr int kLongestSlice = 1 << 16;          // steps
 constexpr int kLogitSlice = 4096;               // steps if logits go out: 8 MiB
 constexpr unsigned kPollLimit = 1u << 22;       // some seconds of polling, then the kernel gives up
 
+constexpr int kClasses = 256;
+
+// Words of one of both buffers; the sums of two exchanges come behind them
+// (cuda/kernels/exchange.cuh).
+int buffer_words(const Shape& s) { return 3 * s.hidden + 2 * (s.fc + kClasses); }
+
 // What a word of the exchange area is, for the report of a stall.
 std::string word_name(const Shape& s, int word) {
-  const int buffer = 3 * s.hidden + 2 * (s.fc + 256), at = word % buffer;
   std::ostringstream out;
+  const int buffer = buffer_words(s), at = word % buffer;
+  if (word >= 2 * buffer) {
+    const int place = word - 2 * buffer;
+    const int k = place % 64 / 2 * 8 + place % 256 / 64 * 2 + place % 2;  // inverse of logit_place
+    out << "the sum of " << (place < kClasses ? "coarse" : "fine") << " logit " << k;
+    return out.str();
+  }
   if (at < 3 * s.hidden) {
     const char* gates[] = {"reset", "update", "candidate"};
     out << "the " << gates[at / s.half % 3] << " gate of " << (at < 3 * s.half ? "coarse" : "fine")
@@ -56,7 +68,7 @@ class GpuEngine final : public Engine {
     const std::vector<uint32_t> packed = pack_gpu(plan_, weights);
     weights_.upload(packed.data(), packed.size());
     const Shape& s = plan_.shape;
-    words_.reserve(2 * size_t(3 * s.hidden + 2 * (s.fc + 256)));
+    words_.reserve(2 * size_t(buffer_words(s)) + 2 * kClasses);
     words_.zero();
     base_.upload(bias_.data(), bias_.size());
     if (s.taps > 0) {
@@ -139,6 +151,9 @@ class GpuEngine final : public Engine {
     a.step0 = state.step;
     a.hop = unsigned(config().hop_length);
     a.poll_limit = kPollLimit;
+    if (plan_.shape.exchanges == 2)
+      device_->zero(uint64_t(uintptr_t(words_.get() + 2 * buffer_words(plan_.shape))),
+                    2 * kClasses * sizeof(Word));
     a.inv_temperature = state.inv_temperature;
     a.greedy = state.greedy;
     a.tag0 = next_tag(n);
@@ -150,7 +165,7 @@ class GpuEngine final : public Engine {
     if (job.forced_labels) a.forced = forced_.upload(job.forced_labels + done, size_t(n));
     a.labels = labels_.reserve(size_t(n));
     if (job.logits) a.logits = logits_.reserve(size_t(n) * 512);
-    const KernelStatus fresh{kRunning, -1, -1, 0, -1, 0};
+    const KernelStatus fresh{0, -1, 0};
     a.status = status_.upload(&fresh, 1);
     if (plan_.shape.clocks) a.clocks = clocks_.get();
     return a;
@@ -190,7 +205,7 @@ class GpuEngine final : public Engine {
   void take_results(Job& job, int64_t done, int n) {
     KernelStatus status;
     status_.download(&status, 1);
-    if (status.code == kStalled || status.steps_done != unsigned(n)) report_stall(status);
+    if (status.stall != 0 || status.steps_done != unsigned(n)) report_stall(status);
     labels_.download(job.labels + done, size_t(n));
     if (job.logits) logits_.download(job.logits + 512 * done, size_t(n) * 512);
     StreamState& state = *job.state;
@@ -203,12 +218,14 @@ class GpuEngine final : public Engine {
   }
 
   [[noreturn]] void report_stall(const KernelStatus& status) const {
-    const Shape& s = plan_.shape;
-    if (status.code != kStalled)
+    if (status.stall == 0)
       fail<EngineError>("The kernel on ", device_->detail(), " ended after ", status.steps_done,
                         " steps without a reason.");
-    fail<EngineError>("The kernel on ", device_->detail(), " stalled: block ", status.block,
-                      " waited in vain for ", word_name(s, status.word), " (tag ", status.tag,
+    const auto place = unsigned(status.stall >> 32);
+    const int word = int(place & ((1u << kStallWordBits) - 1));
+    fail<EngineError>("The kernel on ", device_->detail(), " stalled: block ",
+                      place >> kStallWordBits, " waited in vain for ", word_name(plan_.shape, word),
+                      " (tag ", unsigned(status.stall),
                       "). The stream is as it was before this slice and may be run again.");
   }
 
@@ -251,6 +268,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.dtype = request.dtype;
   wanted.exact = request.exact;
   wanted.clocks = request.clocks;
+  wanted.exchanges = request.exchanges;
   wanted.blocks = request.blocks;
   wanted.warps = request.warps;
   wanted.limits = device->limits();

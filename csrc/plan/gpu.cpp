@@ -12,8 +12,9 @@ namespace wavernn_fast::gpu {
 namespace {
 
 constexpr int kClasses = 256;
-constexpr int kMostSums = 32;   // one warp reduces at most this many rows at once
-constexpr int kMostWarps = 16;  // a thread of more warps has too few registers for weights
+constexpr int kMostSums = 32;     // one warp reduces at most this many rows at once
+constexpr int kMostBlocks = 255;  // a sum counts them in 8 bits
+constexpr int kMostWarps = 16;    // a thread of more warps has too few registers for weights
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
@@ -46,7 +47,8 @@ struct Matrix {
 
 std::vector<Matrix> matrices(const Shape& s) {
   const int gru = 6 * s.unit_slots * s.half_pairs;
-  const int fc1 = s.fc1_slots * s.half_pairs, fc2 = s.fc2_slots * s.fc_pairs;
+  const int fc1 = s.fc1_slots * s.half_pairs;
+  const int fc2 = s.exchanges == 4 ? s.fc2_slots * s.fc_pairs : s.class_rounds * s.y_pairs;
   return {{&Shape::gru_place, &Shape::gru_at, gru, 3 * s.hidden},
           {&Shape::fc1_place, &Shape::coarse_fc1_at, fc1, s.fc},
           {&Shape::coarse_fc2_place, &Shape::coarse_fc2_at, fc2, kClasses},
@@ -54,7 +56,7 @@ std::vector<Matrix> matrices(const Shape& s) {
           {&Shape::fine_fc2_place, &Shape::fine_fc2_at, fc2, kClasses}};
 }
 
-Shape make_shape(const GpuRequest& request, int blocks, int warps) {
+Shape make_shape(const GpuRequest& request, int exchanges, int blocks, int warps) {
   const ModelConfig& c = request.config;
   Shape s;
   s.hidden = c.hidden_size;
@@ -65,7 +67,10 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps) {
   s.threads = 32 * warps;
   s.unit_slots = up(2 * most_dealt(s.half, blocks), warps);
   s.fc1_slots = up(most_dealt(s.fc, blocks), warps);
-  s.fc2_slots = up(most_dealt(kClasses, blocks), warps);
+  s.exchanges = exchanges;
+  s.fc2_slots = exchanges == 4 ? up(most_dealt(kClasses, blocks), warps) : 0;
+  s.class_rounds = exchanges == 2 ? up(kClasses, s.threads) : 0;
+  s.y_pairs = exchanges == 2 ? up(most_dealt(s.fc, blocks), 2) : 0;
   s.row_slots = std::max(s.fc1_slots, s.fc2_slots);
   s.half_pairs = up(s.half, 64);
   s.fc_pairs = up(s.fc, 64);
@@ -99,7 +104,8 @@ void lay_out_shared(GpuPlan& plan) {
   Shape& s = plan.shape;
   s.shared_hidden = kSharedControl;
   s.shared_y = s.shared_hidden + 2 * 64 * s.half_pairs;
-  s.shared_rows = s.shared_y + 64 * s.fc_pairs;
+  s.shared_seen = s.shared_y + (s.exchanges == 4 ? 64 * s.fc_pairs : up(2 * s.y_pairs, 4) * 4);
+  s.shared_rows = s.shared_seen + (s.exchanges == 2 ? 4 * kClasses : 0);
   s.shared_gate_rows = s.shared_rows + 4 * s.warps * s.row_slots * 2;
   s.shared_sample = s.shared_gate_rows + 4 * s.warps * 3 * s.unit_slots;
   s.shared_weights = up(s.shared_sample + 15 * s.half, 4) * 4;
@@ -136,14 +142,23 @@ Latency predict(const GpuPlan& plan) {
   // About 100 instructions a pair of units, in the warps that have one; latency of the chain 100.
   const int busy = up(std::min(s.half / 2, s.threads), 32);
   l.gates = 100 + 100 * s.gate_rounds * up(busy, schedulers) + 60;
+  // A row: shared reads, multiply-adds, the shuffles of its sum.
   const auto rows = [share](int slots, int pairs) {
-    return 110 + share * slots * pairs * 3 + 30 * 5 + 20 * slots;
+    return 110 + share * slots * pairs * 3 + 90 + 20 * slots;
   };
-  l.product = rows(s.fc1_slots, s.half_pairs) + rows(s.fc2_slots, s.fc_pairs) + 60;
+  const int hop = int(hop_us(d.arch) * d.clock_khz / 1000.0);
   const int shadow =
       share * s.half_pairs * (6 * s.unit_slots + 1) + 60 * pow2_from(3 * s.unit_slots) / 8 + 100;
-  l.hop = std::max(int(hop_us(d.arch) * d.clock_khz / 1000.0), shadow);
-  l.draw = d.arch < 80 ? 345 : 230;
+  l.exchanges = s.exchanges;
+  if (s.exchanges == 4) {
+    l.product = rows(s.fc1_slots, s.half_pairs) + rows(s.fc2_slots, s.fc_pairs) + 60;
+    l.hop = std::max(hop, shadow);
+  } else {
+    // Own y to all threads; products in fixed point; one addition a block at every sum, in turn.
+    l.product = rows(s.fc1_slots, s.half_pairs) + 80 + 60 + share * 20 * s.class_rounds * s.y_pairs;
+    l.hop = std::max(hop + 2 * s.blocks, shadow);
+  }
+  l.draw = d.arch < 80 ? 500 : 400;
   if (plan.streamed_bytes > 0) {
     // 64 bytes a clock a multiprocessor, and the whole L2 about 40 times that; latency once a
     // layer.
@@ -156,15 +171,16 @@ Latency predict(const GpuPlan& plan) {
 bool fits(const GpuPlan& plan) {
   const GpuRequest& r = plan.request;
   const int registers = std::min(255, r.limits.registers / plan.shape.threads / 8 * 8);
-  return plan.weight_registers + working_registers(r.limits) <= registers &&
+  return plan.weight_registers + working_registers(r.limits, plan.shape.exchanges) <= registers &&
          plan.shared_bytes <= r.limits.shared_per_block && 3 * plan.shape.unit_slots <= kMostSums &&
          plan.shape.row_slots <= kMostSums && plan.streamed_bytes <= r.limits.l2_bytes;
 }
 
-std::optional<GpuPlan> best_places(const GpuRequest& request, int blocks, int warps) {
+std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int blocks,
+                                   int warps) {
   GpuPlan plan;
   plan.request = request;
-  plan.shape = make_shape(request, blocks, warps);
+  plan.shape = make_shape(request, exchanges, blocks, warps);
   for (const Places& p : kPlaces) {
     plan.shape.gru_place = p[0];
     plan.shape.fc1_place = p[1];
@@ -190,7 +206,7 @@ std::optional<GpuPlan> best_places(const GpuRequest& request, int blocks, int wa
                     d.l2_bytes, " bytes can stream and more than its ", d.multiprocessors,
                     " multiprocessors can hold (about ",
                     int64_t(d.multiprocessors) *
-                        (4 * (d.registers - 256 * working_registers(d)) + d.shared_per_block),
+                        (4 * (d.registers - 256 * working_registers(d, 4)) + d.shared_per_block),
                     " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
                     "a smaller model or device=\"cpu\".");
 }
@@ -223,22 +239,27 @@ const char* place_name(int place) {
 
 }  // namespace
 
-int working_registers(const DeviceLimits& limits) { return limits.arch < 70 ? 45 : 57; }
+int working_registers(const DeviceLimits& limits, int exchanges) {
+  if (exchanges == 2) return limits.arch < 70 ? 62 : 68;
+  return limits.arch < 70 ? 45 : 58;
+}
 
 GpuPlan choose_gpu_plan(const GpuRequest& request) {
   check_request(request);
-  const int most = std::min(request.limits.multiprocessors, request.config.half());
+  const int most = std::min({request.limits.multiprocessors, request.config.half(), kMostBlocks});
   std::optional<GpuPlan> best;
+  // Of equals the one with fewer blocks: fewer readers of every word.
+  const auto consider = [&](int exchanges, int blocks, int warps) {
+    const std::optional<GpuPlan> plan = best_places(request, exchanges, blocks, warps);
+    if (plan && (!best || plan->latency.total() < best->latency.total())) best = plan;
+  };
+  const auto or_all = [](int wanted, std::vector<int> all) {
+    return wanted ? std::vector<int>{wanted} : all;
+  };
   for (int blocks = request.blocks ? request.blocks : 1;
-       blocks <= (request.blocks ? request.blocks : most); ++blocks) {
-    for (int warps : {4, 8, 16}) {
-      if (request.warps) warps = request.warps;
-      const std::optional<GpuPlan> plan = best_places(request, blocks, warps);
-      // Of equals the one with fewer blocks: fewer readers of every word.
-      if (plan && (!best || plan->latency.total() < best->latency.total())) best = plan;
-      if (request.warps) break;
-    }
-  }
+       blocks <= (request.blocks ? request.blocks : most); ++blocks)
+    for (int exchanges : or_all(request.exchanges, {2, 4}))
+      for (int warps : or_all(request.warps, {4, 8, 16})) consider(exchanges, blocks, warps);
   if (!best) does_not_fit(request);
   return *best;
 }
@@ -252,12 +273,13 @@ std::string GpuPlan::describe() const {
   std::ostringstream out;
   out << request.config.describe() << "\n"
       << request.limits.name << ": " << s.blocks << " blocks of " << s.warps << " warps, "
-      << dtype_name(request.dtype) << (s.exact ? ", exact" : "") << "\n"
-      << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1, " << s.fc2_slots
-      << " rows of fc2 a half\n"
-      << "R in " << place_name(s.gru_place) << ", fc1 in " << place_name(s.fc1_place)
-      << ", coarse fc2 in " << place_name(s.coarse_fc2_place) << ", fine fc2 in "
-      << place_name(s.fine_fc2_place) << "\n"
+      << dtype_name(request.dtype) << (s.exact ? ", exact" : "") << ", " << s.exchanges
+      << " exchanges a sample\n"
+      << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1 a half; "
+      << (s.exchanges == 4 ? s.fc2_slots : 2 * s.y_pairs)
+      << (s.exchanges == 4 ? " rows of fc2\n" : " columns of fc2 a block\n") << "R in "
+      << place_name(s.gru_place) << ", fc1 in " << place_name(s.fc1_place) << ", coarse fc2 in "
+      << place_name(s.coarse_fc2_place) << ", fine fc2 in " << place_name(s.fine_fc2_place) << "\n"
       << weight_registers << " registers a thread hold weights, " << shared_bytes
       << " bytes of shared memory a block, " << resident_bytes << " bytes resident, "
       << streamed_bytes << " bytes streamed a sample\n"

@@ -20,6 +20,7 @@ struct GpuRequest {
   Dtype dtype = Dtype::fp32;  // fp32 or fp16
   bool exact = false;         // IEEE operations only, the same bits on every device
   bool clocks = false;        // time the stages of a sample
+  int exchanges = 0;          // between blocks, a sample: 2 or 4; 0: chosen
   int blocks = 0;             // 0: chosen
   int warps = 0;              // a block; 0: chosen
   DeviceLimits limits;
@@ -27,12 +28,13 @@ struct GpuRequest {
 
 // A prediction of how long a sample takes, in cycles: a model, not a measurement (docs/kernel.md).
 struct Latency {
-  int gates = 0;     // of one half: gates, barrier
-  int product = 0;   // of one half: rows of both output layers
-  int hop = 0;       // one exchange between blocks, with what is computed in its shadow
-  int draw = 0;      // of one half
-  int streamed = 0;  // a sample: weights read from L2
-  int total() const { return 2 * (gates + product + 2 * hop + draw) + streamed; }
+  int gates = 0;      // of one half: gates, barrier
+  int product = 0;    // of one half: rows of both output layers
+  int hop = 0;        // one exchange between blocks, with what is computed in its shadow
+  int draw = 0;       // of one half
+  int exchanges = 0;  // a sample
+  int streamed = 0;   // a sample: weights read from L2
+  int total() const { return 2 * (gates + product + draw) + exchanges * hop + streamed; }
 };
 
 struct GpuPlan {
@@ -50,7 +52,7 @@ struct GpuPlan {
 
 // Registers a thread that the compiler needs besides resident weights. Counted on the compiler's
 // reports (tests/test_gpu_compile.py asserts that no plan of the table spills).
-int working_registers(const DeviceLimits& limits);
+int working_registers(const DeviceLimits& limits, int exchanges);
 
 // The fastest plan by the model of `Latency`. Error with the numbers if the model does not fit, or
 // the core has no kernel.

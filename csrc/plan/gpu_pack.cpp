@@ -1,7 +1,9 @@
 // The order of packed weights. For R and O1..O4, in this order:
 //   [blocks][warps][rows of a warp][pairs][32 lanes] pairs of neighbouring columns,
 // where pair i of lane l holds columns 64 i + 2 l and the next; rows of a warp are, for R,
-// [unit slot][reset, update, candidate][coarse, fine columns], else [row slot]. Then, in float32:
+// [unit slot][reset, update, candidate][coarse, fine columns], else [row slot]. With two exchanges
+// O2 and O4 are dealt by columns: lane l of a warp has the classes [round][warp][l], and pair i is
+// two neighbouring columns among those whose y its block computes. Then, in float32:
 // input weights (coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2]), the bias
 // inside the reset product [H], biases of O1, O2, O3, O4. Missing rows and columns are zero.
 #include <cmath>
@@ -61,25 +63,46 @@ struct OutputLayer {
   int dealt;       // rows that are dealt to the blocks: `rows`, or one more
   int rows, cols;  // canonical
   int slots, pairs, at;
+  bool second;  // O2 or O4
 };
 
 std::vector<OutputLayer> output_layers(const GpuPlan& plan) {
   const Shape& s = plan.shape;
   const int f = plan.request.config.fc_size;
-  return {{"coarse_fc1", s.fc, f, s.half, s.fc1_slots, s.half_pairs, s.coarse_fc1_at},
-          {"coarse_fc2", 256, 256, f, s.fc2_slots, s.fc_pairs, s.coarse_fc2_at},
-          {"fine_fc1", s.fc, f, s.half, s.fc1_slots, s.half_pairs, s.fine_fc1_at},
-          {"fine_fc2", 256, 256, f, s.fc2_slots, s.fc_pairs, s.fine_fc2_at}};
+  return {{"coarse_fc1", s.fc, f, s.half, s.fc1_slots, s.half_pairs, s.coarse_fc1_at, false},
+          {"coarse_fc2", 256, 256, f, s.fc2_slots, s.fc_pairs, s.coarse_fc2_at, true},
+          {"fine_fc1", s.fc, f, s.half, s.fc1_slots, s.half_pairs, s.fine_fc1_at, false},
+          {"fine_fc2", 256, 256, f, s.fc2_slots, s.fc_pairs, s.fine_fc2_at, true}};
 }
 
 template <class Visit>
-void walk_output(const Shape& s, const OutputLayer& layer, const Visit& visit) {
+void walk_rows(const Shape& s, const OutputLayer& layer, const Visit& visit) {
   walk_pairs(s, layer.at, layer.slots, layer.pairs,
              [&](int block, int warp, int slot, int col, int64_t word) {
                const int width = std::max(0, std::min(2, layer.cols - col));
                const int row = row_at(s, layer.dealt, block, warp, slot);
                visit(Slot{word, row < layer.rows ? row : -1, col}, width);
              });
+}
+
+template <class Visit>
+void walk_columns(const Shape& s, const OutputLayer& layer, const Visit& visit) {
+  walk_pairs(s, layer.at, s.class_rounds, s.y_pairs,
+             [&](int block, int warp, int round, int place, int64_t word) {
+               const int k = (round * s.warps + warp) * 32 + place % 64 / 2;
+               const int col = part_begin(s.fc, s.blocks, block) + place / 64 * 2;
+               const int end = std::min(layer.cols, part_begin(s.fc, s.blocks, block + 1));
+               const int width = std::max(0, std::min(2, end - col));
+               visit(Slot{word, k < 256 ? k : -1, col}, width);
+             });
+}
+
+template <class Visit>
+void walk_output(const Shape& s, const OutputLayer& layer, const Visit& visit) {
+  if (layer.second && s.exchanges == 2)
+    walk_columns(s, layer, visit);
+  else
+    walk_rows(s, layer, visit);
 }
 
 uint16_t checked_fp16(float x, const std::string& name) {

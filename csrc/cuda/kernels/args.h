@@ -8,20 +8,16 @@ namespace wavernn_fast::gpu {
 // flag are one word, so nothing needs a fence and nothing is ever cleared.
 using Word = unsigned long long;
 
-enum StatusCode : int {
-  kRunning = 0,
-  kStalled = 1,  // a poll gave up; `block`, `word`, `tag` say which
-};
-
 // Written by the kernel, read by the host after the launch.
 struct KernelStatus {
-  int code;             // StatusCode of the first block that gave up
-  int block;            // that block
-  int word;             // index into the exchange area it waited for
-  unsigned tag;         // tag it waited for
-  int failed_step;      // first step of this launch with a logit that is not finite, or -1
-  unsigned steps_done;  // steps whose samples are written
+  unsigned long long stall;  // 0, or where the first thread gave up waiting
+  int failed_step;           // first step of this launch with a logit that is not finite, or -1
+  unsigned steps_done;       // steps whose samples are written
 };
+
+// KernelStatus::stall, from its lowest bit: 32 bits of the tag that was waited for, so many of the
+// index of its word in the exchange area, then the block that waited.
+constexpr int kStallWordBits = 22;
 
 struct KernelArgs {
   const void* weights;       // packed as plan/gpu_pack.h says

@@ -1,15 +1,19 @@
 // Plan L: one utterance, weights resident, all blocks together for many samples.
 //
-// A sample costs four exchanges between blocks: y and logits of the coarse half, y and logits of
-// the fine half. Blocks do not exchange the state. Each publishes its rows of R h for the next
-// step, a whole stage before they are needed, and every block computes all gates from them. The
-// product R h, four fifths of the weights, runs in the shadow of the waits for y.
+// A sample costs two exchanges between blocks, the sums of the coarse logits and those of the fine
+// ones (stage_sums.cuh); or four, y and logits of either half (stage_logits.cuh). Blocks do not
+// exchange the state. Each publishes its rows of R h for the next step, a stage before they are
+// needed, and every block computes all gates from them. The product R h, four fifths of the
+// weights, runs in the shadow of the waits.
 //
 // The file that compiles this brings the primitives: entry_device.cuh or the emulator.
 #pragma once
 
+#include "cuda/kernels/stage_draw.cuh"
 #include "cuda/kernels/stage_gates.cuh"
-#include "cuda/kernels/stage_output.cuh"
+#include "cuda/kernels/stage_logits.cuh"
+#include "cuda/kernels/stage_sums.cuh"
+#include "cuda/kernels/stage_y.cuh"
 #include "cuda/kernels/stages.h"
 
 namespace wavernn_fast::gpu {
@@ -37,7 +41,10 @@ WF_INLINE void load_shared(const KernelArgs& args, float* shared) {
     const int side = i >= padded ? 1 : 0, unit = i - side * padded;
     shared[kSharedHidden + i] = unit < kHalf ? args.state[side * kHalf + unit] : 0.0f;
   }
-  for (int i = thread_index(); i < 64 * kFcPairs; i += kThreads) shared[kSharedY + i] = 0.0f;
+  const int y_size = kExchanges == 4 ? 64 * kFcPairs : 2 * kYPairs;
+  for (int i = thread_index(); i < y_size; i += kThreads) shared[kSharedY + i] = 0.0f;
+  if (kExchanges == 2)  // the host has cleared the sums
+    for (int i = thread_index(); i < 1024; i += kThreads) shared[kSharedSeen + i] = 0.0f;
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
@@ -59,109 +66,157 @@ WF_INLINE float scaled(int k) { return fma(to_float(k), 1.0f / 127.5f, -1.0f); }
 // goes whether this block goes on, so that all its threads leave at the same step.
 WF_INLINE void draw(const Poller& poller, int side, unsigned step, unsigned tag,
                     const Chance& chance, float* shared) {
+  const KernelArgs& args = poller.args;
   int* control = reinterpret_cast<int*>(shared);
-  const int k = stage_draw(poller, side, step, tag, chance);
-  if (lane_index() != 0) return;
-  control[side] = k;
-  if (side == 1) control[3] = *poller.stop;
+  WF_REGISTERS(float, l, 8);
+  if (kExchanges == 4)
+    collect_logits(poller, side, tag, l);
+  else
+    collect_sums(poller, side, tag, shared, l);
+  if (kExchanges == 2 && args.logits != nullptr && block_index() == 0)
+    for (int e = 0; e < 8; ++e)
+      args.logits[static_cast<long long>(step) * 512 + side * 256 + 8 * lane_index() + e] = l[e];
+  const int k = stage_draw(args, side, step, chance, l);
+  if (k >= 0) control[side] = k;
+  if (side == 1 && lane_index() == 0) control[3] = *poller.stop;
+}
+
+// Rows that this warp keeps for the whole launch: R, O1, O2, O3, O4.
+struct Resident {
+  Matrix gru, fc1, fc2, fc3, fc4;
+};
+
+// What a thread carries from stage to stage.
+struct Run {
+  const KernelArgs& args;
+  Poller poller;
+  float* shared;
+  Resident m;
+  float* sums;             // [3 kUnitSlots] of the recurrent product of the next step
+  float* pre;              // [kGateRounds][kPreSize], see collect_gates
+  const float* bias[2];    // [kClassRounds] of either half, with two exchanges
+  Inputs x;
+  Cursor at;
+  Chance chance;
+  StageClock clock;
+  unsigned step, tag;
+};
+
+// R times the half of the new state that is there. After the fine half it is complete: the words of
+// the next step's gates go out.
+WF_INLINE void shadow_product(Run& r, int side) {
+  if (side == 0) {
+    WF_UNROLL
+    for (int i = 0; i < 3 * kUnitSlots; ++i) r.sums[i] = 0.0f;
+  }
+  multiply_recurrent(r.m.gru, side, r.shared + kSharedHidden, r.sums);
+  if (side == 1 && r.step + 1 < r.args.steps)
+    publish_gates(r.args, r.sums, next(r.args, r.at), r.tag + 1, r.shared);
+}
+
+// Words of the gates that come next: the fine half of this step, or the coarse half of the next.
+WF_INLINE void collect_next_gates(Run& r, int side) {
+  if (side == 0)
+    collect_gates(r.poller, 1, r.at, r.tag, r.pre);
+  else if (r.step + 1 < r.args.steps)
+    collect_gates(r.poller, 0, next(r.args, r.at), r.tag + 1, r.pre);
+}
+
+// One half of a sample, coarse (0) or fine (1): gates, output layers, draw. Returns the class.
+WF_INLINE int run_half(Run& r, int side) {
+  const int barrier = side * kBarriersOfHalf, stage = side * kStagesOfHalf;
+  const Matrix& fc1 = side == 0 ? r.m.fc1 : r.m.fc3;
+  const Matrix& fc2 = side == 0 ? r.m.fc2 : r.m.fc4;
+  stage_gates(side, r.pre, r.x, r.shared);
+  block_sync(kCoarseHidden + barrier);
+  stage_done(r.clock, kClockCoarseGates + stage);
+  stage_y(r.args, fc1, side, r.tag, r.shared);
+  if (kExchanges == 4) {
+    shadow_product(r, side);
+    stage_collect_y(r.poller, side, r.tag, r.shared);
+  }
+  block_sync(kCoarseY + barrier);
+  stage_done(r.clock, kClockCoarseY + stage);
+  if (kExchanges == 4) {
+    stage_logits(r.args, fc2, side, r.step, r.tag, r.shared);
+  } else {
+    stage_partial(r.args, fc2, side, r.bias[side], r.shared);
+    shadow_product(r, side);
+  }
+  if (warp_index() == 0 && side == 0 && (r.step & 31) == 0) refresh(r.args, r.step, r.chance);
+  collect_next_gates(r, side);
+  stage_done(r.clock, kClockCoarseLogits + stage);
+  if (warp_index() == 0) draw(r.poller, side, r.step, r.tag, r.chance, r.shared);
+  block_sync(kCoarseDrawn + barrier);
+  stage_done(r.clock, kClockCoarseDraw + stage);
+  return reinterpret_cast<volatile int*>(r.shared)[side];
+}
+
+// Before the first sample: R times the state as it is, and the words of the first gates.
+WF_INLINE void begin(Run& r) {
+  WF_UNROLL
+  for (int i = 0; i < 3 * kUnitSlots; ++i) r.sums[i] = 0.0f;
+  multiply_recurrent(r.m.gru, 0, r.shared + kSharedHidden, r.sums);
+  multiply_recurrent(r.m.gru, 1, r.shared + kSharedHidden, r.sums);
+  publish_gates(r.args, r.sums, r.at, r.tag, r.shared);
+  collect_gates(r.poller, 0, r.at, r.tag, r.pre);
+  if (kClocks) r.clock.last = clock_ticks();
+}
+
+WF_INLINE void run_samples(Run& r) {
+  for (r.step = 0; r.step < r.args.steps; ++r.step, ++r.tag) {
+    const int coarse = run_half(r, 0);
+    r.x.now = scaled(coarse);
+    const int fine = run_half(r, 1);
+    if (reinterpret_cast<volatile int*>(r.shared)[3] != 0) return;
+    if (block_index() == 0 && thread_index() == 0) r.args.labels[r.step] = 256 * coarse + fine;
+    r.x.coarse = r.x.now;
+    r.x.fine = scaled(fine);
+    r.at = next(r.args, r.at);
+  }
 }
 
 WF_INLINE void run_persistent(const KernelArgs& args) {
+  constexpr Cursor kStart{0, 0};
   float* shared = shared_memory();
-  volatile int* control = reinterpret_cast<volatile int*>(shared);
-  const Poller poller{args, control + 2};
-  const bool draws = warp_index() == 0;
-
-  WF_REGISTERS(Weight, gru_weights, kGruPlace == kInRegisters ? 6 * kUnitSlots * kHalfPairs : 0);
-  WF_REGISTERS(Weight, fc1_weights, kFc1Place == kInRegisters ? 2 * kFc1Slots * kHalfPairs : 0);
-  WF_REGISTERS(Weight, fc2_weights, kCoarseFc2Place == kInRegisters ? kFc2Slots * kFcPairs : 0);
-  WF_REGISTERS(Weight, fc4_weights, kFineFc2Place == kInRegisters ? kFc2Slots * kFcPairs : 0);
+  const int gru_pairs = 6 * kUnitSlots * kHalfPairs, fc1_pairs = kFc1Slots * kHalfPairs;
+  const int fc2_pairs = kExchanges == 4 ? kFc2Slots * kFcPairs : kClassRounds * kYPairs;
+  WF_REGISTERS(Weight, gru_weights, kGruPlace == kInRegisters ? gru_pairs : 0);
+  WF_REGISTERS(Weight, fc1_weights, kFc1Place == kInRegisters ? fc1_pairs : 0);
+  WF_REGISTERS(Weight, fc2_weights, kCoarseFc2Place == kInRegisters ? fc2_pairs : 0);
+  WF_REGISTERS(Weight, fc3_weights, kFc1Place == kInRegisters ? fc1_pairs : 0);
+  WF_REGISTERS(Weight, fc4_weights, kFineFc2Place == kInRegisters ? fc2_pairs : 0);
   float* place = shared + kSharedWeights;
-  const Matrix gru = make_resident(args, kGruPlace, kGruAt, 6 * kUnitSlots * kHalfPairs,
-                                   gru_weights, place);
-  const Matrix fc1 =
-      make_resident(args, kFc1Place, kCoarseFc1At, kFc1Slots * kHalfPairs, fc1_weights, place);
-  place += shared_words(kFc1Place, kFc1Slots * kHalfPairs);
-  const Matrix fc3 = make_resident(args, kFc1Place, kFineFc1At, kFc1Slots * kHalfPairs,
-                                   fc1_weights + kFc1Slots * kHalfPairs, place);
-  place += shared_words(kFc1Place, kFc1Slots * kHalfPairs);
-  const Matrix fc2 =
-      make_resident(args, kCoarseFc2Place, kCoarseFc2At, kFc2Slots * kFcPairs, fc2_weights, place);
-  place += shared_words(kCoarseFc2Place, kFc2Slots * kFcPairs);
-  const Matrix fc4 =
-      make_resident(args, kFineFc2Place, kFineFc2At, kFc2Slots * kFcPairs, fc4_weights, place);
+  const Resident m{
+      make_resident(args, kGruPlace, kGruAt, gru_pairs, gru_weights, place),
+      make_resident(args, kFc1Place, kCoarseFc1At, fc1_pairs, fc1_weights, place),
+      make_resident(args, kCoarseFc2Place, kCoarseFc2At, fc2_pairs, fc2_weights, place),
+      make_resident(args, kFc1Place, kFineFc1At, fc1_pairs, fc3_weights, place),
+      make_resident(args, kFineFc2Place, kFineFc2At, fc2_pairs, fc4_weights, place)};
+  WF_REGISTERS(float, coarse_bias, kClassRounds);
+  WF_REGISTERS(float, fine_bias, kClassRounds);
+  WF_UNROLL
+  for (int n = 0; n < kClassRounds; ++n) {
+    coarse_bias[n] = class_bias(args, 0, class_of_round(n));
+    fine_bias[n] = class_bias(args, 1, class_of_round(n));
+  }
 
   load_shared(args, shared);
   for (int layer = kCoarseFc1; layer <= kFineFc2; ++layer) keep_rows(args, layer, shared);
   keep_gate_row(args, shared);
-  Inputs x{args.state[kHidden], args.state[kHidden + 1], 0.0f};
   block_sync(kStartReady);
 
-  const float* hidden = shared + kSharedHidden;
-  Cursor at{0, args.phase0};
-  Chance chance{{0, 0}};
   WF_REGISTERS(float, sums, 3 * kUnitSlots);
   WF_REGISTERS(float, pre, kPreSize * kGateRounds);
-  WF_UNROLL
-  for (int i = 0; i < 3 * kUnitSlots; ++i) sums[i] = 0.0f;
-  multiply_recurrent(gru, 0, hidden, sums);
-  multiply_recurrent(gru, 1, hidden, sums);
-  publish_gates(args, sums, at, args.tag0, shared);
-  collect_gates(poller, 0, at, args.tag0, pre);
-  StageClock clock{kClocks && block_index() == 0 && thread_index() == 0 ? args.clocks : nullptr, 0};
-  if (kClocks) clock.last = clock_ticks();
-
-  unsigned step = 0;
-  for (; step < args.steps; ++step) {
-    const unsigned tag = args.tag0 + step;
-    const bool last_step = step + 1 == args.steps;
-
-    stage_gates(0, pre, x, shared);
-    block_sync(kCoarseHidden);
-    stage_done(clock, kClockCoarseGates);
-    stage_y(args, fc1, 0, tag, shared);
-    WF_UNROLL
-    for (int i = 0; i < 3 * kUnitSlots; ++i) sums[i] = 0.0f;
-    multiply_recurrent(gru, 0, hidden, sums);
-    if (draws && (step & 31) == 0) refresh(args, step, chance);
-    stage_done(clock, kClockCoarseFc1);
-    stage_collect_y(poller, 0, tag, shared);
-    block_sync(kCoarseY);
-    stage_done(clock, kClockCoarseWait);
-    stage_logits(args, fc2, 0, step, tag, shared);
-    collect_gates(poller, 1, at, tag, pre);
-    stage_done(clock, kClockCoarseFc2);
-    if (draws) draw(poller, 0, step, tag, chance, shared);
-    block_sync(kCoarseDrawn);
-    stage_done(clock, kClockCoarseDraw);
-    const int coarse = control[0];
-    x.now = scaled(coarse);
-
-    stage_gates(1, pre, x, shared);
-    block_sync(kFineHidden);
-    stage_done(clock, kClockFineGates);
-    stage_y(args, fc3, 1, tag, shared);
-    const Cursor next_at = next(args, at);
-    multiply_recurrent(gru, 1, hidden, sums);
-    if (!last_step) publish_gates(args, sums, next_at, tag + 1, shared);
-    stage_done(clock, kClockFineFc1);
-    stage_collect_y(poller, 1, tag, shared);
-    block_sync(kFineY);
-    stage_done(clock, kClockFineWait);
-    stage_logits(args, fc4, 1, step, tag, shared);
-    if (!last_step) collect_gates(poller, 0, next_at, tag + 1, pre);
-    at = next_at;
-    stage_done(clock, kClockFineFc2);
-    if (draws) draw(poller, 1, step, tag, chance, shared);
-    block_sync(kFineDrawn);
-    stage_done(clock, kClockFineDraw);
-    const int fine = control[1];
-    if (control[3] != 0) break;
-    if (block_index() == 0 && thread_index() == 0) args.labels[step] = 256 * coarse + fine;
-    x.coarse = x.now;
-    x.fine = scaled(fine);
-  }
-  store_state(args, shared, x, step);
+  volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
+  Run r{args, {args, stop}, shared, m, sums, pre, {coarse_bias, fine_bias}, {}, kStart, {}, {}, 0, 0};
+  r.x = {args.state[kHidden], args.state[kHidden + 1], 0.0f};
+  r.at.phase = args.phase0;
+  r.tag = args.tag0;
+  r.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? args.clocks : nullptr;
+  begin(r);
+  run_samples(r);
+  store_state(args, shared, r.x, r.step);
 }
 
 }  // namespace wavernn_fast::gpu

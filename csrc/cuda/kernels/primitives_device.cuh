@@ -43,6 +43,9 @@ WF_INLINE float smallest(float a, float b) { return fminf(a, b); }
 WF_INLINE float reciprocal(float x) { return __frcp_rn(x); }
 WF_INLINE int round_to_int(float x) { return __float2int_rn(x); }
 WF_INLINE float to_float(int x) { return __int2float_rn(x); }
+WF_INLINE float absolute(float x) { return fabsf(x); }
+WF_INLINE long long to_fixed(float x) { return __float2ll_rn(x); }
+WF_INLINE float of_fixed(long long x) { return __ll2float_rn(x); }
 WF_INLINE float float_of_bits(int x) { return __int_as_float(x); }
 WF_INLINE int bits_of_float(float x) { return __float_as_int(x); }
 WF_INLINE unsigned multiply_high(unsigned a, unsigned b) { return __umulhi(a, b); }
@@ -114,36 +117,48 @@ WF_INLINE void block_sync(int where) {
   __syncthreads();
 }
 
-// Sum of x over the warp, in every lane: partners at distance 16, 8, 4, 2, 1.
+WF_INLINE float from_lane(float x, int distance) {
+  return __shfl_xor_sync(0xffffffffu, x, distance);
+}
+
+// Sum of x over groups of 2 * `from` lanes, in every lane: partners at distance `from`, half of it,
+// down to 1. Two distances at a time: the three shuffles of a pair of levels do not wait for each
+// other, and the sums are the same, (a + b) + (c + d) seen from any of the four lanes.
 WF_INLINE float butterfly(float x, int from) {
   WF_UNROLL
-  for (int distance = from; distance > 0; distance >>= 1)
-    x = add(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  for (int distance = from; distance > 0; distance >>= 2) {
+    if (distance == 1) return add(x, from_lane(x, 1));
+    const int half = distance >> 1;
+    const float far = from_lane(x, distance), near = from_lane(x, half);
+    x = add(add(x, far), add(near, from_lane(x, distance + half)));
+  }
   return x;
 }
 
 // Lane (32 / P) j, with P the next power of two, gets the sum of x[j] over the warp. Every sum is
 // added in the order of `butterfly`; halving the array at every distance takes P + 4 shuffles
 // instead of 5 a sum.
-WF_INLINE float warp_sums(const float* x, int count) {
-  float v[32];
-  int padded = 1;
+template <int kCount>
+WF_INLINE void halve(float* v, int distance) {
+  const bool upper = lane_index() & distance;
   WF_UNROLL
-  for (int i = 0; i < 5; ++i)
-    if (padded < count) padded *= 2;
-  WF_UNROLL
-  for (int i = 0; i < padded; ++i) v[i] = i < count ? x[i] : 0.0f;
-  int distance = 16;
-  WF_UNROLL
-  for (int n = padded / 2; n > 0; n /= 2, distance /= 2) {
-    const bool upper = lane_index() & distance;
-    WF_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const float keep = upper ? v[i + n] : v[i];
-      v[i] = add(keep, __shfl_xor_sync(0xffffffffu, upper ? v[i] : v[i + n], distance));
-    }
+  for (int i = 0; i < kCount; ++i) {
+    const float keep = upper ? v[i + kCount] : v[i];
+    v[i] = add(keep, from_lane(upper ? v[i] : v[i + kCount], distance));
   }
-  return butterfly(v[0], 16 / padded);
+}
+WF_INLINE float warp_sums(const float* x, int count) {
+  // Every index below is a constant once `count` is one, so that v stays in registers.
+  const int padded = count > 16 ? 32 : count > 8 ? 16 : count > 4 ? 8 : count > 2 ? 4 : count;
+  float v[32];
+  WF_UNROLL
+  for (int i = 0; i < 32; ++i) v[i] = i < count ? x[i] : 0.0f;
+  if (padded >= 32) halve<16>(v, 16);
+  if (padded >= 16) halve<8>(v, 256 / padded);
+  if (padded >= 8) halve<4>(v, 128 / padded);
+  if (padded >= 4) halve<2>(v, 64 / padded);
+  if (padded >= 2) halve<1>(v, 32 / padded);
+  return butterfly(v[0], padded > 1 ? 16 / padded : 16);
 }
 
 WF_INLINE float warp_max(float x) {
@@ -158,12 +173,29 @@ WF_INLINE float warp_max(float x) {
   return x;
 #endif
 }
-// Sum of x over this lane and those before it.
+// Sum over the warp, in every lane.
+WF_INLINE unsigned warp_total(unsigned x) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(0xffffffffu, x);
+#else
+  WF_UNROLL
+  for (int distance = 16; distance > 0; distance >>= 1)
+    x += __shfl_xor_sync(0xffffffffu, x, distance);
+  return x;
+#endif
+}
+// Sum of x over this lane and those before it: six lanes at a time, twice. Shuffles of one round do
+// not wait for each other; five rounds of one would.
 WF_INLINE unsigned warp_prefix_sum(unsigned x) {
   WF_UNROLL
-  for (int distance = 1; distance < 32; distance <<= 1) {
-    const unsigned below = __shfl_up_sync(0xffffffffu, x, distance);
-    if (lane_index() >= distance) x += below;
+  for (int distance = 1; distance < 32; distance *= 6) {
+    unsigned sum = x;
+    WF_UNROLL
+    for (int i = 1; i < 6; ++i) {
+      const unsigned below = __shfl_up_sync(0xffffffffu, x, i * distance);
+      sum += lane_index() >= i * distance ? below : 0u;
+    }
+    x = sum;
   }
   return x;
 }
@@ -193,41 +225,39 @@ struct Poller {
   volatile int* stop;  // shared: this block has given up
 };
 
-WF_INLINE void give_up(const Poller& poller, const Word* at, unsigned tag) {
-  KernelStatus* status = poller.args.status;
-  if (atomicCAS(&status->code, static_cast<int>(kRunning), static_cast<int>(kStalled)) == 0) {
-    status->block = block_index();
-    status->word = static_cast<int>(at - poller.args.words);
-    status->tag = tag;
-  }
-  *poller.stop = 1;
+// `count` pairs of words, `stride` words apart. Each half of a load is one word with its tag, so the
+// hardware need not keep the halves together.
+WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int count, Word* out) {
+  (void)poller;
+  WF_UNROLL
+  for (int i = 0; i < count; ++i)
+    asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
+                 : "=l"(out[2 * i]), "=l"(out[2 * i + 1])
+                 : "l"(at + i * stride)
+                 : "memory");
 }
 
-// Waits until `count` pairs of words, `stride` words apart, carry `tag`; their payloads go to
-// out[2 count]. A word and its tag arrive together, so no fence is needed. Gives up after
-// args.poll_limit failures: out is then undefined and *stop is set.
-WF_INLINE void poll_pairs(const Poller& poller, const Word* at, int stride, int count, unsigned tag,
-                          float* out) {
-  for (unsigned tries = 0;;) {
-    bool ready = true;
-    WF_UNROLL
-    for (int i = 0; i < count; ++i) {
-      Word a, b;
-      asm volatile(WF_LD_WORDS " {%0, %1}, [%2];"
-                   : "=l"(a), "=l"(b)
-                   : "l"(at + i * stride)
-                   : "memory");
-      ready = ready && static_cast<unsigned>(a >> 32) == tag &&
-              static_cast<unsigned>(b >> 32) == tag;
-      out[2 * i] = __uint_as_float(static_cast<unsigned>(a));
-      out[2 * i + 1] = __uint_as_float(static_cast<unsigned>(b));
-    }
-    if (ready) return;
-    if ((++tries & 63) == 0 && (tries >= poller.args.poll_limit || *poller.stop)) {
-      give_up(poller, at, tag);
-      return;
-    }
-  }
+// The emulator can pretend that words are there which are not.
+WF_INLINE bool checked(bool ready) { return ready; }
+
+WF_INLINE unsigned long long stall_report(const Poller& poller, const Word* at, unsigned tag) {
+  const unsigned word = static_cast<unsigned>(at - poller.args.words);
+  const unsigned place = static_cast<unsigned>(block_index()) << kStallWordBits | word;
+  return static_cast<unsigned long long>(place) << 32 | tag;
+}
+
+// After a look at words from `at` that were not there: false if this thread is to wait no longer.
+// The first to give up says what it waited for.
+WF_INLINE bool keep_polling(const Poller& poller, unsigned& tries, const Word* at, unsigned tag) {
+  if ((++tries & 63) != 0 || (tries < poller.args.poll_limit && !*poller.stop)) return true;
+  atomicCAS(&poller.args.status->stall, 0ull, stall_report(poller, at, tag));
+  *poller.stop = 1;
+  return false;
+}
+
+// Adds to a word in L2; nobody waits for the result.
+WF_INLINE void add_to_word(Word* at, Word value) {
+  asm volatile("red.global.add.u64 [%0], %1;" : : "l"(at), "l"(value) : "memory");
 }
 
 }  // namespace wavernn_fast::gpu

@@ -11,26 +11,29 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
 // WF_SHAPE(X) lists X(field, kConstant, WF_MACRO). "Slots" are per warp; offsets into the packed
 // weights are in 32-bit words, offsets into shared memory in floats.
 #define WF_SHAPE(X)                                                                                \
-  X(hidden, kHidden, WF_HIDDEN)               /* GRU units H */                                    \
-  X(half, kHalf, WF_HALF)                     /* H / 2 */                                          \
-  X(fc, kFc, WF_FC)                           /* width F of O1 and O3 */                           \
-  X(blocks, kBlocks, WF_BLOCKS)               /* G, one a multiprocessor */                        \
-  X(warps, kWarps, WF_WARPS)                  /* a block */                                        \
-  X(threads, kThreads, WF_THREADS)            /* 32 warps */                                       \
-  X(unit_slots, kUnitSlots, WF_UNIT_SLOTS)    /* GRU units of a warp, both halves */               \
-  X(fc1_slots, kFc1Slots, WF_FC1_SLOTS)       /* rows of O1, and of O3 */                          \
-  X(fc2_slots, kFc2Slots, WF_FC2_SLOTS)       /* rows of O2, and of O4 */                          \
-  X(row_slots, kRowSlots, WF_ROW_SLOTS)       /* the larger of both */                             \
-  X(half_pairs, kHalfPairs, WF_HALF_PAIRS)    /* pairs of columns a lane: ceil(H/2 / 64) */        \
-  X(fc_pairs, kFcPairs, WF_FC_PAIRS)          /* ceil(F / 64) */                                   \
-  X(gate_rounds, kGateRounds, WF_GATE_ROUNDS) /* pairs of units a thread: ceil(H/4 / T) */         \
-  X(fc_rounds, kFcRounds, WF_FC_ROUNDS)       /* pairs of y a thread: ceil(F/2 / T) */             \
-  X(taps, kTaps, WF_TAPS)                     /* rows of `interp` that a sample mixes */           \
-  X(fp16, kFp16, WF_FP16)                     /* weights of R and O1..O4 in two bytes */           \
-  X(exact, kExact, WF_EXACT)                  /* IEEE operations only */                           \
-  X(clocks, kClocks, WF_CLOCKS)               /* sum up the ticks of every stage */                \
-  X(gru_place, kGruPlace, WF_GRU_PLACE)       /* Place of R */                                     \
-  X(fc1_place, kFc1Place, WF_FC1_PLACE)       /* of O1 and O3 */                                   \
+  X(hidden, kHidden, WF_HIDDEN)                  /* GRU units H */                                 \
+  X(half, kHalf, WF_HALF)                        /* H / 2 */                                       \
+  X(fc, kFc, WF_FC)                              /* width F of O1 and O3 */                        \
+  X(blocks, kBlocks, WF_BLOCKS)                  /* G, one a multiprocessor */                     \
+  X(warps, kWarps, WF_WARPS)                     /* a block */                                     \
+  X(threads, kThreads, WF_THREADS)               /* 32 warps */                                    \
+  X(unit_slots, kUnitSlots, WF_UNIT_SLOTS)       /* GRU units of a warp, both halves */            \
+  X(fc1_slots, kFc1Slots, WF_FC1_SLOTS)          /* rows of O1, and of O3 */                       \
+  X(fc2_slots, kFc2Slots, WF_FC2_SLOTS)          /* rows of O2, and of O4 */                       \
+  X(row_slots, kRowSlots, WF_ROW_SLOTS)          /* the larger of both */                          \
+  X(half_pairs, kHalfPairs, WF_HALF_PAIRS)       /* pairs of columns a lane: ceil(H/2 / 64) */     \
+  X(fc_pairs, kFcPairs, WF_FC_PAIRS)             /* ceil(F / 64) */                                \
+  X(gate_rounds, kGateRounds, WF_GATE_ROUNDS)    /* pairs of units a thread: ceil(H/4 / T) */      \
+  X(fc_rounds, kFcRounds, WF_FC_ROUNDS)          /* pairs of y a thread: ceil(F/2 / T) */          \
+  X(exchanges, kExchanges, WF_EXCHANGES)         /* between blocks, a sample: 4, or 2 with sums */ \
+  X(class_rounds, kClassRounds, WF_CLASS_ROUNDS) /* 2: classes a thread, ceil(256 / T) */          \
+  X(y_pairs, kYPairs, WF_Y_PAIRS)                /* 2: pairs of y that a block computes */         \
+  X(taps, kTaps, WF_TAPS)                        /* rows of `interp` that a sample mixes */        \
+  X(fp16, kFp16, WF_FP16)                        /* weights of R and O1..O4 in two bytes */        \
+  X(exact, kExact, WF_EXACT)                     /* IEEE operations only */                        \
+  X(clocks, kClocks, WF_CLOCKS)                  /* sum up the ticks of every stage */             \
+  X(gru_place, kGruPlace, WF_GRU_PLACE)          /* Place of R */                                  \
+  X(fc1_place, kFc1Place, WF_FC1_PLACE)          /* of O1 and O3 */                                \
   X(coarse_fc2_place, kCoarseFc2Place, WF_COARSE_FC2_PLACE)                                        \
   X(fine_fc2_place, kFineFc2Place, WF_FINE_FC2_PLACE)                                              \
   X(gru_at, kGruAt, WF_GRU_AT)                              /* packed weights: R */                \
@@ -43,6 +46,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(fc_bias_at, kFcBiasAt, WF_FC_BIAS_AT)                   /* [F] O1, [256] O2, [F] O3, [256] */  \
   X(shared_hidden, kSharedHidden, WF_SHARED_HIDDEN)         /* shared: coarse h, fine h */         \
   X(shared_y, kSharedY, WF_SHARED_Y)                        /* relu of O1 or O3 */                 \
+  X(shared_seen, kSharedSeen, WF_SHARED_SEEN)               /* 2: sums of the step before */       \
   X(shared_rows, kSharedRows, WF_SHARED_ROWS)               /* rows and biases of output layers */ \
   X(shared_gate_rows, kSharedGateRows, WF_SHARED_GATE_ROWS) /* rows of the recurrent product */    \
   X(shared_sample, kSharedSample, WF_SHARED_SAMPLE)         /* input weights */                    \

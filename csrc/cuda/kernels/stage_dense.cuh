@@ -21,10 +21,10 @@ WF_INLINE Float2 weight(const Matrix& m, int index) {
   return widen(m.place == kInShared ? shared_weight(at) : load_weight(at));
 }
 
-// Brings `pairs` pairs a lane to where they stay: `at` is the packed matrix, `shared` where this
-// matrix begins in shared memory. Every lane copies what it alone will read.
+// Brings `pairs` pairs a lane to where they stay: `at` is the packed matrix; `shared`, the next free
+// shared memory, moves on if they stay there. Every lane copies what it alone will read.
 WF_INLINE Matrix make_resident(const KernelArgs& args, int place, int at, int pairs,
-                               Weight* registers, float* shared) {
+                               Weight* registers, float*& shared) {
   const int words = pairs * 32 * kPairWords;
   const unsigned* source = static_cast<const unsigned*>(args.weights) + at +
                            static_cast<long long>(block_index() * kWarps + warp_index()) * words;
@@ -36,17 +36,13 @@ WF_INLINE Matrix make_resident(const KernelArgs& args, int place, int at, int pa
     return {place, registers, nullptr};
   }
   unsigned* target = reinterpret_cast<unsigned*>(shared) + warp_index() * words;
+  shared += kWarps * words;
   for (int i = 0; i < pairs * kPairWords; ++i) {
     // [pairs][32][kPairWords]: word i of this lane, counted over all its pairs
     const int word = (i / kPairWords * 32 + lane_index()) * kPairWords + i % kPairWords;
     target[word] = source[word];
   }
   return {place, nullptr, target};
-}
-
-// Floats of shared memory that a matrix takes if it lives there.
-WF_INLINE int shared_words(int place, int pairs) {
-  return place == kInShared ? kWarps * pairs * 32 * kPairWords : 0;
 }
 
 // Which of `count` sums of `warp_sums` this lane holds alone, or -1.

@@ -7,38 +7,31 @@ namespace wavernn_fast::gpu {
 enum Barrier : int {
   kStartReady,    // the state, before the first product
   kCoarseHidden,  // coarse half of the new state
-  kCoarseY,
+  kCoarseY,       // all of y, or this block's share of it
   kCoarseDrawn,
   kFineHidden,
   kFineY,
   kFineDrawn,
   kBarriers
 };
+constexpr int kBarriersOfHalf = 3;
 
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
-  kClockCoarseGates,  // gates of the coarse half, barrier
-  kClockCoarseFc1,    // O1, and R times the coarse half in the shadow
-  kClockCoarseWait,   // for y of the coarse half, barrier
-  kClockCoarseFc2,    // O2, and collecting the fine half's gate words
-  kClockCoarseDraw,   // waiting for logits and drawing, barrier
+  kClockCoarseGates,   // gates of the coarse half, barrier
+  kClockCoarseY,       // O1, barrier; with four exchanges R times the half and waiting for y
+  kClockCoarseLogits,  // O2, collecting the next gate words; with two exchanges R times the half
+  kClockCoarseDraw,    // waiting for logits and drawing, barrier
   kClockFineGates,
-  kClockFineFc1,  // O3, R times the fine half, publishing the next step's gate words
-  kClockFineWait,
-  kClockFineFc2,
+  kClockFineY,
+  kClockFineLogits,
   kClockFineDraw,
   kClockStages
 };
+constexpr int kStagesOfHalf = 4;
 
-constexpr const char* kStageNames[kClockStages] = {"coarse gates",
-                                                   "coarse fc1, recurrent product",
-                                                   "coarse y wait",
-                                                   "coarse fc2",
-                                                   "coarse logits wait, draw",
-                                                   "fine gates",
-                                                   "fine fc1, recurrent product",
-                                                   "fine y wait",
-                                                   "fine fc2",
-                                                   "fine logits wait, draw"};
+constexpr const char* kStageNames[kClockStages] = {"coarse gates", "coarse y",   "coarse logits",
+                                                   "coarse draw",  "fine gates", "fine y",
+                                                   "fine logits",  "fine draw"};
 
 }  // namespace wavernn_fast::gpu
