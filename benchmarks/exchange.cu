@@ -1,7 +1,8 @@
-// How long one exchange between blocks takes, apart from all arithmetic: every block publishes its
-// share of n tagged words, waits for all n, and goes on to the next step. The loads, the stores, the
-// tags and the two buffers are those of the persistent kernel (csrc/cuda/kernels), which is
-// included for that; tests/exchange_host.cpp runs the same loops on threads of the host.
+// How long one exchange between blocks takes, apart from all arithmetic. Gathering: every block
+// publishes its share of n tagged words, waits for all n, and goes on to the next step. Summing:
+// every block adds to all of 256 words and waits until all blocks have. The loads, the stores, the
+// additions and the tags are the primitives of the persistent kernel (csrc/cuda/kernels), included
+// here; tests/exchange_host.cpp runs the same loops on threads of the host.
 //
 // The payloads rotate and count: word i of step t carries word i + 1 of step t - 1, plus one. So no
 // step can begin before the one before it has arrived, and one look at the end proves them all.
@@ -16,6 +17,9 @@ WF_INLINE long long nanoseconds() {
   return t;
 }
 WF_INLINE void count_error(int* errors) { atomicAdd(errors, 1); }
+WF_INLINE void set_once(unsigned long long* at, unsigned long long value) {
+  atomicCAS(at, 0ull, value);
+}
 #endif
 
 using namespace wavernn_fast::gpu;
@@ -51,7 +55,30 @@ WF_INLINE float expected(int i, int n, unsigned steps) {
   return static_cast<float>((i + steps) % n + steps);  // exact: below 2^24
 }
 
-// --- through L2 -----------------------------------------------------------------------------------
+// As stall_report of the kernel: block, word, tag.
+WF_INLINE void give_up(Result* result, int word, unsigned tag) {
+  const unsigned place = static_cast<unsigned>(block_index()) << kStallWordBits | word;
+  set_once(&result->status.stall, static_cast<unsigned long long>(place) << 32 | tag);
+}
+
+// --- gathering through L2 -------------------------------------------------------------------------
+
+// poll_pairs of the kernel, for any number of pairs.
+template <int kPairs>
+WF_INLINE void wait_for_pairs(const Poller& poller, const Word* at, int stride, unsigned tag,
+                              float* out) {
+  for (unsigned tries = 0;;) {
+    WF_REGISTERS(Word, words, 2 * kPairs);
+    load_words(poller, at, stride, kPairs, words);
+    unsigned wrong = 0;
+    WF_UNROLL
+    for (int i = 0; i < 2 * kPairs; ++i) {
+      wrong |= static_cast<unsigned>(words[i] >> 32) ^ tag;
+      out[i] = float_of_bits(static_cast<int>(words[i]));
+    }
+    if (wrong == 0 || !keep_polling(poller, tries, at, tag)) return;
+  }
+}
 
 // kPairs: pairs of words that a polling thread waits for. kMeets: false leaves the exchange out and
 // keeps everything else, for the difference.
@@ -93,7 +120,7 @@ WF_INLINE void through_l2(Word* words, Result* result, int n, int replicas, unsi
     if (polls) {
       WF_REGISTERS(float, got, 2 * kPairs);
       const int at = 2 * thread_index();
-      if (kMeets) poll_pairs(poller, buffer + replica * n + at, stride, kPairs, tag, got);
+      if (kMeets) wait_for_pairs<kPairs>(poller, buffer + replica * n + at, stride, tag, got);
       WF_UNROLL
       for (int p = 0; p < kPairs; ++p) {
         const int i = at + p * stride;
@@ -112,6 +139,84 @@ WF_INLINE void through_l2(Word* words, Result* result, int n, int replicas, unsi
   finish(result, clock, step, block_index() == 0);
   for (int i = thread_index(); i < n; i += thread_count())
     if (shared[4 + ((steps + 1) & 1) * n + i] != expected(i, n, steps)) count_error(&result->errors);
+}
+
+// --- summing in L2 --------------------------------------------------------------------------------
+
+constexpr Word kOneBlock = 1ull << 56;  // as in stage_sums.cuh: above it blocks, below it the sum
+constexpr int kClasses = 256;
+
+// What every block adds to class k in a step.
+WF_INLINE int share_of(int k, unsigned step) {
+  return static_cast<int>(((k + step) & (kClasses - 1)) + step);
+}
+
+// 256 threads. kCopies: copies of the sums, of which a block adds to one; the readers add them up.
+template <int kCopies, bool kMeets>
+WF_INLINE void through_sums(Word* words, Result* result, unsigned steps, unsigned tag0,
+                            unsigned poll_limit) {
+  KernelArgs args{};
+  args.words = words;
+  args.status = &result->status;
+  args.poll_limit = poll_limit;
+  float* shared = shared_memory();  // [4] control, Word seen [2][copies][256], int sums [2][256]
+  volatile int* control = reinterpret_cast<volatile int*>(shared);
+  Word* seen = reinterpret_cast<Word*>(shared + 4);
+  int* sums = reinterpret_cast<int*>(seen + 2 * kCopies * kClasses);
+  const Poller poller{args, control};
+  const int k = thread_index(), next = (k + 1) & (kClasses - 1), blocks = block_count();
+  for (int i = k; i < 2 * kCopies * kClasses; i += thread_count()) seen[i] = 0;
+  sums[kClasses + k] = blocks * share_of(k, 0);  // what step -1 left; step s adds share_of(k, s + 1)
+  if (k < 4) control[k] = 0;
+  block_sync(0);
+
+  Clock clock{0, 0};
+  unsigned step = 0;
+  for (; step < steps; ++step) {
+    start(clock, step);
+    const int side = static_cast<int>(step & 1);
+    const int* before = sums + (1 - side) * kClasses;
+    int* now = sums + side * kClasses;
+    Word* area = words + side * kCopies * kClasses;
+    // Zero, if the sum of the last step is right; so nothing can be added before it is there.
+    const int wrong = before[next] - blocks * share_of(next, step);
+    const int own = share_of(k, step + 1) + wrong;
+    if (kMeets)
+      add_to_word(area + block_index() % kCopies * kClasses + k, kOneBlock + static_cast<Word>(own));
+    if (warp_index() == 0) {
+      WF_REGISTERS(Word, got, 8 * kCopies);
+      Word* mine = seen + side * kCopies * kClasses + 2 * lane_index();
+      const Word* at = area + 2 * lane_index();
+      for (unsigned tries = 0; kMeets;) {
+        load_words(poller, at, 64, 4 * kCopies, got);
+        bool all = true;
+        WF_UNROLL
+        for (int i = 0; i < 8 * kCopies; ++i) {
+          const int copy = i / 8, adders = (blocks - copy + kCopies - 1) / kCopies;
+          all = all && static_cast<int>((got[i] - mine[i / 2 * 64 + i % 2]) >> 56) == adders;
+        }
+        if (all || !keep_polling(poller, tries, at, tag0 + step)) break;
+      }
+      WF_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        int sum = 0;
+        WF_UNROLL
+        for (int copy = 0; copy < kCopies; ++copy) {
+          Word& last = mine[(8 * copy + i) / 2 * 64 + i % 2];
+          if (kMeets) sum += static_cast<int>(got[8 * copy + i] - last);
+          if (kMeets) last = got[8 * copy + i];
+        }
+        const int place = i / 2 * 64 + 2 * lane_index() + i % 2;
+        now[place] = kMeets ? sum : blocks * share_of(place, step + 1) + wrong;
+      }
+    }
+    if (k == 0) control[2 + side] = control[0];
+    block_sync(1);
+    if (control[2 + side] != 0) break;
+  }
+  finish(result, clock, step, block_index() == 0);
+  if (sums[((steps + 1) & 1) * kClasses + k] != blocks * share_of(k, steps))
+    count_error(&result->errors);
 }
 
 // --- between the shared memories of a cluster -----------------------------------------------------
@@ -135,15 +240,9 @@ WF_INLINE void push_word(Word* at, int rank, float value, unsigned tag) {
   asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;"
                : : "r"(peer_address(at, rank)), "l"(word) : "memory");
 }
-WF_INLINE void load_words(const Word* at, Word& a, Word& b) {
+WF_INLINE void load_own(const Word* at, Word& a, Word& b) {
   asm volatile("ld.relaxed.cluster.shared::cta.v2.u64 {%0, %1}, [%2];"
                : "=l"(a), "=l"(b) : "r"(shared_address(at)) : "memory");
-}
-WF_INLINE void report(KernelStatus* status, int word, unsigned tag) {
-  if (atomicCAS(&status->code, static_cast<int>(kRunning), static_cast<int>(kStalled)) != 0) return;
-  status->block = block_index();
-  status->word = word;
-  status->tag = tag;
 }
 WF_INLINE float payload(Word word) { return __uint_as_float(static_cast<unsigned>(word)); }
 #endif
@@ -178,10 +277,10 @@ WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned t
     for (int i = 2 * thread_index(); i < n; i += 2 * thread_count()) {
       Word a, b;
       for (unsigned tries = 0;;) {
-        load_words(now + i, a, b);
+        load_own(now + i, a, b);
         if (static_cast<unsigned>(a >> 32) == tag && static_cast<unsigned>(b >> 32) == tag) break;
         if ((++tries & 63) != 0 || (tries < poll_limit && control[0] == 0)) continue;
-        report(&result->status, i, tag);
+        give_up(result, i, tag);
         control[0] = 1;
         break;
       }
@@ -257,7 +356,7 @@ WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
       if (nanoseconds() > deadline) break;
     }
     if (done) continue;
-    report(&result->status, parity * n, step);
+    give_up(result, parity * n, step + 1);
     break;
   }
   finish(result, clock, step, block_index() == 0);
@@ -272,12 +371,12 @@ WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
 
 #ifndef EXCHANGE_HOST
 #define EXCHANGE_L2(pairs)                                                                         \
-  extern "C" __global__ void __launch_bounds__(512, 1)                                             \
+  extern "C" __global__ void __launch_bounds__(256, 1)                                             \
       exchange_l2_##pairs(Word* words, Result* result, int n, int replicas, unsigned steps,        \
                           unsigned tag0, unsigned poll_limit) {                                    \
     through_l2<pairs, true>(words, result, n, replicas, steps, tag0, poll_limit);                  \
   }                                                                                                \
-  extern "C" __global__ void __launch_bounds__(512, 1)                                             \
+  extern "C" __global__ void __launch_bounds__(256, 1)                                             \
       exchange_none_##pairs(Word* words, Result* result, int n, int replicas, unsigned steps,      \
                             unsigned tag0, unsigned poll_limit) {                                  \
     through_l2<pairs, false>(words, result, n, replicas, steps, tag0, poll_limit);                 \
@@ -290,14 +389,29 @@ EXCHANGE_L2(7)
 EXCHANGE_L2(14)
 EXCHANGE_L2(21)
 
+#define EXCHANGE_SUMS(copies)                                                                      \
+  extern "C" __global__ void __launch_bounds__(256, 1)                                             \
+      exchange_sums_##copies(Word* words, Result* result, int, int, unsigned steps, unsigned tag0, \
+                             unsigned poll_limit) {                                                \
+    through_sums<copies, true>(words, result, steps, tag0, poll_limit);                            \
+  }                                                                                                \
+  extern "C" __global__ void __launch_bounds__(256, 1)                                             \
+      exchange_nosums_##copies(Word* words, Result* result, int, int, unsigned steps,              \
+                               unsigned tag0, unsigned poll_limit) {                               \
+    through_sums<copies, false>(words, result, steps, tag0, poll_limit);                           \
+  }
+EXCHANGE_SUMS(1)
+EXCHANGE_SUMS(2)
+EXCHANGE_SUMS(4)
+
 #if __CUDA_ARCH__ >= 900
 #define EXCHANGE_CLUSTER(blocks)                                                                   \
-  extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(512, 1)              \
+  extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(256, 1)              \
       exchange_cluster_##blocks(Word*, Result* result, int n, int, unsigned steps, unsigned tag0,  \
                                 unsigned poll_limit) {                                             \
     through_cluster<blocks>(result, n, steps, tag0, poll_limit);                                   \
   }                                                                                                \
-  extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(512, 1)              \
+  extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(256, 1)              \
       exchange_counted_##blocks(Word*, Result* result, int n, int, unsigned steps, unsigned,       \
                                 unsigned) {                                                        \
     through_counted<blocks>(result, n, steps);                                                     \

@@ -35,12 +35,10 @@ PAIRS = (1, 2, 3, 4, 7, 14, 21)  # pairs a polling thread, as instantiated in ex
 WARM_UP = 64  # steps before the clock starts, as in exchange.cu
 POLL_LIMIT = 1 << 20
 LONGEST = 2 * 4 * max(WORDS)  # words: two buffers, four copies
-RESULT = np.dtype(
+STALL_WORD_BITS = 22  # csrc/cuda/kernels/args.h
+RESULT = np.dtype(  # struct Result of exchange.cu
     [
-        ("code", "i4"),
-        ("block", "i4"),
-        ("word", "i4"),
-        ("tag", "u4"),
+        ("stall", "u8"),
         ("failed_step", "i4"),
         ("steps_done", "u4"),
         ("errors", "i4"),
@@ -55,7 +53,9 @@ RESULT = np.dtype(
 class Case:
     """One question."""
 
-    transport: str  # l2, none (no exchange at all), cluster (tags), counted (bytes by a barrier)
+    # l2: gather words; sums: add to 256 words; none, nosums: the same without the exchange;
+    # cluster: gather through the shared memories of a cluster; counted: the same without tags
+    transport: str
     blocks: int
     words: int
     pollers: str = "all warps"  # or "one warp"
@@ -65,6 +65,8 @@ class Case:
         """Why this device or this loop cannot do it; empty if it can."""
         if self.blocks > multiprocessors:
             return f"the device has {multiprocessors} multiprocessors"
+        if self.transport in ("sums", "nosums"):
+            return ""
         if self.blocks > self.words:
             return "a block would own no word"
         if self.transport in ("cluster", "counted") and arch < 90:
@@ -80,15 +82,23 @@ class Case:
     def kernel(self) -> str:
         if self.transport in ("l2", "none"):
             return f"exchange_{self.transport}_{self.pairs()}"
+        if self.transport in ("sums", "nosums"):
+            return f"exchange_{self.transport}_{self.replicas}"
         return f"exchange_{self.transport}_{self.blocks}"
 
     def shared_bytes(self) -> int:
+        if self.transport in ("sums", "nosums"):
+            return 16 + 8 * 2 * self.replicas * 256 + 4 * 2 * 256
         payload = 8 if self.transport == "cluster" else 4
         return 16 + 2 * payload * self.words
 
 
 def cases() -> Iterator[Case]:
     """All of them, the ones that matter most first."""
+    for copies in REPLICAS:
+        for blocks in BLOCKS:
+            yield Case("sums", blocks, 256, "one warp", copies)
+            yield Case("nosums", blocks, 256, "one warp", copies)
     for words in (448, *(w for w in WORDS if w != 448)):
         for blocks in BLOCKS:
             yield Case("l2", blocks, words)
@@ -133,6 +143,8 @@ class Bench:
     def launch(self, function: cuda_driver.Function, case: Case, steps: int) -> dict[str, Any]:
         """One launch: ns a step by events and by the device's clock, ticks a step."""
         self.driver.zero(self.result, RESULT.itemsize)
+        if case.transport == "sums":
+            self.driver.zero(self.words, 8 * LONGEST)
         numbers = [
             ctypes.c_uint64(self.words),
             ctypes.c_uint64(self.result),
@@ -140,7 +152,7 @@ class Bench:
             ctypes.c_int(case.replicas),
             *(ctypes.c_uint(x) for x in (steps, self.tag, POLL_LIMIT)),
         ]
-        cooperative = case.transport in ("l2", "none")
+        cooperative = case.transport not in ("cluster", "counted")
         self.driver.call("cuEventRecord", self.events[0], None)
         function.launch(case.blocks, THREADS, case.shared_bytes(), numbers, cooperative)
         self.driver.call("cuEventRecord", self.events[1], None)
@@ -166,11 +178,10 @@ class Bench:
 
 def measured(found: Any, steps: int, milliseconds: float) -> dict[str, float]:
     """Numbers of a launch, once its payloads are known to be right."""
-    if found["code"] != 0:
-        raise RuntimeError(
-            f"stalled: block {found['block']} waited in vain for word {found['word']} "
-            f"with tag {found['tag']}"
-        )
+    if found["stall"]:
+        place, tag = divmod(int(found["stall"]), 1 << 32)
+        block, word = divmod(place, 1 << STALL_WORD_BITS)
+        raise RuntimeError(f"stalled: block {block} waited in vain for word {word}, tag {tag}")
     if found["errors"] or found["steps"] != steps:
         raise RuntimeError(f"{found['errors']} wrong payloads after {found['steps']} steps")
     counted = steps - WARM_UP
@@ -184,33 +195,44 @@ def measured(found: Any, steps: int, milliseconds: float) -> dict[str, float]:
 
 def add_hops(rows: list[dict[str, Any]]) -> None:
     """Put the difference to the loop without an exchange into the rows through L2."""
-    idle = {
-        (r["blocks"], r["words"], r["pollers"]): r["ns_step_device"]
-        for r in rows
-        if r["transport"] == "none"
-    }
+    idle = {idle_key(r, r["transport"]): r["ns_step_device"] for r in rows}
     for row in rows:
-        without = idle.get((row["blocks"], row["words"], row["pollers"]))
-        if row["transport"] == "l2" and without is not None:
+        other = {"l2": "none", "sums": "nosums"}.get(row["transport"])
+        without = idle.get(idle_key(row, other or ""))
+        if without is not None:
             row["ns_idle"] = without
             row["hop_ns"] = row["ns_step_device"] - without
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The hop of the planner: y of the usual model (448 words, all warps, one copy) by blocks."""
-    hops = {
+def idle_key(row: dict[str, Any], transport: str) -> tuple[Any, ...]:
+    """Gathering without an exchange is measured once for all numbers of copies."""
+    copies = 1 if transport == "none" else row["replicas"]
+    return transport, row["blocks"], row["words"], row["pollers"], copies
+
+
+def hops(rows: list[dict[str, Any]], transport: str, words: int, pollers: str) -> dict[str, float]:
+    """Blocks -> ns, one copy of the words."""
+    wanted = (transport, words, pollers, 1)
+    return {
         str(r["blocks"]): r["hop_ns"]
         for r in rows
-        if "hop_ns" in r and (r["words"], r["pollers"], r["replicas"]) == (448, "all warps", 1)
+        if "hop_ns" in r and (r["transport"], r["words"], r["pollers"], r["replicas"]) == wanted
     }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the planner needs (csrc/plan/gpu.cpp): a gather of y of the usual model, and sums."""
+    gather, sums = hops(rows, "l2", 448, "all warps"), hops(rows, "sums", 256, "one warp")
     clusters = {
         f"{r['transport']} {r['blocks']}": r["ns_step_device"]
         for r in rows
         if r["transport"] in ("cluster", "counted") and r["words"] == 448
     }
     return {
-        "hop_ns_448_words_by_blocks": hops,
-        "hop_us": statistics.median(hops.values()) / 1000 if hops else None,
+        "gather_hop_ns_by_blocks": gather,
+        "sums_hop_ns_by_blocks": sums,
+        "hop_us": statistics.median(gather.values()) / 1000 if gather else None,
+        "sums_hop_us": statistics.median(sums.values()) / 1000 if sums else None,
         "cluster_ns_step_448_words": clusters,
     }
 
@@ -244,10 +266,20 @@ def run(record: gpu_record.Record, repeats: int, steps: int) -> None:
     record["summary"] = summary(rows)
     for row in rows:
         print(show(row))
-    print("\nMEASURED HOP (csrc/plan/gpu.cpp, hop_us), 448 words, all warps, one copy:")
-    for blocks, hop in record["summary"]["hop_ns_448_words_by_blocks"].items():
-        print(f"  {blocks:>4s} blocks: {hop / 1000:.3f} us")
-    record.result = f"hop {record['summary']['hop_us']} us (median over blocks)"
+    show_hops(record["summary"])
+    hop, sums = record["summary"]["hop_us"], record["summary"]["sums_hop_us"]
+    if hop is not None and sums is not None:
+        record.result = f"hop: gather {hop:.3f} us, sums {sums:.3f} us (medians over blocks)"
+
+
+def show_hops(found: dict[str, Any]) -> None:
+    for name, title in (
+        ("gather_hop_ns_by_blocks", "gather of 448 words, all warps"),
+        ("sums_hop_ns_by_blocks", "sums of 256 words, one warp reads"),
+    ):
+        print(f"\nMEASURED HOP (for hop_us of csrc/plan/gpu.cpp), {title}:")
+        for blocks, hop in found[name].items():
+            print(f"  {blocks:>4s} blocks: {hop / 1000:.3f} us")
 
 
 def main() -> None:

@@ -142,7 +142,7 @@ def test_exchange_loops_deliver_every_payload_and_never_hang(tmp_path):
     subprocess.run([COMPILER, *flags, *folders, source, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count(": ok\n") == 14
+    assert done.stdout.count(": ok\n") == 23
 
 
 def test_exchange_cases_have_a_kernel_and_fit():
@@ -150,7 +150,7 @@ def test_exchange_cases_have_a_kernel_and_fit():
     found = list(exchange.cases())
     assert len(set(found)) == len(found)
     possible = [c for c in found if not c.problem(132, 90)]
-    assert {c.transport for c in possible} == {"l2", "none", "cluster", "counted"}
+    assert {c.transport for c in possible} == {"l2", "none", "sums", "nosums", "cluster", "counted"}
     assert not [c for c in possible if c.problem(132, 80) == "" and c.transport == "cluster"]
     for case in possible:
         if case.transport in ("l2", "none"):
@@ -159,6 +159,9 @@ def test_exchange_cases_have_a_kernel_and_fit():
             assert case.words // 2 % case.pairs() == 0
             assert case.words // 2 // case.pairs() <= threads
             assert 2 * case.replicas * case.words <= exchange.LONGEST
+        elif case.transport in ("sums", "nosums"):
+            assert f"EXCHANGE_SUMS({case.replicas})" in source
+            assert 2 * case.replicas * 256 <= exchange.LONGEST
         else:
             assert f"EXCHANGE_CLUSTER({case.blocks})" in source
         assert case.shared_bytes() <= 48 * 1024
@@ -185,8 +188,14 @@ def test_exchange_rows_become_the_hop():
             {"transport": "l2", "ns_step_device": ns} | case,
             {"transport": "none", "ns_step_device": 200.0} | case,
         ]
+    case = {"blocks": 56, "words": 256, "pollers": "one warp", "replicas": 1}
+    rows += [
+        {"transport": "sums", "ns_step_device": 900.0} | case,
+        {"transport": "nosums", "ns_step_device": 100.0} | case,
+    ]
     exchange.add_hops(rows)
-    assert exchange.summary(rows)["hop_ns_448_words_by_blocks"] == {"56": 500.0, "112": 600.0}
+    assert exchange.summary(rows)["gather_hop_ns_by_blocks"] == {"56": 500.0, "112": 600.0}
+    assert exchange.summary(rows)["sums_hop_ns_by_blocks"] == {"56": 800.0}
     assert exchange.summary(rows)["hop_us"] == pytest.approx(0.55)
     assert exchange.summary([])["hop_us"] is None
 
