@@ -62,6 +62,11 @@ export OUT PYTHON=$python PYTHONUNBUFFERED=1
 export PYTHONPATH="$PWD:$PWD/benchmarks:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
 # Kernels compiled by one part serve the next, and nothing is left in the user's home.
 export WAVERNN_FAST_CACHE="$PWD/$work/kernels"
+# One compiler for the engine and the exchange benchmark, wherever pip or a toolkit put it.
+if [ -z "${WAVERNN_FAST_NVRTC:-}" ]; then
+  found=$("$python" -c 'import cuda_driver; print(cuda_driver.Nvrtc().path)' 2> /dev/null) &&
+    export WAVERNN_FAST_NVRTC=$found
+fi
 rm -f "$work"/*.json "$work"/*.status
 for part in "${parts[@]}"; do
   set_command "$part"

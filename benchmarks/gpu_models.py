@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import statistics
 import time
@@ -41,6 +42,8 @@ class Voice:
 
     def __init__(self, config: ModelConfig, seed: int = 0, **options: Any) -> None:
         self.config, self.tensors = config, cases.random_tensors(config, seed)
+        if options.get("device") == "cuda":  # builds without CUDA have no such module
+            options["nvrtc"] = importlib.import_module("wavernn_fast.nvrtc").libraries()
         self.engine = _C.Engine(dataclasses.asdict(config), self.tensors, **options)
         self.stream = self.engine.open(seed)
         self.rows: tuple[Any, Any] = (None, None)

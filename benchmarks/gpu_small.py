@@ -19,12 +19,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="calls of the engine")
     parser.add_argument("--conditioned", action="store_true")
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--exchanges", type=int, default=0, help="0: the planner's choice")
     options = parser.parse_args()
     voice = gpu_models.Voice(
         gpu_models.dual(options.hidden, options.conditioned),
         device=options.device,
         dtype=options.dtype,
         exact=options.exact,
+        exchanges=options.exchanges,
     )
     for _ in range(options.runs):
         labels, _ = voice.run(options.steps)

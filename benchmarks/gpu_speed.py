@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_speed.py --output out.json
 
-First every accepted pair of blocks and warps for the unconditioned model, in short runs; then the
-planner's choice and the best pair of the sweep in long ones, for both number formats, both kinds of
+First every accepted plan (exchanges, blocks, warps) of the unconditioned model, in short runs; then
+the planner's choice and the best of the sweep in long ones, for both number formats, both kinds of
 arithmetic, with and without conditioning; then other sizes.
 """
 
@@ -28,6 +28,7 @@ from wavernn_fast.errors import WaveRNNError
 
 BLOCKS = (28, 37, 56, 84, 112, 128)
 WARPS = (4, 8, 16)
+EXCHANGES = (2, 4)  # a sample: csrc/cuda/kernels/persistent.cuh
 OTHER_SIZES = (224, 384, 512, 1024)
 DTYPES = ("fp32", "fp16")
 
@@ -40,7 +41,8 @@ class Job:
     dtype: str = "fp32"
     conditioned: bool = False
     exact: bool = False
-    blocks: int = 0  # 0: the planner's choice
+    exchanges: int = 0  # 0: the planner's choice, here and below
+    blocks: int = 0
     warps: int = 0
 
     def voice(self, device: str) -> gpu_models.Voice:
@@ -49,6 +51,7 @@ class Job:
             device=device,
             dtype=self.dtype,
             exact=self.exact,
+            exchanges=self.exchanges,
             blocks=self.blocks,
             warps=self.warps,
         )
@@ -57,12 +60,12 @@ class Job:
 def sweep(hidden: int, multiprocessors: int) -> list[Job]:
     blocks = sorted({b for b in (*BLOCKS, multiprocessors) if b <= multiprocessors})
     return [
-        Job(hidden, dtype, blocks=b, warps=w)
-        for dtype, b, w in itertools.product(DTYPES, blocks, WARPS)
+        Job(hidden, dtype, exchanges=e, blocks=b, warps=w)
+        for dtype, e, b, w in itertools.product(DTYPES, EXCHANGES, blocks, WARPS)
     ]
 
 
-def finals(hidden: int, best: dict[str, tuple[int, int]]) -> list[Job]:
+def finals(hidden: int, best: dict[str, tuple[int, int, int]]) -> list[Job]:
     """The planner's choice and the best of the sweep, every variant."""
     jobs = []
     for conditioned, dtype, exact in itertools.product((False, True), DTYPES, (False, True)):
@@ -142,7 +145,7 @@ def measure_all(
     return list(record[into])
 
 
-def refused(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
+def accepted(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
     """Without the jobs that the planner refuses, which are kept as such."""
     kept = []
     for job in jobs:
@@ -151,6 +154,7 @@ def refused(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
                 asdict(gpu_models.dual(job.hidden)),
                 gpu=record["planned_as"],
                 dtype=job.dtype,
+                exchanges=job.exchanges,
                 blocks=job.blocks,
                 warps=job.warps,
             )
@@ -160,12 +164,12 @@ def refused(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
     return kept
 
 
-def best_pairs(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+def best_plans(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int, int]]:
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["samples_per_s"] > best.get(row["dtype"], {"samples_per_s": 0.0})["samples_per_s"]:
             best[row["dtype"]] = row
-    return {dtype: (row["blocks"], row["warps"]) for dtype, row in best.items()}
+    return {d: (row["exchanges"], row["blocks"], row["warps"]) for d, row in best.items()}
 
 
 def planned_as(name: str) -> str:
@@ -186,10 +190,10 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     name, multiprocessors = device_facts(options.device)
     record["planned_as"] = planned_as(name)
     common = {"device": options.device, "first_steps": options.first_steps}
-    pairs = refused(record, sweep(options.hidden, multiprocessors))
-    short = measure_all(record, pairs, "sweep", seconds=options.seconds / 5, repeats=3, **common)
+    plans = accepted(record, sweep(options.hidden, multiprocessors))
+    short = measure_all(record, plans, "sweep", seconds=options.seconds / 5, repeats=3, **common)
     long = {"seconds": options.seconds, "repeats": 5} | common
-    rows = measure_all(record, finals(options.hidden, best_pairs(short)), "rows", **long)
+    rows = measure_all(record, finals(options.hidden, best_plans(short)), "rows", **long)
     if not options.only_hidden:
         measure_all(record, others(), "rows", **long)
     best = max((r["samples_per_s"] for r in rows), default=0.0)

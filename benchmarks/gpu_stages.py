@@ -15,10 +15,21 @@ from typing import Any
 import gpu_models
 import gpu_record
 
+# Number format, exact arithmetic, exchanges a sample (0: the planner's choice).
+VARIANTS = (
+    ("fp32", False, 0),
+    ("fp32", False, 2),
+    ("fp32", False, 4),
+    ("fp32", True, 0),
+    ("fp16", False, 0),
+)
 
-def stages(hidden: int, device: str, dtype: str, exact: bool, n_steps: int) -> dict[str, Any]:
+
+def stages(
+    hidden: int, device: str, dtype: str, exact: bool, exchanges: int, n_steps: int
+) -> dict[str, Any]:
     config = gpu_models.dual(hidden)
-    common = {"device": device, "dtype": dtype, "exact": exact}
+    common = {"device": device, "dtype": dtype, "exact": exact, "exchanges": exchanges}
     clocked = gpu_models.Voice(config, clocks=True, **common)
     clocked.run(min(n_steps, 1000))
     before = dict(clocked.engine.stage_ticks())
@@ -32,6 +43,7 @@ def stages(hidden: int, device: str, dtype: str, exact: bool, n_steps: int) -> d
         "model": gpu_models.name_of(config),
         "dtype": dtype,
         "exact": exact,
+        "exchanges": exchanges,
         "plan": clocked.engine.describe().splitlines()[1],
         "ticks_per_sample": total,
         "stages": {k: {"ticks": v, "share": v / total if total else 0.0} for k, v in ticks.items()},
@@ -65,9 +77,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100000)
     options = parser.parse_args()
     with gpu_record.Record("stages", options.output, rows=[]) as record:
-        for dtype, exact in (("fp32", False), ("fp32", True), ("fp16", False)):
-            with record.attempt(f"{dtype} {'exact' if exact else 'fast'}"):
-                row = stages(options.hidden, options.device, dtype, exact, options.steps)
+        for variant in VARIANTS:
+            with record.attempt(str(variant)):
+                row = stages(options.hidden, options.device, *variant, options.steps)
                 record["rows"].append(row)
                 show(row)
             record.save()

@@ -105,23 +105,28 @@ def junit(path: Path) -> list[dict[str, Any]]:
 
 # --- compute-sanitizer ----------------------------------------------------------------------------
 
+RACECHECK = ["--tool", "racecheck", "--racecheck-report", "all"]
+# Name: (flags of the sanitizer, flags of the run)
 SANITIZED = {
-    "memcheck": ["--tool", "memcheck"],
-    "memcheck conditioned fp16": ["--tool", "memcheck"],
-    "racecheck": ["--tool", "racecheck", "--racecheck-report", "all"],
-    "synccheck": ["--tool", "synccheck"],
+    "memcheck": (["--tool", "memcheck"], ["--exchanges", "2"]),
+    "memcheck 4 exchanges, conditioned fp16": (
+        ["--tool", "memcheck"],
+        ["--exchanges", "4", "--conditioned", "--dtype", "fp16"],
+    ),
+    "racecheck": (RACECHECK, ["--exchanges", "2"]),
+    "racecheck 4 exchanges": (RACECHECK, ["--exchanges", "4"]),
+    "synccheck": (["--tool", "synccheck"], ["--exchanges", "2"]),
 }
 
 
 def sanitize(record: gpu_record.Record, options: argparse.Namespace) -> None:
     program = tool("compute-sanitizer")
     record["runs"] = {}
-    # Compiled before the clock of the first run starts.
-    run([*SMALL], 60)
-    for name, flags in SANITIZED.items():
-        small = [*SMALL, *(["--conditioned", "--dtype", "fp16"] if "fp16" in name else [])]
+    for exchanges in ("2", "4"):  # compiled before the clock of a run starts
+        run([*SMALL, "--exchanges", exchanges], 60)
+    for name, (flags, model) in SANITIZED.items():
         with record.attempt(name):
-            command = [program, *flags, "--error-exitcode", "9", *small]
+            command = [program, *flags, "--error-exitcode", "9", *SMALL, *model]
             code, text = run(command, options.seconds)
             record["runs"][name] = {"exit_code": code} | sanitizer_summary(text)
             if code != 0 or not record["runs"][name]["ran"]:

@@ -180,6 +180,41 @@ def test_exchange_compiles_for_every_target_without_spills():
             assert (b"exchange_counted_16" in image) == (arch >= 90)
 
 
+@pytest.mark.parametrize("stall", [False, True])
+def test_exchange_asks_the_driver_for_what_it_accepts(stall, tmp_path):
+    """Against a stand-in for the driver: every case is launched, and a stall costs its case."""
+    if not COMPILER:
+        pytest.skip("no C++ compiler; the README asks for one")
+    library = tmp_path / "libcuda.so"
+    flags = ["-x", "c", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    source = ROOT / "tests/exchange_driver.c"
+    subprocess.run([COMPILER, *flags, source, "-o", library], check=True)
+    compiled = (
+        "import cuda_driver, exchange, sys\n"
+        "class Nvrtc:\n"
+        "    path = 'none'\n"
+        "    def version(self): return '0.0'\n"
+        "    def compile(self, source, options): return b'\\x7fELF' + bytes(64)\n"
+        "cuda_driver.Nvrtc = Nvrtc\n"
+        "exchange.main()\n"
+    )
+    output = tmp_path / "exchange.json"
+    env = os.environ | {"PYTHONPATH": str(BENCHMARKS), "WAVERNN_FAST_LIBCUDA": str(library)}
+    env |= {"STALL": "1"} if stall else {}
+    command = [sys.executable, "-c", compiled, "--output", str(output), "--repeats", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    result = json.loads(output.read_text())
+    assert done.returncode == int(stall), done.stderr
+    possible = [c for c in exchange.cases() if not c.problem(132, 90)]
+    clusters = [c for c in possible if c.transport in ("cluster", "counted")]
+    assert len(result["rows"]) == len(possible) - (len(clusters) if stall else 0)
+    assert len(result["failures"]) == (len(clusters) if stall else 0)
+    assert all("block 3 waited in vain for word 17" in f["error"] for f in result["failures"])
+    assert {(r["ns_step_device"], r["ticks_step"]) for r in result["rows"]} == {(2.0, 4.0)}
+    assert result["summary"]["hop_us"] == 0.0
+    assert "MEASURED HOP" in done.stdout
+
+
 def test_exchange_rows_become_the_hop():
     rows = []
     for blocks, ns in ((56, 700.0), (112, 800.0)):
