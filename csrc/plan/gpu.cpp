@@ -137,25 +137,34 @@ Latency predict(const GpuPlan& plan) {
   const Shape& s = plan.shape;
   const DeviceLimits& d = plan.request.limits;
   const int schedulers = d.arch < 70 ? 2 : 4;
-  const int share = up(s.warps, schedulers);  // warps that one scheduler feeds
+  // Cycles from one instruction of a warp to its next: other warps of its scheduler are in between,
+  // and a warp alone waits for its own results.
+  const auto pace = [schedulers](int warps) {
+    return std::max(1.6, double(up(warps, schedulers)));
+  };
+  const double share = pace(s.warps);
   Latency l;
   // About 100 instructions a pair of units, in the warps that have one; latency of the chain 100.
   const int busy = up(std::min(s.half / 2, s.threads), 32);
-  l.gates = 100 + 100 * s.gate_rounds * up(busy, schedulers) + 60;
-  // A row: shared reads, multiply-adds, the shuffles of its sum.
-  const auto rows = [share](int slots, int pairs) {
-    return 110 + share * slots * pairs * 3 + 90 + 20 * slots;
+  l.gates = int(100 + 100 * s.gate_rounds * pace(busy) + 60);
+  // Rows: shared reads, multiply-adds, the shuffles of their sums; weights that are themselves in
+  // shared memory cost a read of two cycles a pair.
+  const auto rows = [share](int slots, int pairs, int place) {
+    const int pair = place == kInShared ? 5 : 3;
+    return int(110 + share * slots * pairs * pair + 90 + 20 * slots);
   };
   const int hop = int(hop_us(d.arch) * d.clock_khz / 1000.0);
-  const int shadow =
-      share * s.half_pairs * (6 * s.unit_slots + 1) + 60 * pow2_from(3 * s.unit_slots) / 8 + 100;
+  const int shadow = int(share * s.half_pairs * (6 * s.unit_slots + 1)) +
+                     60 * pow2_from(3 * s.unit_slots) / 8 + 100;
   l.exchanges = s.exchanges;
   if (s.exchanges == 4) {
-    l.product = rows(s.fc1_slots, s.half_pairs) + rows(s.fc2_slots, s.fc_pairs) + 60;
+    l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) +
+                rows(s.fc2_slots, s.fc_pairs, s.fine_fc2_place) + 60;
     l.hop = std::max(hop, shadow);
   } else {
     // Own y to all threads; products in fixed point; one addition a block at every sum, in turn.
-    l.product = rows(s.fc1_slots, s.half_pairs) + 80 + 60 + share * 20 * s.class_rounds * s.y_pairs;
+    l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) + 80 + 60 +
+                share * 20 * s.class_rounds * s.y_pairs;
     l.hop = std::max(hop + 2 * s.blocks, shadow);
   }
   l.draw = d.arch < 80 ? 500 : 400;
@@ -259,7 +268,7 @@ GpuPlan choose_gpu_plan(const GpuRequest& request) {
   for (int blocks = request.blocks ? request.blocks : 1;
        blocks <= (request.blocks ? request.blocks : most); ++blocks)
     for (int exchanges : or_all(request.exchanges, {2, 4}))
-      for (int warps : or_all(request.warps, {4, 8, 16})) consider(exchanges, blocks, warps);
+      for (int warps : or_all(request.warps, {8, 4, 16})) consider(exchanges, blocks, warps);
   if (!best) does_not_fit(request);
   return *best;
 }

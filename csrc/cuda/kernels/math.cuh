@@ -26,12 +26,13 @@ WF_INLINE float reduced_exp(float x, int& n) {
 
 WF_INLINE float power_of_two(int n) { return float_of_bits((n + 127) << 23); }
 
-// exp(x) for x <= 0; below -86 as at -86.
-WF_INLINE float exp_negative(float x) {
-  if (!kExact) return fast_exp2(mul(x, kLog2E));
+// round(exp(x / T) 2^23) for x <= 0, the weight of a class in a draw; below -86 as at -86.
+WF_INLINE unsigned weight_of(float x, float inv_temperature) {
+  if (!kExact)
+    return static_cast<unsigned>(round_to_int(fast_exp2(fma(x, mul(inv_temperature, kLog2E), 23.0f))));
   int n;
-  const float p = reduced_exp(largest(x, -86.0f), n);
-  return mul(add(p, 1.0f), power_of_two(n));
+  const float p = reduced_exp(largest(mul(x, inv_temperature), -86.0f), n);
+  return static_cast<unsigned>(round_to_int(mul(mul(add(p, 1.0f), power_of_two(n)), 8388608.0f)));
 }
 
 // exp(x) - 1 for |x| <= limit, clamped.

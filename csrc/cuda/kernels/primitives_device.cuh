@@ -240,17 +240,18 @@ WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int 
 // The emulator can pretend that words are there which are not.
 WF_INLINE bool checked(bool ready) { return ready; }
 
-WF_INLINE unsigned long long stall_report(const Poller& poller, const Word* at, unsigned tag) {
-  const unsigned word = static_cast<unsigned>(at - poller.args.words);
-  const unsigned place = static_cast<unsigned>(block_index()) << kStallWordBits | word;
-  return static_cast<unsigned long long>(place) << 32 | tag;
+// Called, not inlined: it is never on the way of a sample.
+static __device__ __noinline__ void give_up(KernelStatus* status, long long word, unsigned tag) {
+  const unsigned place =
+      static_cast<unsigned>(block_index()) << kStallWordBits | static_cast<unsigned>(word);
+  atomicCAS(&status->stall, 0ull, static_cast<unsigned long long>(place) << 32 | tag);
 }
 
 // After a look at words from `at` that were not there: false if this thread is to wait no longer.
 // The first to give up says what it waited for.
 WF_INLINE bool keep_polling(const Poller& poller, unsigned& tries, const Word* at, unsigned tag) {
-  if ((++tries & 63) != 0 || (tries < poller.args.poll_limit && !*poller.stop)) return true;
-  atomicCAS(&poller.args.status->stall, 0ull, stall_report(poller, at, tag));
+  if (++tries < poller.args.poll_limit && !*poller.stop) return true;
+  give_up(poller.args.status, at - poller.args.words, tag);
   *poller.stop = 1;
   return false;
 }

@@ -29,8 +29,7 @@ WF_INLINE int draw_class(const KernelArgs& args, const float* l, float top, unsi
   WF_REGISTERS(unsigned, sums, 8);  // of weights, within the lane
   WF_UNROLL
   for (int e = 0; e < 8; ++e) {
-    const float x = exp_negative(mul(sub(l[e], top), args.inv_temperature));
-    sums[e] = static_cast<unsigned>(round_to_int(mul(x, 8388608.0f)));
+    sums[e] = weight_of(sub(l[e], top), args.inv_temperature);
     if (e > 0) sums[e] += sums[e - 1];
   }
   const unsigned threshold = multiply_high(word, warp_total(sums[7]));

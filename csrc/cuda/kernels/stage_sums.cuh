@@ -11,18 +11,19 @@
 #include "cuda/kernels/exchange.cuh"
 #include "cuda/kernels/math.cuh"
 #include "cuda/kernels/stage_dense.cuh"
+#include "cuda/kernels/stage_y.cuh"
 
 namespace wavernn_fast::gpu {
 
-constexpr float kFixedOne = 16777216.0f;            // 2^24 units are 1.0
 constexpr long long kFixedLimit = 1ll << 46;        // of a logit: 2^22
 constexpr long long kFixedPoison = 1ll << 47;       // a block's contribution that is not a number
 constexpr unsigned long long kOneBlock = 1ull << 56;
 
-// Bias of this thread's classes: block 0 adds it for all.
+// Bias of a class, in units of the sums: block 0 adds it for all.
 WF_INLINE float class_bias(const KernelArgs& args, int side, int k) {
   const int at = kFcBiasAt + side * (kFc + 256) + kFc + k;
-  return block_index() == 0 ? load_constant(static_cast<const float*>(args.weights) + at) : 0.0f;
+  const float* bias = static_cast<const float*>(args.weights);
+  return block_index() == 0 ? mul(load_constant(bias + at), kFixedOne) : 0.0f;
 }
 
 WF_INLINE Word* sum_words(const KernelArgs& args, int side) {
@@ -32,15 +33,14 @@ WF_INLINE Word* sum_words(const KernelArgs& args, int side) {
 // Class of this thread in round n, or one beyond 255.
 WF_INLINE int class_of_round(int n) { return n * kThreads + thread_index(); }
 
-// Adds O[k, own rows] y[own rows] to the sum of every class k.
+// Adds O[k, own rows] y[own rows], each product rounded to a unit, to the sum of every class k.
 WF_INLINE void stage_partial(const KernelArgs& args, const Matrix& m, int side, const float* bias,
                              const float* shared) {
   // So many blocks of so much cannot leave the fixed-point range together.
-  constexpr float kWhole = static_cast<float>(kFixedLimit / (1ll << 24));
-  const float most = kWhole / to_float(kBlocks);
+  const float most = static_cast<float>(kFixedLimit) / to_float(kBlocks);
   WF_UNROLL
   for (int n = 0; n < kClassRounds; ++n) {
-    long long sum = to_fixed(mul(bias[n], kFixedOne));
+    long long sum = to_fixed(bias[n]);
     float size = absolute(bias[n]);
     WF_UNROLL
     for (int i = 0; i < kYPairs; ++i) {
@@ -48,7 +48,7 @@ WF_INLINE void stage_partial(const KernelArgs& args, const Matrix& m, int side, 
       const Float2 w = weight(m, n * kYPairs + i);
       const float a = mul(w.x, y.x), b = mul(w.y, y.y);
       size = add(size, add(absolute(a), absolute(b)));
-      sum += to_fixed(mul(a, kFixedOne)) + to_fixed(mul(b, kFixedOne));
+      sum += to_fixed(a) + to_fixed(b);
     }
     if (!(size < most)) sum = kFixedPoison;
     const int k = class_of_round(n);

@@ -7,6 +7,9 @@
 
 namespace wavernn_fast::gpu {
 
+// Sums of two exchanges are in fixed point: so many units are 1.0 (2^24).
+constexpr float kFixedOne = 16777216.0f;
+
 enum Layer : int { kCoarseFc1, kCoarseFc2, kFineFc1, kFineFc2 };
 
 // With two exchanges, rows of O2 and O4 belong to nobody: see stage_sums.cuh.
@@ -42,7 +45,7 @@ WF_INLINE OutputRow own_row(int layer, float* shared) {
 }
 
 // Own rows of O1 or O3 over the new half of the state. With four exchanges y goes to every block,
-// with two it stays in this block's shared memory.
+// with two it stays in this block's shared memory, in the units of the sums.
 WF_INLINE void stage_y(const KernelArgs& args, const Matrix& m, int side, unsigned tag,
                        float* shared) {
   const OutputRow own = own_row(side == 0 ? kCoarseFc1 : kFineFc1, shared);
@@ -52,7 +55,7 @@ WF_INLINE void stage_y(const KernelArgs& args, const Matrix& m, int side, unsign
   if (kExchanges == 4)
     publish(buffer(args, tag) + y_words(side) + own.row, y, tag);
   else
-    shared[kSharedY + own.row - dealt(kFc, block_index())] = y;
+    shared[kSharedY + own.row - dealt(kFc, block_index())] = mul(y, kFixedOne);
 }
 
 }  // namespace wavernn_fast::gpu
