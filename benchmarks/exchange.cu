@@ -232,7 +232,7 @@ WF_INLINE unsigned peer_address(const void* at, int rank) {
   return address;
 }
 WF_INLINE void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;"
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;"
                : : : "memory");
 }
 WF_INLINE void push_word(Word* at, int rank, float value, unsigned tag) {

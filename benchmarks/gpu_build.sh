@@ -18,11 +18,15 @@ cmake --build "$folder" --target _C --parallel "$("$python" -c 'import os; print
 import json, sys
 import wavernn_fast._C as c
 devices = c.available_devices()
-print("devices:", devices)
-if hasattr(c, "cuda_devices"):
-    print(c.cuda_devices())
-result = f"devices {', '.join(devices)}"
-state = "done" if "cuda" in devices else "failed"
+problem = "" if "cuda" in devices else "this build has no CUDA engine"
+try:
+    gpus = c.cuda_devices()
+    print(gpus)
+    problem = problem or gpus[0]["problem"]
+except Exception as error:  # built all the same
+    problem = problem or str(error)
+state = "failed" if problem else "done"
+result = problem or f"devices {', '.join(devices)}"
 record = {"part": "build", "state": state, "result": result, "failures": []}
 json.dump(record, open(sys.argv[1], "w"))
 END

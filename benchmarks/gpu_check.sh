@@ -105,7 +105,8 @@ for part in "${parts[@]}"; do
   timeout -k 5 "$limit" "${command[@]}" > "$work/$part.log" 2>&1
   code=$?
   cat "$work/$part.log" >> "$OUT/gpu_check.log"
-  grep -E '^(FAILED|MEASURED|  +[0-9]+ blocks:)' "$work/$part.log" | head -20
+  grep -E '^(MEASURED|  +[0-9]+ blocks:)' "$work/$part.log"
+  grep '^FAILED' "$work/$part.log" | head -4 | cut -c1-200
   [ "$code" = 0 ] || failed=1
   echo "$code $((SECONDS - started)) $([ "$code" = 124 ] && echo "stopped after $limit s")" \
     > "$work/$part.status"

@@ -53,8 +53,9 @@ class Record(dict[str, Any]):
         try:
             yield
         except Exception as error:
-            self["failures"].append({"what": label, "error": f"{type(error).__name__}: {error}"})
-            print(f"FAILED {label}: {error}", file=sys.stderr, flush=True)
+            text = short(error)
+            self["failures"].append({"what": label, "error": text})
+            print(f"FAILED {label}: {text}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Record:
         self.save()
@@ -71,7 +72,7 @@ class Record(dict[str, Any]):
         else:
             traceback.print_exception(kind, error, trace)
             self["state"] = "failed"
-            self["error"] = f"{type(error).__name__}: {error}"
+            self["error"] = short(error)
         self.save()
         if isinstance(error, Exception):
             raise SystemExit(1)
@@ -79,6 +80,12 @@ class Record(dict[str, Any]):
             print(f"{len(self['failures'])} failed", file=sys.stderr)
             raise SystemExit(1)
         return False
+
+
+def short(error: BaseException, most: int = 3000) -> str:
+    """Kind and message; a message that repeats whole arrays is cut."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def finite(value: Any) -> Any:

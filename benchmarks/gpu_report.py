@@ -7,6 +7,7 @@ python benchmarks/gpu_report.py merge --work build/gpu_check --out benchmarks/ou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import platform
@@ -20,10 +21,20 @@ import cuda_driver
 from gpu_record import finite
 
 NO_GPU = 3
-QUERY = (
-    "name,driver_version,pci.bus_id,memory.total,clocks.sm,clocks.mem,clocks.max.sm,"
-    "clocks.applications.graphics,power.limit,temperature.gpu,persistence_mode,mig.mode.current,"
-    "compute_mode"
+FIELDS = (
+    "driver_version",
+    "pci.bus_id",
+    "memory.total",
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "clocks_event_reasons.active",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+    "persistence_mode",
+    "mig.mode.current",
+    "compute_mode",
 )
 PACKAGES = ("torch", "cupy-cuda13x", "cupy-cuda12x", "numpy", "triton", "pybind11", "pytest")
 
@@ -46,9 +57,29 @@ def output_of(*command: str) -> str:
 
 
 def smi() -> dict[str, str]:
-    """First GPU as nvidia-smi shows it."""
-    line = output_of("nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader").splitlines()[0]
-    return dict(zip(QUERY.split(","), (v.strip() for v in line.split(",")), strict=False))
+    """First GPU as nvidia-smi shows it.
+
+    Raises
+    ------
+    RuntimeError
+        If nvidia-smi is missing or shows no GPU.
+    """
+    found = query("name")
+    try:
+        return found | query(*FIELDS)
+    except RuntimeError:  # a field that this version does not know: ask for each by itself
+        for field in FIELDS:
+            with contextlib.suppress(RuntimeError):
+                found |= query(field)
+        return found
+
+
+def query(*fields: str) -> dict[str, str]:
+    lines = output_of("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
+    if not lines.strip():
+        raise RuntimeError("nvidia-smi shows no GPU")
+    values = [value.strip() for value in lines.splitlines()[0].split(",")]
+    return dict(zip(fields, values, strict=False))
 
 
 def driver_facts() -> dict[str, Any]:
@@ -100,8 +131,8 @@ def facts(work: Path, command: str) -> int:
     try:
         found["nvidia_smi"] = smi()
         found["driver"] = driver_facts()
-    except (RuntimeError, IndexError) as error:
-        found["no_gpu"] = str(error) or "nvidia-smi shows no GPU"
+    except RuntimeError as error:
+        found["no_gpu"] = str(error)
         print(f"No GPU: {found['no_gpu']}", file=sys.stderr)
         code = NO_GPU
     work.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ arithmetic, with and without conditioning; then other sizes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from typing import Any
 
 import gpu_models
 import gpu_record
+import gpu_report
 
 from wavernn_fast import _C
 from wavernn_fast.errors import WaveRNNError
@@ -86,20 +89,19 @@ def compile_ahead(jobs: Iterable[Job], device: str) -> None:
     """Fill the kernel cache by processes side by side; what fails here fails again, and is kept."""
     jobs = list(jobs)
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
-    shares = [repr([asdict(job) for job in jobs[i::workers]]) for i in range(workers)]
+    shares = [json.dumps([asdict(job) for job in jobs[i::workers]]) for i in range(workers)]
 
     def one(share: str) -> None:
         command = [sys.executable, __file__, "--compile", share, "--device", device]
-        subprocess.run(command, capture_output=True, timeout=120, check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then the rest compiles when used
+            subprocess.run(command, capture_output=True, timeout=60, check=False)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, shares))
 
 
 def compile_share(text: str, device: str) -> None:
-    import ast
-
-    for fields in ast.literal_eval(text):
+    for fields in json.loads(text):
         try:
             Job(**fields).voice(device)
         except WaveRNNError as error:
@@ -133,16 +135,45 @@ def show(row: dict[str, Any]) -> str:
 def measure_all(
     record: gpu_record.Record, jobs: list[Job], into: str, device: str, **options: Any
 ) -> list[dict[str, Any]]:
+    """Measure in processes: a kernel that breaks its context must not cost the others."""
     compile_ahead(jobs, device)
-    for job in jobs:
-        try:
-            with record.attempt(str(asdict(job))):
-                row = row_of(job, device, **options)
-                record[into].append(row)
-                print(show(row), flush=True)
-        finally:
+    left = list(jobs)
+    while left:
+        command = [sys.executable, __file__, "--device", device, "--measure"]
+        command.append(json.dumps([[asdict(job) for job in left], options]))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        begun = len(left)
+        for line in process.stdout:
+            if not line.startswith("{"):
+                continue
+            found = json.loads(line)
+            job = left.pop(0)
+            if "error" in found:
+                record["failures"].append({"what": str(asdict(job)), "error": found["error"]})
+                print(f"FAILED {asdict(job)}: {found['error']}", flush=True)
+            else:
+                record[into].append(found)
+                print(show(found), flush=True)
             record.save()
+        process.wait()
+        if len(left) == begun:  # it died without a word
+            job = left.pop(0)
+            what = {"what": str(asdict(job)), "error": f"exit code {process.returncode}"}
+            record["failures"].append(what)
     return list(record[into])
+
+
+def measure_share(text: str, device: str) -> None:
+    """One line a job, until one fails: it may have broken the context."""
+    jobs, options = json.loads(text)
+    for fields in jobs:
+        try:
+            row = row_of(Job(**fields), device, **options)
+        except Exception as error:
+            print(json.dumps({"error": gpu_record.short(error)}), flush=True)
+            return
+        print(json.dumps(gpu_record.finite(row)), flush=True)
 
 
 def accepted(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
@@ -196,6 +227,8 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     rows = measure_all(record, finals(options.hidden, best_plans(short)), "rows", **long)
     if not options.only_hidden:
         measure_all(record, others(), "rows", **long)
+    with contextlib.suppress(RuntimeError):  # clocks and temperature just after the load
+        record["nvidia_smi_after"] = gpu_report.smi()
     best = max((r["samples_per_s"] for r in rows), default=0.0)
     record.result = f"best of dual {options.hidden}: {best:.0f} samples/s"
 
@@ -209,9 +242,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of a long run")
     parser.add_argument("--first-steps", type=int, default=2000)
     parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile:
         compile_share(options.compile, options.device)
+        return
+    if options.measure:
+        measure_share(options.measure, options.device)
         return
     lists: dict[str, Any] = {"rows": [], "sweep": [], "refused": []}
     with gpu_record.Record("speed", options.output, **lists) as record:
