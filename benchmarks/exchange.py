@@ -127,7 +127,13 @@ def macros() -> list[str]:
 
 
 def compile_options(arch: int) -> list[str]:
-    return ["--std=c++17", f"--gpu-architecture=sm_{arch}", f"-I{ROOT / 'csrc'}", *macros()]
+    return [
+        "--std=c++17",
+        f"--gpu-architecture=sm_{arch}",
+        f"-I{ROOT / 'csrc'}",
+        f"-I{SOURCE.parent}",
+        *macros(),
+    ]
 
 
 class Bench:

@@ -9,7 +9,7 @@
 
 namespace wavernn_fast {
 
-std::vector<std::string> available_devices() { return {"cpu", "emu", "reference"}; }
+std::vector<std::string> available_devices() { return {"cpu", "cuda", "emu", "reference"}; }
 
 namespace {
 
@@ -34,12 +34,14 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
     return cpu::make_engine(config, weights,
                             {dtype_from_name(options.dtype), options.threads, options.isa});
   if (options.device == "reference") return reference::make_engine(config, weights);
+  if (options.device == "cuda")
+    return gpu::make_engine(config, weights, gpu_request(options), cuda::open_device(options.cuda));
   if (options.device == "emu")
     return gpu::make_engine(
         config, weights, gpu_request(options),
         emulate::open_device(gpu::known_device(options.gpu), emulate::parse_options(options.isa)));
   fail<DeviceError>("device ", options.device,
-                    " is not in this build; it has cpu, emu and reference");
+                    " is not in this build; it has cpu, cuda, emu and reference");
 }
 
 }  // namespace wavernn_fast

@@ -5,13 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device_cuda.h"
 #include "engine/engine.h"
 #include "model/weights.h"
 
 namespace wavernn_fast {
 
 struct EngineOptions {
-  std::string device = "cpu";  // cpu, emu or reference
+  std::string device = "cpu";  // cpu, cuda, emu or reference
   std::string dtype = "auto";  // fp32, fp16, bf16, int8, int8-fast; auto is fp32
   int threads = 0;             // 0: what the process may use
   std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
@@ -20,6 +21,7 @@ struct EngineOptions {
   int exchanges = 0, blocks = 0, warps = 0;  // 0: the planner's choice
   bool exact = true;                         // IEEE operations only
   bool clocks = false;                       // time the stages of a sample
+  cuda::OpenOptions cuda;                    // which device and stream, where its compiler is
 };
 
 std::vector<std::string> available_devices();

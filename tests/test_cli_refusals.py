@@ -18,7 +18,7 @@ import soundfile
 from cli_runner import refused, run
 from voices import preset_mel, save_mels, save_speech, save_voice
 
-from wavernn_fast import weights
+from wavernn_fast import _C, weights
 from wavernn_fast.errors import AudioError
 from wavernn_fast.synthetic import random_model
 
@@ -167,7 +167,9 @@ def test_a_job_that_can_write_no_more_stops_and_says_what_is_left(
 
 
 @pytest.mark.parametrize("device", ["cuda", "emu"])
-def test_a_missing_device_has_its_own_exit_code(device, model, mels, tmp_path):
+def test_a_missing_device_has_its_own_exit_code(device, model, mels, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVERNN_FAST_LIBCUDA", "/nowhere/libcuda.so")
+    monkeypatch.setattr(_C, "available_devices", lambda: ["cpu", "reference"])
     result = run("vocode", mels, "-m", model, "-o", tmp_path / "out", "--device", device)
     assert result.exit_code == 3
     assert "doctor" in result.stderr

@@ -269,14 +269,17 @@ def test_pytorch_has_its_threads_back_after_a_baseline():
     assert torch.get_num_threads() == before
 
 
-def test_doctor_tests_the_engine_and_reports():
+def test_doctor_tests_the_engine_and_reports(monkeypatch):
+    monkeypatch.setenv("WAVERNN_FAST_LIBCUDA", "/nowhere/libcuda.so")
     result = run("doctor", "--json")
     assert result.exit_code == 0
     facts = json.loads(result.stdout)
     assert facts["self_test"]["passed"]
     assert facts["isas"]
     assert facts["threads"] >= 1
-    assert "not available" in facts["devices"]["cuda"]
+    assert "not available: there is no NVIDIA driver" in facts["devices"]["cuda"]
+    assert facts["gpus"] == []
+    assert facts["environment"]["WAVERNN_FAST_LIBCUDA"] == "/nowhere/libcuda.so"
     shown = run("doctor").stdout
     assert "passed" in shown
     assert "package torch" in shown

@@ -12,7 +12,7 @@ import pytest
 from voices import CONDITIONED, LABELS, UNCONDITIONED, mel, preset_mel, save_voice, voice
 
 import wavernn_fast
-from wavernn_fast import weights
+from wavernn_fast import _C, weights
 from wavernn_fast.errors import (
     DeviceError,
     EngineError,
@@ -133,7 +133,9 @@ def test_score_refuses_what_does_not_belong_together():
 
 
 @pytest.mark.parametrize("device", ["cuda", "emu"])
-def test_a_device_that_is_not_there_is_named_with_the_way_out(device, tmp_path):
+def test_a_device_that_is_not_there_is_named_with_the_way_out(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVERNN_FAST_LIBCUDA", "/nowhere/libcuda.so")
+    monkeypatch.setattr(_C, "available_devices", lambda: ["cpu", "reference"])
     with pytest.raises(DeviceError, match=rf"{device}.*'cpu'.*wavernn-fast doctor"):
         Vocoder.from_pretrained(tmp_path / "never read", device=device)
 

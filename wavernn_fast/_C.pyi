@@ -33,6 +33,10 @@ class Engine:
         warps: int = ...,
         exact: bool = ...,
         clocks: bool = ...,
+        ordinal: int = ...,
+        stream: int | None = ...,
+        nvrtc: Sequence[str] = ...,
+        cubins: str = ...,
     ) -> None: ...
     @property
     def device(self) -> str: ...
@@ -79,6 +83,67 @@ class Engine:
         interrupt: Callable[[], None] | None = ...,
     ) -> list[tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.float32] | None]]: ...
 
+class CudaKernel:
+    """A kernel loaded on one device."""
+
+    @property
+    def origin(self) -> str: ...
+    @property
+    def log(self) -> str: ...
+    def launch(
+        self,
+        *,
+        weights: int = ...,
+        state: int = ...,
+        labels: int = ...,
+        status: int = ...,
+        seed: int = ...,
+        steps: int = ...,
+    ) -> None: ...
+
+class CudaDevice:
+    """Memory and kernels of one NVIDIA GPU, for doctor and tests."""
+
+    def __init__(
+        self,
+        ordinal: int = ...,
+        *,
+        stream: int | None = ...,
+        nvrtc: Sequence[str] = ...,
+        cubins: str = ...,
+    ) -> None: ...
+    @property
+    def limits(self) -> dict[str, Any]: ...
+    def allocate(self, bytes: int) -> int: ...
+    def release(self, address: int) -> None: ...
+    def upload(self, to: int, data: bytes) -> None: ...
+    def download(self, address: int, bytes: int) -> bytes: ...
+    def zero(self, address: int, bytes: int) -> None: ...
+    def load(
+        self,
+        name: str,
+        source: str,
+        *,
+        headers: Mapping[str, str] = ...,
+        defines: Mapping[str, str] = ...,
+        max_registers: int = ...,
+        blocks: int = ...,
+        threads: int = ...,
+        shared_bytes: int = ...,
+    ) -> CudaKernel: ...
+
+def cuda_devices() -> list[dict[str, Any]]: ...
+def compile_kernel(
+    name: str,
+    source: str,
+    target: str,
+    *,
+    nvrtc: str,
+    headers: Mapping[str, str] = ...,
+    defines: Mapping[str, str] = ...,
+    max_registers: int = ...,
+    folder: str = ...,
+) -> tuple[bytes, str]: ...
 def unpack_plan(
     config: Mapping[str, Any],
     tensors: Mapping[str, NDArray[np.float32]],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, nvrtc
 from .config import ModelConfig
 from .errors import DeviceError, InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wavernn_fast")
 
+DEVICES = ("auto", "cpu", "cuda", "emu")
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 
 
@@ -33,21 +34,44 @@ def resolve_device(device: str) -> str:
     Raises
     ------
     DeviceError
-        If the device is not available, saying what is.
+        If the device is not available, saying why and what is.
     InputError
         If there is no such device.
     """
+    if device not in DEVICES:
+        raise InputError(f"There is no device {device!r}; choose {', '.join(DEVICES)}.")
     if device == "cpu":
         return device
     if device == "auto":
-        logger.info("Running on the CPU: this build has no CUDA engine.")
-        return "cpu"
-    if device in ("cuda", "emu"):
+        reason = device_problem("cuda")
+        if reason:
+            logger.info("Running on the CPU, not on a GPU: %s.", reason)
+        return "cpu" if reason else "cuda"
+    reason = device_problem(device)
+    if reason:
         raise DeviceError(
-            f"Device {device!r} is not available: this build runs on 'cpu' only. "
-            "Use device='cpu' or 'auto'; `wavernn-fast doctor` reports what this machine has."
+            f"Device {device!r} is not available: {reason}. Use device='cpu' or 'auto'; "
+            "`wavernn-fast doctor` reports what this machine has."
         )
-    raise InputError(f"There is no device {device!r}; choose auto, cpu, cuda or emu.")
+    return device
+
+
+def device_problem(device: str) -> str:
+    """Why a device other than the CPU cannot run, without a full stop; empty if it can."""
+    try:
+        from . import _C
+    except ImportError as error:
+        return f"the compiled engine cannot be imported ({error})"
+    if device == "cuda":
+        try:
+            gpus = _C.cuda_devices()
+        except DeviceError as error:
+            return str(error)
+        if gpus[0]["problem"]:
+            return f"GPU 0, {gpus[0]['name']}: {gpus[0]['problem']}"
+    if device not in _C.available_devices():
+        return f"this build has no {'CUDA engine' if device == 'cuda' else 'emulator'}"
+    return ""
 
 
 def make_engine(
@@ -66,9 +90,26 @@ def make_engine(
     InputError
         If an argument has no meaning.
     """
-    device = resolve_device(device)
+    chosen = resolve_device(device)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
+    threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
+    try:
+        return _construct(config, tensors, chosen, dtype, threads)
+    except (DeviceError, InputError) as error:  # what is wrong with the model, the CPU says again
+        if device != "auto" or chosen == "cpu":
+            raise
+        logger.info("Running on the CPU, not on a GPU: %s", error)
+        return _construct(config, tensors, "cpu", dtype, threads)
+
+
+def _construct(
+    config: ModelConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    device: str,
+    dtype: str,
+    threads: int | None,
+) -> _C.Engine:
     try:
         from . import _C
     except ImportError as error:
@@ -76,7 +117,6 @@ def make_engine(
             f"The compiled engine cannot be imported ({error}). Install the package with "
             "`pip install .`; `wavernn-fast doctor` reports what this machine has."
         ) from error
-    threads = 0 if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
     try:
         return _C.Engine(
             dataclasses.asdict(config),
@@ -85,6 +125,9 @@ def make_engine(
             dtype=dtype,
             threads=threads or _C.available_threads(),
             isa="auto",
+            exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
+            nvrtc=nvrtc.libraries() if device == "cuda" else (),
+            cubins=nvrtc.packaged_kernels(),
         )
     except MemoryError as error:
         raise DeviceError(f"There is not enough memory for this model ({error}).") from error

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import WaveRNNError
+from . import nvrtc
+from .devices import device_problem
+from .errors import DeviceError, WaveRNNError
 from .machine import allowed_cpus
 
 # package -> (what it is for, what installs it); "" is part of the package itself
@@ -28,6 +30,15 @@ _EXTRAS = {
     "pystoi": ("intelligibility in eval", "eval"),
     "matplotlib": ("pictures", "plot"),
 }
+_VARIABLES = (
+    "WAVERNN_FAST_ISA",
+    "WAVERNN_FAST_LOG",
+    "WAVERNN_FAST_LIBCUDA",
+    "WAVERNN_FAST_NVRTC",
+    "WAVERNN_FAST_CACHE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -46,17 +57,11 @@ def examine() -> dict[str, Any]:
         "numpy": np.__version__,
         "cpus_allowed": allowed_cpus(),
         "cgroup_cpus": cgroup_cpus(),
-        "environment": {
-            name: os.environ[name]
-            for name in ("WAVERNN_FAST_ISA", "WAVERNN_FAST_LOG", "OMP_NUM_THREADS")
-            if name in os.environ
-        },
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "packages": {name: _package(name) for name in _EXTRAS},
-        "devices": {
-            "cpu": "available",
-            "cuda": "not available: this build has no CUDA engine",
-            "emu": "not available: this build has no emulator",
-        },
+        "devices": {"cpu": "available", "cuda": _state("cuda"), "emu": _state("emu")},
+        "gpus": gpus(),
+        "nvrtc": nvrtc.libraries(),
     }
     facts.update(_engine_facts())
     facts["self_test"] = self_test()
@@ -64,6 +69,16 @@ def examine() -> dict[str, Any]:
     if not facts["ok"]:
         facts["devices"]["cpu"] = "not working: see the self-test"
     return facts
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Facts of every visible NVIDIA GPU; empty where there is none."""
+    try:
+        from . import _C
+
+        return _C.cuda_devices()
+    except (ImportError, DeviceError):
+        return []
 
 
 def self_test() -> dict[str, Any]:
@@ -75,11 +90,12 @@ def self_test() -> dict[str, Any]:
     try:
         config, tensors = random_model("residual:32")
         mel = random_mel(config, 3)
-        first = Vocoder(config, tensors, cpu_threads=1)
+        first = Vocoder(config, tensors, device="cpu", cpu_threads=1)
         whole = first.generate(mel, seed=1)
         pieces = np.concatenate(list(first.stream(mel, seed=1, chunk_frames=1)))
         threads = min(2, allowed_cpus())
-        other = Vocoder(config, tensors, cpu_threads=threads).generate(mel, seed=1)
+        second = Vocoder(config, tensors, device="cpu", cpu_threads=threads)
+        other = second.generate(mel, seed=1)
     except (WaveRNNError, ImportError, RuntimeError) as error:
         return {"passed": False, "reason": str(error)}
     problems = []
@@ -112,6 +128,11 @@ def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     except (OSError, ValueError):
         return None
     return limit / span if limit > 0 and span > 0 else None
+
+
+def _state(device: str) -> str:
+    reason = device_problem(device)
+    return f"not available: {reason}" if reason else "available"
 
 
 def _own_version() -> str:

@@ -106,7 +106,8 @@ class Vocoder:
         """
         from . import checkpoints
 
-        device = resolve_device(device)  # before a long load
+        if device != "auto":
+            resolve_device(device)  # before a long load
         config, tensors = checkpoints.load(path_or_name, preset=preset)
         return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "backends.h"
 #include "bindings/bindings.h"
@@ -180,9 +181,22 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
 std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensors,
                                   const std::string& device, const std::string& dtype, int threads,
                                   const std::string& isa, const std::string& gpu, int exchanges,
-                                  int blocks, int warps, bool exact, bool clocks) {
+                                  int blocks, int warps, bool exact, bool clocks, int ordinal,
+                                  std::optional<uint64_t> stream,
+                                  const std::vector<std::string>& nvrtc,
+                                  const std::string& cubins) {
   return make_engine(read_config(config), read_weights(tensors),
-                     {device, dtype, threads, isa, gpu, exchanges, blocks, warps, exact, clocks});
+                     {device,
+                      dtype,
+                      threads,
+                      isa,
+                      gpu,
+                      exchanges,
+                      blocks,
+                      warps,
+                      exact,
+                      clocks,
+                      {ordinal, stream, {nvrtc, cubins}}});
 }
 
 // What the plan holds of each weight matrix, for tests: {name: [rows, cols]} in canonical order.
@@ -216,7 +230,8 @@ void bind_engine(py::module_& m) {
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
            py::arg("isa") = "auto", py::arg("gpu") = "H200", py::arg("exchanges") = 0,
            py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("exact") = true,
-           py::arg("clocks") = false)
+           py::arg("clocks") = false, py::arg("ordinal") = 0, py::arg("stream") = py::none(),
+           py::arg("nvrtc") = std::vector<std::string>(), py::arg("cubins") = "")
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)

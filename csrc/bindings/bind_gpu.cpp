@@ -47,7 +47,11 @@ py::dict gpu_plan(const py::dict& config, const std::string& name, const std::st
   d["shared_bytes"] = plan.shared_bytes;
   d["resident_bytes"] = plan.resident_bytes;
   d["streamed_bytes"] = plan.streamed_bytes;
-  d["cycles"] = plan.latency.total();
+  const gpu::Latency& l = plan.latency;
+  d["latency"] = py::dict(py::arg("gates") = l.gates, py::arg("product") = l.product,
+                          py::arg("hop") = l.hop, py::arg("draw") = l.draw,
+                          py::arg("exchanges") = l.exchanges, py::arg("streamed") = l.streamed);
+  d["cycles"] = l.total();
   d["samples_per_s"] = plan.predicted_samples_per_s();
   d["text"] = plan.describe();
   return d;

@@ -8,5 +8,6 @@ void bind_errors(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_gpu(pybind11::module_& m);
 void bind_tools(pybind11::module_& m);
+void bind_cuda(pybind11::module_& m);
 
 }  // namespace wavernn_fast

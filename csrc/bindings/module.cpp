@@ -11,4 +11,5 @@ PYBIND11_MODULE(_C, m) {
   wavernn_fast::bind_engine(m);
   wavernn_fast::bind_gpu(m);
   wavernn_fast::bind_tools(m);
+  wavernn_fast::bind_cuda(m);
 }

@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
 #include "gpu/buffer.h"
+#include "gpu/errors.h"
 #include "gpu/kernel_sources.h"
 
 namespace wavernn_fast::gpu {
@@ -62,20 +63,17 @@ std::vector<float> gate_bias(const ModelConfig& c, const CanonicalWeights& weigh
 
 class GpuEngine final : public Engine {
  public:
-  GpuEngine(const GpuPlan& plan, const CanonicalWeights& weights, std::unique_ptr<Device> device)
-      : plan_(plan), device_(std::move(device)), bias_(gate_bias(config(), weights)) {
-    kernel_ = device_->load(kernel_spec(plan_));
-    const std::vector<uint32_t> packed = pack_gpu(plan_, weights);
-    weights_.upload(packed.data(), packed.size());
-    const Shape& s = plan_.shape;
-    words_.reserve(2 * size_t(buffer_words(s)) + 2 * kClasses);
-    words_.zero();
+  GpuEngine(const GpuRequest& request, const CanonicalWeights& weights,
+            std::unique_ptr<Device> device)
+      : device_(std::move(device)), canonical_(weights) {
+    make_ready(request);
+    bias_ = gate_bias(config(), weights);
     base_.upload(bias_.data(), bias_.size());
-    if (s.taps > 0) {
-      const float* k = weights.get("upsample.kernel", {config().hop_length, s.taps});
-      upsample_.upload(k, size_t(config().hop_length) * size_t(s.taps));
+    if (plan_.shape.taps > 0) {
+      const int64_t hop = config().hop_length, taps = plan_.shape.taps;
+      upsample_.upload(weights.get("upsample.kernel", {hop, taps}), size_t(hop * taps));
     }
-    if (s.clocks) {
+    if (plan_.shape.clocks) {
       clocks_.reserve(kClockStages);
       clocks_.zero();
     }
@@ -119,6 +117,34 @@ class GpuEngine final : public Engine {
   }
 
  private:
+  // Plans for what the device has, and brings kernel and weights there.
+  void make_ready(GpuRequest request) {
+    for (;;) {
+      plan_ = choose_gpu_plan(request);
+      try {
+        kernel_ = device_->load(kernel_spec(plan_));
+        break;
+      } catch (const TooManyBlocks& refusal) {
+        request = smaller(refusal);
+      }
+    }
+    const std::vector<uint32_t> packed = pack_gpu(plan_, canonical_);
+    weights_.upload(packed.data(), packed.size());
+    words_.reserve(2 * size_t(buffer_words(plan_.shape)) + 2 * kClasses);
+    words_.zero();
+    tag_ = 1;
+  }
+
+  // Others use the device, or it keeps some of itself back: plans for what is left.
+  GpuRequest smaller(const TooManyBlocks& refusal) const {
+    GpuRequest request = plan_.request;
+    const int fitting = refusal.fitting > 0 ? refusal.fitting : plan_.shape.blocks / 2;
+    if (request.blocks != 0 || fitting < 1 || fitting >= plan_.shape.blocks) throw refusal;
+    request.limits.multiprocessors = fitting;
+    return request;
+  }
+  void retreat(const TooManyBlocks& refusal) { make_ready(smaller(refusal)); }
+
   int slice_steps(const Job& job, int64_t done) const {
     const double target = device_->limits().watchdog ? kWatchdogSliceSeconds : kSliceSeconds;
     int64_t n = seconds_per_step_ > 0 ? int64_t(target / seconds_per_step_) : kFirstSlice;
@@ -126,12 +152,17 @@ class GpuEngine final : public Engine {
     return int(std::min(n, job.n_steps - done));
   }
 
-  // Runs steps [done, done + n) of a job in one launch; returns n.
+  // Runs steps [done, done + n) of a job in one launch; returns n, or 0 after a new plan.
   int run_slice(Job& job, int64_t done, int64_t first_frame) {
     const int n = slice_steps(job, done);
     KernelArgs args = arguments(job, done, first_frame, n);
     const auto begin = Clock::now();
-    kernel_->launch(args);
+    try {
+      kernel_->launch(args);
+    } catch (const TooManyBlocks& refusal) {
+      retreat(refusal);
+      return 0;
+    }
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     tag_ += unsigned(n) + 1;
     seconds_per_step_ = seconds / n;
@@ -231,6 +262,7 @@ class GpuEngine final : public Engine {
 
   GpuPlan plan_;
   std::unique_ptr<Device> device_;  // outlives the kernel and the buffers
+  CanonicalWeights canonical_;      // for another plan
   std::vector<float> bias_;         // [3H]
   std::unique_ptr<Kernel> kernel_;
   Buffer<uint32_t> weights_{*device_};
@@ -272,7 +304,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.blocks = request.blocks;
   wanted.warps = request.warps;
   wanted.limits = device->limits();
-  return std::make_unique<GpuEngine>(choose_gpu_plan(wanted), weights, std::move(device));
+  return std::make_unique<GpuEngine>(wanted, weights, std::move(device));
 }
 
 }  // namespace wavernn_fast::gpu

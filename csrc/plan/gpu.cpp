@@ -34,8 +34,8 @@ int pow2_from(int n) {
 // Where R, O1 with O3, O2 and O4 live, best first.
 using Places = std::array<Place, 4>;
 constexpr Place R = kInRegisters, S = kInShared, L = kInL2;
-constexpr Places kPlaces[] = {{R, R, R, R}, {R, R, R, S}, {R, R, S, S}, {R, S, S, S},
-                              {R, S, S, L}, {R, S, L, L}, {R, L, L, L}, {L, R, R, R},
+constexpr Places kPlaces[] = {{R, R, R, R}, {R, R, R, S}, {R, R, S, S}, {R, S, R, R}, {R, S, R, S},
+                              {R, S, S, S}, {R, S, S, L}, {R, S, L, L}, {R, L, L, L}, {L, R, R, R},
                               {L, R, S, S}, {L, S, S, S}, {L, L, L, L}};
 
 struct Matrix {

@@ -47,8 +47,22 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         ("container quota", "none" if quota is None else f"{quota:g} processors"),
         *((f"package {name}", state) for name, state in facts["packages"].items()),
         *((f"device {name}", state) for name, state in facts["devices"].items()),
+        *((f"GPU {gpu['ordinal']}", _gpu(gpu)) for gpu in facts["gpus"]),
+        ("NVRTC", ", ".join(facts["nvrtc"]) or 'none of pip: pip install "wavernn-fast[cuda]"'),
         *((name, value) for name, value in facts["environment"].items()),
         ("self-test", "passed" if test["passed"] else f"FAILED: {test['reason']}"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    words = [
+        gpu["name"],
+        f"compute capability {gpu['arch'] // 10}.{gpu['arch'] % 10}",
+        f"{gpu['multiprocessors']} multiprocessors",
+        f"{gpu['memory_bytes'] / 2**30:.1f} GiB",
+        *(["drives a display"] if gpu["watchdog"] else []),
+        *([f"cannot be used: {gpu['problem']}"] if gpu["problem"] else []),
+    ]
+    return ", ".join(words)

@@ -1,0 +1,20 @@
+"""Fixtures that several files of tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes import Fake, build
+
+
+@pytest.fixture(scope="session")
+def fake_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Stand-ins for libcuda and libnvrtc, compiled once."""
+    return build(tmp_path_factory.mktemp("fakes"))
+
+
+@pytest.fixture
+def fake(fake_libraries: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """One fake GPU and compiler, scripted by the test."""
+    return Fake(fake_libraries, tmp_path, monkeypatch)

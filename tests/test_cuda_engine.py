@@ -1,0 +1,117 @@
+"""The engine over the CUDA runtime: real plans and kernels by NVRTC, on a stand-in for the driver.
+It computes nothing, so the samples mean nothing; calls, slices and faults are what is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+
+import numpy as np
+import pytest
+from fakes import Fake
+
+from wavernn_fast import _C, nvrtc, weights
+from wavernn_fast.devices import make_engine
+from wavernn_fast.errors import DeviceError
+from wavernn_fast.synthetic import random_model
+from wavernn_fast.vocoder import Vocoder
+
+CONFIG, TENSORS = random_model("dual:64")
+
+
+@pytest.fixture
+def gpu(fake: Fake) -> Fake:
+    """A GPU on which launches end well, and the real compiler."""
+    paths = nvrtc.libraries()
+    if not paths:
+        pytest.skip('NVRTC is not installed: pip install "wavernn-fast[cuda]"')
+    fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", paths[0])
+    fake.script(run=1, devices="name=NVIDIA Big,sms=132,arch=90")
+    return fake
+
+
+def labels_of(wav: np.ndarray) -> np.ndarray:
+    """What was drawn: 256 coarse + fine."""
+    return np.round(wav * 32768 + 32768).astype(int)
+
+
+def test_an_utterance_goes_through_the_runtime(gpu: Fake) -> None:
+    voc = Vocoder(CONFIG, TENSORS, device="cuda")
+    assert voc.device == "cuda"
+    wav = voc.generate(n_samples=300, seed=5)
+    assert labels_of(wav).tolist() == list(range(300))
+    launches = gpu.calls("cuLaunchCooperativeKernel")
+    assert len(launches) >= 2  # slices
+    [function] = gpu.calls("cuModuleGetFunction")
+    assert function.details == "wavernn_persistent"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_is_chosen_and_kept(device: str, gpu: Fake) -> None:
+    engine = make_engine(CONFIG, TENSORS, device, "auto", None)
+    assert (engine.device, engine.isa) == ("cuda", "NVIDIA Big")
+    del engine
+    counts = gpu.counts()
+    assert counts["cuMemAlloc_v2"] == counts["cuMemFree_v2"] > 0
+    assert counts["cuDevicePrimaryCtxRetain"] == counts["cuDevicePrimaryCtxRelease_v2"] == 1
+
+
+def test_a_fault_in_a_launch_stops_the_voice_with_the_reason(gpu: Fake) -> None:
+    voc = Vocoder(CONFIG, TENSORS, device="cuda")
+    gpu.script(fail="cuLaunchCooperativeKernel@2=719")
+    with pytest.raises(DeviceError, match=r"\(719\).*start a new process"):
+        voc.generate(n_samples=5000)
+    with pytest.raises(DeviceError, match="cannot be used any more"):
+        voc.generate(n_samples=10)
+
+
+def test_a_launch_of_too_many_blocks_is_planned_again_with_fewer(gpu: Fake) -> None:
+    voc = Vocoder(CONFIG, TENSORS, device="cuda")
+    gpu.script(fail="cuLaunchCooperativeKernel@2=720")
+    wav = voc.generate(n_samples=300, seed=5)
+    # Labels of the stand-in count from the beginning of a launch; none is lost or made twice.
+    assert len(labels_of(wav)) == 300
+    launches = gpu.calls("cuLaunchCooperativeKernel")
+    sizes = [int(re.findall(r"grid=(\d+)", launch.details)[0]) for launch in launches]
+    assert sizes[1] == sizes[0] > sizes[2] == sizes[-1]
+
+
+def test_too_many_blocks_that_were_asked_for_are_an_error(gpu: Fake) -> None:
+    engine = _C.Engine(dataclasses.asdict(CONFIG), TENSORS, device="cuda", blocks=8)
+    gpu.script(fail="cuLaunchCooperativeKernel@1=720")
+    with pytest.raises(DeviceError, match="720"):
+        engine.run([engine.open(1)], [10], [None], [None])
+
+
+def test_memory_that_runs_out_while_loading_is_given_back(gpu: Fake) -> None:
+    gpu.script(memory=30_000)
+    with pytest.raises(DeviceError, match="bytes were needed"):
+        Vocoder(CONFIG, TENSORS, device="cuda")
+    counts = gpu.counts()
+    assert counts["cuDevicePrimaryCtxRetain"] == counts["cuDevicePrimaryCtxRelease_v2"] == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "script", "sentence"),
+    [
+        ("residual:32", {}, "dual"),
+        ("dual:512", {"devices": "name=Tiny,sms=2,arch=60"}, "does not fit on Tiny"),
+        ("dual:64", {"memory": 30_000}, "bytes were needed"),
+        ("dual:64", {"fail": "cuDevicePrimaryCtxRetain@*=46"}, "holds the GPU alone"),
+    ],
+)
+def test_auto_goes_on_with_the_cpu_where_the_gpu_cannot_take_the_model(
+    model: str, script: dict[str, str | int], sentence: str, gpu: Fake, caplog, tmp_path
+) -> None:
+    gpu.script(**script)
+    config, tensors = random_model(model)
+    weights.write(tmp_path / "voice.safetensors", config, tensors)
+    with caplog.at_level(logging.INFO, "wavernn_fast"):
+        voc = Vocoder.from_pretrained(tmp_path / "voice.safetensors")
+    assert voc.device == "cpu"
+    [record] = caplog.records
+    assert record.getMessage().startswith("Running on the CPU, not on a GPU: ")
+    assert sentence in record.getMessage()
+    with pytest.raises(DeviceError, match=sentence):
+        Vocoder(config, tensors, device="cuda")
