@@ -153,7 +153,7 @@ def test_fast_kernel_stays_within_the_table(config, dtype, exchanges, record_pro
     assert error <= tolerances.logit_limit(expected, dtype)
 
 
-@pytest.mark.skipif(DEVICE == "emu", reason="what it asks of a GPU, test_emulate asks of emu")
+@pytest.mark.skipif(DEVICE == "emu", reason="the tests of the emulator ask this of it")
 @pytest.mark.parametrize("exchanges", [2, 4])
 @pytest.mark.parametrize("exact", [True, False])
 def test_free_running_draws_equal_the_reference_but_for_ties(exact, exchanges, record_property):
