@@ -1,6 +1,6 @@
 """Table of plans of the persistent kernel in docs/kernel.md; all figures are predictions.
 
-    python benchmarks/gpu_plans.py                  # predictions, from the planner alone
+python benchmarks/gpu_plans.py                  # predictions, from the planner alone
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+"""One short run of the persistent kernel, for the sanitizer and the profiler.
+
+compute-sanitizer --tool memcheck python benchmarks/gpu_small.py
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import gpu_models
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda", choices=("cuda", "emu"))
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--dtype", default="fp32")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--runs", type=int, default=1, help="calls of the engine")
+    parser.add_argument("--conditioned", action="store_true")
+    parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--exchanges", type=int, default=0, help="0: the planner's choice")
+    options = parser.parse_args()
+    voice = gpu_models.Voice(
+        gpu_models.dual(options.hidden, options.conditioned),
+        device=options.device,
+        dtype=options.dtype,
+        exact=options.exact,
+        exchanges=options.exchanges,
+    )
+    for _ in range(options.runs):
+        labels, _ = voice.run(options.steps)
+    print(f"{options.runs} x {options.steps} steps, last samples {labels[-4:].tolist()}")
+    print(voice.engine.describe())
+
+
+if __name__ == "__main__":
+    main()
