@@ -35,11 +35,11 @@ def test_a_packaged_kernel_serves_an_engine_without_a_compiler(fake: Fake, tmp_p
     kernels.compile_usual(str(tmp_path), [SMALL])
     fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", "/nowhere/libnvrtc.so")
     config = kernels.plan_config(*SMALL)
+    with pytest.raises(DeviceError, match="nowhere"):
+        engine_of(config, "")
     engine = engine_of(config, str(tmp_path))
     [(labels, _)] = engine.run([engine.open(1)], [20], [None], [None])
     assert labels.tolist() == list(range(20))
-    with pytest.raises(DeviceError, match="nowhere"):
-        engine_of(config, "")
 
 
 def test_a_log_without_figures_is_an_error() -> None:
