@@ -1,4 +1,4 @@
-"""One suite over every engine of this build: device x instruction set x dtype x threads."""
+"""One suite over every engine of this build: device x dtype x all that must make no difference."""
 
 from __future__ import annotations
 
@@ -14,56 +14,34 @@ import cases
 import numpy as np
 import pytest
 import tolerances
+from engine_work import DTYPES, DTYPES_OF, OPTIONS_OF, Work, make
 
 from wavernn_fast import _C
-from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError, EngineError, InputError
 
-ISAS = _C.available_isas()
-DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
 SMALL = cases.small_configs()
+on_every_device = pytest.mark.parametrize("device", OPTIONS_OF)
+# (shape, device) of every case: the persistent kernel, here in the emulator, runs the dual core.
+CASES = [(c, d) for d in OPTIONS_OF for c in SMALL if d == "cpu" or c.core == "dual"]
 
 
-def make(config: ModelConfig, tensors: dict, **options) -> _C.Engine:
-    return _C.Engine(dataclasses.asdict(config), tensors, **options)
+def id_of(value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    config, device = value
+    return cases.case_id(config) if device == "cpu" else f"{device}-{cases.case_id(config)}"
 
 
-class Work:
-    """A model, its random conditioning rows, and what the double twin makes of them."""
-
-    def __init__(self, config: ModelConfig, n_steps: int, seed: int = 1) -> None:
-        self.config, self.n = config, n_steps
-        self.tensors = cases.random_tensors(config, seed=seed)
-        twin = make(config, self.tensors, device="reference")
-        rng = np.random.default_rng(seed)
-        frames = n_steps // config.hop_length + 2
-        extra = config.upsample_left + config.upsample_right
-        rows = {"interp": (frames + extra, twin.interp_size), "hold": (frames, twin.hold_size)}
-        self.rows = {
-            name: 0.3 * rng.normal(size=shape).astype(np.float32) if shape[1] else None
-            for name, shape in rows.items()
-        }
-        self.samples, self.logits = self.run(twin, return_logits=True)
-
-    def run(self, engine: _C.Engine, seed: int = 5, **options):
-        stream = engine.open(seed)
-        options = {k: [v] if k in ("forced", "uniforms") else v for k, v in options.items()}
-        interp, hold = [self.rows["interp"]], [self.rows["hold"]]
-        return engine.run([stream], [self.n], interp, hold, **options)[0]
-
-    def pieces(self, engine: _C.Engine, cuts: list[int], seed: int = 5) -> np.ndarray:
-        """The same samples in several calls, conditioning rows cut accordingly."""
-        stream, out, hop = engine.open(seed), [], self.config.hop_length
-        for begin, end in zip([0, *cuts], [*cuts, self.n], strict=True):
-            row = begin // hop
-            interp, hold = (None if r is None else r[row:] for r in self.rows.values())
-            out.append(engine.run([stream], [end - begin], [interp], [hold])[0][0])
-        return np.concatenate(out)
+def with_dtypes(dtypes: tuple[str, ...]):
+    """Parametrise `work` and `dtype`; a device is asked for the formats that it has."""
+    pairs = [(case, t) for case in CASES for t in dtypes if t in DTYPES_OF[case[1]]]
+    return pytest.mark.parametrize(("work", "dtype"), pairs, indirect=["work"], ids=id_of)
 
 
-@pytest.fixture(scope="module", params=SMALL, ids=cases.case_id)
+@pytest.fixture(scope="module", params=CASES, ids=id_of)
 def work(request) -> Work:
-    return Work(request.param, 160)
+    config, device = request.param
+    return Work(config, 160 if device == "cpu" else 36, device=device)
 
 
 def test_philox_gives_the_published_answers():
@@ -72,40 +50,42 @@ def test_philox_gives_the_published_answers():
     assert _C.philox(*ones) == (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@with_dtypes(DTYPES)
 def test_forced_logits_match_the_double_twin(work, dtype):
-    engine = make(work.config, work.tensors, dtype=dtype)
+    engine = work.engine(dtype=dtype)
     _, logits = work.run(engine, forced=work.samples, return_logits=True)
     error = np.abs(logits - work.logits).max()
     assert error <= tolerances.logit_limit(work.logits, dtype)
     assert dtype != "fp32" or error <= 1e-4  # flat: the share of large logits is for real weights
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_isa_and_thread_count_gives_the_same_bits(work, dtype):
+@with_dtypes(DTYPES)
+def test_every_way_to_run_gives_the_same_bits(work, dtype):
+    """Instruction sets and threads; of the kernel, schedules, blocks, warps and builds."""
     reference = None
-    for isa in ISAS:
-        for threads in (1, 2, 3):
-            engine = make(work.config, work.tensors, dtype=dtype, isa=isa, threads=threads)
-            samples, logits = work.run(engine, return_logits=True)
-            if reference is None:
-                reference = samples, logits
-            assert np.array_equal(samples, reference[0]), (isa, threads)
-            assert np.array_equal(logits, reference[1]), (isa, threads)
+    for way in work.ways():
+        samples, logits = work.run(work.engine(dtype=dtype, **way), return_logits=True)
+        if reference is None:
+            reference = samples, logits
+        assert np.array_equal(samples, reference[0]), way
+        assert np.array_equal(logits, reference[1]), way
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@with_dtypes(DTYPES)
 def test_pieces_joined_equal_the_whole(work, dtype):
-    engine = make(work.config, work.tensors, dtype=dtype, threads=2)
+    engine = work.engine(dtype=dtype, threads=2)
     whole = work.run(engine)[0]
-    for cuts in ([1], [7, 8, 61], list(range(0, work.n, 13))[1:]):
+    for cuts in ([1], [7, 8, work.n // 2 + 1], list(range(0, work.n, 13))[1:]):
         assert np.array_equal(work.pieces(engine, cuts), whole), cuts
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("n_streams", [2, 5, 9, 17, 40])
+BATCHES = [(c, n, t) for c in CASES[: len(SMALL)] for n in (2, 5, 9, 17, 40) for t in (1, 2)]
+BATCHES += [(case, 3, 1) for case in CASES[len(SMALL) :]]
+
+
+@pytest.mark.parametrize(("work", "n_streams", "threads"), BATCHES, indirect=["work"], ids=id_of)
 def test_a_batch_gives_each_stream_what_it_gets_alone(work, n_streams, threads):
-    engine = make(work.config, work.tensors, threads=threads)
+    engine = work.engine(threads=threads)
     seeds = np.random.default_rng(n_streams).permutation(n_streams)
     lengths = [max(1, work.n - 11 * int(i)) for i in seeds]
     results = engine.run(
@@ -118,22 +98,22 @@ def test_a_batch_gives_each_stream_what_it_gets_alone(work, n_streams, threads):
         assert np.array_equal(samples, work.run(engine, seed=int(seed))[0][:length])
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "int8", "int8-fast"])
+@with_dtypes(("fp16", "int8", "int8-fast"))
 def test_batches_of_other_dtypes_equal_single_streams(work, dtype):
-    engine = make(work.config, work.tensors, dtype=dtype, threads=2)
-    n = 20
+    engine = work.engine(dtype=dtype, threads=2)
+    n = 20 if work.device == "cpu" else 4
     results = engine.run(
         [engine.open(s) for s in range(n)],
         [work.n] * n,
         [work.rows["interp"]] * n,
         [work.rows["hold"]] * n,
     )
-    for seed in (0, 7, 19):
+    for seed in (0, n // 3, n - 1):
         assert np.array_equal(results[seed][0], work.run(engine, seed=seed)[0])
 
 
 def test_uniforms_replace_the_generator(work):
-    engine = make(work.config, work.tensors)
+    engine = work.engine()
     draws = engine.draws_per_step
     words = np.array([_C.philox(5, step)[:draws] for step in range(work.n)])
     given = work.run(engine, uniforms=words / 2.0**32)[0]
@@ -141,7 +121,7 @@ def test_uniforms_replace_the_generator(work):
 
 
 def test_greedy_takes_the_largest_logit(work):
-    engine = make(work.config, work.tensors)
+    engine = work.engine()
     stream = engine.open(0, greedy=True)
     rows = ([work.rows["interp"]], [work.rows["hold"]])
     samples, logits = engine.run([stream], [work.n], *rows, return_logits=True)[0]
@@ -156,9 +136,10 @@ def test_greedy_takes_the_largest_logit(work):
     assert np.array_equal(samples, expected)
 
 
-def test_low_temperature_lowers_the_entropy():
-    work = Work(SMALL[0], 400)
-    engine = make(work.config, work.tensors)
+@on_every_device
+def test_low_temperature_lowers_the_entropy(device):
+    work = Work(SMALL[0], 400, device=device)
+    engine = work.engine()
 
     def distinct(temperature: float) -> int:
         stream = engine.open(1, temperature=temperature)
@@ -167,18 +148,20 @@ def test_low_temperature_lowers_the_entropy():
     assert distinct(0.05) < distinct(1.0) < distinct(20.0)
 
 
-def test_folds_and_items_draw_different_numbers():
-    work = Work(SMALL[0], 50)
-    engine = make(work.config, work.tensors)
+@on_every_device
+def test_folds_and_items_draw_different_numbers(device):
+    work = Work(SMALL[0], 50, device=device)
+    engine = work.engine()
     streams = [engine.open(1), engine.open(1, item=1), engine.open(1, fold=1), engine.open(2)]
     results = engine.run(streams, [50] * 4, [None] * 4, [None] * 4)
     assert len({r[0].tobytes() for r in results}) == 4
 
 
-def test_start_shifts_the_conditioning_phase():
+@on_every_device
+def test_start_shifts_the_conditioning_phase(device):
     config = next(c for c in SMALL if c.n_mels and c.hop_length > 2)
-    work = Work(config, 4 * config.hop_length)
-    engine, hop = make(config, work.tensors), config.hop_length
+    work = Work(config, 4 * config.hop_length, device=device)
+    engine, hop = work.engine(), config.hop_length
     n = 2 * hop
     whole_frame = engine.open(1, start=hop)
     tail_rows = [None if r is None else r[1:] for r in work.rows.values()]
@@ -193,9 +176,10 @@ def test_start_shifts_the_conditioning_phase():
     assert not np.array_equal(c[0][1][:hop], d[0][1][:hop])
 
 
-def test_a_copied_stream_continues_alike():
-    work = Work(SMALL[0], 60)
-    engine = make(work.config, work.tensors)
+@on_every_device
+def test_a_copied_stream_continues_alike(device):
+    work = Work(SMALL[0], 60, device=device)
+    engine = work.engine()
     stream = engine.open(9)
     engine.run([stream], [25], [None], [None])
     twin = stream.copy()
@@ -205,9 +189,10 @@ def test_a_copied_stream_continues_alike():
     assert np.array_equal(a, b)
 
 
-def test_two_python_threads_share_one_engine():
-    work = Work(SMALL[0], 300)
-    engine = make(work.config, work.tensors, threads=2)
+@on_every_device
+def test_two_python_threads_share_one_engine(device):
+    work = Work(SMALL[0], 300, device=device)
+    engine = work.engine(threads=2)
     expected = [work.run(engine, seed=s)[0] for s in range(4)]
     found: dict[int, np.ndarray] = {}
 
@@ -222,9 +207,10 @@ def test_two_python_threads_share_one_engine():
     assert all(np.array_equal(found[s], expected[s]) for s in range(4))
 
 
-def test_the_engine_works_in_a_forked_child():
-    work = Work(SMALL[0], 200)
-    engine = make(work.config, work.tensors, threads=2)
+@on_every_device
+def test_the_engine_works_in_a_forked_child(device):
+    work = Work(SMALL[0], 200, device=device)
+    engine = work.engine(threads=2)
     expected = work.run(engine)[0]
     pid = os.fork()
     if pid == 0:
@@ -239,7 +225,7 @@ sys.path.insert(0, {tests!r})
 import cases
 from wavernn_fast import _C
 config = cases.small_configs()[0]
-engine = _C.Engine(dataclasses.asdict(config), cases.random_tensors(config), threads={threads})
+engine = _C.Engine(dataclasses.asdict(config), cases.random_tensors(config), **{options})
 stream = engine.open(0)
 print("go", flush=True)
 try:
@@ -250,9 +236,11 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_ctrl_c_stops_a_run_quickly(threads):
-    code = INTERRUPT.format(tests=os.path.dirname(__file__), threads=threads)
+@pytest.mark.parametrize(
+    "options", [{"threads": 1}, {"threads": 2}, OPTIONS_OF["emu-2"]], ids=["1", "2", "emu"]
+)
+def test_ctrl_c_stops_a_run_quickly(options):
+    code = INTERRUPT.format(tests=os.path.dirname(__file__), options=options)
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     # 10**9 labels are 4 GB of untouched pages: reserved, never filled.
@@ -265,7 +253,8 @@ def test_ctrl_c_stops_a_run_quickly(threads):
     assert child.wait(10) == 0
 
 
-def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named():
+@on_every_device
+def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named(device):
     config = SMALL[0]
     tensors = cases.random_tensors(config)
     bad = {**tensors, "coarse_fc2.bias": tensors["coarse_fc2.bias"] * np.nan}
@@ -274,7 +263,7 @@ def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named():
     huge = {
         k: v * np.float32(1e30) if "fc" in k and "weight" in k else v for k, v in tensors.items()
     }
-    engine = make(config, huge)
+    engine = make(config, huge, **OPTIONS_OF[device])
     with pytest.raises(EngineError, match="stream 0 is not finite at step 0"):
         engine.run([engine.open(0)], [5], [None], [None])
 
@@ -302,7 +291,7 @@ def test_the_environment_forces_an_instruction_set(monkeypatch):
 
 
 def test_bad_arguments_are_named(work):
-    engine = make(work.config, work.tensors)
+    engine = work.engine()
     stream = engine.open(0)
     rows = ([work.rows["interp"]], [work.rows["hold"]])
     with pytest.raises(InputError, match="n_steps has 2 entries"):
@@ -346,6 +335,7 @@ def test_threads_respect_the_cgroup_quota(tmp_path, files, limit):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("work", CASES[: len(SMALL)], indirect=True, ids=id_of)
 def test_unpacking_a_plan_gives_the_weights_back(work, dtype, threads):
     config = work.config
     packed = _C.unpack_plan(dataclasses.asdict(config), work.tensors, dtype=dtype, threads=threads)

@@ -27,10 +27,10 @@ size_t stack_bytes(const gpu::Shape& s) {
 }
 
 bool has_fused() {
-#if defined(__x86_64__)
+#if defined(WF_FUSED)
   return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
 #else
-  return false;  // on AArch64 the plain build has it
+  return false;  // not built; on AArch64 the plain build has it
 #endif
 }
 
@@ -43,8 +43,8 @@ class EmuKernel final : public gpu::Kernel {
     Machine fibers({spec_.blocks, spec_.threads, spec_.shared_bytes / 4, stack_bytes(spec_.shape)},
                    options_);
     gpu::KernelArgs copy = args;
-#if defined(__x86_64__)
-    if (has_fused()) {
+#if defined(WF_FUSED)
+    if (has_fused() && !options_.generic) {
       prepare_fused(spec_.shape);
       fibers.run(&thread_fused, &copy);
       return;
@@ -68,6 +68,7 @@ class EmuDevice final : public gpu::Device {
   std::string detail() const override { return describe(options_); }
   const gpu::DeviceLimits& limits() const override { return limits_; }
   int shortest_slice() const override { return 16; }
+  unsigned first_tag() const override { return options_.first_tag; }
 
   uint64_t allocate(size_t bytes) override {
     void* p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "common/error.h"
+#include "cuda/kernels/stages.h"
 
 namespace wavernn_fast::emulate {
 namespace {
@@ -30,36 +31,58 @@ Schedule parse_schedule(const std::string& text) {
 Fault parse_fault(const std::string& text) {
   if (text == "lose:tag") return {Fault::Kind::tag, 0};
   if (text == "lose:parity") return {Fault::Kind::parity, 0};
-  if (starts(text, "lose:barrier:"))
-    return {Fault::Kind::barrier, int(number_after(text, "lose:barrier:"))};
-  fail("fault \"", text, "\" is not lose:tag, lose:parity or lose:barrier:N");
+  const uint64_t barrier = number_after(text, "lose:barrier:");
+  WF_CHECK(barrier < gpu::kBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
+           gpu::kBarriers - 1);
+  return {Fault::Kind::barrier, int(barrier)};
+}
+
+void parse_option(Options& options, const std::string& text) {
+  if (text == "generic") {
+    options.generic = true;
+  } else if (starts(text, "tag:")) {
+    const uint64_t tag = number_after(text, "tag:");
+    WF_CHECK(tag >= 1 && tag <= UINT32_MAX, "option \"", text, "\": expected 1 to ", UINT32_MAX);
+    options.first_tag = unsigned(tag);
+  } else if (text == "lose:tag" || text == "lose:parity" || starts(text, "lose:barrier:")) {
+    options.fault = parse_fault(text);
+  } else {
+    fail("option \"", text, "\" is not lose:tag, lose:parity, lose:barrier:N, generic or tag:N");
+  }
+}
+
+std::string describe(const Schedule& s) {
+  if (s.kind == Schedule::Kind::random) return "random:" + std::to_string(s.seed);
+  if (s.kind == Schedule::Kind::starve) return "starve:" + std::to_string(s.block);
+  return "fair";
+}
+
+std::string describe(const Fault& f) {
+  if (f.kind == Fault::Kind::tag) return "/lose:tag";
+  if (f.kind == Fault::Kind::parity) return "/lose:parity";
+  if (f.kind == Fault::Kind::barrier) return "/lose:barrier:" + std::to_string(f.barrier);
+  return "";
 }
 
 }  // namespace
 
 Options parse_options(const std::string& text) {
-  const size_t slash = text.find('/');
-  Options options{parse_schedule(text.substr(0, slash)), {}};
-  if (slash != std::string::npos) options.fault = parse_fault(text.substr(slash + 1));
+  size_t slash = text.find('/');
+  Options options;
+  options.schedule = parse_schedule(text.substr(0, slash));
+  while (slash != std::string::npos) {
+    const size_t next = text.find('/', slash + 1);
+    parse_option(options, text.substr(slash + 1, next - slash - 1));
+    slash = next;
+  }
   return options;
 }
 
 std::string describe(const Options& options) {
-  const Schedule& s = options.schedule;
-  std::string text = "fair";
-  if (s.kind == Schedule::Kind::random) text = "random:" + std::to_string(s.seed);
-  if (s.kind == Schedule::Kind::starve) text = "starve:" + std::to_string(s.block);
-  switch (options.fault.kind) {
-    case Fault::Kind::none:
-      return text;
-    case Fault::Kind::tag:
-      return text + "/lose:tag";
-    case Fault::Kind::parity:
-      return text + "/lose:parity";
-    case Fault::Kind::barrier:
-      break;
-  }
-  return text + "/lose:barrier:" + std::to_string(options.fault.barrier);
+  std::string text = describe(options.schedule) + describe(options.fault);
+  if (options.generic) text += "/generic";
+  if (options.first_tag != 1) text += "/tag:" + std::to_string(options.first_tag);
+  return text;
 }
 
 }  // namespace wavernn_fast::emulate

@@ -22,11 +22,13 @@ struct Fault {
 struct Options {
   Schedule schedule;
   Fault fault;
+  bool generic = false;    // the build without the processor's own fused multiply-add
+  unsigned first_tag = 1;  // of the first launch of an engine: tests begin near the last one
 };
 
-// "fair", "random:SEED" or "starve:BLOCK"; after it may follow "/lose:tag" (a poll takes whatever
-// is there), "/lose:parity" (reads are always from the first buffer) or "/lose:barrier:N". "auto"
-// is "fair". Error if it is none of these.
+// "fair", "random:SEED" or "starve:BLOCK"; after it may follow, each with a slash before it,
+// "lose:tag" (a poll takes whatever is there), "lose:parity" (reads are always from the first
+// buffer), "lose:barrier:N", "generic" and "tag:N". "auto" is "fair". Error if it is none of these.
 Options parse_options(const std::string& text);
 std::string describe(const Options& options);
 

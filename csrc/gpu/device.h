@@ -44,6 +44,7 @@ class Device {
   virtual std::string detail() const { return limits().name; }
   virtual const DeviceLimits& limits() const = 0;
   virtual int shortest_slice() const { return 1; }  // steps below which starting a launch dominates
+  virtual unsigned first_tag() const { return 1; }  // of an engine's first launch
   virtual uint64_t allocate(size_t bytes) = 0;      // 256-byte aligned
   virtual void release(uint64_t address) noexcept = 0;
   virtual void upload(uint64_t to, const void* from, size_t bytes) = 0;

@@ -30,14 +30,17 @@ constexpr int kClasses = 256;
 // (cuda/kernels/exchange.cuh).
 int buffer_words(const Shape& s) { return 3 * s.hidden + 2 * (s.fc + kClasses); }
 
+// Class of a place among 256 words: the inverse of logit_place in the kernel.
+int class_of_place(int place) { return place % 64 / 2 * 8 + place / 64 * 2 + place % 2; }
+
 // What a word of the exchange area is, for the report of a stall.
 std::string word_name(const Shape& s, int word) {
   std::ostringstream out;
   const int buffer = buffer_words(s), at = word % buffer;
   if (word >= 2 * buffer) {
     const int place = word - 2 * buffer;
-    const int k = place % 64 / 2 * 8 + place % 256 / 64 * 2 + place % 2;  // inverse of logit_place
-    out << "the sum of " << (place < kClasses ? "coarse" : "fine") << " logit " << k;
+    out << "the sum of " << (place < kClasses ? "coarse" : "fine") << " logit "
+        << class_of_place(place % kClasses);
     return out.str();
   }
   if (at < 3 * s.hidden) {
@@ -48,7 +51,7 @@ std::string word_name(const Shape& s, int word) {
   }
   const int rest = at - 3 * s.hidden, side = rest / (s.fc + 256), row = rest % (s.fc + 256);
   out << (side ? "fine " : "coarse ") << (row < s.fc ? "y " : "logit ")
-      << (row < s.fc ? row : row - s.fc);
+      << (row < s.fc ? row : class_of_place(row - s.fc));
   return out.str();
 }
 
@@ -65,18 +68,16 @@ class GpuEngine final : public Engine {
  public:
   GpuEngine(const GpuRequest& request, const CanonicalWeights& weights,
             std::unique_ptr<Device> device)
-      : device_(std::move(device)), canonical_(weights) {
+      : GpuEngine(weights, std::move(device)) {
     make_ready(request);
-    bias_ = gate_bias(config(), weights);
-    base_.upload(bias_.data(), bias_.size());
-    if (plan_.shape.taps > 0) {
-      const int64_t hop = config().hop_length, taps = plan_.shape.taps;
-      upsample_.upload(weights.get("upsample.kernel", {hop, taps}), size_t(hop * taps));
-    }
-    if (plan_.shape.clocks) {
-      clocks_.reserve(kClockStages);
-      clocks_.zero();
-    }
+    bring_constants();
+  }
+  GpuEngine(const GpuPlan& plan, const CanonicalWeights& weights, std::unique_ptr<Device> device)
+      : GpuEngine(weights, std::move(device)) {
+    plan_ = plan;
+    kernel_ = device_->load(kernel_spec(plan_));
+    bring_weights();
+    bring_constants();
   }
 
   const ModelConfig& config() const override { return plan_.request.config; }
@@ -117,6 +118,9 @@ class GpuEngine final : public Engine {
   }
 
  private:
+  GpuEngine(const CanonicalWeights& weights, std::unique_ptr<Device> device)
+      : device_(std::move(device)), canonical_(weights) {}
+
   // Plans for what the device has, and brings kernel and weights there.
   void make_ready(GpuRequest request) {
     for (;;) {
@@ -128,11 +132,29 @@ class GpuEngine final : public Engine {
         request = smaller(refusal);
       }
     }
+    bring_weights();
+  }
+
+  void bring_weights() {
     const std::vector<uint32_t> packed = pack_gpu(plan_, canonical_);
     weights_.upload(packed.data(), packed.size());
     words_.reserve(2 * size_t(buffer_words(plan_.shape)) + 2 * kClasses);
     words_.zero();
-    tag_ = 1;
+    tag_ = device_->first_tag();
+  }
+
+  // What does not depend on the plan.
+  void bring_constants() {
+    bias_ = gate_bias(config(), canonical_);  // not before the core is known to have a kernel
+    base_.upload(bias_.data(), bias_.size());
+    if (plan_.shape.taps > 0) {
+      const int64_t hop = config().hop_length, taps = plan_.shape.taps;
+      upsample_.upload(canonical_.get("upsample.kernel", {hop, taps}), size_t(hop * taps));
+    }
+    if (plan_.shape.clocks) {
+      clocks_.reserve(kClockStages);
+      clocks_.zero();
+    }
   }
 
   // Others use the device, or it keeps some of itself back: plans for what is left.
@@ -305,6 +327,11 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.warps = request.warps;
   wanted.limits = device->limits();
   return std::make_unique<GpuEngine>(wanted, weights, std::move(device));
+}
+
+std::unique_ptr<Engine> make_engine(const GpuPlan& plan, const CanonicalWeights& weights,
+                                    std::unique_ptr<Device> device) {
+  return std::make_unique<GpuEngine>(plan, weights, std::move(device));
 }
 
 }  // namespace wavernn_fast::gpu

@@ -20,6 +20,10 @@ struct EngineRequest {
 // What to compile and how to launch it, for one plan.
 KernelSpec kernel_spec(const GpuPlan& plan);
 
+// With a plan as it is: nothing checks it.
+std::unique_ptr<Engine> make_engine(const GpuPlan& plan, const CanonicalWeights& weights,
+                                    std::unique_ptr<Device> device);
+// With the plan that choose_gpu_plan makes.
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
                                     const EngineRequest& request, std::unique_ptr<Device> device);
 

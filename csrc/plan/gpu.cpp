@@ -180,7 +180,7 @@ Latency predict(const GpuPlan& plan) {
 bool fits(const GpuPlan& plan) {
   const GpuRequest& r = plan.request;
   const int registers = std::min(255, r.limits.registers / plan.shape.threads / 8 * 8);
-  return plan.weight_registers + working_registers(r.limits, plan.shape.exchanges) <= registers &&
+  return plan.weight_registers + working_registers(r.limits, plan.shape) <= registers &&
          plan.shared_bytes <= r.limits.shared_per_block && 3 * plan.shape.unit_slots <= kMostSums &&
          plan.shape.row_slots <= kMostSums && plan.streamed_bytes <= r.limits.l2_bytes;
 }
@@ -206,18 +206,21 @@ std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int
 
 [[noreturn]] void does_not_fit(const GpuRequest& request) {
   const DeviceLimits& d = request.limits;
+  Shape usual;
+  usual.exchanges = 4;
   const ModelConfig& c = request.config;
   const int64_t weights =
       3 * int64_t(c.hidden_size) * c.hidden_size + 2 * int64_t(c.fc_size) * (c.half() + kClasses);
   const int64_t bytes = weights * (request.dtype == Dtype::fp16 ? 2 : 4);
-  fail<DeviceError>("The model does not fit on ", d.name, ": ", weights, " weights in ",
-                    dtype_name(request.dtype), " are ", bytes, " bytes, more than its L2 of ",
-                    d.l2_bytes, " bytes can stream and more than its ", d.multiprocessors,
-                    " multiprocessors can hold (about ",
-                    int64_t(d.multiprocessors) *
-                        (4 * (d.registers - 256 * working_registers(d, 4)) + d.shared_per_block),
-                    " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
-                    "a smaller model or device=\"cpu\".");
+  fail<DeviceError>(
+      "The model does not fit on ", d.name, ": ", weights, " weights in ",
+      dtype_name(request.dtype), " are ", bytes, " bytes, more than its L2 of ", d.l2_bytes,
+      " bytes can stream and more than its ", d.multiprocessors,
+      " multiprocessors can hold (about ",
+      int64_t(d.multiprocessors) *
+          (4 * (d.registers - 256 * working_registers(d, usual)) + d.shared_per_block),
+      " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
+      "a smaller model or device=\"cpu\".");
 }
 
 void check_request(const GpuRequest& request) {
@@ -248,9 +251,19 @@ const char* place_name(int place) {
 
 }  // namespace
 
-int working_registers(const DeviceLimits& limits, int exchanges) {
-  if (exchanges == 2) return limits.arch < 70 ? 62 : 68;
-  return limits.arch < 70 ? 45 : 58;
+int working_registers(const DeviceLimits& limits, const Shape& shape) {
+  const bool pascal = limits.arch < 70, two = shape.exchanges == 2;
+  if (!shape.fp16 || shape.unit_slots <= 2) {
+    if (two) return pascal ? 62 : limits.arch < 100 ? 68 : 84;  // sm_120, NVRTC 13: 87
+    return pascal ? 45 : 58;
+  }
+  // Two weights a register, so that a warp may own many rows, each with what it needs beside its
+  // weights. Counted with 3 and 4 units on the models of 896 and 1024; 4 registers may spill.
+  const bool rounds = shape.gate_rounds > 1;
+  if (two) return pascal ? (rounds ? 125 : 108) : (rounds ? 103 : 86);
+  if (shape.unit_slots == 3 || shape.fc1_place == kInL2) return 63;
+  const int more = shape.unit_slots - 4;
+  return pascal ? 107 + 35 * more : 76 + 9 * more;
 }
 
 GpuPlan choose_gpu_plan(const GpuRequest& request) {

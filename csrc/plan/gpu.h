@@ -52,7 +52,7 @@ struct GpuPlan {
 
 // Registers a thread that the compiler needs besides resident weights. Counted on the compiler's
 // reports (tests/test_gpu_compile.py asserts that no plan of the table spills).
-int working_registers(const DeviceLimits& limits, int exchanges);
+int working_registers(const DeviceLimits& limits, const Shape& shape);
 
 // The fastest plan by the model of `Latency`. Error with the numbers if the model does not fit, or
 // the core has no kernel.

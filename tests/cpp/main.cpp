@@ -13,66 +13,11 @@
 #include "common/rng.h"
 #include "cpu/isa.h"
 #include "cpu/vec_scalar.h"
+#include "random_model.h"
 
 namespace wf = wavernn_fast;
 
 namespace {
-
-// Uniform in [-scale, scale): counted by (tensor, element), so no library generator is needed.
-wf::Tensor random_tensor(uint32_t id, std::vector<int64_t> shape, float scale) {
-  wf::Tensor tensor{std::move(shape), {}};
-  int64_t size = 1;
-  for (int64_t n : tensor.shape) size *= n;
-  for (int64_t i = 0; i < size; ++i) {
-    const uint32_t word = wf::philox4x32({7, id, 0}, uint64_t(i))[0];
-    tensor.data.push_back(scale * (float(word >> 8) / 8388608.0f - 1.0f));
-  }
-  return tensor;
-}
-
-class Maker {
- public:
-  void add(const std::string& name, std::vector<int64_t> shape, float scale) {
-    weights.add(name, random_tensor(id_++, std::move(shape), scale));
-  }
-  void layer(const std::string& name, int64_t rows, int64_t cols, float gain) {
-    add(name + ".weight", {rows, cols}, gain * std::sqrt(3.0f / float(cols)));
-    add(name + ".bias", {rows}, 0.1f);
-  }
-  wf::CanonicalWeights weights;
-
- private:
-  uint32_t id_ = 0;
-};
-
-wf::CanonicalWeights make_weights(const wf::ModelConfig& c) {
-  Maker make;
-  const int64_t h = c.hidden_size, f = c.fc_size, a = c.aux_size;
-  if (c.n_mels > 0) make.add("upsample.kernel", {c.hop_length, c.taps()}, 1.0f);
-  if (c.core == wf::Core::dual) {
-    make.add("gru.w_recurrent", {3 * h, h}, 2.0f / std::sqrt(float(h)));
-    make.add("gru.b_recurrent", {3 * h}, 0.3f);
-    make.add("gru.b_input", {3 * h}, 0.3f);
-    make.add("gru.w_sample", {3 * h, 3}, 1.0f);
-    for (const char* half : {"coarse", "fine"}) {
-      make.layer(std::string(half) + "_fc1", f, h / 2, 3.0f);
-      make.layer(std::string(half) + "_fc2", 256, f, 2.0f);
-    }
-    return std::move(make.weights);
-  }
-  make.layer("input", h, 1 + c.n_mels + a, 1.0f);
-  make.add("gru1.w_input", {3 * h, h}, 1.5f / std::sqrt(float(h)));
-  make.add("gru2.w_input", {3 * h, h + a}, 1.5f / std::sqrt(float(h)));
-  for (const char* gru : {"gru1", "gru2"}) {
-    make.add(std::string(gru) + ".w_recurrent", {3 * h, h}, 1.5f / std::sqrt(float(h)));
-    make.add(std::string(gru) + ".b_input", {3 * h}, 0.3f);
-    make.add(std::string(gru) + ".b_recurrent", {3 * h}, 0.3f);
-  }
-  make.layer("fc1", f, h + a, 1.5f);
-  make.layer("fc2", f, f + a, 1.5f);
-  make.layer("fc3", c.n_classes, f, 2.0f);
-  return std::move(make.weights);
-}
 
 void mix(uint64_t& hash, const void* data, size_t bytes) {  // FNV-1a
   const auto* p = static_cast<const unsigned char*>(data);
@@ -84,8 +29,8 @@ uint64_t run_hash(const wf::ModelConfig& c, const wf::CanonicalWeights& weights,
   constexpr int kSteps = 96, kStreams = 3;
   const auto engine = wf::make_engine(c, weights, options);
   const int frames = kSteps / c.hop_length + 2;
-  const auto interp = random_tensor(1000, {frames + c.taps(), c.interp_size()}, 0.5f).data;
-  const auto hold = random_tensor(1001, {frames, c.hold_size()}, 0.5f).data;
+  const auto interp = wf::random_tensor(1000, {frames + c.taps(), c.interp_size()}, 0.5f).data;
+  const auto hold = wf::random_tensor(1001, {frames, c.hold_size()}, 0.5f).data;
   std::vector<wf::StreamState> states;
   for (uint64_t s = 0; s < kStreams; ++s) states.push_back(wf::make_stream(c, {s, 0, 0}));
   std::vector<std::vector<int32_t>> labels(kStreams, std::vector<int32_t>(kSteps));
@@ -158,7 +103,7 @@ int wrong_multiply_adds() {
 int main() {
   int different = wrong_multiply_adds();
   for (const wf::ModelConfig& config : configs()) {
-    const wf::CanonicalWeights weights = make_weights(config);
+    const wf::CanonicalWeights weights = wf::make_weights(config);
     for (const char* dtype : {"fp32", "fp16", "bf16", "int8", "int8-fast"}) {
       uint64_t first = 0;
       bool have = false;

@@ -159,6 +159,9 @@ WF_INLINE void begin(Run& r) {
   multiply_recurrent(r.m.gru, 0, r.shared + kSharedHidden, r.sums);
   multiply_recurrent(r.m.gru, 1, r.shared + kSharedHidden, r.sums);
   publish_gates(r.args, r.sums, r.at, r.tag, r.shared);
+  // A thread waits for the words of its own units only: others may still be reading the state that
+  // it is about to change.
+  block_sync(kStartRead);
   collect_gates(r.poller, 0, r.at, r.tag, r.pre);
   if (kClocks) r.clock.last = clock_ticks();
 }

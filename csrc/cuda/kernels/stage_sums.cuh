@@ -19,11 +19,12 @@ constexpr long long kFixedLimit = 1ll << 46;        // of a logit: 2^22
 constexpr long long kFixedPoison = 1ll << 47;       // a block's contribution that is not a number
 constexpr unsigned long long kOneBlock = 1ull << 56;
 
-// Bias of a class, in units of the sums: block 0 adds it for all.
+// Bias of a class, in units of the sums: block 0 adds it for all. A thread of the last round may
+// have a class beyond 255, and no bias.
 WF_INLINE float class_bias(const KernelArgs& args, int side, int k) {
   const int at = kFcBiasAt + side * (kFc + 256) + kFc + k;
   const float* bias = static_cast<const float*>(args.weights);
-  return block_index() == 0 ? mul(load_constant(bias + at), kFixedOne) : 0.0f;
+  return block_index() == 0 && k < 256 ? mul(load_constant(bias + at), kFixedOne) : 0.0f;
 }
 
 WF_INLINE Word* sum_words(const KernelArgs& args, int side) {

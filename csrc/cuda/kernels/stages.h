@@ -6,6 +6,7 @@ namespace wavernn_fast::gpu {
 // Barriers of a block, one after each stage that shared memory carries to the next.
 enum Barrier : int {
   kStartReady,    // the state, before the first product
+  kStartRead,     // the first product, before the state changes
   kCoarseHidden,  // coarse half of the new state
   kCoarseY,       // all of y, or this block's share of it
   kCoarseDrawn,

@@ -1,0 +1,151 @@
+// The emulated kernel on plans that the planner would not make, for a build with sanitizers.
+//
+//   wf_emulator_tests places           every matrix in registers, shared memory and L2
+//   wf_emulator_tests outside          less shared memory than the kernel uses: must be reported
+//   wf_emulator_tests idle 2|4 SCHEDULE  blocks that own no unit, which the planner refuses
+//
+// Draws are compared with the double reference. Exit 0: all equal; 1: not, or an error, which is
+// printed.
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "emulate/device_emu.h"
+#include "gpu/engine_gpu.h"
+#include "plan/known_devices.h"
+#include "random_model.h"
+#include "reference/engine_reference.h"
+
+namespace wf = wavernn_fast;
+namespace gpu = wavernn_fast::gpu;
+
+namespace {
+
+constexpr int kSteps = 18;
+
+wf::ModelConfig model(int hidden, int fc) {
+  wf::ModelConfig c;
+  c.hidden_size = hidden;
+  c.fc_size = fc;
+  c.n_classes = 256;
+  c.n_mels = 7;
+  c.hop_length = 5;
+  c.upsample_left = c.upsample_right = 1;
+  return c;
+}
+
+std::vector<int32_t> draw(wf::Engine& engine) {
+  const wf::ModelConfig& c = engine.config();
+  const int frames = kSteps / c.hop_length + 1;
+  // Exactly the rows that are read: one more would be outside.
+  const auto interp = wf::random_tensor(1000, {frames + c.taps() - 1, c.interp_size()}, 0.5f).data;
+  const auto hold = wf::random_tensor(1001, {frames, c.hold_size()}, 0.5f).data;
+  wf::StreamState state = wf::make_stream(c, {3, 0, 0});
+  std::vector<int32_t> labels(kSteps);
+  std::vector<float> logits(size_t(kSteps) * size_t(c.logits_size()));
+  std::vector<wf::Job> jobs(1);
+  jobs[0].state = &state;
+  jobs[0].n_steps = kSteps;
+  jobs[0].interp = c.interp_size() ? interp.data() : nullptr;
+  jobs[0].hold = c.hold_size() ? hold.data() : nullptr;
+  jobs[0].labels = labels.data();
+  jobs[0].logits = logits.data();
+  engine.run(jobs, {});
+  return labels;
+}
+
+// Draws of a plan that differ from the reference's.
+int wrong_draws(const gpu::GpuPlan& plan, const std::string& schedule) {
+  const wf::ModelConfig& c = plan.request.config;
+  const wf::CanonicalWeights weights = wf::make_weights(c);
+  auto device = wf::emulate::open_device(plan.request.limits, wf::emulate::parse_options(schedule));
+  const auto found = draw(*gpu::make_engine(plan, weights, std::move(device)));
+  const auto expected = draw(*wf::reference::make_engine(c, weights));
+  int wrong = 0;
+  for (int i = 0; i < kSteps; ++i) wrong += found[size_t(i)] != expected[size_t(i)];
+  return wrong;
+}
+
+gpu::GpuRequest request(const wf::ModelConfig& config, int blocks, int warps) {
+  gpu::GpuRequest r;
+  r.config = config;
+  r.exact = true;
+  r.blocks = blocks;
+  r.warps = warps;
+  r.limits = gpu::known_device("H200");
+  return r;
+}
+
+// The planner moves matrices out of registers, then out of shared memory, as these shrink.
+int places() {
+  int wrong = 0;
+  for (wf::Dtype dtype : {wf::Dtype::fp32, wf::Dtype::fp16})
+    for (int exchanges : {2, 4})
+      for (int registers : {255, 160, 88})
+        for (int shared : {200 * 1024, 16 * 1024}) {
+          gpu::GpuRequest r = request(model(64, 34), 3, 4);
+          r.dtype = dtype;
+          r.exchanges = exchanges;
+          r.limits.registers = 128 * registers;
+          r.limits.shared_per_block = shared;
+          const gpu::GpuPlan plan = gpu::choose_gpu_plan(r);
+          // Rounded weights draw otherwise than the reference's: only the accesses count.
+          const int n = wrong_draws(plan, "random:1") * (dtype == wf::Dtype::fp32);
+          std::printf("%s in %d %d %d %d: %d draws differ\n", wf::dtype_name(dtype),
+                      plan.shape.gru_place, plan.shape.fc1_place, plan.shape.coarse_fc2_place,
+                      plan.shape.fine_fc2_place, n);
+          wrong += n;
+        }
+  // Warps of which some have no class of the last round.
+  for (int warps : {3, 16}) {
+    gpu::GpuRequest r = request(model(64, 34), 4, warps);
+    r.exchanges = 2;
+    wrong += wrong_draws(gpu::choose_gpu_plan(r), "fair");
+  }
+  return wrong;
+}
+
+int outside() {
+  gpu::GpuRequest r = request(model(64, 34), 3, 4);
+  r.exchanges = 4;
+  r.limits.registers = 128 * 200;  // matrices in shared memory, to its very end
+  gpu::GpuPlan plan = gpu::choose_gpu_plan(r);
+  plan.shared_bytes -= 4;
+  return wrong_draws(plan, "fair");
+}
+
+// A plan for H/2 blocks, stretched to a quarter more: the slots of a warp do not change, only how
+// many blocks there are and, in proportion, where the packed matrices begin.
+int idle(int exchanges, const std::string& schedule) {
+  const wf::ModelConfig c = model(64, 32);
+  gpu::GpuRequest r = request(c, 32, 1);
+  r.exchanges = exchanges;
+  gpu::GpuPlan plan = gpu::choose_gpu_plan(r);
+  gpu::Shape& s = plan.shape;
+  for (int* at : {&s.gru_at, &s.coarse_fc1_at, &s.coarse_fc2_at, &s.fine_fc1_at, &s.fine_fc2_at,
+                  &s.sample_at})
+    *at = *at / 32 * 40;
+  s.blocks = 40;
+  s.inner_bias_at = s.sample_at + 15 * s.half;
+  s.fc_bias_at = s.inner_bias_at + s.hidden;
+  plan.packed_words = s.fc_bias_at + 2 * (s.fc + 256);
+  return wrong_draws(plan, schedule);
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+  const std::string what = count > 1 ? values[1] : "";
+  int wrong = -1;
+  try {
+    if (what == "places") wrong = places();
+    if (what == "outside") wrong = outside();
+    if (what == "idle" && count > 3) wrong = idle(std::stoi(values[2]), values[3]);
+  } catch (const wf::Error& error) {
+    std::printf("%s\n", error.what());
+  }
+  std::printf("%d of the draws differ\n", wrong);
+  return wrong != 0;
+}

@@ -1,0 +1,71 @@
+// Models of random weights for the C++ test programs, the same on every machine.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/config.h"
+#include "common/rng.h"
+#include "model/weights.h"
+
+namespace wavernn_fast {
+
+// Uniform in [-scale, scale): counted by (tensor, element), so no library generator is needed.
+inline Tensor random_tensor(uint32_t id, std::vector<int64_t> shape, float scale) {
+  Tensor tensor{std::move(shape), {}};
+  int64_t size = 1;
+  for (int64_t n : tensor.shape) size *= n;
+  for (int64_t i = 0; i < size; ++i) {
+    const uint32_t word = philox4x32({7, id, 0}, uint64_t(i))[0];
+    tensor.data.push_back(scale * (float(word >> 8) / 8388608.0f - 1.0f));
+  }
+  return tensor;
+}
+
+class Maker {
+ public:
+  void add(const std::string& name, std::vector<int64_t> shape, float scale) {
+    weights.add(name, random_tensor(id_++, std::move(shape), scale));
+  }
+  void layer(const std::string& name, int64_t rows, int64_t cols, float gain) {
+    add(name + ".weight", {rows, cols}, gain * std::sqrt(3.0f / float(cols)));
+    add(name + ".bias", {rows}, 0.1f);
+  }
+  CanonicalWeights weights;
+
+ private:
+  uint32_t id_ = 0;
+};
+
+inline CanonicalWeights make_weights(const ModelConfig& c) {
+  Maker make;
+  const int64_t h = c.hidden_size, f = c.fc_size, a = c.aux_size;
+  if (c.n_mels > 0) make.add("upsample.kernel", {c.hop_length, c.taps()}, 1.0f);
+  if (c.core == Core::dual) {
+    make.add("gru.w_recurrent", {3 * h, h}, 2.0f / std::sqrt(float(h)));
+    make.add("gru.b_recurrent", {3 * h}, 0.3f);
+    make.add("gru.b_input", {3 * h}, 0.3f);
+    make.add("gru.w_sample", {3 * h, 3}, 1.0f);
+    for (const char* half : {"coarse", "fine"}) {
+      make.layer(std::string(half) + "_fc1", f, h / 2, 3.0f);
+      make.layer(std::string(half) + "_fc2", 256, f, 2.0f);
+    }
+    return std::move(make.weights);
+  }
+  make.layer("input", h, 1 + c.n_mels + a, 1.0f);
+  make.add("gru1.w_input", {3 * h, h}, 1.5f / std::sqrt(float(h)));
+  make.add("gru2.w_input", {3 * h, h + a}, 1.5f / std::sqrt(float(h)));
+  for (const char* gru : {"gru1", "gru2"}) {
+    make.add(std::string(gru) + ".w_recurrent", {3 * h, h}, 1.5f / std::sqrt(float(h)));
+    make.add(std::string(gru) + ".b_input", {3 * h}, 0.3f);
+    make.add(std::string(gru) + ".b_recurrent", {3 * h}, 0.3f);
+  }
+  make.layer("fc1", f, h + a, 1.5f);
+  make.layer("fc2", f, f + a, 1.5f);
+  make.layer("fc3", c.n_classes, f, 2.0f);
+  return std::move(make.weights);
+}
+
+}  // namespace wavernn_fast

@@ -1,0 +1,144 @@
+"""The kernel through NVIDIA's run-time compiler, which needs no GPU: what it reports, and its code.
+
+The library is looked for where pip puts it (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc), of every
+path that Python searches and of WAVERNN_FAST_TEST_NVRTC, a list of folders; all major versions
+that are there are used. The disassembler is `nvdisasm` of PATH or that inside an installed triton.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavernn_fast import _C
+
+ENTRY = "cuda/kernels/entry_device.cuh"
+OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
+PLACES = ("nvidia/cuda_nvrtc/lib", "nvidia/cu12/lib", "nvidia/cu13/lib", ".")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the assembler reported of the kernel, and its machine code."""
+
+    registers: int  # a thread
+    spill_stores: int  # bytes
+    spill_loads: int  # bytes
+    static_shared: int  # bytes a block, beside what the launch asks for
+    cubin: bytes
+
+
+class Compiler:
+    """One libnvrtc."""
+
+    def __init__(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._call("Version", ctypes.byref(major), ctypes.byref(minor))
+        self.version = (major.value, minor.value)
+
+    def _call(self, name: str, *arguments) -> int:
+        return getattr(self.library, f"nvrtc{name}")(*arguments)
+
+    def targets(self) -> list[int]:
+        """Architectures it compiles for: 60, 61, ..."""
+        count = ctypes.c_int()
+        self._call("GetNumSupportedArchs", ctypes.byref(count))
+        found = (ctypes.c_int * count.value)()
+        self._call("GetSupportedArchs", found)
+        return list(found)
+
+    def _text(self, program: ctypes.c_void_p, what: str) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"Get{what}Size", program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._call(f"Get{what}", program, buffer)
+        return buffer.raw
+
+    def compile(self, macros: list[tuple[str, str]], target: int) -> Compiled:
+        """Compile the persistent kernel for one shape and one architecture.
+
+        Raises
+        ------
+        RuntimeError : with the compiler's log
+        """
+        sources = _C.kernel_sources()
+        names = [name.encode() for name, _ in sources]
+        texts = [text.encode() for _, text in sources]
+        strings = ctypes.c_char_p * len(names)
+        program = ctypes.c_void_p()
+        entry = dict(sources)[ENTRY].encode()
+        headers = (len(names), strings(*texts), strings(*names))
+        self._call("CreateProgram", ctypes.byref(program), entry, b"entry.cu", *headers)
+        options = [f"--gpu-architecture=sm_{target}", *OPTIONS]
+        options += [f"-D{macro}={value}" for macro, value in macros]
+        encoded = [option.encode() for option in options]
+        array = (ctypes.c_char_p * len(encoded))(*encoded)
+        code = self._call("CompileProgram", program, len(encoded), array)
+        log = self._text(program, "ProgramLog").rstrip(b"\0").decode()
+        cubin = b"" if code else self._text(program, "CUBIN")
+        self._call("DestroyProgram", ctypes.byref(program))
+        if code:
+            raise RuntimeError(f"sm_{target}: {log[:2000]}")
+        return Compiled(*report(log), cubin)
+
+
+def report(log: str) -> tuple[int, int, int, int]:
+    """Registers, bytes of spill stores and loads, and static shared memory, from ptxas -v."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    shared = re.search(r"(\d+) bytes smem", log)
+    if registers is None or spills is None:
+        raise RuntimeError(f"the compiler reported no registers or spills: {log[:2000]}")
+    return int(registers[1]), int(spills[1]), int(spills[2]), int(shared[1]) if shared else 0
+
+
+@functools.cache
+def compilers() -> list[Compiler]:
+    """Every libnvrtc found, one a major version."""
+    extra = os.environ.get("WAVERNN_FAST_TEST_NVRTC", "").split(os.pathsep)
+    found: dict[int, Compiler] = {}
+    for folder in [*sys.path, *extra]:
+        for place in PLACES:
+            for path in sorted(Path(folder or "/nonexistent", place).glob("libnvrtc.so.[0-9]*")):
+                compiler = Compiler(path)
+                found.setdefault(compiler.version[0], compiler)
+    return [found[major] for major in sorted(found)]
+
+
+@functools.cache
+def disassembler() -> str | None:
+    """Path of nvdisasm, or None."""
+    on_path = shutil.which("nvdisasm")
+    if on_path:
+        return on_path
+    spec = importlib.util.find_spec("triton")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        tool = Path(folder, "backends", "nvidia", "bin", "nvdisasm")
+        if tool.is_file():
+            return str(tool)
+    return None
+
+
+def disassemble(cubin: bytes, folder: Path) -> str:
+    """SASS of the kernel as nvdisasm prints it.
+
+    Raises
+    ------
+    subprocess.CalledProcessError : a disassembler that does not know the architecture
+    """
+    tool = disassembler()
+    assert tool is not None
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    return subprocess.run(
+        [tool, "-c", str(path)], check=True, capture_output=True, text=True
+    ).stdout

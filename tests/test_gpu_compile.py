@@ -1,0 +1,172 @@
+"""The planned kernels through NVIDIA's compiler, with no GPU: registers, spills, memory, code.
+
+A model that the planner puts on a GPU must compile there without spilling. What is compiled is a
+choice that covers every architecture with the paper's model in both formats, the largest and
+smallest usual model, exact and fast arithmetic, two and four exchanges, conditioning and clocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from typing import Any, NamedTuple
+
+import cases
+import nvrtc_compiler
+import pytest
+from gpu_chips import SHARED_LIMIT, TARGETS
+
+from wavernn_fast import _C
+
+COMPILERS = nvrtc_compiler.compilers()
+pytestmark = pytest.mark.skipif(
+    not COMPILERS, reason="no libnvrtc (pip install nvidia-cuda-nvrtc-cu12)"
+)
+
+SPILL_LIMIT = 16  # bytes a thread, of stores and of loads
+# Instructions of the sample loop of the paper's model, by (architecture, exchanges; 0: the
+# planner's choice): what it is now and a little more, so that it does not grow unseen. The aim is
+# 1,400; whoever shortens the loop lowers these.
+LOOP_LIMITS = {(60, 0): 1650, (70, 0): 1680, (80, 0): 1590, (90, 0): 1620, (80, 4): 1490}
+
+
+class Case(NamedTuple):
+    """One kernel: a model, what the planner is asked, and the architecture."""
+
+    target: int
+    hidden: int
+    options: dict[str, Any]
+    conditioned: bool = False
+
+    def plan(self) -> dict[str, Any]:
+        fields = {"hop_length": 64, "n_mels": 80, "upsample_left": 1, "upsample_right": 1}
+        config = cases.dual_config(
+            self.hidden, self.hidden // 2, **(fields if self.conditioned else {})
+        )
+        gpu = next(name for name, targets in TARGETS.items() if self.target in targets)
+        return _C.gpu_plan(dataclasses.asdict(config), gpu=gpu, **self.options)
+
+    def __str__(self) -> str:
+        options = "-".join(f"{k}={v}" for k, v in self.options.items())
+        return f"sm_{self.target}-{self.hidden}-{options}{'-mel' * self.conditioned}"
+
+
+def covering() -> list[tuple[int, Case]]:
+    """(compiler, kernel): about forty of half a second each."""
+    fp32, fp16 = {"dtype": "fp32"}, {"dtype": "fp16"}
+    found = [Case(t, 896, fp32) for t in (60, 61, 70, 80, 86, 89, 90, 100, 120)]
+    found += [Case(t, 896, fp32 | {"exact": True}) for t in (60, 90, 120)]
+    found += [Case(t, 896, fp16) for t in (61, 75, 86, 90, 120)]
+    found += [Case(t, 1024, fp32) for t in (70, 90, 100)]
+    found += [Case(t, 1024, fp16) for t in (60, 75, 89, 120)]
+    found += [Case(t, 512, fp32) for t in (75, 90)]
+    found += [Case(t, 512, fp16 | {"exact": True}) for t in (60, 100)]
+    found += [Case(60, 224, fp32), Case(120, 224, fp16)]
+    found += [Case(t, 896, fp32 | {"exchanges": 4}) for t in (60, 90, 120)]
+    found += [Case(t, 896, fp16 | {"exchanges": 4}) for t in (70, 86)]
+    found += [Case(t, 896, fp32, conditioned=True) for t in (60, 90)]
+    found += [Case(90, 896, fp32 | {"clocks": True})]
+    # The newer compiler, which has no Pascal and no Volta: the paper's model again.
+    newer = [Case(t, 896, fp32) for t in (80, 90, 120)] + [Case(t, 896, fp16) for t in (75, 100)]
+    return [(12, case) for case in found] + [(13, case) for case in newer]
+
+
+def compiler_of(major: int) -> nvrtc_compiler.Compiler:
+    for compiler in COMPILERS:
+        if compiler.version[0] == major:
+            return compiler
+    pytest.skip(f"NVRTC {major} is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("major", "case"), covering(), ids=str)
+def test_a_planned_kernel_compiles_without_spilling(major, case):
+    plan = case.plan()
+    compiled = compiler_of(major).compile(plan["macros"], case.target)
+    assert compiled.registers <= 255
+    assert max(compiled.spill_stores, compiled.spill_loads) <= SPILL_LIMIT
+    assert compiled.registers * plan["shape"]["threads"] <= 65536
+    assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
+
+
+def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():
+    """The check above can fail: the weights of a plan for shared memory, put in registers."""
+    case = Case(90, 896, {"dtype": "fp32", "exchanges": 4, "blocks": 56, "warps": 8})
+    macros = dict(case.plan()["macros"]) | {"WF_COARSE_FC2_PLACE": "0", "WF_FINE_FC2_PLACE": "0"}
+    compiled = COMPILERS[-1].compile(list(macros.items()), case.target)
+    assert compiled.spill_loads > SPILL_LIMIT
+
+
+def test_a_source_with_an_error_is_refused_with_the_compilers_words():
+    macros = dict(Case(90, 224, {}).plan()["macros"]) | {"WF_HIDDEN": "nonsense"}
+    with pytest.raises(RuntimeError, match=r'sm_90: .*identifier "nonsense" is undefined'):
+        COMPILERS[-1].compile(list(macros.items()), 90)
+
+
+# --- the code of the sample loop ------------------------------------------------------------------
+
+
+class Loop(NamedTuple):
+    """Instructions of the longest loop: from the target of its backward branch to the branch."""
+
+    instructions: list[str]
+
+    def count(self, pattern: str) -> int:
+        return sum(bool(re.search(pattern, text)) for text in self.instructions)
+
+
+def longest_loop(sass: str) -> Loop:
+    labels: dict[str, int] = {}
+    code: list[str] = []
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = len(code)
+        elif instruction := re.match(r"\s*\{?\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*[;}]", line):
+            code.append(instruction[1])
+    spans = [
+        (at - labels[name], labels[name], at)
+        for at, text in enumerate(code)
+        for name in re.findall(r"BRA.*?(\.L_\w+)", text)
+        if labels.get(name, at) < at
+    ]
+    _, begin, end = max(spans)
+    return Loop(code[begin : end + 1])
+
+
+def sample_loop(case: Case, folder) -> Loop:
+    if nvrtc_compiler.disassembler() is None:
+        pytest.skip("no nvdisasm on PATH or in an installed triton")
+    cubin = compiler_of(12).compile(case.plan()["macros"], case.target).cubin
+    try:
+        return longest_loop(nvrtc_compiler.disassemble(cubin, folder))
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this nvdisasm does not read sm_{case.target}: {error.stderr.strip()}")
+
+
+# Loads through the read-only path: weights, and what a sample takes of biases and conditioning
+# (the published gates, the candidate's bias of either half; one more should the loop be rotated).
+READ_ONLY_LOAD = r"LDG\S*\.(CONSTANT|CI)\b"
+CONDITIONING_LOADS = 4
+
+
+@pytest.mark.parametrize(("target", "exchanges"), LOOP_LIMITS)
+def test_the_sample_loop_loads_no_weight_and_stays_short(
+    target, exchanges, tmp_path, record_property
+):
+    case = Case(target, 896, {"dtype": "fp32", "exchanges": exchanges})
+    assert case.plan()["streamed_bytes"] == 0
+    loop = sample_loop(case, tmp_path)
+    record_property("instructions", len(loop.instructions))
+    assert loop.count(r"\bBAR\b") >= 6  # it is the loop over samples
+    assert loop.count(r"\bFFMA\b") >= 6 * 2 * 7 * 2  # and holds the products
+    assert loop.count(READ_ONLY_LOAD) <= CONDITIONING_LOADS
+    assert len(loop.instructions) <= LOOP_LIMITS[target, exchanges]
+
+
+def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
+    case = Case(70, 1024, {"dtype": "fp32", "exchanges": 4})
+    plan = case.plan()
+    assert plan["streamed_bytes"] > 0
+    loop = sample_loop(case, tmp_path)
+    assert loop.count(READ_ONLY_LOAD) > CONDITIONING_LOADS
