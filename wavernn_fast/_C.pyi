@@ -163,6 +163,7 @@ def gpu_plan(
     warps: int = ...,
     exact: bool = ...,
     clocks: bool = ...,
+    full: bool = ...,
 ) -> dict[str, Any]: ...
 def compile_plan(
     config: Mapping[str, Any],
@@ -172,6 +173,7 @@ def compile_plan(
     gpu: str = ...,
     dtype: str = ...,
     exact: bool = ...,
+    full: bool = ...,
     folder: str = ...,
 ) -> tuple[bytes, str]: ...
 def unpack_gpu_plan(

@@ -55,9 +55,9 @@ def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -
                 arch = _C.gpu_plan(config, gpu=gpu)["arch"]
             except DeviceError:
                 continue  # too large for this one
-            _, log = _C.compile_plan(
-                config, target_of(arch), nvrtc=paths[0], gpu=gpu, folder=folder
-            )
+            where = {"nvrtc": paths[0], "gpu": gpu, "folder": folder}
+            _, log = _C.compile_plan(config, target_of(arch), **where)
+            _C.compile_plan(config, target_of(arch), full=True, **where)  # forced, greedy, logits
             registers, spilled = usage(log)
             lines.append(
                 f"{hidden}/{fc}, {mels} mels, {gpu} ({target_of(arch)}): {registers} registers, "

@@ -39,8 +39,9 @@ py::dict shape_fields(const gpu::Shape& shape) {
 }
 
 py::dict gpu_plan(const py::dict& config, const std::string& name, const std::string& dtype,
-                  int exchanges, int blocks, int warps, bool exact, bool clocks) {
-  const gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, exact, clocks);
+                  int exchanges, int blocks, int warps, bool exact, bool clocks, bool full) {
+  gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, exact, clocks);
+  plan.shape.full = full;
   py::dict d;
   d["shape"] = shape_fields(plan.shape);
   d["macros"] = gpu::shape_macros(plan.shape);
@@ -61,9 +62,10 @@ py::dict gpu_plan(const py::dict& config, const std::string& name, const std::st
 
 // The kernel of a plan compiled as it would be at run time: (image, log).
 py::tuple compile_plan(const py::dict& config, const std::string& target, const std::string& nvrtc,
-                       const std::string& name, const std::string& dtype, bool exact,
+                       const std::string& name, const std::string& dtype, bool exact, bool full,
                        const std::string& folder) {
-  const gpu::KernelSpec spec = gpu::kernel_spec(choose(config, name, dtype, 0, 0, 0, exact, false));
+  const gpu::KernelSpec spec =
+      gpu::kernel_spec(choose(config, name, dtype, 0, 0, 0, exact, false), full);
   cuda::Compiled compiled;
   {
     const py::gil_scoped_release release;
@@ -102,10 +104,11 @@ void bind_gpu(py::module_& m) {
   m.def("gpu_plan", &gpu_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
         py::arg("dtype") = "fp32", py::arg("exchanges") = 0, py::arg("blocks") = 0,
         py::arg("warps") = 0, py::arg("exact") = false, py::arg("clocks") = false,
+        py::arg("full") = false,
         "How the persistent kernel would run a model on a GPU; all figures are predictions.");
   m.def("compile_plan", &compile_plan, py::arg("config"), py::arg("target"), py::kw_only(),
         py::arg("nvrtc"), py::arg("gpu") = "H200", py::arg("dtype") = "fp32",
-        py::arg("exact") = false, py::arg("folder") = "",
+        py::arg("exact") = false, py::arg("full") = false, py::arg("folder") = "",
         "Compile the kernel of a plan for a target such as sm_90; returns (image, log). With a "
         "folder the image is stored there as a packaged kernel.");
   m.def("unpack_gpu_plan", &unpack_gpu_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),

@@ -43,10 +43,6 @@ void combine_ballot(Warp& w, int) {
   for (uint32_t& x : w.words_out) x = bits;
 }
 
-void combine_broadcast(Warp& w, int lane) {
-  for (uint32_t& x : w.words_out) x = w.words_in[lane];
-}
-
 int to_int(float x) {
   if (std::isnan(x)) return 0;
   if (x >= 2147483648.0f) return INT32_MAX;

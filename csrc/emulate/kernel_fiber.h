@@ -9,7 +9,7 @@
 
 namespace wavernn_fast::emulate {
 
-enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot, kBroadcast };
+enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot };
 
 // Fill what every lane takes out of a collective.
 void combine_sums(Warp& w, int count);  // lane (32 / P) j: sum of value j, see warp_sums
@@ -17,7 +17,6 @@ void combine_max(Warp& w, int);
 void combine_prefix(Warp& w, int);
 void combine_total(Warp& w, int);
 void combine_ballot(Warp& w, int);
-void combine_broadcast(Warp& w, int lane);
 
 int to_int(float x);       // to nearest, ties to even; as a device does it out of range
 int64_t to_long(float x);  // the same for 64 bits

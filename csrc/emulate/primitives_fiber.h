@@ -110,9 +110,6 @@ WF_INLINE unsigned warp_total(unsigned x) {
 WF_INLINE unsigned warp_ballot(bool yes) {
   return meet_words(emulate::kBallot, emulate::combine_ballot, yes ? 1u : 0u, 0);
 }
-WF_INLINE unsigned warp_broadcast(unsigned x, int lane) {
-  return meet_words(emulate::kBroadcast, emulate::combine_broadcast, x, lane);
-}
 WF_INLINE int first_lane(unsigned ballot) { return __builtin_ffs(static_cast<int>(ballot)) - 1; }
 
 // --- between blocks

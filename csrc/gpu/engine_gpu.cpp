@@ -75,7 +75,7 @@ class GpuEngine final : public Engine {
   GpuEngine(const GpuPlan& plan, const CanonicalWeights& weights, std::unique_ptr<Device> device)
       : GpuEngine(weights, std::move(device)) {
     plan_ = plan;
-    kernel_ = device_->load(kernel_spec(plan_));
+    load_plain();
     bring_weights();
     bring_constants();
   }
@@ -126,7 +126,7 @@ class GpuEngine final : public Engine {
     for (;;) {
       plan_ = choose_gpu_plan(request);
       try {
-        kernel_ = device_->load(kernel_spec(plan_));
+        load_plain();
         break;
       } catch (const TooManyBlocks& refusal) {
         request = smaller(refusal);
@@ -157,6 +157,17 @@ class GpuEngine final : public Engine {
     }
   }
 
+  void load_plain() {
+    full_.reset();
+    plain_ = device_->load(kernel_spec(plan_, false));
+  }
+
+  Kernel& kernel_for(const Job& job) {
+    if (!job.logits && !job.forced_labels && !job.words && !job.state->greedy) return *plain_;
+    if (!full_) full_ = device_->load(kernel_spec(plan_, true));
+    return *full_;
+  }
+
   // Others use the device, or it keeps some of itself back: plans for what is left.
   GpuRequest smaller(const TooManyBlocks& refusal) const {
     GpuRequest request = plan_.request;
@@ -180,7 +191,7 @@ class GpuEngine final : public Engine {
     KernelArgs args = arguments(job, done, first_frame, n);
     const auto begin = Clock::now();
     try {
-      kernel_->launch(args);
+      kernel_for(job).launch(args);
     } catch (const TooManyBlocks& refusal) {
       retreat(refusal);
       return 0;
@@ -283,10 +294,10 @@ class GpuEngine final : public Engine {
   }
 
   GpuPlan plan_;
-  std::unique_ptr<Device> device_;  // outlives the kernel and the buffers
-  CanonicalWeights canonical_;      // for another plan
-  std::vector<float> bias_;         // [3H]
-  std::unique_ptr<Kernel> kernel_;
+  std::unique_ptr<Device> device_;        // outlives the kernel and the buffers
+  CanonicalWeights canonical_;            // for another plan
+  std::vector<float> bias_;               // [3H]
+  std::unique_ptr<Kernel> plain_, full_;  // full_: null until a job needs it
   Buffer<uint32_t> weights_{*device_};
   Buffer<Word> words_{*device_};
   Buffer<float> base_{*device_}, hold_{*device_}, interp_{*device_}, upsample_{*device_};
@@ -302,13 +313,14 @@ class GpuEngine final : public Engine {
 
 }  // namespace
 
-KernelSpec kernel_spec(const GpuPlan& plan) {
+KernelSpec kernel_spec(const GpuPlan& plan, bool full) {
   KernelSpec spec;
+  spec.shape = plan.shape;
+  spec.shape.full = full;
   spec.name = "wavernn_persistent";
   spec.entry = "cuda/kernels/entry_device.cuh";
   spec.sources = kernel_sources();
-  spec.defines = shape_macros(plan.shape);
-  spec.shape = plan.shape;
+  spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.shape.blocks;
   spec.threads = plan.shape.threads;
   spec.shared_bytes = plan.shared_bytes;

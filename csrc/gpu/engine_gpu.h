@@ -17,8 +17,8 @@ struct EngineRequest {
   int exchanges = 0, blocks = 0, warps = 0;  // 0: the planner's choice
 };
 
-// What to compile and how to launch it, for one plan.
-KernelSpec kernel_spec(const GpuPlan& plan);
+// What to compile and how to launch it, for one plan; `full`: see cuda/kernels/shape.h.
+KernelSpec kernel_spec(const GpuPlan& plan, bool full);
 
 // With a plan as it is: nothing checks it.
 std::unique_ptr<Engine> make_engine(const GpuPlan& plan, const CanonicalWeights& weights,

@@ -105,7 +105,8 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_hidden = kSharedControl;
   s.shared_y = s.shared_hidden + 2 * 64 * s.half_pairs;
   s.shared_seen = s.shared_y + (s.exchanges == 4 ? 64 * s.fc_pairs : up(2 * s.y_pairs, 4) * 4);
-  s.shared_rows = s.shared_seen + (s.exchanges == 2 ? 4 * kClasses : 0);
+  s.shared_chance = s.shared_seen + (s.exchanges == 2 ? 4 * kClasses : 0);
+  s.shared_rows = s.shared_chance + 2 * 64;
   s.shared_gate_rows = s.shared_rows + 4 * s.warps * s.row_slots * 2;
   s.shared_sample = s.shared_gate_rows + 4 * s.warps * 3 * s.unit_slots;
   s.shared_weights = up(s.shared_sample + 15 * s.half, 4) * 4;

@@ -64,8 +64,7 @@ WF_INLINE float scaled(int k) { return fma(to_float(k), 1.0f / 127.5f, -1.0f); }
 
 // The first warp draws for its block and hands the class on in shared memory. With the fine class
 // goes whether this block goes on, so that all its threads leave at the same step.
-WF_INLINE void draw(const Poller& poller, int side, unsigned step, unsigned tag,
-                    const Chance& chance, float* shared) {
+WF_INLINE void draw(const Poller& poller, int side, unsigned step, unsigned tag, float* shared) {
   const KernelArgs& args = poller.args;
   int* control = reinterpret_cast<int*>(shared);
   WF_REGISTERS(float, l, 8);
@@ -73,10 +72,10 @@ WF_INLINE void draw(const Poller& poller, int side, unsigned step, unsigned tag,
     collect_logits(poller, side, tag, l);
   else
     collect_sums(poller, side, tag, shared, l);
-  if (kExchanges == 2 && args.logits != nullptr && block_index() == 0)
+  if (kFull && kExchanges == 2 && args.logits != nullptr && block_index() == 0)
     for (int e = 0; e < 8; ++e)
       args.logits[static_cast<long long>(step) * 512 + side * 256 + 8 * lane_index() + e] = l[e];
-  const int k = stage_draw(args, side, step, chance, l);
+  const int k = stage_draw(args, side, step, shared, l);
   if (k >= 0) control[side] = k;
   if (side == 1 && lane_index() == 0) control[3] = *poller.stop;
 }
@@ -97,7 +96,6 @@ struct Run {
   const float* bias[2];    // [kClassRounds] of either half, with two exchanges
   Inputs x;
   Cursor at;
-  Chance chance;
   StageClock clock;
   unsigned step, tag;
 };
@@ -143,10 +141,11 @@ WF_INLINE int run_half(Run& r, int side) {
     stage_partial(r.args, fc2, side, r.bias[side], r.shared);
     shadow_product(r, side);
   }
-  if (warp_index() == 0 && side == 0 && (r.step & 31) == 0) refresh(r.args, r.step, r.chance);
+  if (warp_index() == 0 && side == 1 && (r.step & 31) == 31)
+    refresh(r.args, r.step + 1, r.shared);
   collect_next_gates(r, side);
   stage_done(r.clock, kClockCoarseLogits + stage);
-  if (warp_index() == 0) draw(r.poller, side, r.step, r.tag, r.chance, r.shared);
+  if (warp_index() == 0) draw(r.poller, side, r.step, r.tag, r.shared);
   block_sync(kCoarseDrawn + barrier);
   stage_done(r.clock, kClockCoarseDraw + stage);
   return reinterpret_cast<volatile int*>(r.shared)[side];
@@ -159,6 +158,7 @@ WF_INLINE void begin(Run& r) {
   multiply_recurrent(r.m.gru, 0, r.shared + kSharedHidden, r.sums);
   multiply_recurrent(r.m.gru, 1, r.shared + kSharedHidden, r.sums);
   publish_gates(r.args, r.sums, r.at, r.tag, r.shared);
+  if (warp_index() == 0) refresh(r.args, 0, r.shared);
   // A thread waits for the words of its own units only: others may still be reading the state that
   // it is about to change.
   block_sync(kStartRead);
@@ -212,7 +212,7 @@ WF_INLINE void run_persistent(const KernelArgs& args) {
   WF_REGISTERS(float, sums, 3 * kUnitSlots);
   WF_REGISTERS(float, pre, kPreSize * kGateRounds);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
-  Run r{args, {args, stop}, shared, m, sums, pre, {coarse_bias, fine_bias}, {}, kStart, {}, {}, 0, 0};
+  Run r{args, {args, stop}, shared, m, sums, pre, {coarse_bias, fine_bias}, {}, kStart, {}, 0, 0};
   r.x = {args.state[kHidden], args.state[kHidden + 1], 0.0f};
   r.at.phase = args.phase0;
   r.tag = args.tag0;

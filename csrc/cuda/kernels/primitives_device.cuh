@@ -200,9 +200,6 @@ WF_INLINE unsigned warp_prefix_sum(unsigned x) {
   return x;
 }
 WF_INLINE unsigned warp_ballot(bool yes) { return __ballot_sync(0xffffffffu, yes); }
-WF_INLINE unsigned warp_broadcast(unsigned x, int lane) {
-  return __shfl_sync(0xffffffffu, x, lane);
-}
 WF_INLINE int first_lane(unsigned ballot) { return __ffs(ballot) - 1; }
 
 // --- between blocks -------------------------------------------------------------------------------

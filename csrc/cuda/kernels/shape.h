@@ -10,6 +10,9 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
 
 // WF_SHAPE(X) lists X(field, kConstant, WF_MACRO). "Slots" are per warp; offsets into the packed
 // weights are in 32-bit words, offsets into shared memory in floats.
+//
+// A full kernel takes all that KernelArgs offers: forced labels, given random words, logits out,
+// greedy draws. The plain one takes none of it and is a tenth shorter.
 #define WF_SHAPE(X)                                                                                \
   X(hidden, kHidden, WF_HIDDEN)                  /* GRU units H */                                 \
   X(half, kHalf, WF_HALF)                        /* H / 2 */                                       \
@@ -31,6 +34,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(taps, kTaps, WF_TAPS)                        /* rows of `interp` that a sample mixes */        \
   X(fp16, kFp16, WF_FP16)                        /* weights of R and O1..O4 in two bytes */        \
   X(exact, kExact, WF_EXACT)                     /* IEEE operations only */                        \
+  X(full, kFull, WF_FULL)                        /* what only some runs need, see below */         \
   X(clocks, kClocks, WF_CLOCKS)                  /* sum up the ticks of every stage */             \
   X(gru_place, kGruPlace, WF_GRU_PLACE)          /* Place of R */                                  \
   X(fc1_place, kFc1Place, WF_FC1_PLACE)          /* of O1 and O3 */                                \
@@ -47,6 +51,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_hidden, kSharedHidden, WF_SHARED_HIDDEN)         /* shared: coarse h, fine h */         \
   X(shared_y, kSharedY, WF_SHARED_Y)                        /* relu of O1 or O3 */                 \
   X(shared_seen, kSharedSeen, WF_SHARED_SEEN)               /* 2: sums of the step before */       \
+  X(shared_chance, kSharedChance, WF_SHARED_CHANCE)         /* random words of 64 steps [2][64] */ \
   X(shared_rows, kSharedRows, WF_SHARED_ROWS)               /* rows and biases of output layers */ \
   X(shared_gate_rows, kSharedGateRows, WF_SHARED_GATE_ROWS) /* rows of the recurrent product */    \
   X(shared_sample, kSharedSample, WF_SHARED_SAMPLE)         /* input weights */                    \

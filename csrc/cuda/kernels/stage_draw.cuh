@@ -7,19 +7,22 @@
 
 namespace wavernn_fast::gpu {
 
-// Random words of 32 steps, one step a lane: drawn once in 32 steps, off the critical path.
-struct Chance {
-  unsigned words[2];
-};
-
-WF_INLINE void refresh(const KernelArgs& args, unsigned step, Chance& chance) {
+// Random words of 32 steps from `step` on, a multiple of 32: by the first warp, one step a lane, off
+// the critical path. Kept for 64 steps, so that they can be made before the last of those before are
+// used; a barrier of the block lies between making and using.
+WF_INLINE void refresh(const KernelArgs& args, unsigned step, float* shared) {
   const unsigned own = step + lane_index();
-  if (args.uniforms == nullptr) {
-    philox(args, args.step0 + own, chance.words);
-  } else if (own < args.steps) {
-    chance.words[0] = args.uniforms[2 * own];
-    chance.words[1] = args.uniforms[2 * own + 1];
+  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + (own & 63);
+  WF_REGISTERS(unsigned, words, 2);
+  if (!kFull || args.uniforms == nullptr) {
+    philox(args, args.step0 + own, words);
+  } else {
+    if (own >= args.steps) return;
+    words[0] = args.uniforms[2 * own];
+    words[1] = args.uniforms[2 * own + 1];
   }
+  kept[0] = words[0];
+  kept[64] = words[1];
 }
 
 // First class of 256 whose cumulative weight exceeds floor(word * total / 2^32), with weights
@@ -54,9 +57,15 @@ WF_INLINE int first_largest(const float* l, float top) {
   return first_lane(ballot) == lane_index() ? 8 * lane_index() + k : -1;
 }
 
+// The class that a forced run takes, or `otherwise`.
+WF_INLINE int forced_class(const KernelArgs& args, int side, unsigned step, int otherwise) {
+  if (!kFull || args.forced == nullptr) return otherwise;
+  return side == 0 ? args.forced[step] >> 8 : args.forced[step] & 255;
+}
+
 // One warp draws from the logits l [8] of classes 8 lane + 0..7; every block comes to the same class
 // by itself. The lane that has the class returns it, all others return -1.
-WF_INLINE int stage_draw(const KernelArgs& args, int side, unsigned step, const Chance& chance,
+WF_INLINE int stage_draw(const KernelArgs& args, int side, unsigned step, const float* shared,
                          const float* l) {
   float top = l[0], probe = 0.0f;  // probe: NaN as soon as one logit is NaN or infinite
   WF_UNROLL
@@ -65,16 +74,16 @@ WF_INLINE int stage_draw(const KernelArgs& args, int side, unsigned step, const 
     probe = fma(l[e], 0.0f, probe);
   }
   top = warp_max(top);
-  const unsigned word = warp_broadcast(chance.words[side], step & 31);
-  const bool finite = warp_ballot(!(probe == 0.0f)) == 0;
-  if (args.forced != nullptr || !finite) {
-    if (!finite && block_index() == 0 && lane_index() == 0 && args.status->failed_step < 0)
+  const unsigned word =
+      reinterpret_cast<const unsigned*>(shared + kSharedChance)[64 * side + (step & 63)];
+  if (warp_ballot(!(probe == 0.0f)) != 0) {
+    if (block_index() == 0 && lane_index() == 0 && args.status->failed_step < 0)
       args.status->failed_step = static_cast<int>(step);
-    if (lane_index() != 0) return -1;
-    if (args.forced == nullptr) return 128;
-    return side == 0 ? args.forced[step] >> 8 : args.forced[step] & 255;
+    return lane_index() == 0 ? forced_class(args, side, step, 128) : -1;
   }
-  return args.greedy ? first_largest(l, top) : draw_class(args, l, top, word);
+  if (kFull && args.forced != nullptr)
+    return lane_index() == 0 ? forced_class(args, side, step, 0) : -1;
+  return kFull && args.greedy ? first_largest(l, top) : draw_class(args, l, top, word);
 }
 
 }  // namespace wavernn_fast::gpu

@@ -29,7 +29,7 @@ WF_INLINE void stage_logits(const KernelArgs& args, const Matrix& m, int side, u
   const float logit = add(dense(m, kFc2Slots, kFcPairs, shared + kSharedY), own.bias);
   if (own.row < 0) return;
   publish(buffer(args, tag) + logit_words(side) + logit_place(own.row), logit, tag);
-  if (args.logits != nullptr)
+  if (kFull && args.logits != nullptr)
     args.logits[static_cast<long long>(step) * 512 + side * 256 + own.row] = logit;
 }
 
