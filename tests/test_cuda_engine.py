@@ -28,7 +28,21 @@ def gpu(fake: Fake) -> Fake:
         pytest.skip('NVRTC is not installed: pip install "wavernn-fast[cuda]"')
     fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", paths[0])
     fake.script(run=1, devices="name=NVIDIA Big,sms=132,arch=90")
+    fake.monkeypatch.setenv("WAVERNN_FAST_GPU_CHECK", "0")  # it computes nothing
     return fake
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_that_computes_something_else_is_not_used(device: str, gpu: Fake, caplog) -> None:
+    gpu.monkeypatch.delenv("WAVERNN_FAST_GPU_CHECK")
+    sentence = "logits differ from the CPU's"
+    if device == "cuda":
+        with pytest.raises(DeviceError, match=sentence):
+            make_engine(CONFIG, TENSORS, device, "auto", None)
+        return
+    with caplog.at_level(logging.WARNING, "wavernn_fast"):
+        assert make_engine(CONFIG, TENSORS, device, "auto", None).device == "cpu"
+    assert sentence in caplog.text
 
 
 def labels_of(wav: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "devices kernels lanes nvrtc stream utterance vocoder",
+    "voice": "devices kernels lanes nvrtc selfcheck stream utterance vocoder",
     "tools": "benchmark doctor evaluation floors machine verification",
     "cli": "cli",
     "main": "__main__",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, nvrtc
+from . import arrays, nvrtc, selfcheck
 from .config import ModelConfig
 from .errors import DeviceError, InputError
 
@@ -86,7 +86,8 @@ def make_engine(
     Raises
     ------
     DeviceError
-        If device, instruction set or compiled extension is not available, or memory is short.
+        If device, instruction set or compiled extension is not available, memory is short, or a
+        GPU does not compute what the CPU does (`selfcheck`).
     InputError
         If an argument has no meaning.
     """
@@ -95,12 +96,23 @@ def make_engine(
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
     threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
     try:
-        return _construct(config, tensors, chosen, dtype, threads)
+        engine = _construct(config, tensors, chosen, dtype, threads)
     except (DeviceError, InputError) as error:  # what is wrong with the model, the CPU says again
         if device != "auto" or chosen == "cpu":
             raise
         logger.info("Running on the CPU, not on a GPU: %s", error)
         return _construct(config, tensors, "cpu", dtype, threads)
+    if chosen != "cuda":
+        return engine
+    twin = _construct(config, tensors, "cpu", engine.dtype, threads)
+    wrong = selfcheck.problem(engine, twin, config)
+    if not wrong:
+        return engine
+    sentence = f"The kernel on {engine.isa} was compared with the CPU before use, and {wrong}."
+    if device != "auto":
+        raise DeviceError(f"{sentence} Use device='cpu', and please report it with {engine.isa}.")
+    logger.warning("%s Running on the CPU.", sentence)
+    return twin
 
 
 def _construct(

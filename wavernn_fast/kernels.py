@@ -55,9 +55,13 @@ def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -
                 arch = _C.gpu_plan(config, gpu=gpu)["arch"]
             except DeviceError:
                 continue  # too large for this one
-            where = {"nvrtc": paths[0], "gpu": gpu, "folder": folder}
-            _, log = _C.compile_plan(config, target_of(arch), **where)
-            _C.compile_plan(config, target_of(arch), full=True, **where)  # forced, greedy, logits
+            logs = [
+                _C.compile_plan(
+                    config, target_of(arch), nvrtc=paths[0], gpu=gpu, full=full, folder=folder
+                )[1]
+                for full in (False, True)  # full: forced labels, greedy draws, logits
+            ]
+            log = logs[0]
             registers, spilled = usage(log)
             lines.append(
                 f"{hidden}/{fc}, {mels} mels, {gpu} ({target_of(arch)}): {registers} registers, "

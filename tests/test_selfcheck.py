@@ -1,0 +1,52 @@
+"""A GPU engine is compared with the CPU before use: what passes, and what is caught.
+
+The emulator runs the kernel of a GPU, so it stands for one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from wavernn_fast import _C, selfcheck
+from wavernn_fast.synthetic import random_model
+
+
+def engines(model: str, dtype: str = "fp32", schedule: str = "fair", scale: float = 1.0):
+    """Return a configuration, the emulator's engine of it, and the CPU's of scaled weights."""
+    config, tensors = random_model(model)
+    fields = dataclasses.asdict(config)
+    emu = _C.Engine(fields, tensors, device="emu", dtype=dtype, isa=schedule, blocks=2, warps=4)
+    other = {**tensors, "fine_fc2.weight": tensors["fine_fc2.weight"] * np.float32(scale)}
+    return config, emu, _C.Engine(fields, other, device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("model", ["dual:64", "dual-mel:64"])
+def test_a_kernel_that_computes_the_same_passes(model: str, dtype: str) -> None:
+    config, emu, cpu = engines(model, dtype)
+    assert selfcheck.problem(emu, cpu, config) == ""
+
+
+def test_other_weights_are_noticed() -> None:
+    config, emu, cpu = engines("dual:64", scale=-1.0)
+    assert "its logits differ from the CPU's by" in selfcheck.problem(emu, cpu, config)
+
+
+@pytest.mark.parametrize("fault", ["lose:barrier:2", "lose:tag"])
+def test_a_fault_of_synchronisation_is_noticed(fault: str) -> None:
+    config, emu, cpu = engines("dual:64", schedule=f"random:3/{fault}")
+    assert selfcheck.problem(emu, cpu, config).startswith(("its logits differ", "it failed"))
+
+
+def test_a_draw_at_a_tie_is_no_fault() -> None:
+    config, emu, cpu = engines("dual:64", scale=1.0 + 1e-6)
+    assert selfcheck.problem(emu, cpu, config) == ""
+
+
+def test_the_check_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, emu, cpu = engines("dual:64", scale=-1.0)
+    monkeypatch.setenv(selfcheck.OFF, "0")
+    assert selfcheck.problem(emu, cpu, config) == ""
