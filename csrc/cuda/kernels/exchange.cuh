@@ -12,8 +12,8 @@
 namespace wavernn_fast::gpu {
 
 // Words of one buffer: pre-activations of the next step [2 halves][reset, update, candidate][H/2],
-// then, with four exchanges, what O1, O2, O3 and O4 give. Behind both buffers are the sums of the two
-// halves [2][256], used with two exchanges.
+// then, with four exchanges, what O1, O2, O3 and O4 give. Behind both buffers are the sums of the
+// two halves [2][256], used with two exchanges.
 WF_INLINE int gate_words(int side) { return 3 * kHalf * side; }
 WF_INLINE int y_words(int side) { return 3 * kHidden + (kFc + 256) * side; }
 WF_INLINE int logit_words(int side) { return y_words(side) + kFc; }

@@ -29,7 +29,8 @@ WF_INLINE float power_of_two(int n) { return float_of_bits((n + 127) << 23); }
 // round(exp(x / T) 2^23) for x <= 0, the weight of a class in a draw; below -86 as at -86.
 WF_INLINE unsigned weight_of(float x, float inv_temperature) {
   if (!kExact)
-    return static_cast<unsigned>(round_to_int(fast_exp2(fma(x, mul(inv_temperature, kLog2E), 23.0f))));
+    return static_cast<unsigned>(
+        round_to_int(fast_exp2(fma(x, mul(inv_temperature, kLog2E), 23.0f))));
   int n;
   const float p = reduced_exp(largest(mul(x, inv_temperature), -86.0f), n);
   return static_cast<unsigned>(round_to_int(mul(mul(add(p, 1.0f), power_of_two(n)), 8388608.0f)));
@@ -49,7 +50,8 @@ WF_INLINE float sigmoid(float x) {
 }
 
 WF_INLINE float tanh_of(float x) {
-  if (!kExact) return fma(-2.0f, fast_reciprocal(add(1.0f, fast_exp2(mul(x, 2.0f * kLog2E)))), 1.0f);
+  if (!kExact)
+    return fma(-2.0f, fast_reciprocal(add(1.0f, fast_exp2(mul(x, 2.0f * kLog2E)))), 1.0f);
   const float m = exp_minus_one(add(x, x), 20.0f);
   return mul(m, reciprocal(add(m, 2.0f)));
 }

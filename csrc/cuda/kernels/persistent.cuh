@@ -48,7 +48,8 @@ WF_INLINE void load_shared(const KernelArgs& args, float* shared) {
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
-WF_INLINE void store_state(const KernelArgs& args, const float* shared, Inputs last, unsigned done) {
+WF_INLINE void store_state(const KernelArgs& args, const float* shared, Inputs last,
+                           unsigned done) {
   if (block_index() != 0) return;
   const float* hidden = shared + kSharedHidden;
   for (int i = thread_index(); i < kHidden; i += kThreads)
@@ -91,9 +92,9 @@ struct Run {
   Poller poller;
   float* shared;
   Resident m;
-  float* sums;             // [3 kUnitSlots] of the recurrent product of the next step
-  float* pre;              // [kGateRounds][kPreSize], see collect_gates
-  const float* bias[2];    // [kClassRounds] of either half, with two exchanges
+  float* sums;           // [3 kUnitSlots] of the recurrent product of the next step
+  float* pre;            // [kGateRounds][kPreSize], see collect_gates
+  const float* bias[2];  // [kClassRounds] of either half, with two exchanges
   Inputs x;
   Cursor at;
   StageClock clock;
@@ -141,8 +142,7 @@ WF_INLINE int run_half(Run& r, int side) {
     stage_partial(r.args, fc2, side, r.bias[side], r.shared);
     shadow_product(r, side);
   }
-  if (warp_index() == 0 && side == 1 && (r.step & 31) == 31)
-    refresh(r.args, r.step + 1, r.shared);
+  if (warp_index() == 0 && side == 1 && (r.step & 31) == 31) refresh(r.args, r.step + 1, r.shared);
   collect_next_gates(r, side);
   stage_done(r.clock, kClockCoarseLogits + stage);
   if (warp_index() == 0) draw(r.poller, side, r.step, r.tag, r.shared);
@@ -210,7 +210,7 @@ WF_INLINE void run_persistent(const KernelArgs& args) {
   block_sync(kStartReady);
 
   WF_REGISTERS(float, sums, 3 * kUnitSlots);
-  WF_REGISTERS(float, pre, kPreSize * kGateRounds);
+  WF_REGISTERS(float, pre, kPreSize* kGateRounds);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
   Run r{args, {args, stop}, shared, m, sums, pre, {coarse_bias, fine_bias}, {}, kStart, {}, 0, 0};
   r.x = {args.state[kHidden], args.state[kHidden + 1], 0.0f};

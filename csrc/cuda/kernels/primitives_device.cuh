@@ -20,7 +20,8 @@ struct Float2 {
   float x, y;
 };
 
-// --- who am I -------------------------------------------------------------------------------------
+// --- who am I
+// -------------------------------------------------------------------------------------
 
 WF_INLINE int thread_index() { return threadIdx.x; }
 WF_INLINE int lane_index() { return threadIdx.x & 31; }
@@ -32,7 +33,8 @@ WF_INLINE float* shared_memory() {
 }
 WF_INLINE long long clock_ticks() { return clock64(); }
 
-// --- arithmetic -----------------------------------------------------------------------------------
+// --- arithmetic
+// -----------------------------------------------------------------------------------
 
 WF_INLINE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 WF_INLINE float add(float a, float b) { return __fadd_rn(a, b); }
@@ -60,7 +62,8 @@ WF_INLINE float fast_reciprocal(float x) {
   return y;
 }
 
-// --- weights --------------------------------------------------------------------------------------
+// --- weights
+// --------------------------------------------------------------------------------------
 
 // Two neighbouring weights of a row as they are kept. `volatile` pins loads and conversions where
 // they are written: a compiler that may repeat a load reads weights from memory inside the loop,
@@ -109,7 +112,8 @@ WF_INLINE Float2 load_constant2(const float* at) {
   return {v.x, v.y};
 }
 
-// --- within a block -------------------------------------------------------------------------------
+// --- within a block
+// -------------------------------------------------------------------------------
 
 // `where` names the barrier in the emulator's reports.
 WF_INLINE void block_sync(int where) {
@@ -202,7 +206,8 @@ WF_INLINE unsigned warp_prefix_sum(unsigned x) {
 WF_INLINE unsigned warp_ballot(bool yes) { return __ballot_sync(0xffffffffu, yes); }
 WF_INLINE int first_lane(unsigned ballot) { return __ffs(ballot) - 1; }
 
-// --- between blocks -------------------------------------------------------------------------------
+// --- between blocks
+// -------------------------------------------------------------------------------
 
 #if __CUDA_ARCH__ >= 700
 #define WF_ST_WORD "st.relaxed.gpu.global.u64"
@@ -222,8 +227,8 @@ struct Poller {
   volatile int* stop;  // shared: this block has given up
 };
 
-// `count` pairs of words, `stride` words apart. Each half of a load is one word with its tag, so the
-// hardware need not keep the halves together.
+// `count` pairs of words, `stride` words apart. Each half of a load is one word with its tag, so
+// the hardware need not keep the halves together.
 WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int count, Word* out) {
   (void)poller;
   WF_UNROLL

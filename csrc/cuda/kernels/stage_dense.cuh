@@ -21,8 +21,8 @@ WF_INLINE Float2 weight(const Matrix& m, int index) {
   return widen(m.place == kInShared ? shared_weight(at) : load_weight(at));
 }
 
-// Brings `pairs` pairs a lane to where they stay: `at` is the packed matrix; `shared`, the next free
-// shared memory, moves on if they stay there. Every lane copies what it alone will read.
+// Brings `pairs` pairs a lane to where they stay: `at` is the packed matrix; `shared`, the next
+// free shared memory, moves on if they stay there. Every lane copies what it alone will read.
 WF_INLINE Matrix make_resident(const KernelArgs& args, int place, int at, int pairs,
                                Weight* registers, float*& shared) {
   const int words = pairs * 32 * kPairWords;

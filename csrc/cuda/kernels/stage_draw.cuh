@@ -7,9 +7,9 @@
 
 namespace wavernn_fast::gpu {
 
-// Random words of 32 steps from `step` on, a multiple of 32: by the first warp, one step a lane, off
-// the critical path. Kept for 64 steps, so that they can be made before the last of those before are
-// used; a barrier of the block lies between making and using.
+// Random words of 32 steps from `step` on, a multiple of 32: by the first warp, one step a lane,
+// off the critical path. Kept for 64 steps, so that they can be made before the last of those
+// before are used; a barrier of the block lies between making and using.
 WF_INLINE void refresh(const KernelArgs& args, unsigned step, float* shared) {
   const unsigned own = step + lane_index();
   unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + (own & 63);
@@ -63,8 +63,8 @@ WF_INLINE int forced_class(const KernelArgs& args, int side, unsigned step, int 
   return side == 0 ? args.forced[step] >> 8 : args.forced[step] & 255;
 }
 
-// One warp draws from the logits l [8] of classes 8 lane + 0..7; every block comes to the same class
-// by itself. The lane that has the class returns it, all others return -1.
+// One warp draws from the logits l [8] of classes 8 lane + 0..7; every block comes to the same
+// class by itself. The lane that has the class returns it, all others return -1.
 WF_INLINE int stage_draw(const KernelArgs& args, int side, unsigned step, const float* shared,
                          const float* l) {
   float top = l[0], probe = 0.0f;  // probe: NaN as soon as one logit is NaN or infinite

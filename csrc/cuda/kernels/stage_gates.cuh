@@ -20,7 +20,8 @@ WF_INLINE Cursor next(const KernelArgs& args, Cursor at) {
 // Bias and conditioning of rows `row` and `row + 1` (of 3H) at a step:
 //   base[frame] + sum over j of upsample[phase, j] * interp[frame + j].
 WF_INLINE Float2 condition2(const KernelArgs& args, Cursor at, int row) {
-  Float2 sum = load_constant2(args.base + static_cast<long long>(at.frame) * args.base_stride + row);
+  Float2 sum =
+      load_constant2(args.base + static_cast<long long>(at.frame) * args.base_stride + row);
   WF_UNROLL
   for (int j = 0; j < kTaps; ++j) {
     const float scale = load_constant(args.upsample + at.phase * kTaps + j);
@@ -127,7 +128,8 @@ struct Inputs {
 // r = sigmoid(R_r h + I_r x + b), u = sigmoid(R_u h + I_u x + b),
 // e = tanh(r * (R_e h + b_inner) + I_e x + b), h' = u h + (1 - u) e
 // (Kalchbrenner et al. 2018, equation 2). Writes half `side` of the state.
-// Input weights in shared memory: coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2].
+// Input weights in shared memory: coarse half [c, f][gate][H/2], fine half [c, f, c
+// now][gate][H/2].
 WF_INLINE void stage_gates(int side, const float* pre, Inputs x, float* shared) {
   float* hidden = shared + kSharedHidden + side * 64 * kHalfPairs;
   const float* w = shared + kSharedSample + side * 6 * kHalf;
@@ -151,8 +153,8 @@ WF_INLINE void stage_gates(int side, const float* pre, Inputs x, float* shared) 
     const float* inner = pre + kPreSize * n + 4;
     const float ex = tanh_of(fma(sigmoid(in[0].x), inner[0], in[2].x));
     const float ey = tanh_of(fma(sigmoid(in[0].y), inner[1], in[2].y));
-    store2(hidden + unit, {fma(sigmoid(in[1].x), sub(h.x, ex), ex),
-                           fma(sigmoid(in[1].y), sub(h.y, ey), ey)});
+    store2(hidden + unit,
+           {fma(sigmoid(in[1].x), sub(h.x, ex), ex), fma(sigmoid(in[1].y), sub(h.y, ey), ey)});
   }
 }
 

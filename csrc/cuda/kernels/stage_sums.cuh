@@ -15,8 +15,8 @@
 
 namespace wavernn_fast::gpu {
 
-constexpr long long kFixedLimit = 1ll << 46;        // of a logit: 2^22
-constexpr long long kFixedPoison = 1ll << 47;       // a block's contribution that is not a number
+constexpr long long kFixedLimit = 1ll << 46;   // of a logit: 2^22
+constexpr long long kFixedPoison = 1ll << 47;  // a block's contribution that is not a number
 constexpr unsigned long long kOneBlock = 1ull << 56;
 
 // Bias of a class, in units of the sums: block 0 adds it for all. A thread of the last round may
