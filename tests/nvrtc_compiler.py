@@ -2,7 +2,8 @@
 
 The library is looked for where pip puts it (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc), of every
 path that Python searches and of WAVERNN_FAST_TEST_NVRTC, a list of folders; all major versions
-that are there are used. The disassembler is `nvdisasm` of PATH or that inside an installed triton.
+that are there are used. The disassembler is `nvdisasm` of PATH, of pip (nvidia-cuda-nvdisasm), or
+inside an installed triton.
 """
 
 from __future__ import annotations
@@ -120,11 +121,12 @@ def disassembler() -> str | None:
     on_path = shutil.which("nvdisasm")
     if on_path:
         return on_path
-    spec = importlib.util.find_spec("triton")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        tool = Path(folder, "backends", "nvidia", "bin", "nvdisasm")
-        if tool.is_file():
-            return str(tool)
+    for package, place in (("nvidia", "cu13/bin"), ("triton", "backends/nvidia/bin")):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            tool = Path(folder, place, "nvdisasm")
+            if tool.is_file():
+                return str(tool)
     return None
 
 
