@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 import sys
@@ -19,7 +20,7 @@ Restore = Callable[[NDArray[np.float32]], Any]
 
 
 def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
-    """Bring numpy, torch, cupy, DLPack arrays or nested lists to numpy, values unchanged.
+    """Bring numpy, torch, cupy, CUDA, DLPack arrays or nested lists to numpy, values unchanged.
 
     Returns
     -------
@@ -45,12 +46,26 @@ def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
 
     elif module == "cupy":
         restore, value = sys.modules["cupy"].asarray, value.get()
+    elif hasattr(value, "__cuda_array_interface__"):
+        cupy = _cupy(what)
+        restore, value = cupy.asarray, cupy.asarray(value).get()
     elif not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
         value = np.from_dlpack(value)
     try:
         return np.asarray(value), restore
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"The {what} cannot be read as an array ({error}).") from error
+
+
+def _cupy(what: str) -> Any:
+    """CuPy, to read arrays on a GPU that their own library does not bring to numpy."""
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise InputError(
+            f"The {what} lies on a GPU, and reading it needs CuPy ({error}); install "
+            "cupy-cuda12x or cupy-cuda13x, or hand over a NumPy, CuPy or PyTorch array."
+        ) from error
 
 
 def as_it_is(wave: NDArray[np.float32]) -> NDArray[np.float32]:

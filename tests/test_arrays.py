@@ -1,0 +1,68 @@
+"""Arrays of other libraries at the border: values come in unchanged, the same kind goes back."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from wavernn_fast import arrays
+from wavernn_fast.errors import InputError
+
+VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+class OnGpu:
+    """An array of a library that is neither CuPy nor PyTorch, in the memory of a GPU."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        return {"shape": (2, 3), "typestr": "<f4", "data": (0, True), "version": 3}
+
+
+class CupyArray:
+    """What this test needs of cupy.ndarray."""
+
+    __module__ = "cupy"
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def get(self) -> np.ndarray:
+        return self.values
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CuPy that takes arrays over as the real one does."""
+    module = types.ModuleType("cupy")
+    module.asarray = lambda x: CupyArray(VALUES if isinstance(x, OnGpu) else np.asarray(x))
+    monkeypatch.setitem(sys.modules, "cupy", module)
+
+
+@pytest.mark.usefixtures("cupy")
+@pytest.mark.parametrize("value", [OnGpu(), CupyArray(VALUES)], ids=["cuda array", "cupy"])
+def test_an_array_on_a_gpu_comes_in_and_cupy_goes_back(value: object) -> None:
+    array, restore = arrays.to_array(value, "mel")
+    np.testing.assert_array_equal(array, VALUES)
+    back = restore(VALUES)
+    assert type(back) is CupyArray
+    np.testing.assert_array_equal(back.get(), VALUES)
+
+
+def test_a_gpu_array_without_cupy_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(InputError, match=r"mel lies on a GPU.*needs CuPy.*NumPy, CuPy or PyTorch"):
+        arrays.to_array(OnGpu(), "mel")
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_tensor_comes_back_as_a_tensor(kind: torch.dtype) -> None:
+    array, restore = arrays.to_array(torch.from_numpy(VALUES).to(kind), "mel")
+    np.testing.assert_array_equal(array, VALUES)
+    assert isinstance(restore(VALUES), torch.Tensor)
