@@ -285,7 +285,13 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(little, tmp_path, optio
     assert result.exit_code == 2, (result.stderr, result.exception)
     assert words in result.stderr
     assert "Traceback" not in result.stderr
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_run_leaves_a_folder_that_was_there(little, tmp_path):
+    """Even an empty one: it may be there for a reason."""
+    assert run("train", little, "-o", tmp_path, "--steps", 0).exit_code == 2
+    assert tmp_path.is_dir()
 
 
 def test_pruning_ends_by_itself_before_the_run_does(little, tmp_path):
