@@ -95,7 +95,7 @@ learning_options = common.stack(
     click.option("--lr", default=1e-3, show_default=True, type=float, help="Highest rate."),
     click.option("--lr-final", default=1e-5, show_default=True, type=float),
     click.option(
-        "--lr-conditioning", default=0.1, show_default=True, type=float,
+        "--lr-conditioning", default=1.0, show_default=True, type=float,
         help="Share of the rate for the weights that hear the mel.",
     ),
     click.option("--lr-warmup", default=500, show_default=True, type=int, help="Steps."),

@@ -297,12 +297,7 @@ class Trainer:
 
 
 def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Parameters by the share of the learning rate they get.
-
-    At the full rate the conditioning disturbs what the cell learns (docs/training.md has the
-    figures). A likely reason: a frame's features are many and mostly positive, so an update of
-    Adam's, which moves every weight by about the rate, moves the gates through them furthest.
-    """
+    """Parameters by the share of the learning rate they get."""
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         parts[name == "gru.w_conditioning" or name.startswith("aux.")].append(parameter)
