@@ -36,10 +36,14 @@ class Whitening(NamedTuple):
 
 def measure(mels: Iterable[NDArray[np.float32]]) -> Whitening:
     """Whitening of frames [n_mels, n_frames] of all recordings together, at least one frame."""
-    frames = np.concatenate(list(mels), axis=1, dtype=np.float64)
-    mean = frames.mean(axis=1)
-    centred = frames - mean[:, None]
-    variances, directions = np.linalg.eigh(centred @ centred.T / frames.shape[1])
+    frames = list(mels)  # one recording after the other is widened: there may be many hours
+    count = sum(mel.shape[1] for mel in frames)
+    mean = np.sum([mel.sum(axis=1, dtype=np.float64) for mel in frames], axis=0) / count
+    covariance = np.zeros((len(mean), len(mean)))
+    for mel in frames:
+        centred = mel - mean[:, None]  # float64
+        covariance += centred @ centred.T / count
+    variances, directions = np.linalg.eigh(covariance)
     floor = RIDGE * float(np.maximum(variances, 0.0).mean()) + _SMALLEST
     matrix = directions.T / np.sqrt(np.maximum(variances, 0.0) + floor)[:, None]
     # What the model multiplies with is what is folded.
