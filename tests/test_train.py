@@ -33,6 +33,7 @@ from wavernn_fast.train.settings import TrainSettings
 
 CONFIG = recordings.config()
 HOP = CONFIG.hop_length
+HEARS_MEL = {"gru.w_conditioning", "gru.b_input", "aux.conv_in.weight", "aux.conv_in.bias"}
 
 
 # --- numbers ----------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_a_warm_up_teaches_nothing(tmp_path):
 
 
 def test_an_update_is_adam_on_the_clipped_gradient(tmp_path):
-    numbers = settings(clip=0.05)
+    numbers = settings(clip=0.05, lr_conditioning=0.1)
     one, twin = trainer(tmp_path, numbers), trainer(tmp_path, numbers).model
     hears = {n for n, _ in twin.named_parameters() if "conditioning" in n or "aux" in n}
     assert hears
@@ -292,8 +293,11 @@ def test_a_dense_model_is_a_start_too(tmp_path):
     config, tensors = read_start(tmp_path / "a")
     one = trainer(tmp_path / "b", settings(seed=9))
     one.start_from(config, tensors)
-    for found, expected in zip(one.model.parameters(), first.average.parameters(), strict=True):
-        assert torch.equal(found, expected)
+    averages = dict(first.average.named_parameters())
+    for name, found in one.model.named_parameters():
+        # What hears the mel was written as float32 for the mel itself, and whitened again.
+        near = 1e-6 if name in HEARS_MEL else 0.0
+        assert torch.allclose(found, averages[name], rtol=0, atol=near), name
     bigger = trainer(tmp_path / "c", settings(), recordings.config(64))
     with pytest.raises(ModelError, match="expected"):
         bigger.start_from(config, tensors)

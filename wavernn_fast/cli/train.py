@@ -95,7 +95,7 @@ learning_options = common.stack(
     click.option("--lr", default=1e-3, show_default=True, type=float, help="Highest rate."),
     click.option("--lr-final", default=1e-5, show_default=True, type=float),
     click.option(
-        "--lr-conditioning", default=0.1, show_default=True, type=float,
+        "--lr-conditioning", default=1.0, show_default=True, type=float,
         help="Share of the rate for the weights that hear the mel.",
     ),
     click.option("--lr-warmup", default=500, show_default=True, type=int, help="Steps."),
@@ -167,11 +167,12 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
     from ..train import need_torch
 
     need_torch()
-    from ..train import processes
+    from ..train import processes, run
 
     here = processes.start(options["device"], options["threads"])
     try:
-        result = _train(ctx, data, options, here)
+        with run.prepared(Path(options["output"]), options["resume"]):
+            result = _train(ctx, data, options, here)
     finally:
         here.close()
     if options["as_json"] and here.rank == 0:
@@ -187,7 +188,6 @@ def _train(
     if options["plot"]:
         require_matplotlib()
     folder = Path(options["output"])
-    run.prepare_folder(folder, options["resume"])
     saved = state.read(folder) if options["resume"] else None
     config, settings, tensors = _plan(ctx, options, saved)
     where = run.Data(

@@ -1,7 +1,9 @@
 """The conditioned dual-softmax WaveRNN as a trainable PyTorch module.
 
-Names and shapes of its parameters are those of the canonical file (docs/formats.md), so a state
-dict is a canonical model and any canonical dual model can be trained on.
+Names and shapes of its parameters are those of the canonical file (docs/formats.md), and any
+canonical dual model can be trained on. Their values differ where they meet the mel: a model in
+training hears whitened frames (`mel_scale`), a canonical one the frames themselves, and
+`canonical` and `load_canonical` turn one into the other without changing the function.
 
 Conditioning, which the paper leaves open: log-mel frames go through a small convolutional stack
 (`aux`: one convolution over `aux_kernel` frames, then residual blocks within the frame); its output
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from ..canonical import Tensors, expected_shapes, validate
 from ..config import ModelConfig
 from ..errors import ModelError
+from .mel_scale import MelScale, fold, unfold, whitening_of
 from .recurrence import Segment, recurrence
 
 
@@ -152,6 +155,8 @@ class WaveRNN(nn.Module):
         self.gru = _Cell(config)
         self.coarse_fc1, self.coarse_fc2 = nn.Linear(half, width), nn.Linear(width, classes)
         self.fine_fc1, self.fine_fc2 = nn.Linear(half, width), nn.Linear(width, classes)
+        if config.n_mels:
+            self.mel = MelScale(config.n_mels)
         if config.aux_size:
             self.aux = _Aux(config)
 
@@ -211,9 +216,9 @@ class WaveRNN(nn.Module):
         """Mel with context -> what is constant over each frame: [B, F, n_mels + aux_size]."""
         if not self.config.n_mels:
             return None
-        radius = self.context
-        own = mel[:, :, radius : mel.shape[2] - radius].transpose(1, 2)
-        return torch.cat([own, self.aux(mel)], dim=2) if self.config.aux_size else own
+        radius, white = self.context, self.mel(mel)
+        own = white[:, :, radius : mel.shape[2] - radius].transpose(1, 2)
+        return torch.cat([own, self.aux(white)], dim=2) if self.config.aux_size else own
 
     def _stepwise(self, x: Tensor, features: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
         """The CPU's recurrence: conditioning as gate pre-activations, one row a frame."""
@@ -269,12 +274,11 @@ class WaveRNN(nn.Module):
         kernel = tensors.get("upsample.kernel")
         if kernel is not None and not (kernel == 1.0).all():
             raise ModelError("The model scales its mel within a frame; it cannot be trained here.")
-        state = {
-            name: torch.from_numpy(np.array(value))
-            for name, value in tensors.items()
-            if name != "upsample.kernel" and name in self.state_dict()
-        }
-        self.load_state_dict(state)
+        own = self.state_dict()
+        ours = {name: np.array(value) for name, value in tensors.items() if name in own}
+        if self.config.n_mels:
+            unfold(ours, self.mel.whitening())
+        self.load_state_dict(own | {name: torch.from_numpy(a) for name, a in ours.items()})
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -284,7 +288,10 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def to_canonical(config: ModelConfig, state: Mapping[str, Tensor]) -> Tensors:
-    """Canonical tensors of a state dict of `WaveRNN`, without masks of pruned blocks."""
+    """Canonical tensors of a state dict of `WaveRNN`, without masks of pruned blocks.
+
+    They are the same function of the mel itself as the state dict is of the whitened one.
+    """
     tensors: Tensors = {}
     for name in expected_shapes(dataclasses.replace(config, block_shape=None, pruned=())):
         if name == "upsample.kernel":
@@ -293,4 +300,6 @@ def to_canonical(config: ModelConfig, state: Mapping[str, Tensor]) -> Tensors:
             tensors[name] = state[name].detach().float().cpu().numpy().copy()
     columns = tensors["gru.w_sample"].reshape(3, config.hidden_size, 3)
     columns[:, : config.hidden_size // 2, 2] = 0.0
+    if config.n_mels:
+        fold(tensors, whitening_of(state["mel.mean"], state["mel.matrix"]))
     return tensors

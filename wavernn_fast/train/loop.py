@@ -19,6 +19,7 @@ from ..canonical import Tensors, validate, without_masks
 from ..config import ModelConfig
 from ..errors import AudioError, EngineError, InputError, ModelError
 from ..files import PARTS, write_atomic
+from ..models.mel_scale import measure
 from ..models.wavernn import Batch, WaveRNN, to_canonical
 from . import state
 from .corpus import Corpus
@@ -83,7 +84,10 @@ class Trainer:
         self._processes = processes
         self._low = low_precision(settings.precision, processes.device)
         torch.manual_seed(settings.seed)
-        self.model = WaveRNN(config).to(processes.device)
+        self.model = WaveRNN(config)
+        if config.n_mels:
+            self.model.mel.set(measure(recording.mel for recording in self._train.recordings))
+        self.model.to(processes.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._parameters = dict(self.model.named_parameters())
         self._averages = dict(self.average.named_parameters())
@@ -293,12 +297,7 @@ class Trainer:
 
 
 def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Parameters by the share of the learning rate they get.
-
-    At the full rate the conditioning disturbs what the cell learns (docs/training.md has the
-    figures). A likely reason: a frame's features are many and mostly positive, so an update of
-    Adam's, which moves every weight by about the rate, moves the gates through them furthest.
-    """
+    """Parameters by the share of the learning rate they get."""
     parts: dict[bool, list[Tensor]] = {False: [], True: []}
     for name, parameter in model.named_parameters():
         parts[name == "gru.w_conditioning" or name.startswith("aux.")].append(parameter)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,20 @@ def prepare_folder(folder: Path, resume: bool) -> None:
             f"{str(folder)!r} holds a training run. Go on with it by --resume, or choose another "
             "folder with -o."
         )
+
+
+@contextmanager
+def prepared(folder: Path, resume: bool) -> Iterator[None]:
+    """Make the folder of a run (`prepare_folder`); one that stays empty by failure goes again."""
+    new = not folder.exists()
+    prepare_folder(folder, resume)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # holds something by now
+                folder.rmdir()
+        raise
 
 
 def check_same(saved: state.State, config: ModelConfig, settings: TrainSettings) -> None:

@@ -30,7 +30,7 @@ class TrainSettings:
     warmup: int = 0  # samples run before a segment without learning, to fill the state
     lr: float = 1e-3  # highest learning rate of Adam
     lr_final: float = 1e-5  # lowest, at the end of the cosine
-    lr_conditioning: float = 0.1  # share of the rate that the weights of the conditioning get
+    lr_conditioning: float = 1.0  # share of the rate that the weights of the conditioning get
     lr_warmup: int = 500  # steps over which it rises from 0
     clip: float = 1.0  # largest norm of the gradient of all weights together
     ema: float = 0.999  # decay of the moving average of the weights

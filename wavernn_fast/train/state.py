@@ -17,7 +17,7 @@ from ..files import write_atomic
 from .settings import TrainSettings
 
 NAME = "state.pt"  # in the folder of the run
-FORMAT, VERSION = "wavernn_fast training state", 1
+FORMAT, VERSION = "wavernn_fast training state", 2  # 2: models hear whitened mels
 
 
 @dataclass
