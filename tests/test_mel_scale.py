@@ -58,6 +58,12 @@ def raw_model(tensors: Tensors, config: ModelConfig) -> WaveRNN:
     return model
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Models of a test are the same whichever tests ran before it."""
+    torch.manual_seed(1)
+
+
 def logits_of(model: WaveRNN) -> np.ndarray:
     """Logits over a whole utterance: its first and last frames have zeros beside them."""
     config = model.config
@@ -94,7 +100,7 @@ def test_bins_that_never_move_do_no_harm(constant):
     found = measure([mel])
     gain = np.linalg.norm(found.matrix, 2)
     moving = mel.astype(np.float64).var(axis=1).mean()
-    assert gain <= 1.001 / np.sqrt(RIDGE * moving + 1e-8)
+    assert gain <= 1.001 / np.sqrt(RIDGE * moving + 1e-6)
     model = WaveRNN(STACK)
     model.mel.set(found)
     assert distance(logits_of(raw_model(model.canonical(), STACK)), logits_of(model)) < 1.0
