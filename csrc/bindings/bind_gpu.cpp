@@ -51,9 +51,14 @@ py::dict gpu_plan(const py::dict& config, const std::string& name, const std::st
   d["resident_bytes"] = plan.resident_bytes;
   d["streamed_bytes"] = plan.streamed_bytes;
   const gpu::Latency& l = plan.latency;
-  d["latency"] = py::dict(py::arg("gates") = l.gates, py::arg("product") = l.product,
-                          py::arg("hop") = l.hop, py::arg("draw") = l.draw,
-                          py::arg("exchanges") = l.exchanges, py::arg("streamed") = l.streamed);
+  py::dict latency;
+  latency["gates"] = l.gates;
+  latency["product"] = l.product;
+  latency["hop"] = l.hop;
+  latency["draw"] = l.draw;
+  latency["exchanges"] = l.exchanges;
+  latency["streamed"] = l.streamed;
+  d["latency"] = latency;
   d["cycles"] = l.total();
   d["samples_per_s"] = plan.predicted_samples_per_s();
   d["text"] = plan.describe();
