@@ -125,13 +125,20 @@ void lay_out_shared(GpuPlan& plan) {
 
 // --- the model of a sample --------------------------------------------------------------------
 
-// One relaxed word through L2, microseconds: kernel-design estimates from published latencies of
-// L2 and of release-acquire pairs. The exchange benchmark measures it.
-double hop_us(int arch) {
-  if (arch < 70) return 0.49;
-  if (arch < 80) return 0.35;
-  if (arch < 90) return 0.45;
-  return 0.42;
+// One exchange of tagged words through L2, microseconds. Measured on an H200 with 448 words and all
+// warps polling (benchmarks/results/gpu_h200_first_run.json): 0.62 at 28 blocks, 0.66 at 56, 0.79
+// at 84, 0.85 at 112, 1.00 at 132. Other chips: estimates from their published latencies of L2,
+// raised by as much as the H200's was above its own (0.42).
+double hop_us(int arch, int blocks) {
+  const double few = arch < 70 ? 0.73 : arch < 80 ? 0.52 : arch < 90 ? 0.67 : 0.62;
+  return few + 0.0042 * std::max(0, blocks - 45);
+}
+
+// The same for sums that every block adds to: 1.05 at 16 blocks, 1.14 at 28, 1.62 at 56, 2.22 at
+// 84, 2.82 at 112, 3.25 at 132. Additions to one word follow each other, some 40 cycles apart.
+double sum_us(int arch, int blocks) {
+  const double few = hop_us(arch, 0) + 0.43;
+  return std::max(few, few - 0.63 + 0.0214 * blocks);
 }
 
 Latency predict(const GpuPlan& plan) {
@@ -154,19 +161,19 @@ Latency predict(const GpuPlan& plan) {
     const int pair = place == kInShared ? 5 : 3;
     return int(110 + share * slots * pairs * pair + 90 + 20 * slots);
   };
-  const int hop = int(hop_us(d.arch) * d.clock_khz / 1000.0);
+  const auto cycles = [&d](double us) { return int(us * d.clock_khz / 1000.0); };
   const int shadow = int(share * s.half_pairs * (6 * s.unit_slots + 1)) +
                      60 * pow2_from(3 * s.unit_slots) / 8 + 100;
   l.exchanges = s.exchanges;
   if (s.exchanges == 4) {
     l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) +
                 rows(s.fc2_slots, s.fc_pairs, s.fine_fc2_place) + 60;
-    l.hop = std::max(hop, shadow);
+    l.hop = std::max(cycles(hop_us(d.arch, s.blocks)), shadow);
   } else {
-    // Own y to all threads; products in fixed point; one addition a block at every sum, in turn.
+    // Own y to all threads; products in fixed point.
     l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) + 80 + 60 +
                 share * 20 * s.class_rounds * s.y_pairs;
-    l.hop = std::max(hop + 2 * s.blocks, shadow);
+    l.hop = std::max(cycles(sum_us(d.arch, s.blocks)), shadow);
   }
   l.draw = d.arch < 80 ? 500 : 400;
   if (plan.streamed_bytes > 0) {
