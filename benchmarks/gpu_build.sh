@@ -7,8 +7,11 @@ python=${PYTHON:-python3}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 tag=$("$python" -c 'import sys; print(sys.implementation.cache_tag)')
 folder="$1/cmake-$tag"
+# A compiler that CXX names may link a C++ library of its own into the extension; beside the one that
+# Python's packages have loaded, printing a number then crashed. The system's comes first.
+if [ -x /usr/bin/c++ ]; then export CXX=/usr/bin/c++ CC=/usr/bin/cc; fi
 cmake --version | head -1
-c++ --version | head -1
+"${CXX:-c++}" --version | head -1
 cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release \
   -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" \
