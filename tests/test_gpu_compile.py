@@ -28,7 +28,14 @@ SPILL_LIMIT = 16  # bytes a thread, of stores and of loads
 # Instructions of the sample loop of the paper's model, by (architecture, exchanges; 0: the
 # planner's choice): what it is now and a little more, so that it does not grow unseen. The aim is
 # 1,400; whoever shortens the loop lowers these.
-LOOP_LIMITS = {(60, 0): 1530, (70, 0): 1530, (80, 0): 1450, (90, 0): 1475, (80, 4): 1380}
+LOOP_LIMITS = {
+    (60, 0): 1530,
+    (70, 0): 1530,
+    (80, 0): 1380,
+    (90, 0): 1425,
+    (80, 2): 1475,
+    (90, 2): 1500,
+}
 
 
 class Case(NamedTuple):
