@@ -30,6 +30,7 @@ BLOCKS = (16, 28, 56, 84, 112, 132)
 WORDS = (56, 224, 448, 896, 1344)
 REPLICAS = (1, 2, 4)
 CLUSTERS = (8, 16)
+MANY_CLUSTERS = {8: (4, 8, 14), 16: (4, 7)}  # at once, by their size
 THREADS = 256
 PAIRS = (1, 2, 3, 4, 7, 14, 21)  # pairs a polling thread, as instantiated in exchange.cu
 WARM_UP = 64  # steps before the clock starts, as in exchange.cu
@@ -60,10 +61,11 @@ class Case:
     words: int
     pollers: str = "all warps"  # or "one warp"
     replicas: int = 1
+    clusters: int = 1  # of `blocks` blocks each, at once
 
     def problem(self, multiprocessors: int, arch: int) -> str:
         """Why this device or this loop cannot do it; empty if it can."""
-        if self.blocks > multiprocessors:
+        if self.blocks * self.clusters > multiprocessors:
             return f"the device has {multiprocessors} multiprocessors"
         if self.transport in ("sums", "nosums"):
             return ""
@@ -117,6 +119,8 @@ def cases() -> Iterator[Case]:
         for blocks in CLUSTERS:
             yield Case("cluster", blocks, words)
             yield Case("counted", blocks, words)
+            for clusters in MANY_CLUSTERS[blocks]:
+                yield Case("counted", blocks, words, clusters=clusters)
 
 
 def macros() -> list[str]:
@@ -160,7 +164,9 @@ class Bench:
         ]
         cooperative = case.transport not in ("cluster", "counted")
         self.driver.call("cuEventRecord", self.events[0], None)
-        function.launch(case.blocks, THREADS, case.shared_bytes(), numbers, cooperative)
+        function.launch(
+            case.blocks * case.clusters, THREADS, case.shared_bytes(), numbers, cooperative
+        )
         self.driver.call("cuEventRecord", self.events[1], None)
         milliseconds = self.driver.elapsed_ms(self.events)
         self.tag += steps + 1
@@ -230,7 +236,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What the planner needs (csrc/plan/gpu.cpp): a gather of y of the usual model, and sums."""
     gather, sums = hops(rows, "l2", 448, "all warps"), hops(rows, "sums", 256, "one warp")
     clusters = {
-        f"{r['transport']} {r['blocks']}": r["ns_step_device"]
+        f"{r['transport']} {r['blocks']} x {r['clusters']}": r["ns_step_device"]
         for r in rows
         if r["transport"] in ("cluster", "counted") and r["words"] == 448
     }
@@ -247,7 +253,8 @@ def show(row: dict[str, Any]) -> str:
     hop = f"{row['hop_ns']:7.0f}" if "hop_ns" in row else "       "
     return (
         f"{row['transport']:8s} {row['blocks']:4d} blocks {row['words']:5d} words "
-        f"{row['pollers']:9s} x{row['replicas']} {row['ns_step_device']:8.0f} ns a step "
+        f"{row['pollers']:9s} x{row['replicas']} in {row['clusters']:2d} "
+        f"{row['ns_step_device']:8.0f} ns a step "
         f"(events {row['ns_step']:.0f}) {row['ticks_step']:7.0f} ticks, hop {hop} ns"
     )
 

@@ -6,22 +6,10 @@
 
 #if defined(EXCHANGE_HOST) || __CUDA_ARCH__ >= 900
 #ifndef EXCHANGE_HOST
-WF_INLINE unsigned shared_address(const void* at) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(at));
-}
-WF_INLINE unsigned peer_address(const void* at, int rank) {
-  unsigned address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(at)), "r"(rank));
-  return address;
-}
-WF_INLINE void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;"
-               : : : "memory");
-}
 WF_INLINE void push_word(Word* at, int rank, float value, unsigned tag) {
   const Word word = static_cast<Word>(tag) << 32 | __float_as_uint(value);
   asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;"
-               : : "r"(peer_address(at, rank)), "l"(word) : "memory");
+               : : "r"(peer_memory(rank) + shared_offset(at)), "l"(word) : "memory");
 }
 WF_INLINE void load_own(const Word* at, Word& a, Word& b) {
   asm volatile("ld.relaxed.cluster.shared::cta.v2.u64 {%0, %1}, [%2];"
@@ -30,21 +18,22 @@ WF_INLINE void load_own(const Word* at, Word& a, Word& b) {
 WF_INLINE float payload(Word word) { return __uint_as_float(static_cast<unsigned>(word)); }
 #endif
 
-// One cluster of kBlocksOf blocks: every word goes to all of them, each polls its own copy.
+// In a cluster of kBlocksOf blocks every word goes to all of them, each polls its own copy. Clusters
+// of a launch have nothing to do with each other, but share the paths between multiprocessors.
 template <int kBlocksOf>
 WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned tag0,
                                unsigned poll_limit) {
   float* shared = shared_memory();  // [4] control, then Word [2 buffers][n]
   volatile int* control = reinterpret_cast<volatile int*>(shared);
   Word* words = reinterpret_cast<Word*>(shared + 4);
-  const int begin = n * block_index() / kBlocksOf;
-  const int own = n * (block_index() + 1) / kBlocksOf - begin;
+  const int rank = block_index() % kBlocksOf;  // in its cluster
+  const int begin = n * rank / kBlocksOf, own = n * (rank + 1) / kBlocksOf - begin;
   for (int i = thread_index(); i < n; i += thread_count()) {
     words[static_cast<int>(tag0 & 1) * n + i] = 0;
     words[static_cast<int>(~tag0 & 1) * n + i] = bits_of_float(static_cast<float>(i));
   }
   if (thread_index() < 4) control[thread_index()] = 0;
-  cluster_sync();
+  cluster_sync(0);
 
   Clock clock{0, 0};
   unsigned step = 0;
@@ -76,43 +65,28 @@ WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned t
   const Word* last = words + static_cast<int>((tag0 + steps - 1) & 1) * n;
   for (int i = thread_index(); i < n; i += thread_count())
     if (payload(last[i]) != expected(i, n, steps)) count_error(&result->errors);
-  cluster_sync();  // nobody leaves while a peer may still write here
+  cluster_sync(0);  // nobody leaves while a peer may still write here
 }
 #endif
 
-// --- the same with the bytes counted by a barrier in shared memory --------------------------------
+// --- the same with the bytes counted, as the persistent kernel does --------------------------------
 
 #if !defined(EXCHANGE_HOST) && __CUDA_ARCH__ >= 900
-WF_INLINE void push_counted(float* at, unsigned long long* barrier, int rank, float value) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
-               : : "r"(peer_address(at, rank)), "r"(__float_as_uint(value)),
-                   "r"(peer_address(barrier, rank)) : "memory");
-}
-WF_INLINE bool phase_done(unsigned long long* barrier, unsigned parity) {
-  unsigned done;
-  asm volatile("{.reg .pred p;\n\t"
-               "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
-               "selp.u32 %0, 1, 0, p;}"
-               : "=r"(done) : "r"(shared_address(barrier)), "r"(parity) : "memory");
-  return done != 0;
-}
-
 // Payloads without tags. Only threads that push take part in the loop, and thread 0, which says how
 // many bytes a step has: a thread that pushes nothing could miss a phase.
 template <int kBlocksOf>
 WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
   constexpr long long limit_ns = 1000000000;
-  float* shared = shared_memory();  // [4] two barriers, then what came in [2 buffers][n]
-  unsigned long long* barriers = reinterpret_cast<unsigned long long*>(shared);
-  const int begin = n * block_index() / kBlocksOf;
-  const int own = n * (block_index() + 1) / kBlocksOf - begin;
+  float* shared = shared_memory();  // [4] two counters, then what came in [2 buffers][n]
+  Arrivals* arrivals = reinterpret_cast<Arrivals*>(shared);
+  const int rank = block_index() % kBlocksOf;  // in its cluster
+  const int begin = n * rank / kBlocksOf, own = n * (rank + 1) / kBlocksOf - begin;
   for (int i = thread_index(); i < n; i += thread_count()) shared[4 + n + i] = static_cast<float>(i);
   if (thread_index() == 0) {
-    for (int p = 0; p < 2; ++p)
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(shared_address(barriers + p)));
-    asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+    for (int p = 0; p < 2; ++p) init_arrivals(arrivals + p);
+    publish_arrivals();
   }
-  cluster_sync();
+  cluster_sync(0);
 
   Clock clock{0, 0};
   unsigned step = 0;
@@ -121,19 +95,16 @@ WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
     const int parity = step & 1;
     const float* before = shared + 4 + (1 - parity) * n;
     float* now = shared + 4 + parity * n;
-    if (thread_index() == 0)
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                   : : "r"(shared_address(barriers + parity)), "r"(4 * n) : "memory");
+    if (thread_index() == 0) expect_bytes(arrivals + parity, 4 * n);
     for (int k = thread_index(); k < own * kBlocksOf; k += thread_count()) {
       const int i = begin + k / kBlocksOf;
-      push_counted(now + i, barriers + parity, k % kBlocksOf,
-                   add(before[i + 1 < n ? i + 1 : 0], 1.0f));
+      push(now + i, arrivals + parity, k % kBlocksOf, add(before[i + 1 < n ? i + 1 : 0], 1.0f));
     }
     // The wait itself sleeps for a while, so time bounds it, not a count.
     unsigned tries = 0;
     bool done;
     long long deadline = 0;
-    while (!(done = phase_done(barriers + parity, step >> 1 & 1))) {
+    while (!(done = phase_over(arrivals + parity, step >> 1 & 1))) {
       if ((++tries & 15) != 0) continue;
       if (deadline == 0) deadline = nanoseconds() + limit_ns;
       if (nanoseconds() > deadline) break;
@@ -146,6 +117,6 @@ WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
   block_sync(2);
   for (int i = thread_index(); i < n; i += thread_count())
     if (shared[4 + ((steps + 1) & 1) * n + i] != expected(i, n, steps)) count_error(&result->errors);
-  cluster_sync();
+  cluster_sync(0);
 }
 #endif

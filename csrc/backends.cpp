@@ -21,6 +21,7 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
   request.exchanges = options.exchanges;
   request.blocks = options.blocks;
   request.warps = options.warps;
+  request.cluster = options.cluster;
   return request;
 }
 

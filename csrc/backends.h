@@ -18,7 +18,7 @@ struct EngineOptions {
   std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
   // Of the persistent kernel:
   std::string gpu = "H200";                  // emu: the GPU it stands for
-  int exchanges = 0, blocks = 0, warps = 0;  // 0: the planner's choice
+  int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
   bool exact = true;                         // IEEE operations only
   bool clocks = false;                       // time the stages of a sample
   cuda::OpenOptions cuda;                    // which device and stream, where its compiler is

@@ -74,8 +74,9 @@ static int run(Function* f, unsigned blocks, unsigned threads, unsigned shared, 
   const int n = *(int*)params[2], copies = *(int*)params[3];
   const unsigned steps = *(unsigned*)params[4], tag0 = *(unsigned*)params[5];
   const int cluster = strstr(f->name, "_cluster_") || strstr(f->name, "_counted_");
+  const unsigned size = (unsigned)atoi(strrchr(f->name, '_') + 1);  /* blocks of a cluster */
   if (shared > 48 * 1024 || threads != 256 || n < 2 || n % 2 || copies < 1 || tag0 == 0 ||
-      *(unsigned*)params[6] == 0 || (cluster && blocks > 8 && !f->wide_cluster))
+      *(unsigned*)params[6] == 0 || (cluster && (blocks % size || blocks > 132 || (size > 8 && !f->wide_cluster))))
     return kInvalidValue;
   result->steps = steps;
   result->ns = 2 * (int64_t)(steps - 64);

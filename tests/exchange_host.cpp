@@ -52,7 +52,7 @@ WF_INLINE void store2(float* at, Float2 v) {
   at[1] = v.y;
 }
 WF_INLINE void block_sync(int) { grid->blocks[t_block]->meet.arrive_and_wait(); }
-WF_INLINE void cluster_sync() { grid->cluster->arrive_and_wait(); }
+WF_INLINE void cluster_sync(int) { grid->cluster->arrive_and_wait(); }
 WF_INLINE void count_error(int* errors) { std::atomic_ref<int>(*errors)++; }
 
 WF_INLINE Word make_word(float value, unsigned tag) {

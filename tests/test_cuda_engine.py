@@ -91,6 +91,15 @@ def test_a_launch_of_too_many_blocks_is_planned_again_with_fewer(gpu: Fake) -> N
     assert sizes[1] == sizes[0] > sizes[2] == sizes[-1]
 
 
+def test_clusters_that_do_not_fit_together_are_planned_again_with_fewer(gpu: Fake) -> None:
+    gpu.script(devices="name=Hopper,sms=132,arch=90,shared=232448,clusters=1")
+    config, tensors = random_model("dual:512")
+    engine = _C.Engine(dataclasses.asdict(config), tensors, device="cuda", cluster=8, dtype="fp16")
+    engine.run([engine.open(1)], [10], [None], [None])
+    grids = {int(re.findall(r"grid=(\d+)", c.details)[0]) for c in gpu.calls("cuLaunchKernelEx")}
+    assert grids == {8}  # it would have been 16
+
+
 def test_too_many_blocks_that_were_asked_for_are_an_error(gpu: Fake) -> None:
     engine = _C.Engine(dataclasses.asdict(CONFIG), TENSORS, device="cuda", blocks=8)
     gpu.script(fail="cuLaunchCooperativeKernel@1=720")

@@ -242,6 +242,31 @@ def test_a_grid_that_cannot_be_resident_is_refused_before_the_launch(fake: Fake)
     assert fake.counts()["cuModuleUnload"] == 1 + 1  # the first kernel was dropped, too
 
 
+def test_clusters_are_launched_together_and_as_clusters(fake: Fake) -> None:
+    fake.script(devices="name=Hopper,sms=132,clusters=15")
+    device = _C.CudaDevice()
+    kernel = fake.load(device, blocks=120, threads=64, shared_bytes=1000, cluster=8)
+    kernel.launch()
+    [asked] = fake.calls("cuOccupancyMaxActiveClusters")
+    assert asked.details == "cluster=8 shared=1000"
+    [launch] = fake.calls("cuLaunchKernelEx")
+    assert launch.details.endswith("shared=1000 cluster=8 cooperative=1")
+    assert launch.details.startswith("grid=120,1,1 block=64,1,1")
+    with pytest.raises(DeviceError, match=r"16 clusters of 8 blocks .* has room for 15"):
+        fake.load(device, blocks=128, threads=64, cluster=8)
+    fake.script(fail="cuLaunchKernelEx@2=720")
+    with pytest.raises(DeviceError, match=r"720.*120 blocks of 64 threads.*clusters of 8"):
+        kernel.launch()
+
+
+def test_large_clusters_are_asked_for(fake: Fake) -> None:
+    device = _C.CudaDevice()
+    fake.load(device, blocks=8, cluster=8)
+    assert not fake.calls("cuFuncSetAttribute")
+    fake.load(device, blocks=16, cluster=16, tag=1)
+    assert [call.details for call in fake.calls("cuFuncSetAttribute")] == ["14 1"]
+
+
 def test_a_launch_too_large_says_so_and_leaves_the_device_usable(fake: Fake) -> None:
     fake.script(fail="cuLaunchCooperativeKernel@1=720")
     device = _C.CudaDevice()

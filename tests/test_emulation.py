@@ -25,11 +25,20 @@ SMALL = cases.dual_config(64, 33)  # an odd fc: its last word has no row
 LAUNCH = {"blocks": 4, "warps": 2}  # few fibers: quick
 RANDOM = [f"random:{seed}" for seed in (1, 2)]
 SCHEDULES = ["fair", *RANDOM, *(f"starve:{block}" for block in range(LAUNCH["blocks"]))]
-EXCHANGES = pytest.mark.parametrize("exchanges", [2, 4])
+# Ways to hand on the output layers: two or four exchanges a sample through L2, or within clusters.
+WAYS: dict[str, dict[str, int]] = {
+    "2": {"exchanges": 2},
+    "4": {"exchanges": 4},
+    "cluster": {
+        "cluster": 2,
+        "warps": 4,
+    },  # a warp owns at most 32 of the rows that a cluster deals
+}
+EVERY_WAY = pytest.mark.parametrize("way", WAYS)
 
 
-def emulated(work: Work, exchanges: int, **options) -> _C.Engine:
-    options = LAUNCH | {"exchanges": exchanges} | options
+def emulated(work: Work, way: str, **options) -> _C.Engine:
+    options = LAUNCH | WAYS[way] | options
     return make(work.config, work.tensors, device="emu", **options)
 
 
@@ -86,9 +95,9 @@ def truth() -> Truth:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@EXCHANGES
-def test_500_draws_equal_the_double_references_in_every_schedule(truth, exchanges, schedule):
-    truth.check(truth.engine(isa=schedule, exchanges=exchanges, **LAUNCH))
+@EVERY_WAY
+def test_500_draws_equal_the_double_references_in_every_schedule(truth, way, schedule):
+    truth.check(truth.engine(isa=schedule, **(LAUNCH | WAYS[way])))
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +107,21 @@ def paper() -> Truth:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["fair", "random:1", "starve:0", "starve:37"])
-@EXCHANGES
+@pytest.mark.parametrize("exchanges", [2, 4])
 def test_draws_of_the_papers_model_on_56_blocks_equal_the_double_references(
     paper, exchanges, schedule
 ):
     options = {"exchanges": exchanges, "blocks": 56, "warps": 8, "gpu": "P100"}
     paper.check(paper.engine(isa=schedule, **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["fair", "random:1", "starve:37"])
+def test_draws_of_the_papers_model_in_clusters_equal_the_double_references(paper, schedule):
+    engine = paper.engine(isa=schedule, gpu="H200", cluster=8)
+    assert "clusters of 8" in engine.describe()
+    assert "coarse input weights in L2" in engine.describe()
+    paper.check(engine)
 
 
 def rounded(tensors: dict) -> dict:
@@ -156,58 +174,69 @@ def work() -> Work:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@EXCHANGES
-def test_any_number_of_blocks_and_warps_gives_the_same_bits(work, exchanges, dtype):
+@pytest.mark.parametrize("way", ["2", "4"])
+def test_any_number_of_blocks_and_warps_gives_the_same_bits(work, way, dtype):
     found = {
-        (blocks, warps): bits(work, emulated(work, exchanges, dtype=dtype, **launch))
+        (blocks, warps): bits(work, emulated(work, way, dtype=dtype, **launch))
         for blocks, warps in [(1, 16), (2, 8), (3, 4), (5, 16), (7, 2), (16, 3), (31, 1), (32, 4)]
         for launch in [{"blocks": blocks, "warps": warps, "isa": "random:4"}]
     }
     assert len(set(found.values())) == 1, found.keys()
 
 
-def beginning(work: Work, exchanges: int, schedule: str) -> bytes:
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_clusters_of_any_size_give_the_bits_of_four_exchanges_through_l2(work, dtype):
+    expected = bits(work, emulated(work, "4", dtype=dtype))
+    for cluster, blocks, warps in [
+        *[(2, 2, 8), (2, 4, 4), (2, 32, 16), (3, 9, 4), (3, 3, 7)],
+        *[(4, 4, 2), (4, 12, 3), (8, 8, 1), (8, 16, 3), (8, 32, 2), (16, 32, 1)],
+    ]:
+        launch = {"cluster": cluster, "blocks": blocks, "warps": warps, "isa": "random:4"}
+        assert bits(work, emulated(work, "cluster", dtype=dtype, **launch)) == expected, launch
+
+
+def beginning(work: Work, way: str, schedule: str) -> bytes:
     """Logits of a launch of four samples by eight warps a block."""
-    engine = emulated(work, exchanges, warps=8, isa=schedule)
+    engine = emulated(work, way, warps=8, isa=schedule)
     [(_, logits)] = engine.run([engine.open(5)], [4], [None], [None], return_logits=True)
     return logits.tobytes()
 
 
-@EXCHANGES
-def test_a_launch_begins_alike_whichever_warp_is_first(work, exchanges):
+@EVERY_WAY
+def test_a_launch_begins_alike_whichever_warp_is_first(work, way):
     """One warp may have its first words before another of its block has read the old state."""
-    fair = beginning(work, exchanges, "fair")
-    assert all(beginning(work, exchanges, f"random:{seed}") == fair for seed in range(16))
+    fair = beginning(work, way, "fair")
+    assert all(beginning(work, way, f"random:{seed}") == fair for seed in range(16))
 
 
 @pytest.mark.parametrize("step", [1, 7, 40])
-@EXCHANGES
-def test_runs_of_any_length_give_the_same_samples(work, exchanges, step):
-    engine = emulated(work, exchanges, isa="random:9")
+@EVERY_WAY
+def test_runs_of_any_length_give_the_same_samples(work, way, step):
+    engine = emulated(work, way, isa="random:9")
     cuts = list(range(step, work.n, step))
-    assert np.array_equal(work.pieces(engine, cuts), work.run(emulated(work, exchanges))[0])
+    assert np.array_equal(work.pieces(engine, cuts), work.run(emulated(work, way))[0])
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@EXCHANGES
-def test_both_builds_of_the_kernel_give_the_same_bits(work, exchanges, dtype):
-    generic = emulated(work, exchanges, dtype=dtype, isa="fair/generic")
+@EVERY_WAY
+def test_both_builds_of_the_kernel_give_the_same_bits(work, way, dtype):
+    generic = emulated(work, way, dtype=dtype, isa="fair/generic")
     assert generic.isa == "fair/generic"
-    assert bits(work, generic) == bits(work, emulated(work, exchanges, dtype=dtype))
+    assert bits(work, generic) == bits(work, emulated(work, way, dtype=dtype))
 
 
-@EXCHANGES
-def test_samples_go_on_when_the_tags_run_out(work, exchanges):
+@EVERY_WAY
+def test_samples_go_on_when_the_tags_run_out(work, way):
     """Tags near 2**32: some slices before the exchange area is cleared, the rest after."""
-    expected = work.pieces(emulated(work, exchanges), list(range(5, work.n, 5)))
+    expected = work.pieces(emulated(work, way), list(range(5, work.n, 5)))
     for first in (2**32 - 1, 2**32 - 7, 2**32 - 40):
-        engine = emulated(work, exchanges, isa=f"fair/tag:{first}")
+        engine = emulated(work, way, isa=f"fair/tag:{first}")
         assert np.array_equal(work.pieces(engine, list(range(5, work.n, 5))), expected), first
 
 
-@EXCHANGES
-def test_several_streams_in_one_call_at_different_places_get_what_they_get_alone(work, exchanges):
-    engine, places, lengths = emulated(work, exchanges), [0, 5, 33], [20, 31, 4]
+@EVERY_WAY
+def test_several_streams_in_one_call_at_different_places_get_what_they_get_alone(work, way):
+    engine, places, lengths = emulated(work, way), [0, 5, 33], [20, 31, 4]
     alone = [work.run(engine, seed=s)[0] for s in range(3)]
     streams = [engine.open(s) for s in range(3)]
     for stream, n in zip(streams, places, strict=True):
@@ -219,21 +248,21 @@ def test_several_streams_in_one_call_at_different_places_get_what_they_get_alone
             assert np.array_equal(samples[0], whole[n : n + m])
 
 
-@EXCHANGES
-def test_the_inexact_kernel_stays_within_the_table(work, exchanges):
-    engine = emulated(work, exchanges, exact=False)
+@EVERY_WAY
+def test_the_inexact_kernel_stays_within_the_table(work, way):
+    engine = emulated(work, way, exact=False)
     logits = work.run(engine, forced=work.samples, return_logits=True)[1]
     limit = tolerances.logit_limit(work.logits, "fp32")
     assert tolerances.logit_error(logits, work.logits) <= limit
 
 
 def test_stages_of_a_sample_have_clocks_when_asked_for(work):
-    engine = emulated(work, 2, clocks=True)
+    engine = emulated(work, "2", clocks=True)
     work.run(engine)
     names = [name for name, _ in engine.stage_ticks()]
     assert names[0] == "coarse gates"
     assert len(names) == len(set(names)) > 4
-    assert emulated(work, 2).stage_ticks() == []
+    assert emulated(work, "2").stage_ticks() == []
 
 
 # --- logits that are not numbers ------------------------------------------------------------------
@@ -251,7 +280,7 @@ def test_an_infinite_logit_is_named_and_the_stream_goes_on_as_on_the_cpu():
     tensors["coarse_fc1.weight"][0] = [1e3] + [0.0] * (half - 1)
     tensors["coarse_fc2.weight"][:, 0] = 3e38
     after = []
-    for options in ({}, *({"device": "emu", "exchanges": n, "blocks": 3} for n in (2, 4))):
+    for options in ({}, *(LAUNCH | way | {"device": "emu"} for way in WAYS.values())):
         engine = make(config, tensors, **options)
         stream = engine.open(5)
         with pytest.raises(EngineError, match="stream 0 is not finite at step 20"):
@@ -263,43 +292,72 @@ def test_an_infinite_logit_is_named_and_the_stream_goes_on_as_on_the_cpu():
 
 # --- faults ---------------------------------------------------------------------------------------
 
-START_READ = barriers().index("kStartRead")
-FAULTS = ["tag", "parity", *(f"barrier:{n}" for n in range(len(barriers())) if n != START_READ)]
+START_READ, END_CLUSTER = (barriers().index(name) for name in ("kStartRead", "kEndCluster"))
+# Barriers that a way does not have; and the two that have tests of their own below.
+LEFT_OUT = {
+    "2": {"kStartCluster", "kEndCluster", "kStartRead"},
+    "4": {"kStartCluster", "kEndCluster", "kStartRead"},
+    "cluster": {"kStartReady", "kCoarseY", "kFineY", "kEndCluster", "kStartRead"},
+}
+FAULTS = [
+    (way, fault)
+    for way in WAYS
+    for fault in [
+        "tag",
+        "parity",
+        *(f"barrier:{n}" for n, name in enumerate(barriers()) if name not in LEFT_OUT[way]),
+    ]
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@EXCHANGES
-def test_a_planted_fault_is_found_in_every_schedule(work, exchanges, fault):
+@pytest.mark.parametrize(("way", "fault"), FAULTS)
+def test_a_planted_fault_is_found_in_every_schedule(work, way, fault):
     """By a stall or by other samples; a schedule that finds nothing would prove nothing."""
     for schedule in ("fair", "random:1", "random:2", "starve:0", "starve:3"):
-        engine = emulated(work, exchanges, isa=f"{schedule}/lose:{fault}")
+        engine = emulated(work, way, isa=f"{schedule}/lose:{fault}")
         with contextlib.suppress(EngineError):  # a stall, reported at once
             assert not np.array_equal(work.run(engine)[0], work.samples), schedule
 
 
-@EXCHANGES
-def test_losing_the_barrier_before_the_first_sample_is_found_by_random_schedules(work, exchanges):
+@EVERY_WAY
+def test_losing_the_barrier_before_the_first_sample_is_found_by_random_schedules(work, way):
     """Only they let one warp of a block begin the sample while another still reads the state."""
-    healthy, lost = beginning(work, exchanges, "fair"), f"lose:barrier:{START_READ}"
-    found = [beginning(work, exchanges, f"random:{seed}/{lost}") != healthy for seed in range(16)]
+    healthy, lost = beginning(work, way, "fair"), f"lose:barrier:{START_READ}"
+    found = [beginning(work, way, f"random:{seed}/{lost}") != healthy for seed in range(16)]
     assert sum(found) >= 3
 
 
-@EXCHANGES
-def test_a_stall_is_reported_with_block_and_word_and_the_stream_can_go_on(work, exchanges):
-    healthy, broken = (emulated(work, exchanges, isa=f"fair{f}") for f in ("", "/lose:parity"))
+@EVERY_WAY
+def test_a_stall_is_reported_with_block_and_word_and_the_stream_can_go_on(work, way):
+    healthy, broken = (emulated(work, way, isa=f"fair{f}") for f in ("", "/lose:parity"))
     whole = work.run(healthy)[0]
     stream = healthy.open(5)
     healthy.run([stream], [20], [None], [None])
     word = r"the (reset|update|candidate) gate of (coarse|fine) unit \d+"
-    if exchanges == 4:
+    if way == "4":
         word = rf"({word}|(coarse|fine) (y|logit) \d+)"
+    if way == "cluster":
+        word = rf"({word}|the (coarse|fine) (y|logits) of its cluster)"
     report = rf"on fair/lose:parity stalled: block \d waited in vain for {word} \(tag \d+\)"
     with pytest.raises(EngineError, match=report):
         broken.run([stream], [20], [None], [None])
     assert stream.step == 20
     rest = healthy.run([stream], [work.n - 20], [None], [None])[0][0]
     assert np.array_equal(rest, whole[20:])
+
+
+def test_a_block_of_a_cluster_that_gives_up_stays_until_its_peers_push_no_more(work):
+    """Its shared memory would be somebody else's; the emulator sees what a GPU might not report."""
+    reports = {"": set(), f"/lose:barrier:{END_CLUSTER}": set()}
+    for lost, found in reports.items():
+        for block in range(LAUNCH["blocks"]):
+            engine = emulated(work, "cluster", isa=f"starve:{block}/lose:parity{lost}")
+            with pytest.raises(EngineError) as report:
+                work.run(engine)
+            found.add("left" if "which has left" in str(report.value) else "stalled")
+    healthy, broken = reports.values()
+    assert healthy == {"stalled"}
+    assert "left" in broken
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -311,6 +369,11 @@ def test_a_stall_is_reported_with_block_and_word_and_the_stream_can_go_on(work, 
         ({"blocks": 33}, InputError, "blocks is 33, expected 1 to 32: .* a unit of each half"),
         ({"blocks": 133}, InputError, "blocks is 133, expected 1 to 32"),
         ({"warps": 17}, InputError, "warps is 17, expected 1 to 16"),
+        ({"cluster": 17}, InputError, "cluster is 17, expected 0 to 16"),
+        ({"exchanges": 4, "cluster": 3}, InputError, "blocks is 4, expected a multiple of the cl"),
+        ({"cluster": 2}, InputError, "exchanges is 2 and cluster 2: blocks of a cluster have four"),
+        ({"exchanges": 0, "cluster": 2, "gpu": "A100"}, DeviceError, "A100 has no clusters .*9.0"),
+        ({"exchanges": 0, "cluster": 2}, DeviceError, "blocks=4, warps=2, cluster=2 .*32 rows"),
         ({"dtype": "bf16"}, DeviceError, "bf16 is not available on a GPU; use fp32 or fp16"),
         ({"gpu": "H900"}, InputError, 'no known GPU "H900"; there are P100, .*H200'),
         ({"isa": "sometimes"}, InputError, "not fair, random:SEED or starve:BLOCK"),
@@ -322,7 +385,7 @@ def test_a_stall_is_reported_with_block_and_word_and_the_stream_can_go_on(work, 
 )
 def test_what_the_emulator_cannot_do_is_refused_with_the_reason(work, options, error, message):
     with pytest.raises(error, match=message):
-        emulated(work, 2, **options)
+        emulated(work, "2", **options)
 
 
 def test_a_core_without_a_kernel_is_refused():

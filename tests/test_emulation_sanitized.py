@@ -73,6 +73,13 @@ def test_the_kernel_keeps_within_its_memory_wherever_weights_live(program):
     assert coarse_fc2 == fine_fc2 == {"0", "1", "2"}
 
 
+def test_blocks_of_a_cluster_keep_within_their_memory_wherever_weights_live(program):
+    code, output = run(program, "cluster_places")
+    assert code == 0, output
+    assert "Sanitizer" not in output
+    assert len(re.findall(r"clusters in \d{5}: 0 draws differ", output)) >= 4
+
+
 def test_a_read_beyond_shared_memory_is_reported_with_its_line(program):
     code, output = run(program, "outside")
     assert code != 0

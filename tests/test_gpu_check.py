@@ -158,6 +158,7 @@ def test_exchange_cases_have_a_kernel_and_fit():
     possible = [c for c in found if not c.problem(132, 90)]
     assert {c.transport for c in possible} == {"l2", "none", "sums", "nosums", "cluster", "counted"}
     assert not [c for c in possible if c.problem(132, 80) == "" and c.transport == "cluster"]
+    assert {(c.blocks, c.clusters) for c in possible if c.words == 448} >= {(8, 14), (16, 7)}
     for case in possible:
         if case.transport in ("l2", "none"):
             threads = 32 if case.pollers == "one warp" else exchange.THREADS

@@ -29,17 +29,16 @@ def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
     return _C.gpu_plan(dataclasses.asdict(config), **options)
 
 
-def row(hidden: int, fc: int, dtype: str, gpu: str) -> str:
+def row(hidden: int, fc: int, dtype: str, gpu: str, cluster: int = 0) -> str:
     """One line of the table; where a model does not fit, the sentence that says so."""
-    head = f"{hidden:4} {dtype} {gpu:8}"
+    head = f"{hidden:4} {dtype} {gpu:8}" + (f" in {cluster}" if cluster else "")
     try:
-        plan = plan_of(cases.dual_config(hidden, fc), gpu=gpu, dtype=dtype)
+        plan = plan_of(cases.dual_config(hidden, fc), gpu=gpu, dtype=dtype, cluster=cluster)
     except DeviceError as error:
         return f"{head} | {error}"
     s = plan["shape"]
-    places = "".join(
-        PLACES[s[f"{name}_place"]] for name in ("gru", "fc1", "coarse_fc2", "fine_fc2")
-    )
+    matrices = ("gru", "fc1", "coarse_fc2", "fine_fc2", "coarse_sample")
+    places = "".join(PLACES[s[f"{name}_place"]] for name in matrices[: 5 if cluster else 4])
     slots = f"{s['unit_slots']}/{s['fc1_slots']}/{s['fc2_slots']}/{s['class_rounds']}"
     return (
         f"{head} | {s['exchanges']} | {s['blocks']:3} x {s['warps']:2} | {slots} | {places}"
@@ -51,7 +50,8 @@ def row(hidden: int, fc: int, dtype: str, gpu: str) -> str:
 HEADER = """\
 # Plans of the persistent kernel; written by tests/test_gpu_plan.py. fc is hidden / 2.
 # slots of a warp: GRU units / rows of fc1 / rows of fc2 (four exchanges) / classes of a thread
-# (two exchanges). places of R, fc1, coarse fc2, fine fc2: Registers, Shared memory, L2.
+# (two exchanges). places of R, fc1, coarse fc2, fine fc2: Registers, Shared memory, L2. "in 8": in
+# clusters of 8 blocks, with the place of the coarse half's input weights besides.
 # hidden dtype gpu | exchanges | blocks x warps | slots | places | weight registers a thread
 #   | shared bytes a block | bytes resident | bytes streamed a sample | cycles a sample | samples/s
 # (the last two are predictions)
@@ -64,6 +64,12 @@ def table() -> str:
         for hidden, fc in SIZES
         for dtype in ("fp32", "fp16")
         for gpu in _C.known_gpus()
+    ]
+    rows += [
+        row(hidden, fc, dtype, gpu, cluster=8)
+        for hidden, fc in SIZES
+        for dtype in ("fp32", "fp16")
+        for gpu in ("H200", "B200")
     ]
     return HEADER + "\n".join(rows) + "\n"
 
@@ -96,6 +102,10 @@ def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
         "blocks": draw(st.one_of(st.just(0), st.integers(1, min(40, hidden // 2)))),
         "warps": draw(st.sampled_from([0, 0, 1, 2, 3, 4, 8, 16])),
     }
+    if draw(st.booleans()):
+        cluster = draw(st.sampled_from([2, 3, 8, 16]))
+        blocks = options["blocks"] // cluster * cluster
+        options |= {"cluster": cluster, "blocks": blocks, "exchanges": 0, "gpu": "H200"}
     return config, options
 
 
@@ -124,6 +134,8 @@ def test_every_plan_keeps_within_the_chip(request):
     assert 1 <= s["blocks"] <= config.hidden_size // 2
     for name in ("exchanges", "blocks", "warps"):
         assert not options[name] or s[name] == options[name]
+    assert s["cluster"] == options.get("cluster", 1)
+    assert s["blocks"] % s["cluster"] == 0
     assert plan == plan_of(config, **options)  # a plan is a function of the request
 
 
@@ -139,10 +151,11 @@ def test_every_block_owns_a_unit_of_each_half_and_every_unit_has_an_owner(reques
     assert owned.min() >= 1
     # Units of both halves and rows of fc1 find a slot in some warp.
     assert 2 * owned.max() <= s["unit_slots"] * s["warps"]
-    rows = [s["fc"] * b // blocks for b in range(blocks + 1)]
+    parts = s["cluster"] if s["cluster"] > 1 else blocks  # that share the output layers
+    rows = [s["fc"] * b // parts for b in range(parts + 1)]
     assert np.diff(rows).max() <= s["fc1_slots"] * s["warps"]
     if s["exchanges"] == 4:
-        assert -(-256 // blocks) <= s["fc2_slots"] * s["warps"]
+        assert -(-256 // parts) <= s["fc2_slots"] * s["warps"]
     else:
         assert s["class_rounds"] * s["threads"] >= 256
         assert 2 * s["y_pairs"] >= np.diff(rows).max()

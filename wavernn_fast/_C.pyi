@@ -31,6 +31,7 @@ class Engine:
         exchanges: int = ...,
         blocks: int = ...,
         warps: int = ...,
+        cluster: int = ...,
         exact: bool = ...,
         clocks: bool = ...,
         ordinal: int = ...,
@@ -130,6 +131,7 @@ class CudaDevice:
         blocks: int = ...,
         threads: int = ...,
         shared_bytes: int = ...,
+        cluster: int = ...,
     ) -> CudaKernel: ...
 
 def cuda_devices() -> list[dict[str, Any]]: ...
@@ -161,6 +163,7 @@ def gpu_plan(
     exchanges: int = ...,
     blocks: int = ...,
     warps: int = ...,
+    cluster: int = ...,
     exact: bool = ...,
     clocks: bool = ...,
     full: bool = ...,
@@ -185,6 +188,7 @@ def unpack_gpu_plan(
     exchanges: int = ...,
     blocks: int = ...,
     warps: int = ...,
+    cluster: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...
 def kernel_sources() -> list[tuple[str, str]]: ...
 def available_isas() -> list[str]: ...

@@ -56,11 +56,12 @@ py::tuple compile_kernel(const std::string& name, const std::string& source,
 
 std::unique_ptr<Kernel> load(Device& device, const std::string& name, const std::string& source,
                              const Texts& headers, const Texts& defines, int max_registers,
-                             int blocks, int threads, int shared_bytes) {
+                             int blocks, int threads, int shared_bytes, int cluster) {
   gpu::KernelSpec spec = make_spec(name, source, headers, defines, max_registers);
   spec.blocks = blocks;
   spec.threads = threads;
   spec.shared_bytes = shared_bytes;
+  spec.cluster = cluster;
   return std::unique_ptr<Kernel>(static_cast<Kernel*>(device.load(spec).release()));
 }
 
@@ -117,7 +118,7 @@ void bind_device(py::module_& m) {
       .def("load", &load, py::arg("name"), py::arg("source"), py::kw_only(),
            py::arg("headers") = Texts(), py::arg("defines") = Texts(),
            py::arg("max_registers") = 255, py::arg("blocks") = 1, py::arg("threads") = 32,
-           py::arg("shared_bytes") = 0, unlocked);
+           py::arg("shared_bytes") = 0, py::arg("cluster") = 1, unlocked);
 }
 
 }  // namespace

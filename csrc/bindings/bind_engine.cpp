@@ -181,8 +181,8 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
 std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensors,
                                   const std::string& device, const std::string& dtype, int threads,
                                   const std::string& isa, const std::string& gpu, int exchanges,
-                                  int blocks, int warps, bool exact, bool clocks, int ordinal,
-                                  std::optional<uint64_t> stream,
+                                  int blocks, int warps, int cluster, bool exact, bool clocks,
+                                  int ordinal, std::optional<uint64_t> stream,
                                   const std::vector<std::string>& nvrtc,
                                   const std::string& cubins) {
   return make_engine(read_config(config), read_weights(tensors),
@@ -194,6 +194,7 @@ std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensor
                       exchanges,
                       blocks,
                       warps,
+                      cluster,
                       exact,
                       clocks,
                       {ordinal, stream, {nvrtc, cubins}}});
@@ -229,9 +230,10 @@ void bind_engine(py::module_& m) {
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
            py::arg("isa") = "auto", py::arg("gpu") = "H200", py::arg("exchanges") = 0,
-           py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("exact") = true,
-           py::arg("clocks") = false, py::arg("ordinal") = 0, py::arg("stream") = py::none(),
-           py::arg("nvrtc") = std::vector<std::string>(), py::arg("cubins") = "")
+           py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("cluster") = 0,
+           py::arg("exact") = true, py::arg("clocks") = false, py::arg("ordinal") = 0,
+           py::arg("stream") = py::none(), py::arg("nvrtc") = std::vector<std::string>(),
+           py::arg("cubins") = "")
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)

@@ -17,7 +17,7 @@ namespace wavernn_fast {
 namespace {
 
 gpu::GpuPlan choose(const py::dict& config, const std::string& name, const std::string& dtype,
-                    int exchanges, int blocks, int warps, bool exact, bool clocks) {
+                    int exchanges, int blocks, int warps, int cluster, bool exact, bool clocks) {
   gpu::GpuRequest request;
   request.config = read_config(config);
   request.dtype = dtype_from_name(dtype);
@@ -26,6 +26,7 @@ gpu::GpuPlan choose(const py::dict& config, const std::string& name, const std::
   request.exchanges = exchanges;
   request.blocks = blocks;
   request.warps = warps;
+  request.cluster = cluster;
   request.limits = gpu::known_device(name);
   return gpu::choose_gpu_plan(request);
 }
@@ -39,8 +40,9 @@ py::dict shape_fields(const gpu::Shape& shape) {
 }
 
 py::dict gpu_plan(const py::dict& config, const std::string& name, const std::string& dtype,
-                  int exchanges, int blocks, int warps, bool exact, bool clocks, bool full) {
-  gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, exact, clocks);
+                  int exchanges, int blocks, int warps, int cluster, bool exact, bool clocks,
+                  bool full) {
+  gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, cluster, exact, clocks);
   plan.shape.full = full;
   py::dict d;
   d["shape"] = shape_fields(plan.shape);
@@ -55,6 +57,7 @@ py::dict gpu_plan(const py::dict& config, const std::string& name, const std::st
   latency["gates"] = l.gates;
   latency["product"] = l.product;
   latency["hop"] = l.hop;
+  latency["late"] = l.late;
   latency["draw"] = l.draw;
   latency["exchanges"] = l.exchanges;
   latency["streamed"] = l.streamed;
@@ -70,7 +73,7 @@ py::tuple compile_plan(const py::dict& config, const std::string& target, const 
                        const std::string& name, const std::string& dtype, bool exact, bool full,
                        const std::string& folder) {
   const gpu::KernelSpec spec =
-      gpu::kernel_spec(choose(config, name, dtype, 0, 0, 0, exact, false), full);
+      gpu::kernel_spec(choose(config, name, dtype, 0, 0, 0, 0, exact, false), full);
   cuda::Compiled compiled;
   {
     const py::gil_scoped_release release;
@@ -81,8 +84,10 @@ py::tuple compile_plan(const py::dict& config, const std::string& target, const 
 
 // {name: weights} in canonical order after packing and unpacking again.
 py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
-                         const std::string& dtype, int exchanges, int blocks, int warps) {
-  const gpu::GpuPlan plan = choose(config, name, dtype, exchanges, blocks, warps, true, false);
+                         const std::string& dtype, int exchanges, int blocks, int warps,
+                         int cluster) {
+  const gpu::GpuPlan plan =
+      choose(config, name, dtype, exchanges, blocks, warps, cluster, true, false);
   const std::vector<uint32_t> packed = gpu::pack_gpu(plan, read_weights(tensors));
   py::dict result;
   for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
@@ -108,8 +113,8 @@ void bind_gpu(py::module_& m) {
       py::arg("name"), "Limits of a GPU that plans can be predicted for.");
   m.def("gpu_plan", &gpu_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
         py::arg("dtype") = "fp32", py::arg("exchanges") = 0, py::arg("blocks") = 0,
-        py::arg("warps") = 0, py::arg("exact") = false, py::arg("clocks") = false,
-        py::arg("full") = false,
+        py::arg("warps") = 0, py::arg("cluster") = 0, py::arg("exact") = false,
+        py::arg("clocks") = false, py::arg("full") = false,
         "How the persistent kernel would run a model on a GPU; all figures are predictions.");
   m.def("compile_plan", &compile_plan, py::arg("config"), py::arg("target"), py::kw_only(),
         py::arg("nvrtc"), py::arg("gpu") = "H200", py::arg("dtype") = "fp32",
@@ -118,7 +123,7 @@ void bind_gpu(py::module_& m) {
         "folder the image is stored there as a packaged kernel.");
   m.def("unpack_gpu_plan", &unpack_gpu_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
         py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("exchanges") = 0,
-        py::arg("blocks") = 0, py::arg("warps") = 0,
+        py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("cluster") = 0,
         "The weights as packed for the persistent kernel, unpacked again (for tests).");
   m.def("kernel_sources", &gpu::kernel_sources,
         "(path, text) of every source file of the persistent kernel.");

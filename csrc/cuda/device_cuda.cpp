@@ -67,7 +67,41 @@ void KernelCuda::prepare() {
         std::to_string(spec_.shared_bytes) + " bytes of shared memory a block");
 }
 
+// With both attributes: blocks in clusters, and all of them together.
+LaunchConfig KernelCuda::cluster_launch(LaunchAttribute (&attributes)[2]) const {
+  attributes[0] = {kClusterDimension, 0, {{unsigned(spec_.cluster), 1, 1}}};
+  attributes[1] = {kCooperative, 0, {}};
+  attributes[1].value.cooperative = 1;
+  return {{unsigned(spec_.blocks), 1, 1},
+          {unsigned(spec_.threads), 1, 1},
+          unsigned(spec_.shared_bytes),
+          context_->stream(),
+          attributes,
+          2};
+}
+
+void KernelCuda::demand_clusters() {
+  const Driver& driver = context_->driver();
+  if (spec_.cluster > kPortableClusterSize)
+    context_->check("cuFuncSetAttribute",
+                    driver.cuFuncSetAttribute(handles_.function, kNonPortableClusterSize, 1),
+                    "clusters of " + std::to_string(spec_.cluster) + " blocks");
+  LaunchAttribute attributes[2];
+  const LaunchConfig launch = cluster_launch(attributes);
+  int clusters = 0;
+  context_->check("cuOccupancyMaxActiveClusters",
+                  driver.cuOccupancyMaxActiveClusters(&clusters, handles_.function, &launch));
+  const int fitting = clusters * spec_.cluster;
+  if (spec_.blocks <= fitting) return;
+  throw gpu::TooManyBlocks("kernel " + spec_.name + " needs " +
+                               std::to_string(spec_.blocks / spec_.cluster) + " clusters of " +
+                               std::to_string(spec_.cluster) + " blocks running together, " +
+                               context_->where() + " has room for " + std::to_string(clusters),
+                           fitting);
+}
+
 void KernelCuda::demand_blocks() {
+  if (spec_.cluster > 1) return demand_clusters();
   int a_multiprocessor = 0;
   context_->check(
       "cuOccupancyMaxActiveBlocksPerMultiprocessor",
@@ -90,11 +124,20 @@ void KernelCuda::launch(const gpu::KernelArgs& args) {
   const std::string blocks = std::to_string(spec_.blocks) + " blocks of " +
                              std::to_string(spec_.threads) + " threads, " +
                              std::to_string(spec_.shared_bytes) + " bytes of shared memory each";
-  context_->check("cuLaunchCooperativeKernel",
-                  context_->driver().cuLaunchCooperativeKernel(
-                      handles_.function, unsigned(spec_.blocks), 1, 1, unsigned(spec_.threads), 1,
-                      1, unsigned(spec_.shared_bytes), context_->stream(), parameters),
-                  blocks);
+  if (spec_.cluster > 1) {
+    LaunchAttribute attributes[2];
+    const LaunchConfig launch = cluster_launch(attributes);
+    context_->check(
+        "cuLaunchKernelEx",
+        context_->driver().cuLaunchKernelEx(&launch, handles_.function, parameters, nullptr),
+        blocks + ", clusters of " + std::to_string(spec_.cluster));
+  } else {
+    context_->check("cuLaunchCooperativeKernel",
+                    context_->driver().cuLaunchCooperativeKernel(
+                        handles_.function, unsigned(spec_.blocks), 1, 1, unsigned(spec_.threads), 1,
+                        1, unsigned(spec_.shared_bytes), context_->stream(), parameters),
+                    blocks);
+  }
   context_->synchronize();
 }
 

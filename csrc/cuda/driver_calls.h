@@ -41,7 +41,31 @@ enum DeviceAttribute : int {
 constexpr int kComputeModeProhibited = 2;  // CU_COMPUTEMODE_PROHIBITED
 
 constexpr int kMaxDynamicSharedBytes = 8;    // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr int kNonPortableClusterSize = 14;  // CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+constexpr int kPortableClusterSize = 8;      // every device with clusters takes as many blocks
 constexpr unsigned kStreamNonBlocking = 1u;  // CU_STREAM_NON_BLOCKING
+
+// CUlaunchAttribute: what a launch has beside its sizes.
+struct LaunchAttribute {
+  int id;
+  int padding;
+  union {
+    unsigned cluster[3];
+    int cooperative;
+    char bytes[64];
+  } value;
+};
+constexpr int kCooperative = 2;       // CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+constexpr int kClusterDimension = 4;  // CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+
+// CUlaunchConfig
+struct LaunchConfig {
+  unsigned grid[3], block[3];
+  unsigned shared_bytes;
+  StreamHandle stream;
+  LaunchAttribute* attributes;
+  unsigned attribute_count;
+};
 
 }  // namespace wavernn_fast::cuda
 
@@ -78,6 +102,10 @@ constexpr unsigned kStreamNonBlocking = 1u;  // CU_STREAM_NON_BLOCKING
   CALL(cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                \
        "cuOccupancyMaxActiveBlocksPerMultiprocessor", int* blocks, FunctionHandle, int threads,    \
        size_t shared_bytes)                                                                        \
+  CALL(cuOccupancyMaxActiveClusters, "cuOccupancyMaxActiveClusters", int* clusters,                \
+       FunctionHandle, const LaunchConfig*)                                                        \
+  CALL(cuLaunchKernelEx, "cuLaunchKernelEx", const LaunchConfig*, FunctionHandle,                  \
+       void** parameters, void** extra)                                                            \
   CALL(cuLaunchCooperativeKernel, "cuLaunchCooperativeKernel", FunctionHandle, unsigned gx,        \
        unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared_bytes,     \
        StreamHandle, void** parameters)

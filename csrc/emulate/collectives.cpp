@@ -1,5 +1,7 @@
 #include <cmath>
+#include <cstring>
 
+#include "common/error.h"
 #include "common/half.h"
 #include "emulate/kernel_fiber.h"
 
@@ -13,11 +15,9 @@ void combine_sums(Warp& w, int count) {
     // Partners at distance 16, 8, 4, 2, 1; a sum does not care which of both comes first.
     for (int distance = 16; distance > 0; distance /= 2)
       for (int i = 0; i < distance; ++i) x[i] = x[i] + x[i + distance];
-    w.out[j * (kLanes / padded)] = x[0];
+    const int lanes = kLanes / padded;
+    for (int i = 0; i < lanes; ++i) w.out[j * lanes + i] = x[0];
   }
-  // Other lanes hold copies on a device; nobody may use them.
-  if (count == 1)
-    for (int i = 1; i < kLanes; ++i) w.out[i] = w.out[0];
 }
 
 void combine_max(Warp& w, int) {
@@ -41,6 +41,36 @@ void combine_ballot(Warp& w, int) {
   uint32_t bits = 0;
   for (int i = 0; i < kLanes; ++i) bits |= w.words_in[i] << i;
   for (uint32_t& x : w.words_out) x = bits;
+}
+
+namespace {
+
+struct Counted {
+  int32_t
+      missing;     // bytes that were announced and have not come; below 0 before they are announced
+  uint32_t phase;  // twice how many phases are over, and 1 when bytes were announced for this one
+};
+static_assert(sizeof(Counted) == sizeof(gpu::Word));
+
+void count(gpu::Word* at, int bytes, bool announced) {
+  Counted c;
+  std::memcpy(&c, at, sizeof c);
+  if (announced && c.phase % 2 == 1)
+    fail<EngineError>("Emulation: bytes were announced twice for one phase.");
+  c.missing += bytes;
+  c.phase += announced ? 1 : 0;
+  if (c.missing == 0 && c.phase % 2 == 1) ++c.phase;
+  std::memcpy(at, &c, sizeof c);
+}
+
+}  // namespace
+
+void announce_bytes(gpu::Word* at, int bytes) { count(at, bytes, true); }
+void deliver_bytes(gpu::Word* at, int bytes) { count(at, -bytes, false); }
+bool is_over(const gpu::Word* at, int parity) {
+  Counted c;
+  std::memcpy(&c, at, sizeof c);
+  return int(c.phase / 2 % 2) != parity;
 }
 
 int to_int(float x) {

@@ -40,7 +40,8 @@ class EmuKernel final : public gpu::Kernel {
 
   void launch(const gpu::KernelArgs& args) override {
     const std::lock_guard<std::mutex> lock(one_launch);
-    Machine fibers({spec_.blocks, spec_.threads, spec_.shared_bytes / 4, stack_bytes(spec_.shape)},
+    Machine fibers({spec_.blocks, spec_.threads, spec_.shape.cluster, spec_.shared_bytes / 4,
+                    stack_bytes(spec_.shape)},
                    options_);
     gpu::KernelArgs copy = args;
 #if defined(WF_FUSED)

@@ -24,6 +24,7 @@ Machine::Machine(const Launch& launch, const Options& options)
     b.shared.assign(size_t(launch.shared_floats), 0.0f);
     b.waiting.reserve(size_t(launch.threads));
   }
+  clusters_.resize(size_t(launch.blocks / launch.cluster));
   const size_t count = size_t(launch.blocks) * size_t(launch.threads);
   fibers_.resize(count);
   stacks_.reset(new char[count * launch.stack_bytes]);  // pages that are never touched cost nothing
@@ -67,6 +68,7 @@ void Machine::fiber_main() {
     m.error_ = std::current_exception();  // it must not leave this stack
   }
   m.current_->finished = true;
+  ++m.block().finished;
   m.progressed();
   m.suspend();
   __builtin_unreachable();
@@ -133,7 +135,7 @@ Fiber* Machine::pick() {
 // --------------------------------------------------------------------------------------
 
 void Machine::meet_block(int barrier) {
-  if (options_.fault.kind == Fault::Kind::barrier && options_.fault.barrier == barrier) return;
+  if (options_.fault.barrier == barrier) return;
   Block& b = block();
   progressed();
   WF_CHECK(b.arrived == 0 || b.barrier == barrier, "block ", current_->block, ": thread ",
@@ -147,6 +149,29 @@ void Machine::meet_block(int barrier) {
   b.arrived = 0;
   for (Fiber* f : b.waiting) make_ready(f);
   b.waiting.clear();
+}
+
+void Machine::meet_cluster(int barrier) {
+  if (options_.fault.barrier == barrier) return;
+  Cluster& c = clusters_[size_t(current_->block / launch_.cluster)];
+  progressed();
+  if (++c.arrived < launch_.threads * launch_.cluster) {
+    c.waiting.push_back(current_);
+    suspend();
+    return;
+  }
+  c.arrived = 0;
+  for (Fiber* f : c.waiting) make_ready(f);
+  c.waiting.clear();
+}
+
+float* Machine::shared_of(int rank) {
+  const int block = current_->block / launch_.cluster * launch_.cluster + rank;
+  Block& peer = blocks_[size_t(block)];
+  if (peer.finished == launch_.threads)
+    fail<EngineError>("Emulation: block ", current_->block, " pushes to block ", block,
+                      ", which has left.");
+  return peer.shared.data();
 }
 
 void Machine::meet_warp(int kind, void (*combine)(Warp&, int), int argument) {
@@ -189,6 +214,11 @@ void Machine::report_deadlock() const {
         fail<EngineError>("Emulation: ", w.arrived, " of 32 lanes of warp ", &w - b.warps.data(),
                           " of block ", &b - blocks_.data(), " wait at a collective for ever.");
   }
+  for (const Cluster& c : clusters_)
+    if (c.arrived > 0)
+      fail<EngineError>("Emulation: ", c.arrived, " of ", launch_.threads * launch_.cluster,
+                        " threads of cluster ", &c - clusters_.data(),
+                        " wait at its barrier for ever.");
   fail<EngineError>("Emulation: no thread can go on.");
 }
 

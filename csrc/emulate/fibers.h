@@ -42,13 +42,20 @@ struct Warp {
 struct Block {
   int arrived = 0;
   int barrier = -1;  // at which its fibers wait
+  int finished = 0;  // fibers
   std::vector<Fiber*> waiting;
   std::vector<Warp> warps;
   std::vector<float> shared;
 };
 
+struct Cluster {
+  int arrived = 0;
+  std::vector<Fiber*> waiting;
+};
+
 struct Launch {
   int blocks, threads;  // threads of a block
+  int cluster;          // blocks that reach each other's shared memory; they follow each other
   int shared_floats;
   size_t stack_bytes;  // of a fiber
 };
@@ -70,6 +77,8 @@ class Machine {
   Warp& warp() { return block().warps[size_t(current_->thread / kLanes)]; }
   const Fault& fault() const { return options_.fault; }
   void meet_block(int barrier);
+  void meet_cluster(int barrier);
+  float* shared_of(int rank);  // of a block of this cluster; EngineError if that has ended
   // Waits until all lanes of the warp have come with the same `kind`; the last runs `combine`.
   void meet_warp(int kind, void (*combine)(Warp&, int), int argument);
   void progressed() { idle_ = 0; }  // a word was published, or a poll succeeded
@@ -87,6 +96,7 @@ class Machine {
   Launch launch_;
   Options options_;
   std::vector<Block> blocks_;
+  std::vector<Cluster> clusters_;
   std::vector<Fiber> fibers_;
   std::unique_ptr<char[]> stacks_;
   std::vector<Fiber*> ready_, starved_;  // queues; [head, end) wait

@@ -12,11 +12,17 @@ namespace wavernn_fast::emulate {
 enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot };
 
 // Fill what every lane takes out of a collective.
-void combine_sums(Warp& w, int count);  // lane (32 / P) j: sum of value j, see warp_sums
+void combine_sums(Warp& w, int count);  // lanes (32 / P) j to (32 / P) (j + 1): sum of value j
 void combine_max(Warp& w, int);
 void combine_prefix(Warp& w, int);
 void combine_total(Warp& w, int);
 void combine_ballot(Warp& w, int);
+
+// What a block of a cluster counts of the values pushed to it; zero at first. A phase is over when
+// bytes were announced for it and so many have come.
+void announce_bytes(gpu::Word* at, int bytes);
+void deliver_bytes(gpu::Word* at, int bytes);
+bool is_over(const gpu::Word* at, int parity);
 
 int to_int(float x);       // to nearest, ties to even; as a device does it out of range
 int64_t to_long(float x);  // the same for 64 bits

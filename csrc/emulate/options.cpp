@@ -28,13 +28,11 @@ Schedule parse_schedule(const std::string& text) {
   fail("schedule \"", text, "\" is not fair, random:SEED or starve:BLOCK");
 }
 
-Fault parse_fault(const std::string& text) {
-  if (text == "lose:tag") return {Fault::Kind::tag, 0};
-  if (text == "lose:parity") return {Fault::Kind::parity, 0};
+int parse_barrier(const std::string& text) {
   const uint64_t barrier = number_after(text, "lose:barrier:");
   WF_CHECK(barrier < gpu::kBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
            gpu::kBarriers - 1);
-  return {Fault::Kind::barrier, int(barrier)};
+  return int(barrier);
 }
 
 void parse_option(Options& options, const std::string& text) {
@@ -44,8 +42,12 @@ void parse_option(Options& options, const std::string& text) {
     const uint64_t tag = number_after(text, "tag:");
     WF_CHECK(tag >= 1 && tag <= UINT32_MAX, "option \"", text, "\": expected 1 to ", UINT32_MAX);
     options.first_tag = unsigned(tag);
-  } else if (text == "lose:tag" || text == "lose:parity" || starts(text, "lose:barrier:")) {
-    options.fault = parse_fault(text);
+  } else if (text == "lose:tag") {
+    options.fault.tag = true;
+  } else if (text == "lose:parity") {
+    options.fault.parity = true;
+  } else if (starts(text, "lose:barrier:")) {
+    options.fault.barrier = parse_barrier(text);
   } else {
     fail("option \"", text, "\" is not lose:tag, lose:parity, lose:barrier:N, generic or tag:N");
   }
@@ -58,10 +60,11 @@ std::string describe(const Schedule& s) {
 }
 
 std::string describe(const Fault& f) {
-  if (f.kind == Fault::Kind::tag) return "/lose:tag";
-  if (f.kind == Fault::Kind::parity) return "/lose:parity";
-  if (f.kind == Fault::Kind::barrier) return "/lose:barrier:" + std::to_string(f.barrier);
-  return "";
+  std::string text;
+  if (f.tag) text += "/lose:tag";
+  if (f.parity) text += "/lose:parity";
+  if (f.barrier >= 0) text += "/lose:barrier:" + std::to_string(f.barrier);
+  return text;
 }
 
 }  // namespace

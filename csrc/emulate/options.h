@@ -15,8 +15,9 @@ struct Schedule {
 
 // What a test leaves out of the machine, to see that its checks can fail.
 struct Fault {
-  enum class Kind { none, barrier, tag, parity } kind = Kind::none;
-  int barrier = 0;  // this one does not wait
+  bool tag = false;     // a poll takes whatever is there
+  bool parity = false;  // reads are always from the first buffer
+  int barrier = -1;     // this one does not wait
 };
 
 struct Options {
@@ -27,8 +28,8 @@ struct Options {
 };
 
 // "fair", "random:SEED" or "starve:BLOCK"; after it may follow, each with a slash before it,
-// "lose:tag" (a poll takes whatever is there), "lose:parity" (reads are always from the first
-// buffer), "lose:barrier:N", "generic" and "tag:N". "auto" is "fair". Error if it is none of these.
+// "lose:tag", "lose:parity", "lose:barrier:N", "generic" and "tag:N". "auto" is "fair". Error if it
+// is none of these.
 Options parse_options(const std::string& text);
 std::string describe(const Options& options);
 

@@ -112,6 +112,31 @@ WF_INLINE unsigned warp_ballot(bool yes) {
 }
 WF_INLINE int first_lane(unsigned ballot) { return __builtin_ffs(static_cast<int>(ballot)) - 1; }
 
+// --- within a cluster of blocks
+// -------------------------------------------------------------------
+
+using Arrivals = unsigned long long;
+
+// The same place of a block of this cluster.
+template <class T>
+WF_INLINE T* of_peer(T* at, int rank) {
+  const auto offset = reinterpret_cast<char*>(at) - reinterpret_cast<char*>(shared_memory());
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(emulate::machine->shared_of(rank)) + offset);
+}
+WF_INLINE void init_arrivals(Arrivals* at) { *at = 0; }
+WF_INLINE void publish_arrivals() {}
+WF_INLINE void expect_bytes(Arrivals* at, unsigned bytes) {
+  emulate::announce_bytes(at, static_cast<int>(bytes));
+  emulate::machine->progressed();
+}
+WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
+  *of_peer(at, rank) = value;
+  emulate::deliver_bytes(of_peer(arrivals, rank), 4);
+  emulate::machine->progressed();
+}
+WF_INLINE bool phase_over(Arrivals* at, int parity) { return emulate::is_over(at, parity); }
+WF_INLINE void cluster_sync(int where) { emulate::machine->meet_cluster(where); }
+
 // --- between blocks
 // -------------------------------------------------------------------------------
 
@@ -126,14 +151,14 @@ struct Poller {
 };
 
 WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int count, Word* out) {
-  if (emulate::machine->fault().kind == emulate::Fault::Kind::parity)
+  if (emulate::machine->fault().parity)
     at = emulate::in_first_buffer(poller.args.words, at, running_shape);
   for (int i = 0; i < count; ++i)
     for (int e = 0; e < 2; ++e) out[2 * i + e] = at[i * stride + e];
 }
 
 WF_INLINE bool checked(bool ready) {
-  ready = ready || emulate::machine->fault().kind == emulate::Fault::Kind::tag;
+  ready = ready || emulate::machine->fault().tag;
   if (ready) emulate::machine->progressed();
   return ready;
 }
@@ -151,6 +176,11 @@ WF_INLINE bool keep_polling(const Poller& poller, unsigned& tries, const Word* a
   if (status.stall == 0) status.stall = stall_report(poller, at, tag);
   *poller.stop = 1;
   return false;
+}
+
+WF_INLINE bool keep_waiting(const Poller& poller, long long&, const Word* at, unsigned tag) {
+  unsigned tries = 0;
+  return keep_polling(poller, tries, at, tag);
 }
 
 WF_INLINE void add_to_word(Word* at, Word value) {

@@ -24,6 +24,7 @@ struct KernelSpec {
   Shape shape;  // what the macros say, for a device that needs no compiler
   int blocks = 0;
   int threads = 0;       // a block
+  int cluster = 1;       // blocks that run on neighbouring multiprocessors; 1: any
   int shared_bytes = 0;  // dynamic shared memory a block
   int max_registers = 255;
 };

@@ -39,6 +39,12 @@ std::string word_name(const Shape& s, int word) {
   const int buffer = buffer_words(s), at = word % buffer;
   if (word >= 2 * buffer) {
     const int place = word - 2 * buffer;
+    if (place >= 2 * kClasses) {
+      const int arrival = place - 2 * kClasses;
+      out << "the " << (arrival < 2 ? "coarse" : "fine") << (arrival % 2 == 0 ? " y" : " logits")
+          << " of its cluster";
+      return out.str();
+    }
     out << "the sum of " << (place < kClasses ? "coarse" : "fine") << " logit "
         << class_of_place(place % kClasses);
     return out.str();
@@ -323,6 +329,7 @@ KernelSpec kernel_spec(const GpuPlan& plan, bool full) {
   spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.shape.blocks;
   spec.threads = plan.shape.threads;
+  spec.cluster = plan.shape.cluster;
   spec.shared_bytes = plan.shared_bytes;
   return spec;
 }
@@ -337,6 +344,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.exchanges = request.exchanges;
   wanted.blocks = request.blocks;
   wanted.warps = request.warps;
+  wanted.cluster = request.cluster;
   wanted.limits = device->limits();
   return std::make_unique<GpuEngine>(wanted, weights, std::move(device));
 }

@@ -14,7 +14,7 @@ struct EngineRequest {
   Dtype dtype = Dtype::fp32;
   bool exact = false;
   bool clocks = false;
-  int exchanges = 0, blocks = 0, warps = 0;  // 0: the planner's choice
+  int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
 };
 
 // What to compile and how to launch it, for one plan; `full`: see cuda/kernels/shape.h.

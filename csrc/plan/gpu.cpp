@@ -15,8 +15,12 @@ constexpr int kClasses = 256;
 constexpr int kMostSums = 32;     // one warp reduces at most this many rows at once
 constexpr int kMostBlocks = 255;  // a sum counts them in 8 bits
 constexpr int kMostWarps = 16;    // a thread of more warps has too few registers for weights
+constexpr int kMostInCluster = 16;
 
 int up(int a, int b) { return (a + b - 1) / b; }
+
+// How many blocks the output layers are dealt to; the others, in other clusters, have copies.
+int output_parts(const Shape& s) { return s.cluster > 1 ? s.cluster : s.blocks; }
 
 int most_dealt(int n, int blocks) {
   int most = 0;
@@ -37,26 +41,31 @@ constexpr Place R = kInRegisters, S = kInShared, L = kInL2;
 constexpr Places kPlaces[] = {{R, R, R, R}, {R, R, R, S}, {R, R, S, S}, {R, S, R, R}, {R, S, R, S},
                               {R, S, S, S}, {R, S, S, L}, {R, S, L, L}, {R, L, L, L}, {L, R, R, R},
                               {L, R, S, S}, {L, S, S, S}, {L, L, L, L}};
+// In a cluster a block has more of the output layers, and R, in the shadow of the waits, is the
+// first to go to shared memory.
+constexpr Places kClusterPlaces[] = {{R, R, R, R}, {S, R, R, R}, {S, R, R, S}, {S, R, S, S},
+                                     {R, S, R, R}, {R, S, S, S}, {S, S, R, R}, {S, S, S, S}};
 
 struct Matrix {
   int Shape::* place;
   int Shape::* at;
   int pairs;  // a lane
-  int streamed_rows;
+  int parts;  // dealt to so many blocks; others have copies
 };
 
 std::vector<Matrix> matrices(const Shape& s) {
   const int gru = 6 * s.unit_slots * s.half_pairs;
   const int fc1 = s.fc1_slots * s.half_pairs;
   const int fc2 = s.exchanges == 4 ? s.fc2_slots * s.fc_pairs : s.class_rounds * s.y_pairs;
-  return {{&Shape::gru_place, &Shape::gru_at, gru, 3 * s.hidden},
-          {&Shape::fc1_place, &Shape::coarse_fc1_at, fc1, s.fc},
-          {&Shape::coarse_fc2_place, &Shape::coarse_fc2_at, fc2, kClasses},
-          {&Shape::fc1_place, &Shape::fine_fc1_at, fc1, s.fc},
-          {&Shape::fine_fc2_place, &Shape::fine_fc2_at, fc2, kClasses}};
+  const int parts = output_parts(s);
+  return {{&Shape::gru_place, &Shape::gru_at, gru, s.blocks},
+          {&Shape::fc1_place, &Shape::coarse_fc1_at, fc1, parts},
+          {&Shape::coarse_fc2_place, &Shape::coarse_fc2_at, fc2, parts},
+          {&Shape::fc1_place, &Shape::fine_fc1_at, fc1, parts},
+          {&Shape::fine_fc2_place, &Shape::fine_fc2_at, fc2, parts}};
 }
 
-Shape make_shape(const GpuRequest& request, int exchanges, int blocks, int warps) {
+Shape make_shape(const GpuRequest& request, int exchanges, int blocks, int warps, int cluster) {
   const ModelConfig& c = request.config;
   Shape s;
   s.hidden = c.hidden_size;
@@ -66,9 +75,11 @@ Shape make_shape(const GpuRequest& request, int exchanges, int blocks, int warps
   s.warps = warps;
   s.threads = 32 * warps;
   s.unit_slots = up(2 * most_dealt(s.half, blocks), warps);
-  s.fc1_slots = up(most_dealt(s.fc, blocks), warps);
+  s.cluster = cluster;
+  const int parts = output_parts(s);
+  s.fc1_slots = up(most_dealt(s.fc, parts), warps);
   s.exchanges = exchanges;
-  s.fc2_slots = exchanges == 4 ? up(most_dealt(kClasses, blocks), warps) : 0;
+  s.fc2_slots = exchanges == 4 ? up(most_dealt(kClasses, parts), warps) : 0;
   s.class_rounds = exchanges == 2 ? up(kClasses, s.threads) : 0;
   s.y_pairs = exchanges == 2 ? up(most_dealt(s.fc, blocks), 2) : 0;
   s.row_slots = std::max(s.fc1_slots, s.fc2_slots);
@@ -90,7 +101,7 @@ void lay_out_weights(GpuPlan& plan) {
   int64_t at = 0;
   for (const Matrix& m : matrices(s)) {
     s.*m.at = int(at);
-    at += int64_t(m.pairs) * s.blocks * s.threads * pair_words(s);
+    at += int64_t(m.pairs) * m.parts * s.threads * pair_words(s);
     WF_CHECK(at < INT32_MAX / 2, "The packed weights of ", plan.request.config.describe(),
              " exceed 2^30 words.");
   }
@@ -102,14 +113,18 @@ void lay_out_weights(GpuPlan& plan) {
 
 void lay_out_shared(GpuPlan& plan) {
   Shape& s = plan.shape;
-  s.shared_hidden = kSharedControl;
+  const bool clusters = s.cluster > 1;
+  s.shared_arrivals = kSharedControl;
+  s.shared_hidden = s.shared_arrivals + (clusters ? 4 : 0);
   s.shared_y = s.shared_hidden + 2 * 64 * s.half_pairs;
   s.shared_seen = s.shared_y + (s.exchanges == 4 ? 64 * s.fc_pairs : up(2 * s.y_pairs, 4) * 4);
-  s.shared_chance = s.shared_seen + (s.exchanges == 2 ? 4 * kClasses : 0);
+  s.shared_logits = s.shared_seen + (s.exchanges == 2 ? 4 * kClasses : 0);
+  s.shared_chance = s.shared_logits + (clusters ? kClasses : 0);
   s.shared_rows = s.shared_chance + 2 * 64;
   s.shared_gate_rows = s.shared_rows + 4 * s.warps * s.row_slots * 2;
   s.shared_sample = s.shared_gate_rows + 4 * s.warps * 3 * s.unit_slots;
-  s.shared_weights = up(s.shared_sample + 15 * s.half, 4) * 4;
+  const int kept = s.coarse_sample_place == kInShared ? 15 : 9;
+  s.shared_weights = up(s.shared_sample + kept * s.half, 4) * 4;
   int64_t words = s.shared_weights;
   plan.weight_registers = 0;
   plan.resident_bytes = plan.streamed_bytes = 0;
@@ -141,6 +156,11 @@ double sum_us(int arch, int blocks) {
   return std::max(few, few - 0.63 + 0.0214 * blocks);
 }
 
+// One exchange within a cluster. Measured on an H200 with one cluster of 8 blocks and 448 values
+// (same file): 0.30 us for a whole step of the benchmark, the next value and its sending included;
+// 0.59 with 16 blocks. Not measured: many clusters at once.
+double cluster_us(int cluster) { return cluster <= 8 ? 0.30 : 0.59; }
+
 Latency predict(const GpuPlan& plan) {
   const Shape& s = plan.shape;
   const DeviceLimits& d = plan.request.limits;
@@ -165,17 +185,24 @@ Latency predict(const GpuPlan& plan) {
   const int shadow = int(share * s.half_pairs * (6 * s.unit_slots + 1)) +
                      60 * pow2_from(3 * s.unit_slots) / 8 + 100;
   l.exchanges = s.exchanges;
+  l.draw = d.arch < 80 ? 500 : 400;
   if (s.exchanges == 4) {
-    l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) +
-                rows(s.fc2_slots, s.fc_pairs, s.fine_fc2_place) + 60;
-    l.hop = std::max(cycles(hop_us(d.arch, s.blocks)), shadow);
+    const int logits = rows(s.fc2_slots, s.fc_pairs, s.fine_fc2_place);
+    l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) + logits + 60;
+    const int hop = cycles(hop_us(d.arch, s.blocks));
+    if (s.cluster > 1) {
+      // Words of the next gates go through L2 meanwhile: from R h of the fine half to its draw.
+      l.hop = std::max(cycles(cluster_us(s.cluster)), shadow);
+      l.late = std::max(0, shadow + hop - (2 * l.hop + logits + l.draw));
+    } else {
+      l.hop = std::max(hop, shadow);
+    }
   } else {
     // Own y to all threads; products in fixed point.
     l.product = rows(s.fc1_slots, s.half_pairs, s.fc1_place) + 80 + 60 +
                 share * 20 * s.class_rounds * s.y_pairs;
     l.hop = std::max(cycles(sum_us(d.arch, s.blocks)), shadow);
   }
-  l.draw = d.arch < 80 ? 500 : 400;
   if (plan.streamed_bytes > 0) {
     // 64 bytes a clock a multiprocessor, and the whole L2 about 40 times that; latency once a
     // layer.
@@ -193,27 +220,45 @@ bool fits(const GpuPlan& plan) {
          plan.shape.row_slots <= kMostSums && plan.streamed_bytes <= r.limits.l2_bytes;
 }
 
-std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int blocks,
-                                   int warps) {
+// The plan with these places and these input weights of the coarse half, if it fits.
+bool place(GpuPlan& plan, const Places& places, Place coarse_sample) {
+  plan.shape.gru_place = places[0];
+  plan.shape.fc1_place = places[1];
+  plan.shape.coarse_fc2_place = places[2];
+  plan.shape.fine_fc2_place = places[3];
+  plan.shape.coarse_sample_place = coarse_sample;
+  lay_out_shared(plan);
+  if (!fits(plan)) return false;
+  lay_out_weights(plan);
+  plan.latency = predict(plan);
+  return true;
+}
+
+std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int blocks, int warps,
+                                   int cluster) {
   GpuPlan plan;
   plan.request = request;
-  plan.shape = make_shape(request, exchanges, blocks, warps);
-  for (const Places& p : kPlaces) {
-    plan.shape.gru_place = p[0];
-    plan.shape.fc1_place = p[1];
-    plan.shape.coarse_fc2_place = p[2];
-    plan.shape.fine_fc2_place = p[3];
-    lay_out_shared(plan);
-    if (!fits(plan)) continue;
-    lay_out_weights(plan);
-    plan.latency = predict(plan);
-    return plan;
+  plan.shape = make_shape(request, exchanges, blocks, warps, cluster);
+  if (cluster == 1) {
+    for (const Places& p : kPlaces)
+      if (place(plan, p, kInShared)) return plan;
+    return std::nullopt;
   }
+  // 28 KB of L1 are left beside full shared memory, so that these few stay near.
+  for (const Place coarse_sample : {kInShared, kInL2})
+    for (const Places& p : kClusterPlaces)
+      if (place(plan, p, coarse_sample)) return plan;
   return std::nullopt;
 }
 
 [[noreturn]] void does_not_fit(const GpuRequest& request) {
   const DeviceLimits& d = request.limits;
+  if (request.blocks || request.warps || request.cluster > 1)
+    fail<DeviceError>(
+        "The model does not fit on ", d.name, " with blocks=", request.blocks,
+        ", warps=", request.warps, ", cluster=", request.cluster, " (0: any). A warp owns at most ",
+        kMostSums, " rows of a matrix, a thread at most 255 registers, a block at most ",
+        d.shared_per_block, " bytes of shared memory. Leave out what need not be so.");
   Shape usual;
   usual.exchanges = 4;
   const ModelConfig& c = request.config;
@@ -229,6 +274,20 @@ std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int
           (4 * (d.registers - 256 * working_registers(d, usual)) + d.shared_per_block),
       " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
       "a smaller model or device=\"cpu\".");
+}
+
+void check_cluster(const GpuRequest& request) {
+  const int cluster = request.cluster;
+  WF_CHECK(cluster >= 0 && cluster <= kMostInCluster, "cluster is ", cluster, ", expected 0 to ",
+           kMostInCluster);
+  if (cluster < 2) return;
+  if (request.limits.arch < 90)
+    fail<DeviceError>("cluster is ", cluster, ": ", request.limits.name,
+                      " has no clusters (compute capability 9.0 and up have); use cluster=1.");
+  WF_CHECK(request.exchanges != 2, "exchanges is 2 and cluster ", cluster,
+           ": blocks of a cluster have four exchanges a sample");
+  WF_CHECK(request.blocks % cluster == 0, "blocks is ", request.blocks,
+           ", expected a multiple of the cluster's ", cluster);
 }
 
 void check_request(const GpuRequest& request) {
@@ -249,6 +308,7 @@ void check_request(const GpuRequest& request) {
       "blocks is ", request.blocks, ", expected 1 to ",
       std::min(request.limits.multiprocessors, c.half()),
       ": at most one a multiprocessor, and a unit of each half for each");
+  check_cluster(request);
   WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
            ", expected 1 to ", kMostWarps);
 }
@@ -279,16 +339,17 @@ GpuPlan choose_gpu_plan(const GpuRequest& request) {
   const int most = std::min({request.limits.multiprocessors, request.config.half(), kMostBlocks});
   std::optional<GpuPlan> best;
   // Of equals the one with fewer blocks: fewer readers of every word.
+  const int cluster = std::max(1, request.cluster);
   const auto consider = [&](int exchanges, int blocks, int warps) {
-    const std::optional<GpuPlan> plan = best_places(request, exchanges, blocks, warps);
+    const std::optional<GpuPlan> plan = best_places(request, exchanges, blocks, warps, cluster);
     if (plan && (!best || plan->latency.total() < best->latency.total())) best = plan;
   };
   const auto or_all = [](int wanted, std::vector<int> all) {
     return wanted ? std::vector<int>{wanted} : all;
   };
-  for (int blocks = request.blocks ? request.blocks : 1;
-       blocks <= (request.blocks ? request.blocks : most); ++blocks)
-    for (int exchanges : or_all(request.exchanges, {2, 4}))
+  for (int blocks = request.blocks ? request.blocks : cluster;
+       blocks <= (request.blocks ? request.blocks : most); blocks += cluster)
+    for (int exchanges : or_all(cluster > 1 ? 4 : request.exchanges, {2, 4}))
       for (int warps : or_all(request.warps, {8, 4, 16})) consider(exchanges, blocks, warps);
   if (!best) does_not_fit(request);
   return *best;
@@ -303,13 +364,15 @@ std::string GpuPlan::describe() const {
   std::ostringstream out;
   out << request.config.describe() << "\n"
       << request.limits.name << ": " << s.blocks << " blocks of " << s.warps << " warps, "
+      << (s.cluster > 1 ? "clusters of " + std::to_string(s.cluster) + ", " : "")
       << dtype_name(request.dtype) << (s.exact ? ", exact" : "") << ", " << s.exchanges
       << " exchanges a sample\n"
       << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1 a half; "
       << (s.exchanges == 4 ? s.fc2_slots : 2 * s.y_pairs)
       << (s.exchanges == 4 ? " rows of fc2\n" : " columns of fc2 a block\n") << "R in "
       << place_name(s.gru_place) << ", fc1 in " << place_name(s.fc1_place) << ", coarse fc2 in "
-      << place_name(s.coarse_fc2_place) << ", fine fc2 in " << place_name(s.fine_fc2_place) << "\n"
+      << place_name(s.coarse_fc2_place) << ", fine fc2 in " << place_name(s.fine_fc2_place)
+      << (s.coarse_sample_place == kInL2 ? ", coarse input weights in L2" : "") << "\n"
       << weight_registers << " registers a thread hold weights, " << shared_bytes
       << " bytes of shared memory a block, " << resident_bytes << " bytes resident, "
       << streamed_bytes << " bytes streamed a sample\n"

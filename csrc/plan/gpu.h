@@ -23,6 +23,9 @@ struct GpuRequest {
   int exchanges = 0;          // between blocks, a sample: 2 or 4; 0: chosen
   int blocks = 0;             // 0: chosen
   int warps = 0;              // a block; 0: chosen
+  // Blocks of a cluster, whose exchanges of the output layers stay among them; 1: no clusters, and
+  // 0 too, as long as clusters have not been measured on a GPU.
+  int cluster = 0;
   DeviceLimits limits;
 };
 
@@ -31,10 +34,11 @@ struct Latency {
   int gates = 0;      // of one half: gates, barrier
   int product = 0;    // of one half: rows of both output layers
   int hop = 0;        // one exchange between blocks, with what is computed in its shadow
+  int late = 0;       // a sample: words of the next gates that are still on their way, in clusters
   int draw = 0;       // of one half
   int exchanges = 0;  // a sample
   int streamed = 0;   // a sample: weights read from L2
-  int total() const { return 2 * (gates + product + draw) + exchanges * hop + streamed; }
+  int total() const { return 2 * (gates + product + draw) + exchanges * hop + late + streamed; }
 };
 
 struct GpuPlan {

@@ -1,7 +1,8 @@
 // The order of packed weights. For R and O1..O4, in this order:
 //   [blocks][warps][rows of a warp][pairs][32 lanes] pairs of neighbouring columns,
 // where pair i of lane l holds columns 64 i + 2 l and the next; rows of a warp are, for R,
-// [unit slot][reset, update, candidate][coarse, fine columns], else [row slot]. With two exchanges
+// [unit slot][reset, update, candidate][coarse, fine columns], else [row slot]. In clusters O1..O4
+// have the blocks of one cluster: all clusters read the same. With two exchanges
 // O2 and O4 are dealt by columns: lane l of a warp has the classes [round][warp][l], and pair i is
 // two neighbouring columns among those whose y its block computes. Then, in float32:
 // input weights (coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2]), the bias
@@ -30,16 +31,20 @@ int unit_at(const Shape& s, int block, int warp, int slot) {
   return i < 2 * own ? s.half + begin + i - own : -1;
 }
 
-// Row of (block, warp, slot) of an output layer, or -1: row_of_slot in the kernel.
-int row_at(const Shape& s, int n_rows, int block, int warp, int slot) {
-  const int row = part_begin(n_rows, s.blocks, block) + slot * s.warps + s.warps - 1 - warp;
-  return row < part_begin(n_rows, s.blocks, block + 1) ? row : -1;
+// Blocks that have a part of an output layer of their own: output_parts in the kernel.
+int output_parts(const Shape& s) { return s.cluster > 1 ? s.cluster : s.blocks; }
+
+// Row of (part, warp, slot) of an output layer, or -1: row_of_slot in the kernel.
+int row_at(const Shape& s, int n_rows, int slots, int part, int warp, int slot) {
+  const int in_part = s.cluster > 1 ? warp * slots + slot : slot * s.warps + s.warps - 1 - warp;
+  const int row = part_begin(n_rows, output_parts(s), part) + in_part;
+  return row < part_begin(n_rows, output_parts(s), part + 1) ? row : -1;
 }
 
 template <class Visit>
-void walk_pairs(const Shape& s, int at, int rows, int pairs, const Visit& visit) {
+void walk_pairs(const Shape& s, int blocks, int at, int rows, int pairs, const Visit& visit) {
   int64_t word = at;
-  for (int block = 0; block < s.blocks; ++block)
+  for (int block = 0; block < blocks; ++block)
     for (int warp = 0; warp < s.warps; ++warp)
       for (int row = 0; row < rows; ++row)
         for (int i = 0; i < pairs; ++i)
@@ -49,7 +54,7 @@ void walk_pairs(const Shape& s, int at, int rows, int pairs, const Visit& visit)
 
 template <class Visit>
 void walk_recurrent(const Shape& s, const Visit& visit) {
-  walk_pairs(s, s.gru_at, 6 * s.unit_slots, s.half_pairs,
+  walk_pairs(s, s.blocks, s.gru_at, 6 * s.unit_slots, s.half_pairs,
              [&](int block, int warp, int row, int col, int64_t word) {
                const int unit = unit_at(s, block, warp, row / 6), gate = row / 2 % 3;
                const int width = std::max(0, std::min(2, s.half - col));
@@ -77,17 +82,17 @@ std::vector<OutputLayer> output_layers(const GpuPlan& plan) {
 
 template <class Visit>
 void walk_rows(const Shape& s, const OutputLayer& layer, const Visit& visit) {
-  walk_pairs(s, layer.at, layer.slots, layer.pairs,
-             [&](int block, int warp, int slot, int col, int64_t word) {
+  walk_pairs(s, output_parts(s), layer.at, layer.slots, layer.pairs,
+             [&](int part, int warp, int slot, int col, int64_t word) {
                const int width = std::max(0, std::min(2, layer.cols - col));
-               const int row = row_at(s, layer.dealt, block, warp, slot);
+               const int row = row_at(s, layer.dealt, layer.slots, part, warp, slot);
                visit(Slot{word, row < layer.rows ? row : -1, col}, width);
              });
 }
 
 template <class Visit>
 void walk_columns(const Shape& s, const OutputLayer& layer, const Visit& visit) {
-  walk_pairs(s, layer.at, s.class_rounds, s.y_pairs,
+  walk_pairs(s, s.blocks, layer.at, s.class_rounds, s.y_pairs,
              [&](int block, int warp, int round, int place, int64_t word) {
                const int k = (round * s.warps + warp) * 32 + place % 64 / 2;
                const int col = part_begin(s.fc, s.blocks, block) + place / 64 * 2;

@@ -1,6 +1,7 @@
 // The emulated kernel on plans that the planner would not make, for a build with sanitizers.
 //
 //   wf_emulator_tests places           every matrix in registers, shared memory and L2
+//   wf_emulator_tests cluster_places   the same for blocks in clusters
 //   wf_emulator_tests outside          less shared memory than the kernel uses: must be reported
 //   wf_emulator_tests idle 2|4 SCHEDULE  blocks that own no unit, which the planner refuses
 //
@@ -8,6 +9,8 @@
 // printed.
 #include <cstdio>
 #include <cstring>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -107,6 +110,35 @@ int places() {
   return wrong;
 }
 
+// The same in clusters of two, where a block has more to hold; what does not fit is left out.
+int cluster_places() {
+  int wrong = 0;
+  std::set<std::string> seen;
+  for (int registers : {255, 140, 110, 80})
+    for (int shared : {200 * 1024, 100 * 1024, 72 * 1024, 48 * 1024}) {
+      gpu::GpuRequest r = request(model(64, 34), 4, 8);
+      r.cluster = 2;
+      r.limits.registers = 256 * registers;
+      r.limits.shared_per_block = shared;
+      std::optional<gpu::GpuPlan> plan;
+      try {
+        plan = gpu::choose_gpu_plan(r);
+      } catch (const wf::DeviceError&) {
+        continue;
+      }
+      const gpu::Shape& s = plan->shape;
+      const std::string places = std::to_string(s.gru_place) + std::to_string(s.fc1_place) +
+                                 std::to_string(s.coarse_fc2_place) +
+                                 std::to_string(s.fine_fc2_place) +
+                                 std::to_string(s.coarse_sample_place);
+      if (!seen.insert(places).second) continue;
+      const int n = wrong_draws(*plan, "random:1");
+      std::printf("clusters in %s: %d draws differ\n", places.c_str(), n);
+      wrong += n;
+    }
+  return wrong + (seen.size() < 4 ? 1000 : 0);
+}
+
 int outside() {
   gpu::GpuRequest r = request(model(64, 34), 3, 4);
   r.exchanges = 4;
@@ -141,6 +173,7 @@ int main(int count, char** values) {
   int wrong = -1;
   try {
     if (what == "places") wrong = places();
+    if (what == "cluster_places") wrong = cluster_places();
     if (what == "outside") wrong = outside();
     if (what == "idle" && count > 3) wrong = idle(std::stoi(values[2]), values[3]);
   } catch (const wf::Error& error) {

@@ -377,6 +377,7 @@ Result cuModuleGetFunction(void** function, void* module, const char* name) {
 Result cuFuncSetAttribute(void* function, int attribute, int value) {
   BEGIN("cuFuncSetAttribute", 1, "%d %d", attribute, value);
   (void)function;
+  if (attribute == 14) return 0; /* clusters of more than 8 blocks */
   if (attribute != 8) return 1;
   shared_limit = (size_t)value;
   return 0;
@@ -391,10 +392,63 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* count, void* function, i
   return 0;
 }
 
-#ifndef WITHOUT_COOPERATIVE_LAUNCH
+/* CUlaunchAttribute and CUlaunchConfig, as cuda.h has them. */
+typedef struct {
+  int id;
+  char padding[4];
+  union {
+    unsigned cluster[3];
+    int cooperative;
+    char bytes[64];
+  } value;
+} Attribute;
+typedef struct {
+  unsigned gx, gy, gz, bx, by, bz, shared;
+  void* stream;
+  Attribute* attributes;
+  unsigned count;
+} Config;
+
+/* Blocks of a cluster, 0 if there is no such attribute; whether the launch is cooperative. */
+static unsigned cluster_of(const Config* launch, int* cooperative) {
+  unsigned cluster = 0;
+  *cooperative = 0;
+  for (unsigned i = 0; i < launch->count; ++i) {
+    if (launch->attributes[i].id == 4) cluster = launch->attributes[i].value.cluster[0];
+    if (launch->attributes[i].id == 2) *cooperative = launch->attributes[i].value.cooperative;
+  }
+  return cluster;
+}
+
+Result cuOccupancyMaxActiveClusters(int* count, void* function, const Config* launch) {
+  int cooperative;
+  const unsigned cluster = cluster_of(launch, &cooperative);
+  BEGIN("cuOccupancyMaxActiveClusters", 1, "cluster=%u shared=%u", cluster, launch->shared);
+  (void)function;
+  const int device = (int)((int*)stack[depth - 1] - retained);
+  if (cluster == 0) return 1;
+  *count = number(device, "clusters", number(device, "sms", 132) / (int)cluster);
+  return 0;
+}
+
 /* What can be seen of the persistent kernel (persistent.cpp). */
 Result pretend(const void* args, int (*inside)(Pointer address, size_t bytes));
 
+Result cuLaunchKernelEx(const Config* launch, void* function, void** parameters, void** extra) {
+  int cooperative;
+  const unsigned cluster = cluster_of(launch, &cooperative);
+  BEGIN("cuLaunchKernelEx", 1, "grid=%u,%u,%u block=%u,%u,%u shared=%u cluster=%u cooperative=%d",
+        launch->gx, launch->gy, launch->gz, launch->bx, launch->by, launch->bz, launch->shared,
+        cluster, cooperative);
+  (void)function;
+  const int device = (int)((int*)stack[depth - 1] - retained);
+  if (extra || cluster == 0 || launch->gx % cluster) return 1;
+  if (launch->gx > (unsigned)number(device, "sms", 132)) return 720;
+  if (launch->shared > shared_limit) return 1;
+  return getenv("FAKE_CUDA_RUN") ? pretend(parameters[0], inside) : 0;
+}
+
+#ifndef WITHOUT_COOPERATIVE_LAUNCH
 Result cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
                                  unsigned by, unsigned bz, unsigned shared, void* stream,
                                  void** parameters) {

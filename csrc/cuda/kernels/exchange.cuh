@@ -19,6 +19,12 @@ WF_INLINE int y_words(int side) { return 3 * kHidden + (kFc + 256) * side; }
 WF_INLINE int logit_words(int side) { return y_words(side) + kFc; }
 WF_INLINE int buffer_words() { return 3 * kHidden + 2 * (kFc + 256); }
 
+// Not words, but numbers that reports of a stall have for what a block of a cluster waits for: they
+// follow the sums. See stage_cluster.cuh.
+WF_INLINE int arrival_word(int side, int kind) {
+  return 2 * buffer_words() + 512 + 2 * side + kind;
+}
+
 WF_INLINE Word* buffer(const KernelArgs& args, unsigned tag) {
   return args.words + static_cast<int>(tag & 1) * buffer_words();
 }

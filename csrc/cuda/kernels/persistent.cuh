@@ -1,14 +1,15 @@
 // Plan L: one utterance, weights resident, all blocks together for many samples.
 //
-// A sample costs two exchanges between blocks, the sums of the coarse logits and those of the fine
-// ones (stage_sums.cuh); or four, y and logits of either half (stage_logits.cuh). Blocks do not
-// exchange the state. Each publishes its rows of R h for the next step, a stage before they are
-// needed, and every block computes all gates from them. The product R h, four fifths of the
-// weights, runs in the shadow of the waits.
+// A sample costs four exchanges between blocks, y and logits of either half (stage_logits.cuh),
+// through L2 or within clusters (stage_cluster.cuh); or two, the sums of the coarse logits and
+// those of the fine ones (stage_sums.cuh). Blocks do not exchange the state. Each publishes its
+// rows of R h for the next step, a stage before they are needed, and every block computes all gates
+// from them. The product R h, four fifths of the weights, runs in the shadow of the waits.
 //
 // The file that compiles this brings the primitives: entry_device.cuh or the emulator.
 #pragma once
 
+#include "cuda/kernels/stage_cluster.cuh"
 #include "cuda/kernels/stage_draw.cuh"
 #include "cuda/kernels/stage_gates.cuh"
 #include "cuda/kernels/stage_logits.cuh"
@@ -33,8 +34,9 @@ WF_INLINE void stage_done(StageClock& clock, int stage) {
 
 // Input weights to shared memory, the state from device memory, zeros in the padding.
 WF_INLINE void load_shared(const KernelArgs& args, float* shared) {
-  const float* packed = static_cast<const float*>(args.weights) + kSampleAt;
-  for (int i = thread_index(); i < 15 * kHalf; i += kThreads)
+  const int skipped = kCoarseSamplePlace == kInShared ? 0 : 6 * kHalf;
+  const float* packed = static_cast<const float*>(args.weights) + kSampleAt + skipped;
+  for (int i = thread_index(); i < 15 * kHalf - skipped; i += kThreads)
     shared[kSharedSample + i] = load_constant(packed + i);
   const int padded = 64 * kHalfPairs;
   for (int i = thread_index(); i < 2 * padded; i += kThreads) {
@@ -45,6 +47,7 @@ WF_INLINE void load_shared(const KernelArgs& args, float* shared) {
   for (int i = thread_index(); i < y_size; i += kThreads) shared[kSharedY + i] = 0.0f;
   if (kExchanges == 2)  // the host has cleared the sums
     for (int i = thread_index(); i < 1024; i += kThreads) shared[kSharedSeen + i] = 0.0f;
+  if (kCluster > 1 && thread_index() == 0) begin_arrivals(shared);
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
@@ -63,13 +66,15 @@ WF_INLINE void store_state(const KernelArgs& args, const float* shared, Inputs l
 // 0..255 to [-1, 1].
 WF_INLINE float scaled(int k) { return fma(to_float(k), 1.0f / 127.5f, -1.0f); }
 
-// The first warp draws for its block and hands the class on in shared memory. With the fine class
+// One warp draws for its block and hands the class on in shared memory. With the fine class
 // goes whether this block goes on, so that all its threads leave at the same step.
 WF_INLINE void draw(const Poller& poller, int side, unsigned step, unsigned tag, float* shared) {
   const KernelArgs& args = poller.args;
   int* control = reinterpret_cast<int*>(shared);
   WF_REGISTERS(float, l, 8);
-  if (kExchanges == 4)
+  if (kCluster > 1)
+    wait_for_logits(poller, side, tag, shared, l);
+  else if (kExchanges == 4)
     collect_logits(poller, side, tag, l);
   else
     collect_sums(poller, side, tag, shared, l);
@@ -126,15 +131,17 @@ WF_INLINE int run_half(Run& r, int side) {
   const int barrier = side * kBarriersOfHalf, stage = side * kStagesOfHalf;
   const Matrix& fc1 = side == 0 ? r.m.fc1 : r.m.fc3;
   const Matrix& fc2 = side == 0 ? r.m.fc2 : r.m.fc4;
-  stage_gates(side, r.pre, r.x, r.shared);
+  stage_gates(r.args, side, r.pre, r.x, r.shared);
   block_sync(kCoarseHidden + barrier);
   stage_done(r.clock, kClockCoarseGates + stage);
   stage_y(r.args, fc1, side, r.tag, r.shared);
-  if (kExchanges == 4) {
-    shadow_product(r, side);
-    stage_collect_y(r.poller, side, r.tag, r.shared);
+  if (kExchanges == 4) shadow_product(r, side);
+  if (kCluster > 1) {  // every thread waits for itself
+    wait_for_peers(r.poller, side, 0, r.tag, r.shared);
+  } else {
+    if (kExchanges == 4) stage_collect_y(r.poller, side, r.tag, r.shared);
+    block_sync(kCoarseY + barrier);
   }
-  block_sync(kCoarseY + barrier);
   stage_done(r.clock, kClockCoarseY + stage);
   if (kExchanges == 4) {
     stage_logits(r.args, fc2, side, r.step, r.tag, r.shared);
@@ -142,10 +149,11 @@ WF_INLINE int run_half(Run& r, int side) {
     stage_partial(r.args, fc2, side, r.bias[side], r.shared);
     shadow_product(r, side);
   }
-  if (warp_index() == 0 && side == 1 && (r.step & 31) == 31) refresh(r.args, r.step + 1, r.shared);
+  const bool draws = warp_index() == draw_warp();
+  if (draws && side == 1 && (r.step & 31) == 31) refresh(r.args, r.step + 1, r.shared);
   collect_next_gates(r, side);
   stage_done(r.clock, kClockCoarseLogits + stage);
-  if (warp_index() == 0) draw(r.poller, side, r.step, r.tag, r.shared);
+  if (draws) draw(r.poller, side, r.step, r.tag, r.shared);
   block_sync(kCoarseDrawn + barrier);
   stage_done(r.clock, kClockCoarseDraw + stage);
   return reinterpret_cast<volatile int*>(r.shared)[side];
@@ -158,7 +166,7 @@ WF_INLINE void begin(Run& r) {
   multiply_recurrent(r.m.gru, 0, r.shared + kSharedHidden, r.sums);
   multiply_recurrent(r.m.gru, 1, r.shared + kSharedHidden, r.sums);
   publish_gates(r.args, r.sums, r.at, r.tag, r.shared);
-  if (warp_index() == 0) refresh(r.args, 0, r.shared);
+  if (warp_index() == draw_warp()) refresh(r.args, 0, r.shared);
   // A thread waits for the words of its own units only: others may still be reading the state that
   // it is about to change.
   block_sync(kStartRead);
@@ -190,12 +198,13 @@ WF_INLINE void run_persistent(const KernelArgs& args) {
   WF_REGISTERS(Weight, fc3_weights, kFc1Place == kInRegisters ? fc1_pairs : 0);
   WF_REGISTERS(Weight, fc4_weights, kFineFc2Place == kInRegisters ? fc2_pairs : 0);
   float* place = shared + kSharedWeights;
+  const int part = output_part();
   const Resident m{
-      make_resident(args, kGruPlace, kGruAt, gru_pairs, gru_weights, place),
-      make_resident(args, kFc1Place, kCoarseFc1At, fc1_pairs, fc1_weights, place),
-      make_resident(args, kCoarseFc2Place, kCoarseFc2At, fc2_pairs, fc2_weights, place),
-      make_resident(args, kFc1Place, kFineFc1At, fc1_pairs, fc3_weights, place),
-      make_resident(args, kFineFc2Place, kFineFc2At, fc2_pairs, fc4_weights, place)};
+      make_resident(args, kGruPlace, kGruAt, gru_pairs, gru_weights, place, block_index()),
+      make_resident(args, kFc1Place, kCoarseFc1At, fc1_pairs, fc1_weights, place, part),
+      make_resident(args, kCoarseFc2Place, kCoarseFc2At, fc2_pairs, fc2_weights, place, part),
+      make_resident(args, kFc1Place, kFineFc1At, fc1_pairs, fc3_weights, place, part),
+      make_resident(args, kFineFc2Place, kFineFc2At, fc2_pairs, fc4_weights, place, part)};
   WF_REGISTERS(float, coarse_bias, kClassRounds);
   WF_REGISTERS(float, fine_bias, kClassRounds);
   WF_UNROLL
@@ -207,7 +216,10 @@ WF_INLINE void run_persistent(const KernelArgs& args) {
   load_shared(args, shared);
   for (int layer = kCoarseFc1; layer <= kFineFc2; ++layer) keep_rows(args, layer, shared);
   keep_gate_row(args, shared);
-  block_sync(kStartReady);
+  if (kCluster > 1)
+    cluster_sync(kStartCluster);  // nobody pushes before its peers count
+  else
+    block_sync(kStartReady);
 
   WF_REGISTERS(float, sums, 3 * kUnitSlots);
   WF_REGISTERS(float, pre, kPreSize* kGateRounds);
@@ -220,6 +232,7 @@ WF_INLINE void run_persistent(const KernelArgs& args) {
   begin(r);
   run_samples(r);
   store_state(args, shared, r.x, r.step);
+  if (kCluster > 1) cluster_sync(kEndCluster);  // nobody leaves while a peer may push to it
 }
 
 }  // namespace wavernn_fast::gpu

@@ -206,6 +206,76 @@ WF_INLINE unsigned warp_prefix_sum(unsigned x) {
 WF_INLINE unsigned warp_ballot(bool yes) { return __ballot_sync(0xffffffffu, yes); }
 WF_INLINE int first_lane(unsigned ballot) { return __ffs(ballot) - 1; }
 
+// --- within a cluster of blocks
+// -------------------------------------------------------------------
+
+// Values pushed into a block's shared memory are counted there, in bytes: an Arrivals goes on to
+// its next phase when as many have come as were announced. Blocks of a cluster follow each other in
+// the grid. Before compute capability 9.0 there are no clusters, and the planner makes none.
+using Arrivals = unsigned long long;
+
+#if __CUDA_ARCH__ >= 900
+WF_INLINE unsigned shared_address(const void* at) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(at));
+}
+// Where this block's shared memory begins in that of a peer: offsets are the same.
+WF_INLINE unsigned peer_memory(int rank) {
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(address)
+      : "r"(shared_address(shared_memory())), "r"(rank));
+  return address;
+}
+WF_INLINE unsigned shared_offset(const void* at) {
+  return shared_address(at) - shared_address(shared_memory());
+}
+// By one thread; a phase has one announcement.
+WF_INLINE void init_arrivals(Arrivals* at) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(shared_address(at)) : "memory");
+}
+// To the whole cluster, at its next barrier.
+WF_INLINE void publish_arrivals() {
+  asm volatile("fence.mbarrier_init.release.cluster;" : : : "memory");
+}
+WF_INLINE void expect_bytes(Arrivals* at, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+               :
+               : "r"(shared_address(at)), "r"(bytes)
+               : "memory");
+}
+WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
+  const unsigned peer = peer_memory(rank);
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
+               :
+               : "r"(peer + shared_offset(at)), "r"(__float_as_uint(value)),
+                 "r"(peer + shared_offset(arrivals))
+               : "memory");
+}
+// Whether the phase of this parity is over; may sleep for a while.
+WF_INLINE bool phase_over(Arrivals* at, int parity) {
+  unsigned over;
+  asm volatile(
+      "{.reg .pred p;\n\t"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+      "selp.u32 %0, 1, 0, p;}"
+      : "=r"(over)
+      : "r"(shared_address(at)), "r"(parity)
+      : "memory");
+  return over != 0;
+}
+WF_INLINE void cluster_sync(int where) {
+  (void)where;
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" : : : "memory");
+}
+#else
+WF_INLINE void init_arrivals(Arrivals*) {}
+WF_INLINE void publish_arrivals() {}
+WF_INLINE void expect_bytes(Arrivals*, unsigned) {}
+WF_INLINE void push(float*, Arrivals*, int, float) {}
+WF_INLINE bool phase_over(Arrivals*, int) { return true; }
+WF_INLINE void cluster_sync(int) {}
+#endif
+
 // --- between blocks
 // -------------------------------------------------------------------------------
 
@@ -253,6 +323,20 @@ static __device__ __noinline__ void give_up(KernelStatus* status, long long word
 // The first to give up says what it waited for.
 WF_INLINE bool keep_polling(const Poller& poller, unsigned& tries, const Word* at, unsigned tag) {
   if (++tries < poller.args.poll_limit && !*poller.stop) return true;
+  give_up(poller.args.status, at - poller.args.words, tag);
+  *poller.stop = 1;
+  return false;
+}
+
+// The same after a look at an Arrivals, by time: such a look sleeps for as long as the device
+// likes.
+WF_INLINE bool keep_waiting(const Poller& poller, long long& deadline, const Word* at,
+                            unsigned tag) {
+  constexpr long long kPatience = 4000000000;  // ns
+  long long now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  if (deadline == 0) deadline = now + kPatience;
+  if (now < deadline && !*poller.stop) return true;
   give_up(poller.args.status, at - poller.args.words, tag);
   *poller.stop = 1;
   return false;

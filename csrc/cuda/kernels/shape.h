@@ -29,6 +29,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(gate_rounds, kGateRounds, WF_GATE_ROUNDS)    /* pairs of units a thread: ceil(H/4 / T) */      \
   X(fc_rounds, kFcRounds, WF_FC_ROUNDS)          /* pairs of y a thread: ceil(F/2 / T) */          \
   X(exchanges, kExchanges, WF_EXCHANGES)         /* between blocks, a sample: 4, or 2 with sums */ \
+  X(cluster, kCluster, WF_CLUSTER)               /* blocks of a cluster; 1: no clusters */         \
   X(class_rounds, kClassRounds, WF_CLASS_ROUNDS) /* 2: classes a thread, ceil(256 / T) */          \
   X(y_pairs, kYPairs, WF_Y_PAIRS)                /* 2: pairs of y that a block computes */         \
   X(taps, kTaps, WF_TAPS)                        /* rows of `interp` that a sample mixes */        \
@@ -40,6 +41,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(fc1_place, kFc1Place, WF_FC1_PLACE)          /* of O1 and O3 */                                \
   X(coarse_fc2_place, kCoarseFc2Place, WF_COARSE_FC2_PLACE)                                        \
   X(fine_fc2_place, kFineFc2Place, WF_FINE_FC2_PLACE)                                              \
+  X(coarse_sample_place, kCoarseSamplePlace, WF_COARSE_SAMPLE_PLACE)                               \
   X(gru_at, kGruAt, WF_GRU_AT)                              /* packed weights: R */                \
   X(coarse_fc1_at, kCoarseFc1At, WF_COARSE_FC1_AT)          /* O1 */                               \
   X(coarse_fc2_at, kCoarseFc2At, WF_COARSE_FC2_AT)          /* O2 */                               \
@@ -51,6 +53,8 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_hidden, kSharedHidden, WF_SHARED_HIDDEN)         /* shared: coarse h, fine h */         \
   X(shared_y, kSharedY, WF_SHARED_Y)                        /* relu of O1 or O3 */                 \
   X(shared_seen, kSharedSeen, WF_SHARED_SEEN)               /* 2: sums of the step before */       \
+  X(shared_arrivals, kSharedArrivals, WF_SHARED_ARRIVALS)   /* cluster: of y, of logits */         \
+  X(shared_logits, kSharedLogits, WF_SHARED_LOGITS)         /* cluster: of one half */             \
   X(shared_chance, kSharedChance, WF_SHARED_CHANCE)         /* random words of 64 steps [2][64] */ \
   X(shared_rows, kSharedRows, WF_SHARED_ROWS)               /* rows and biases of output layers */ \
   X(shared_gate_rows, kSharedGateRows, WF_SHARED_GATE_ROWS) /* rows of the recurrent product */    \

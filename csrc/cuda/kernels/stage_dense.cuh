@@ -21,13 +21,14 @@ WF_INLINE Float2 weight(const Matrix& m, int index) {
   return widen(m.place == kInShared ? shared_weight(at) : load_weight(at));
 }
 
-// Brings `pairs` pairs a lane to where they stay: `at` is the packed matrix; `shared`, the next
-// free shared memory, moves on if they stay there. Every lane copies what it alone will read.
+// Brings `pairs` pairs a lane to where they stay: `at` is the packed matrix, `part` which part of
+// it is this block's; `shared`, the next free shared memory, moves on if they stay there. Every
+// lane copies what it alone will read.
 WF_INLINE Matrix make_resident(const KernelArgs& args, int place, int at, int pairs,
-                               Weight* registers, float*& shared) {
+                               Weight* registers, float*& shared, int part) {
   const int words = pairs * 32 * kPairWords;
   const unsigned* source = static_cast<const unsigned*>(args.weights) + at +
-                           static_cast<long long>(block_index() * kWarps + warp_index()) * words;
+                           static_cast<long long>(part * kWarps + warp_index()) * words;
   if (place == kInL2) return {place, nullptr, source};
   if (place == kInRegisters) {
     WF_UNROLL
@@ -45,25 +46,46 @@ WF_INLINE Matrix make_resident(const KernelArgs& args, int place, int at, int pa
   return {place, nullptr, target};
 }
 
-// Which of `count` sums of `warp_sums` this lane holds alone, or -1.
-WF_INLINE int sum_of_lane(int count) {
+// How many neighbouring lanes hold each of `count` sums of `warp_sums`.
+WF_INLINE int lanes_of_sum(int count) {
   int lanes = 32;
   WF_UNROLL
   for (int padded = 1; padded < 32; padded *= 2)
     if (padded < count) lanes /= 2;
-  const int j = lane_index() / lanes;
-  return lane_index() % lanes == 0 && j < count ? j : -1;
+  return lanes;
 }
 
-// First of this block's `n` rows or units, dealt as evenly as possible.
+// Which of `count` sums of `warp_sums` this lane holds, or -1; and the same for the first lane of
+// those that hold it, -1 in all others.
+WF_INLINE int sum_held(int count) {
+  const int j = lane_index() / lanes_of_sum(count);
+  return j < count ? j : -1;
+}
+WF_INLINE int sum_of_lane(int count) {
+  return lane_index() % lanes_of_sum(count) == 0 ? sum_held(count) : -1;
+}
+
+// First of this block's `n` units, or of its `n` values of y, dealt as evenly as possible.
 WF_INLINE int dealt(int n, int block) { return n * block / kBlocks; }
 
-// Row of an output layer in slot `slot` of this warp, or -1. Rows go to the last warps first: the
-// first warp draws.
-WF_INLINE int row_of_slot(int n_rows, int slot) {
+// The output layers are dealt to all blocks, or to those of every cluster: so many parts, and which
+// of them is this block's.
+WF_INLINE int output_parts() { return kCluster > 1 ? kCluster : kBlocks; }
+WF_INLINE int output_part() { return kCluster > 1 ? block_index() % kCluster : block_index(); }
+
+// The warp that draws. In a cluster it polls nothing on the way of a sample, so it is the last one,
+// which has the fewest gates.
+WF_INLINE int draw_warp() { return kCluster > 1 ? kWarps - 1 : 0; }
+
+// Row of an output layer in slot `slot` of this warp, of `slots`, or -1. Rows go first to the warps
+// that do not draw; in a cluster those of a warp are neighbours, so that they travel together.
+WF_INLINE int row_of_slot(int n_rows, int slots, int slot) {
   if (slot < 0) return -1;
-  const int row = dealt(n_rows, block_index()) + slot * kWarps + kWarps - 1 - warp_index();
-  return row < dealt(n_rows, block_index() + 1) ? row : -1;
+  const int begin = n_rows * output_part() / output_parts();
+  const int end = n_rows * (output_part() + 1) / output_parts();
+  const int row = begin + (kCluster > 1 ? warp_index() * slots + slot
+                                        : slot * kWarps + kWarps - 1 - warp_index());
+  return row < end ? row : -1;
 }
 
 // Unit of the GRU in slot `slot` of this warp, or -1: coarse units first, then fine ones, which

@@ -125,14 +125,21 @@ struct Inputs {
   float now;           // coarse of this step; the fine half alone sees it
 };
 
+// Input weights: coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2]; in shared
+// memory, those of the coarse half in L2 where it is full.
+WF_INLINE Float2 sample_weights(const KernelArgs& args, int side, int at, const float* shared) {
+  if (side == 0 && kCoarseSamplePlace == kInL2)
+    return load_constant2(static_cast<const float*>(args.weights) + kSampleAt + at);
+  const int kept_coarse = kCoarseSamplePlace == kInShared ? 6 * kHalf : 0;
+  return load2(shared + kSharedSample + side * kept_coarse + at);
+}
+
 // r = sigmoid(R_r h + I_r x + b), u = sigmoid(R_u h + I_u x + b),
 // e = tanh(r * (R_e h + b_inner) + I_e x + b), h' = u h + (1 - u) e
 // (Kalchbrenner et al. 2018, equation 2). Writes half `side` of the state.
-// Input weights in shared memory: coarse half [c, f][gate][H/2], fine half [c, f, c
-// now][gate][H/2].
-WF_INLINE void stage_gates(int side, const float* pre, Inputs x, float* shared) {
+WF_INLINE void stage_gates(const KernelArgs& args, int side, const float* pre, Inputs x,
+                           float* shared) {
   float* hidden = shared + kSharedHidden + side * 64 * kHalfPairs;
-  const float* w = shared + kSharedSample + side * 6 * kHalf;
   WF_UNROLL
   for (int n = 0; n < kGateRounds; ++n) {
     const int unit = 2 * (thread_index() + n * kThreads);
@@ -141,11 +148,12 @@ WF_INLINE void stage_gates(int side, const float* pre, Inputs x, float* shared) 
     WF_UNROLL
     for (int gate = 0; gate < 3; ++gate) {
       const float* p = pre + kPreSize * n + (gate < 2 ? 2 * gate : 6);
-      const Float2 w0 = load2(w + gate * kHalf + unit), w1 = load2(w + (3 + gate) * kHalf + unit);
+      const Float2 w0 = sample_weights(args, side, gate * kHalf + unit, shared);
+      const Float2 w1 = sample_weights(args, side, (3 + gate) * kHalf + unit, shared);
       in[gate].x = fma(w1.x, x.fine, fma(w0.x, x.coarse, p[0]));
       in[gate].y = fma(w1.y, x.fine, fma(w0.y, x.coarse, p[1]));
       if (side == 0) continue;
-      const Float2 w2 = load2(w + (6 + gate) * kHalf + unit);
+      const Float2 w2 = sample_weights(args, side, (6 + gate) * kHalf + unit, shared);
       in[gate].x = fma(w2.x, x.now, in[gate].x);
       in[gate].y = fma(w2.y, x.now, in[gate].y);
     }

@@ -1,5 +1,6 @@
 // The second output layer with four exchanges: every block collects all of y, multiplies its own
-// rows of O2 or O4, and publishes their logits.
+// rows of O2 or O4, and publishes their logits. In a cluster y comes by itself, and logits go to
+// the cluster's blocks.
 #pragma once
 
 #include "cuda/kernels/exchange.cuh"
@@ -28,8 +29,12 @@ WF_INLINE void stage_logits(const KernelArgs& args, const Matrix& m, int side, u
   const OutputRow own = own_row(side == 0 ? kCoarseFc2 : kFineFc2, shared);
   const float logit = add(dense(m, kFc2Slots, kFcPairs, shared + kSharedY), own.bias);
   if (own.row < 0) return;
-  publish(buffer(args, tag) + logit_words(side) + logit_place(own.row), logit, tag);
-  if (kFull && args.logits != nullptr)
+  if (kCluster > 1)
+    push_to_peers(shared + kSharedLogits + logit_place(own.row), logit_arrivals(shared), kFc2Slots,
+                  logit);
+  else
+    publish(buffer(args, tag) + logit_words(side) + logit_place(own.row), logit, tag);
+  if (kFull && args.logits != nullptr && (kCluster == 1 || block_index() < kCluster))
     args.logits[static_cast<long long>(step) * 512 + side * 256 + own.row] = logit;
 }
 

@@ -3,7 +3,8 @@
 
 namespace wavernn_fast::gpu {
 
-// Barriers of a block, one after each stage that shared memory carries to the next.
+// Barriers of a block, one after each stage that shared memory carries to the next; and two of a
+// cluster.
 enum Barrier : int {
   kStartReady,    // the state, before the first product
   kStartRead,     // the first product, before the state changes
@@ -13,6 +14,8 @@ enum Barrier : int {
   kFineHidden,
   kFineY,
   kFineDrawn,
+  kStartCluster,  // of a whole cluster: before its first exchange
+  kEndCluster,    // and after its last
   kBarriers
 };
 constexpr int kBarriersOfHalf = 3;
