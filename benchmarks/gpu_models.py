@@ -31,13 +31,18 @@ def name_of(config: ModelConfig) -> str:
     return f"dual {config.hidden_size}" + (" conditioned" if config.n_mels else "")
 
 
+def has_clusters(device: str) -> bool:
+    """Whether blocks of this device can reach each other's shared memory; emu stands for one."""
+    return device != "cuda" or _C.cuda_devices()[0]["arch"] >= 90
+
+
 class Voice:
     """One model on one device, with enough conditioning for a run of any length.
 
     Parameters
     ----------
     config : a dual model
-    options : of `_C.Engine`: device, dtype, exact, blocks, warps, clocks
+    options : of `_C.Engine`: device, dtype, exact, blocks, warps, cluster, clocks
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0, **options: Any) -> None:

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--conditioned", action="store_true")
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--exchanges", type=int, default=0, help="0: the planner's choice")
+    parser.add_argument("--cluster", type=int, default=0, help="blocks of a cluster; 0: none")
     options = parser.parse_args()
     voice = gpu_models.Voice(
         gpu_models.dual(options.hidden, options.conditioned),
@@ -27,6 +28,7 @@ def main() -> None:
         dtype=options.dtype,
         exact=options.exact,
         exchanges=options.exchanges,
+        cluster=options.cluster,
     )
     for _ in range(options.runs):
         labels, _ = voice.run(options.steps)

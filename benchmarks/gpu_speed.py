@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_speed.py --output out.json
 
-First every accepted plan (exchanges, blocks, warps) of the unconditioned model, in short runs; then
-the planner's choice and the best of the sweep in long ones, for both number formats, both kinds of
-arithmetic, with and without conditioning; then other sizes.
+First every accepted plan (clusters, exchanges, blocks, warps) of the unconditioned model, in short
+runs; then the planner's choice and the best of the sweep in long ones, for both number formats, both
+kinds of arithmetic, with and without conditioning; then other sizes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ import gpu_report
 from wavernn_fast import _C
 from wavernn_fast.errors import WaveRNNError
 
-BLOCKS = (28, 37, 56, 84, 112, 128)
-WARPS = (4, 8, 16)
+BLOCKS = (28, 38, 56, 64, 84, 112)
+WARPS = (8, 16)
+CLUSTER, CLUSTER_BLOCKS = 8, (16, 32, 56, 112, 120)
 EXCHANGES = (2, 4)  # a sample: csrc/cuda/kernels/persistent.cuh
 OTHER_SIZES = (224, 384, 512, 1024)
 DTYPES = ("fp32", "fp16")
@@ -47,6 +48,16 @@ class Job:
     exchanges: int = 0  # 0: the planner's choice, here and below
     blocks: int = 0
     warps: int = 0
+    cluster: int = 0  # 0: none
+
+    def asked(self) -> dict[str, int]:
+        """What the planner is asked."""
+        return {
+            "exchanges": self.exchanges,
+            "blocks": self.blocks,
+            "warps": self.warps,
+            "cluster": self.cluster,
+        }
 
     def voice(self, device: str) -> gpu_models.Voice:
         return gpu_models.Voice(
@@ -54,32 +65,43 @@ class Job:
             device=device,
             dtype=self.dtype,
             exact=self.exact,
-            exchanges=self.exchanges,
-            blocks=self.blocks,
-            warps=self.warps,
+            **self.asked(),
         )
 
 
-def sweep(hidden: int, multiprocessors: int) -> list[Job]:
+def sweep(hidden: int, multiprocessors: int, clusters: bool) -> list[Job]:
+    """Clusters first: they are the newest."""
+    jobs = []
+    if clusters:
+        blocks = [b for b in CLUSTER_BLOCKS if b <= multiprocessors]
+        jobs += [
+            Job(hidden, dtype, blocks=b, warps=w, cluster=CLUSTER)
+            for dtype, b, w in itertools.product(DTYPES, blocks, WARPS)
+        ]
     blocks = sorted({b for b in (*BLOCKS, multiprocessors) if b <= multiprocessors})
-    return [
+    jobs += [
         Job(hidden, dtype, exchanges=e, blocks=b, warps=w)
         for dtype, e, b, w in itertools.product(DTYPES, EXCHANGES, blocks, WARPS)
     ]
+    return jobs
 
 
-def finals(hidden: int, best: dict[str, tuple[int, int, int]]) -> list[Job]:
+def finals(hidden: int, best: dict[str, dict[str, int]]) -> list[Job]:
     """The planner's choice and the best of the sweep, every variant."""
     jobs = []
     for conditioned, dtype, exact in itertools.product((False, True), DTYPES, (False, True)):
         jobs.append(Job(hidden, dtype, conditioned, exact))
         if dtype in best:
-            jobs.append(Job(hidden, dtype, conditioned, exact, *best[dtype]))
+            jobs.append(Job(hidden, dtype, conditioned, exact, **best[dtype]))
     return jobs
 
 
-def others() -> list[Job]:
-    return [Job(hidden, dtype) for hidden in OTHER_SIZES for dtype in DTYPES]
+def others(clusters: bool) -> list[Job]:
+    ways = (0, CLUSTER) if clusters else (0,)
+    return [
+        Job(hidden, dtype, cluster=cluster)
+        for hidden, dtype, cluster in itertools.product(OTHER_SIZES, DTYPES, ways)
+    ]
 
 
 # --- compiling ahead ------------------------------------------------------------------------------
@@ -185,9 +207,7 @@ def accepted(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
                 asdict(gpu_models.dual(job.hidden)),
                 gpu=record["planned_as"],
                 dtype=job.dtype,
-                exchanges=job.exchanges,
-                blocks=job.blocks,
-                warps=job.warps,
+                **job.asked(),
             )
             kept.append(job)
         except WaveRNNError as error:
@@ -195,12 +215,14 @@ def accepted(record: gpu_record.Record, jobs: list[Job]) -> list[Job]:
     return kept
 
 
-def best_plans(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int, int]]:
+def best_plans(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """What to ask for the fastest of each dtype."""
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["samples_per_s"] > best.get(row["dtype"], {"samples_per_s": 0.0})["samples_per_s"]:
             best[row["dtype"]] = row
-    return {d: (row["exchanges"], row["blocks"], row["warps"]) for d, row in best.items()}
+    names = ("exchanges", "blocks", "warps", "cluster")
+    return {dtype: {name: row[name] for name in names} for dtype, row in best.items()}
 
 
 def planned_as(name: str) -> str:
@@ -221,12 +243,13 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     name, multiprocessors = device_facts(options.device)
     record["planned_as"] = planned_as(name)
     common = {"device": options.device, "first_steps": options.first_steps}
-    plans = accepted(record, sweep(options.hidden, multiprocessors))
+    clusters = gpu_models.has_clusters(options.device)
+    plans = accepted(record, sweep(options.hidden, multiprocessors, clusters))
     short = measure_all(record, plans, "sweep", seconds=options.seconds / 5, repeats=3, **common)
     long = {"seconds": options.seconds, "repeats": 5} | common
     rows = measure_all(record, finals(options.hidden, best_plans(short)), "rows", **long)
     if not options.only_hidden:
-        measure_all(record, others(), "rows", **long)
+        measure_all(record, accepted(record, others(clusters)), "rows", **long)
     with contextlib.suppress(RuntimeError):  # clocks and temperature just after the load
         record["nvidia_smi_after"] = gpu_report.smi()
     best = max((r["samples_per_s"] for r in rows), default=0.0)

@@ -15,21 +15,23 @@ from typing import Any
 import gpu_models
 import gpu_record
 
-# Number format, exact arithmetic, exchanges a sample (0: the planner's choice).
-VARIANTS = (
-    ("fp32", False, 0),
-    ("fp32", False, 2),
-    ("fp32", False, 4),
-    ("fp32", True, 0),
-    ("fp16", False, 0),
+# Number format, exact arithmetic, and what the planner is asked.
+VARIANTS: tuple[tuple[str, bool, dict[str, int]], ...] = (
+    ("fp32", False, {}),
+    ("fp32", False, {"cluster": 8}),
+    ("fp16", False, {"cluster": 8}),
+    ("fp32", False, {"exchanges": 2}),
+    ("fp32", False, {"exchanges": 4}),
+    ("fp32", True, {}),
+    ("fp16", False, {}),
 )
 
 
 def stages(
-    hidden: int, device: str, dtype: str, exact: bool, exchanges: int, n_steps: int
+    hidden: int, device: str, dtype: str, exact: bool, asked: dict[str, int], n_steps: int
 ) -> dict[str, Any]:
     config = gpu_models.dual(hidden)
-    common = {"device": device, "dtype": dtype, "exact": exact, "exchanges": exchanges}
+    common: dict[str, Any] = {"device": device, "dtype": dtype, "exact": exact, **asked}
     clocked = gpu_models.Voice(config, clocks=True, **common)
     clocked.run(min(n_steps, 1000))
     before = dict(clocked.engine.stage_ticks())
@@ -43,7 +45,7 @@ def stages(
         "model": gpu_models.name_of(config),
         "dtype": dtype,
         "exact": exact,
-        "exchanges": exchanges,
+        "asked": asked,
         "plan": clocked.engine.describe().splitlines()[1],
         "ticks_per_sample": total,
         "stages": {k: {"ticks": v, "share": v / total if total else 0.0} for k, v in ticks.items()},
@@ -78,6 +80,8 @@ def main() -> None:
     options = parser.parse_args()
     with gpu_record.Record("stages", options.output, rows=[]) as record:
         for variant in VARIANTS:
+            if "cluster" in variant[2] and not gpu_models.has_clusters(options.device):
+                continue
             with record.attempt(str(variant)):
                 row = stages(options.hidden, options.device, *variant, options.steps)
                 record["rows"].append(row)

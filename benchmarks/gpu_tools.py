@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import gpu_models
 import gpu_record
 
 HERE = Path(__file__).resolve().parent
@@ -118,15 +119,20 @@ SANITIZED = {
     "racecheck": (RACECHECK, ["--exchanges", "2"]),
     "racecheck 4 exchanges": (RACECHECK, ["--exchanges", "4"]),
     "synccheck": (["--tool", "synccheck"], ["--exchanges", "2"]),
+    "memcheck clusters": (["--tool", "memcheck"], ["--cluster", "8"]),
+    "racecheck clusters": (RACECHECK, ["--cluster", "8"]),
+    "synccheck clusters": (["--tool", "synccheck"], ["--cluster", "8"]),
 }
 
 
 def sanitize(record: gpu_record.Record, options: argparse.Namespace) -> None:
     program = tool("compute-sanitizer")
     record["runs"] = {}
-    for exchanges in ("2", "4"):  # compiled before the clock of a run starts
-        run([*SMALL, "--exchanges", exchanges], 60)
+    for asked in (["--exchanges", "2"], ["--exchanges", "4"], ["--cluster", "8"]):
+        run([*SMALL, *asked], 60)  # compiled before the clock of a run starts
     for name, (flags, model) in SANITIZED.items():
+        if "--cluster" in model and not gpu_models.has_clusters("cuda"):
+            continue
         with record.attempt(name):
             command = [program, *flags, "--error-exitcode", "9", *SMALL, *model]
             code, text = run(command, options.seconds)

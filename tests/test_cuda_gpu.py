@@ -44,8 +44,29 @@ pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(REASON), reason=REASON o
 # The order of every sum is the same for any number of blocks; few make the emulator quick.
 SMALL_PLAN = {"blocks": 3, "warps": 4}
 LARGE_PLAN = {"blocks": 8, "warps": 16}
+CLUSTER = 8
+# Ways to hand on the output layers; a GPU without clusters has the first two.
+EVERY_WAY = pytest.mark.parametrize("way", ["2", "4", "cluster"])
 SMALL = [c for c in cases.small_configs() if c.core == "dual"]
 LARGE = [c for c in cases.full_size_configs() if c.core == "dual"]
+
+
+@functools.cache
+def has_clusters() -> bool:
+    return DEVICE == "emu" or _C.cuda_devices()[0]["arch"] >= 90
+
+
+def options_of(way: str) -> dict[str, int]:
+    if way != "cluster":
+        return {"exchanges": int(way)}
+    if not has_clusters():
+        pytest.skip("clusters need compute capability 9.0")
+    return {"cluster": CLUSTER}
+
+
+def on_the_emulator(way: str) -> dict[str, int]:
+    """What has the same bits and is quick: clusters those of four exchanges."""
+    return {"exchanges": 2 if way == "2" else 4}
 
 
 def steps(n: int) -> int:
@@ -59,11 +80,16 @@ def tensors_of(config):
 
 
 def engine(config, device=DEVICE, **options):
-    if device == "emu" and "blocks" not in options:
+    if device == "emu" and "cluster" not in options and "blocks" not in options:
         options |= SMALL_PLAN if config.hidden_size < 256 else LARGE_PLAN
     if device == "cuda":
         options["nvrtc"] = importlib.import_module("wavernn_fast.nvrtc").libraries()
-    return _C.Engine(dataclasses.asdict(config), tensors_of(config), device=device, **options)
+    try:
+        return _C.Engine(dataclasses.asdict(config), tensors_of(config), device=device, **options)
+    except DeviceError as error:
+        if "cluster" in options and config.fc_size > 448 and "does not fit" in str(error):
+            pytest.skip("a cluster of 8 does not hold output layers of that size")
+        raise
 
 
 @functools.cache
@@ -93,24 +119,26 @@ def assert_same(found, expected):
 # --- the same bits as the emulator ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("exchanges", [2, 4])
+@EVERY_WAY
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("config", SMALL, ids=cases.case_id)
-def test_exact_kernel_gives_the_bits_of_the_emulator(config, dtype, exchanges):
-    n, how = 60 if DEVICE == "cuda" else 20, {"dtype": dtype, "exchanges": exchanges}
-    expected = run(engine(config, "emu", **how), config, n, return_logits=True)
-    made = engine(config, exact=True, **how)  # the planner's blocks
+def test_exact_kernel_gives_the_bits_of_the_emulator(config, dtype, way):
+    n = 60 if DEVICE == "cuda" else 20
+    made = engine(config, exact=True, dtype=dtype, **options_of(way))  # the planner's blocks
+    emulated = engine(config, "emu", dtype=dtype, **on_the_emulator(way))
+    expected = run(emulated, config, n, return_logits=True)
     assert_same(run(made, config, n, return_logits=True), expected)
 
 
-@pytest.mark.parametrize("exchanges", [2, 4])
+@EVERY_WAY
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("config", LARGE, ids=cases.case_id)
-def test_exact_kernel_of_full_size_gives_the_bits_of_the_emulator(config, dtype, exchanges):
-    n, how = 12 if DEVICE == "cuda" else 3, {"dtype": dtype, "exchanges": exchanges}
-    expected = run(engine(config, "emu", **how), config, n, return_logits=True)
-    found = run(engine(config, exact=True, **how), config, n, return_logits=True)
-    assert_same(found, expected)
+def test_exact_kernel_of_full_size_gives_the_bits_of_the_emulator(config, dtype, way):
+    n = 12 if DEVICE == "cuda" else 3
+    made = engine(config, exact=True, dtype=dtype, **options_of(way))
+    emulated = engine(config, "emu", dtype=dtype, **on_the_emulator(way))
+    expected = run(emulated, config, n, return_logits=True)
+    assert_same(run(made, config, n, return_logits=True), expected)
 
 
 @pytest.mark.parametrize("how", ["greedy", "temperature", "uniforms", "forced", "fold"])
@@ -136,16 +164,16 @@ def test_every_way_to_draw_gives_the_bits_of_the_emulator(how):
 # --- close to the reference -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("exchanges", [2, 4])
+@EVERY_WAY
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("config", [*SMALL, *LARGE], ids=cases.case_id)
-def test_fast_kernel_stays_within_the_table(config, dtype, exchanges, record_property):
+def test_fast_kernel_stays_within_the_table(config, dtype, way, record_property):
     large = config.hidden_size > 256
     n = (400 if large else 160) if DEVICE == "cuda" else (3 if large else 20)
     forced = cases.random_samples(config, n)
     mel = cases.mel_for(config, (-(-n // config.hop_length) + 2) * config.hop_length, seed=3)
     expected = reference.run(config, tensors_of(config), mel, n_steps=n, forced=forced)["logits"]
-    made = engine(config, dtype=dtype, exact=False, exchanges=exchanges)
+    made = engine(config, dtype=dtype, exact=False, **options_of(way))
     labels, logits = run(made, config, n, forced=[forced], return_logits=True)
     assert np.array_equal(labels, forced)
     error = tolerances.logit_error(logits, expected)
@@ -154,13 +182,13 @@ def test_fast_kernel_stays_within_the_table(config, dtype, exchanges, record_pro
 
 
 @pytest.mark.skipif(DEVICE == "emu", reason="the tests of the emulator ask this of it")
-@pytest.mark.parametrize("exchanges", [2, 4])
+@EVERY_WAY
 @pytest.mark.parametrize("exact", [True, False])
-def test_free_running_draws_equal_the_reference_but_for_ties(exact, exchanges, record_property):
+def test_free_running_draws_equal_the_reference_but_for_ties(exact, way, record_property):
     config, n = LARGE[0], 1000
     uniforms = cases.random_uniforms(config, n, seed=3)
     expected = reference.run(config, tensors_of(config), n_steps=n, uniforms=uniforms)
-    found, _ = run(engine(config, exact=exact, exchanges=exchanges), config, n, uniforms=[uniforms])
+    found, _ = run(engine(config, exact=exact, **options_of(way)), config, n, uniforms=[uniforms])
     wrong = np.flatnonzero(found != expected["samples"])
     assert len(np.unique(found)) > 100
     if wrong.size:  # from the first difference on, the two hear different pasts
@@ -172,11 +200,11 @@ def test_free_running_draws_equal_the_reference_but_for_ties(exact, exchanges, r
 # --- slices, streams, engines ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("exchanges", [2, 4])
+@EVERY_WAY
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("config", [SMALL[1], SMALL[9]], ids=cases.case_id)
-def test_chunks_give_what_one_call_gives(config, exact, exchanges):
-    n, made = steps(6000), engine(config, exact=exact, exchanges=exchanges)
+def test_chunks_give_what_one_call_gives(config, exact, way):
+    n, made = steps(6000), engine(config, exact=exact, **options_of(way))
     whole, _ = run(made, config, n)
     stream, parts, done = made.open(7), [], 0
     for size in (1, 31, 32, 33, n // 3, n):
@@ -199,14 +227,16 @@ def test_a_long_run_equals_its_halves(dtype):
     assert len(np.unique(whole)) > min(1000, n // 4)
 
 
-@pytest.mark.parametrize("exchanges", [2, 4])
-def test_plans_of_any_shape_give_the_same_samples(exchanges):
+@EVERY_WAY
+def test_plans_of_any_shape_give_the_same_samples(way):
     config, n = LARGE[0] if DEVICE == "cuda" else SMALL[1], steps(2000)
-    expected, _ = run(engine(config, exchanges=exchanges), config, n)
+    expected, _ = run(engine(config, **options_of(way)), config, n)
     shapes = [(56, 8), (112, 8), (84, 4)] if DEVICE == "cuda" else [(2, 4), (5, 8)]
+    if way == "cluster":
+        shapes = [(112, 8), (120, 8), (128, 8)] if DEVICE == "cuda" else [(8, 8), (16, 4)]
     for blocks, warps in shapes:
         try:
-            made = engine(config, exchanges=exchanges, blocks=blocks, warps=warps)
+            made = engine(config, **(options_of(way) | {"blocks": blocks, "warps": warps}))
         except DeviceError:
             continue  # does not fit on this GPU
         except InputError as error:
