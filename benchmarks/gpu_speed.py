@@ -3,8 +3,8 @@
     python benchmarks/gpu_speed.py --output out.json
 
 First every accepted plan (clusters, exchanges, blocks, warps) of the unconditioned model, in short
-runs; then the planner's choice and the best of the sweep in long ones, for both number formats, both
-kinds of arithmetic, with and without conditioning; then other sizes.
+runs; then the planner's choice and the best of the sweep in long ones, for both number formats,
+both kinds of arithmetic, with and without conditioning; then other sizes.
 """
 
 from __future__ import annotations
