@@ -251,12 +251,13 @@ WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
                  "r"(peer + shared_offset(arrivals))
                : "memory");
 }
-// Whether the phase of this parity is over; may sleep for a while.
+// Whether the phase of this parity is over; may sleep for a while. Block scope is enough for what
+// comes into shared memory, which no cache keeps; a wider one empties L1 at every look.
 WF_INLINE bool phase_over(Arrivals* at, int parity) {
   unsigned over;
   asm volatile(
       "{.reg .pred p;\n\t"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n\t"
       "selp.u32 %0, 1, 0, p;}"
       : "=r"(over)
       : "r"(shared_address(at)), "r"(parity)
