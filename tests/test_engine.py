@@ -207,6 +207,32 @@ def test_two_python_threads_share_one_engine(device):
     assert all(np.array_equal(found[s], expected[s]) for s in range(4))
 
 
+CLOCKS = """
+import sys, threading
+sys.path.insert(0, {tests!r})
+import cases
+from engine_work import Work
+engine = Work(cases.small_configs()[0], 36, device={device!r}).engine()
+begun = threading.Event()
+run = lambda: engine.run([engine.open(1)], [2000], [None], [None], interrupt=begun.set)
+thread = threading.Thread(target=run)
+thread.start()
+begun.wait()
+print(engine.stage_ticks())
+thread.join()
+"""
+
+
+@on_every_device
+def test_clocks_asked_for_during_a_run_hold_nobody_up(device):
+    """In a process of its own: two threads that wait for each other could not be stopped."""
+    code = CLOCKS.format(tests=os.path.dirname(__file__), device=device)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 @on_every_device
 def test_the_engine_works_in_a_forked_child(device):
     work = Work(SMALL[0], 200, device=device)
