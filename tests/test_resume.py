@@ -147,7 +147,10 @@ DAMAGED = {
     "code": (saved_as({**GOOD, "config": Harmful()}), "cannot be read"),
     "list": (saved_as([1, 2]), "is not the checkpoint of a training run"),
     "weights": (saved_as({"a": torch.ones(3)}), "is not the checkpoint of a training run"),
-    "newer": (saved_as({**GOOD, "version": 9}), "has version 9, this program reads 2"),
+    "newer": (
+        saved_as({**GOOD, "version": 9}),
+        "has version 9, this program reads 2. Start a new run .* --from",
+    ),
     "partial": (saved_as({**GOOD, "config": "{}", "step": 1}), "lacks settings, model, average"),
 }
 

@@ -87,7 +87,8 @@ def read(folder: Path) -> State:
     if content.get("version") != VERSION:
         raise ModelError(
             f"The checkpoint {str(path)!r} has version {content.get('version')}, this program "
-            f"reads {VERSION}."
+            f"reads {VERSION}. Start a new run from its model by --from {str(folder)!r} with "
+            "another -o, or go on with the release that wrote it."
         )
     parts = ("config", "settings", "step", "model", "average", "optimizer", "masks")
     missing = [name for name in parts if name not in content]
