@@ -148,6 +148,18 @@ def test_low_temperature_lowers_the_entropy(device):
     assert distinct(0.05) < distinct(1.0) < distinct(20.0)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 2.9e-39, 1e-38])
+@pytest.mark.parametrize("work", CASES, indirect=True, ids=id_of)
+def test_the_lowest_temperatures_take_the_largest_logit(work, temperature):
+    """Their inverse is beyond float32."""
+    engine, rows, n = work.engine(), [[r] for r in work.rows.values()], 20
+    greedy, cold = (
+        engine.run([engine.open(1, **how)], [n], *rows)[0][0]
+        for how in ({"greedy": True}, {"temperature": temperature})
+    )
+    assert np.array_equal(cold, greedy)
+
+
 @on_every_device
 def test_folds_and_items_draw_different_numbers(device):
     work = Work(SMALL[0], 50, device=device)

@@ -26,13 +26,16 @@ struct Stream {
   StreamState state;
 };
 
+// Beyond, every draw takes the largest logit; infinity would make NaN of that logit's own 0.
+constexpr double kLargestInverse = 1e38;
+
 Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t fold,
                    uint64_t start, double temperature, bool greedy) {
   WF_CHECK(temperature > 0 && std::isfinite(temperature), "temperature is ", temperature,
            ", expected a positive number (use greedy=True for no randomness)");
   Stream stream{make_stream(engine.config(), {seed, item, fold})};
   stream.state.start = start;
-  stream.state.inv_temperature = float(1.0 / temperature);
+  stream.state.inv_temperature = float(std::min(1.0 / temperature, kLargestInverse));
   stream.state.greedy = greedy;
   return stream;
 }
