@@ -288,6 +288,14 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(little, tmp_path, optio
     assert not (tmp_path / "out").exists()
 
 
+def test_a_refused_run_leaves_none_of_the_folders_above_that_it_made(little, tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    assert run("train", little, "-o", there / "a" / "b" / "c", "--steps", 0).exit_code == 2
+    assert there.is_dir()
+    assert list(there.iterdir()) == []
+
+
 def test_a_refused_run_leaves_a_folder_that_was_there(little, tmp_path):
     """Even an empty one: it may be there for a reason."""
     assert run("train", little, "-o", tmp_path, "--steps", 0).exit_code == 2
