@@ -274,6 +274,7 @@ def test_nothing_to_resume_is_said(little, tmp_path):
         (("--hidden", 33), "hidden_size 33 not divisible by 32"),
         (("--preset", "fatchord-raw9"), "native-22k and mkotha do"),
         (("--prune", 0.5, "--hidden", 32, "--fc", 24), "do not divide every matrix"),
+        (("--fc", 0), "fc_size is 0, must be positive"),
         (("--device", "tpu"), "not on 'tpu'"),
         (("--segment", 10**6), "No recording can be trained on"),
         (("--held-out", 4), "cannot give 4 held-out ones"),

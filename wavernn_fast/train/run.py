@@ -61,7 +61,7 @@ class ModelSizes:
             "core": "dual",
             "head": "dual_softmax",
             "hidden_size": self.hidden_size,
-            "fc_size": self.fc_size or self.hidden_size,
+            "fc_size": self.hidden_size if self.fc_size is None else self.fc_size,
             "n_classes": 256,
             "sample_rate": preset.sample_rate,
             "output": preset.output,
