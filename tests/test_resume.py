@@ -175,6 +175,30 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, share):
         state.read(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["text", "code"])
+def test_a_refused_checkpoint_gives_no_advice_to_run_its_code(tmp_path, kind):
+    (tmp_path / "state.pt").write_bytes(DAMAGED[kind][0])
+    with pytest.raises(ModelError) as caught:
+        state.read(tmp_path)
+    assert "weights_only" not in str(caught.value)
+    assert f"by --from {str(tmp_path)!r} with another -o" in str(caught.value)
+
+
+def test_a_log_of_other_bytes_is_begun_anew(tmp_path):
+    finish(trainer(tmp_path, settings(steps=2)))
+    (tmp_path / LOG).write_bytes(bytes(range(256)) * 9)
+    finish(resumed(tmp_path, settings(steps=4)))
+    assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()][-1] == 4
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path):
+    finish(trainer(tmp_path, settings(steps=2)))
+    (tmp_path / LOG).unlink()
+    (tmp_path / LOG).mkdir()
+    with pytest.raises(ModelError, match=r"The log '.*log\.jsonl' cannot be read \(Is a dir.*move"):
+        resumed(tmp_path)
+
+
 def test_a_folder_without_a_checkpoint_is_said(tmp_path):
     with pytest.raises(ModelError, match="There is no checkpoint"):
         state.read(tmp_path)
