@@ -128,12 +128,67 @@ class Eager(Peer):
 # --- numpy ----------------------------------------------------------------------------------------
 
 
-class NumpyLoop(Peer):
-    """A careful numpy loop in single precision: one matvec for R, halves cut as views."""
+class ArrayLoop(Peer):
+    """A careful loop over arrays in single precision: one product for R, halves cut as views.
+
+    `build` sets `xp`, numpy or a module like it, and `w`, the stacked weights as its arrays.
+    """
+
+    xp: Any
+    w: dict[str, Any]
+
+    def _loop(self, n_steps: int, keep_logits: bool) -> tuple[Any, Any]:
+        """(samples [batch, n], logits [batch, n, 512] or None), both arrays of `xp`."""
+        xp, w, batch, half = self.xp, self.w, self.batch, self.config.hidden_size // 2
+        uniforms = xp.asarray(self.random.random((n_steps, 2, batch, 1), np.float32))
+        h = [xp.zeros((batch, half), np.float32) for _ in range(2)]
+        x = xp.full((batch, 3), self.config.first_input, np.float32)  # c, f, c now
+        samples = xp.zeros((batch, n_steps), np.int32)
+        logits = xp.zeros((batch, n_steps, 512), np.float32) if keep_logits else None
+        for t in range(n_steps):
+            r = xp.concatenate(h, axis=1) @ w["R"] + w["R_b"]
+            inputs = x[:, :2] @ w["I_coarse"] + w["I_coarse_b"]
+            h[0] = self._cell(r[:, : 3 * half], inputs, h[0])
+            coarse_logits = self._output("O1", "O2", h[0])
+            coarse = self._draw(coarse_logits, uniforms[t, 0])
+            x[:, 2] = coarse / 127.5 - 1.0
+            inputs = x @ w["I_fine"] + w["I_fine_b"]
+            h[1] = self._cell(r[:, 3 * half :], inputs, h[1])
+            fine_logits = self._output("O3", "O4", h[1])
+            fine = self._draw(fine_logits, uniforms[t, 1])
+            x[:, 0] = x[:, 2]
+            x[:, 1] = fine / 127.5 - 1.0
+            samples[:, t] = 256 * coarse + fine
+            if logits is not None:
+                logits[:, t] = xp.concatenate([coarse_logits, fine_logits], axis=1)
+        return samples, logits
+
+    def _cell(self, recurrent: Any, inputs: Any, h: Any) -> Any:
+        xp, half = self.xp, h.shape[1]
+        gates = recurrent[:, : 2 * half] + inputs[:, : 2 * half]
+        gates = 1.0 / (1.0 + xp.exp(-gates))
+        reset, update = gates[:, :half], gates[:, half:]
+        candidate = xp.tanh(reset * recurrent[:, 2 * half :] + inputs[:, 2 * half :])
+        return candidate + update * (h - candidate)
+
+    def _output(self, first: str, second: str, y: Any) -> Any:
+        w = self.w
+        hidden = self.xp.maximum(y @ w[first] + w[f"{first}_b"], 0.0)
+        return hidden @ w[second] + w[f"{second}_b"]
+
+    def _draw(self, logits: Any, uniform: Any) -> Any:
+        xp = self.xp
+        cumulative = xp.cumsum(xp.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
+        return xp.minimum((cumulative <= uniform * cumulative[:, -1:]).sum(axis=1), 255)
+
+
+class NumpyLoop(ArrayLoop):
+    """The loop in numpy, which the BLAS behind it makes fast."""
 
     name = "numpy"
 
     def build(self) -> None:
+        self.xp = np
         self.w = stacked_weights(self.config, self.tensors)  # transposed views: BLAS takes them
 
     def sample(self, n_steps: int, keep_logits: bool) -> tuple[Samples, Logits | None]:
@@ -141,50 +196,6 @@ class NumpyLoop(Peer):
 
         with threadpool_limits(self.threads):
             return self._loop(n_steps, keep_logits)
-
-    def _loop(self, n_steps: int, keep_logits: bool) -> tuple[Samples, Logits | None]:
-        half, batch = self.config.hidden_size // 2, self.batch
-        uniforms = self.random.random((n_steps, 2, batch, 1), np.float32)
-        h = np.zeros((2, batch, half), np.float32)
-        x = np.full((batch, 3), self.config.first_input, np.float32)  # c, f, c now
-        samples = np.zeros((batch, n_steps), np.int32)
-        logits = np.zeros((batch, n_steps, 512), np.float32) if keep_logits else None
-        for t in range(n_steps):
-            r = np.concatenate([h[0], h[1]], axis=1) @ self.w["R"] + self.w["R_b"]
-            h[0] = self._cell(
-                r[:, : 3 * half], x[:, :2] @ self.w["I_coarse"] + self.w["I_coarse_b"], h[0]
-            )
-            coarse_logits = self._output("O1", "O2", h[0])
-            coarse = self._draw(coarse_logits, uniforms[t, 0])
-            x[:, 2] = coarse / 127.5 - 1.0
-            h[1] = self._cell(r[:, 3 * half :], x @ self.w["I_fine"] + self.w["I_fine_b"], h[1])
-            fine_logits = self._output("O3", "O4", h[1])
-            fine = self._draw(fine_logits, uniforms[t, 1])
-            x[:, 0] = x[:, 2]
-            x[:, 1] = fine / 127.5 - 1.0
-            samples[:, t] = 256 * coarse + fine
-            if logits is not None:
-                logits[:, t] = np.concatenate([coarse_logits, fine_logits], axis=1)
-        return samples, logits
-
-    @staticmethod
-    def _cell(recurrent: Any, inputs: Any, h: Any) -> Any:
-        half = h.shape[1]
-        gates = recurrent[:, : 2 * half] + inputs[:, : 2 * half]
-        gates = 1.0 / (1.0 + np.exp(-gates))
-        reset, update = gates[:, :half], gates[:, half:]
-        candidate = np.tanh(reset * recurrent[:, 2 * half :] + inputs[:, 2 * half :])
-        return candidate + update * (h - candidate)
-
-    def _output(self, first: str, second: str, y: Any) -> Any:
-        w = self.w
-        hidden = np.maximum(y @ w[first] + w[f"{first}_b"], 0.0)
-        return hidden @ w[second] + w[f"{second}_b"]
-
-    @staticmethod
-    def _draw(logits: Any, uniform: Any) -> Any:
-        cumulative = np.cumsum(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
-        return (cumulative <= uniform * cumulative[:, -1:]).sum(axis=1).clip(max=255)
 
 
 # --- compiled and batched -------------------------------------------------------------------------

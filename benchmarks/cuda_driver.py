@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 # CUdevice_attribute, CUfunction_attribute
 CLOCK_KHZ, MULTIPROCESSORS, L2_BYTES, MAJOR, MINOR = 13, 16, 38, 75, 76
-LOCAL_BYTES, REGISTERS, DYNAMIC_SHARED, NON_PORTABLE_CLUSTER = 3, 4, 8, 14
+NON_PORTABLE_CLUSTER = 14
 
 Handle = ctypes.c_void_p
 U = ctypes.c_uint
@@ -35,14 +35,11 @@ SIGNATURES: dict[str, list[Any]] = {
     "cuCtxSetCurrent": [Handle],
     "cuCtxSynchronize": [],
     "cuMemAlloc_v2": [ctypes.POINTER(ctypes.c_uint64), ctypes.c_size_t],
-    "cuMemFree_v2": [ctypes.c_uint64],
     "cuMemsetD8_v2": [ctypes.c_uint64, ctypes.c_ubyte, ctypes.c_size_t],
-    "cuMemcpyHtoD_v2": [ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t],
     "cuMemcpyDtoH_v2": [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t],
     "cuModuleLoadData": [ctypes.POINTER(Handle), ctypes.c_char_p],
     "cuModuleGetFunction": [ctypes.POINTER(Handle), Handle, ctypes.c_char_p],
     "cuFuncSetAttribute": [Handle, ctypes.c_int, ctypes.c_int],
-    "cuFuncGetAttribute": [ctypes.POINTER(ctypes.c_int), ctypes.c_int, Handle],
     "cuLaunchKernel": [Handle, U, U, U, U, U, U, U, Handle, ctypes.c_void_p, ctypes.c_void_p],
     "cuLaunchCooperativeKernel": [Handle, U, U, U, U, U, U, U, Handle, ctypes.c_void_p],
     "cuEventCreate": [ctypes.POINTER(Handle), U],
@@ -150,11 +147,6 @@ class Function:
     def __init__(self, driver: Driver, handle: Any) -> None:
         self.driver, self.handle = driver, handle
 
-    def attribute(self, which: int) -> int:
-        value = ctypes.c_int()
-        self.driver.call("cuFuncGetAttribute", ctypes.byref(value), which, self.handle)
-        return value.value
-
     def set(self, which: int, value: int) -> None:
         self.driver.call("cuFuncSetAttribute", self.handle, which, value)
 
@@ -224,7 +216,8 @@ class Nvrtc:
         try:
             self._check("nvrtcCompileProgram", program, ctypes.c_int(len(options)), array)
         except CudaError as error:
-            raise CudaError(f"{error}\n{self._text(program, 'ProgramLog')}") from error
+            log = self._text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+            raise CudaError(f"{error}\n{log}") from error
         return self._text(program, "CUBIN")
 
     def _text(self, program: Any, what: str) -> bytes:

@@ -20,7 +20,7 @@ import gpu_record
 import numpy as np
 import torch
 import torch_loop
-from baselines import Logits, Peer, Samples, stacked_weights
+from baselines import ArrayLoop, Logits, Peer, Samples, stacked_weights
 from torch import Tensor
 
 from wavernn_fast.models.eager import EagerDual
@@ -82,7 +82,7 @@ class FusedStep:
         self.uniforms = make(STEPS_A_REPLAY, 2, batch, 1)
         self.samples = make(STEPS_A_REPLAY, batch).to(torch.int32)
         self.logits = make(STEPS_A_REPLAY, batch, 512)
-        self.compute: Callable[..., Any] = fused_sample
+        self.compute: Callable[..., Any] = torch_loop.step
 
     def reset(self) -> None:
         self.h.zero_()
@@ -93,36 +93,16 @@ class FusedStep:
         """STEPS_A_REPLAY samples, in place."""
         h, coarse, fine = self.h, self.coarse, self.fine
         for t in range(STEPS_A_REPLAY):
-            h, coarse, fine, sample, logits = self.compute(
+            h, coarse, fine, sample, coarse_logits, fine_logits = self.compute(
                 self.weights, h, coarse, fine, self.uniforms[t]
             )
             self.samples[t].copy_(sample)
             if keep_logits:
-                self.logits[t].copy_(logits)
+                self.logits[t, :, :256].copy_(coarse_logits)
+                self.logits[t, :, 256:].copy_(fine_logits)
         self.h.copy_(h)
         self.coarse.copy_(coarse)
         self.fine.copy_(fine)
-
-
-def fused_sample(
-    w: dict[str, Tensor], h: Tensor, coarse: Tensor, fine: Tensor, uniforms: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One sample: (h, c, f, 256 c + f [B] int32, logits [B, 512]); uniforms [2, B, 1]."""
-    half = h.size(1) // 2
-    recurrent = torch_loop.dense(h, w, "R")
-    inputs = torch_loop.dense(torch.cat([coarse, fine], dim=1), w, "I_coarse")
-    h_coarse = torch_loop.cell(recurrent[:, : 3 * half], inputs, h[:, :half])
-    coarse_logits = torch_loop.dense(torch.relu(torch_loop.dense(h_coarse, w, "O1")), w, "O2")
-    coarse_class = torch_loop.draw(coarse_logits, uniforms[0])
-    coarse_now = coarse_class / 127.5 - 1.0
-    inputs = torch_loop.dense(torch.cat([coarse, fine, coarse_now], dim=1), w, "I_fine")
-    h_fine = torch_loop.cell(recurrent[:, 3 * half :], inputs, h[:, half:])
-    fine_logits = torch_loop.dense(torch.relu(torch_loop.dense(h_fine, w, "O3")), w, "O4")
-    fine_class = torch_loop.draw(fine_logits, uniforms[1])
-    sample = (coarse_class * 256 + fine_class)[:, 0].to(torch.int32)
-    logits = torch.cat([coarse_logits, fine_logits], dim=1)
-    state = torch.cat([h_coarse, h_fine], dim=1)
-    return state, coarse_now, fine_class / 127.5 - 1.0, sample, logits
 
 
 class TorchLoopOnDevice(DevicePeer):
@@ -135,7 +115,7 @@ class TorchLoopOnDevice(DevicePeer):
     def build(self) -> None:
         self.step = FusedStep(self, self.device)
         if self.compiles:
-            self.step.compute = torch.compile(fused_sample, dynamic=False)
+            self.step.compute = torch.compile(torch_loop.step, dynamic=False)
         self.replays: dict[bool, Callable[[], None]] = {}
 
     def replay(self, keep_logits: bool) -> Callable[[], None]:
@@ -193,7 +173,7 @@ class TorchCompiledGraph(TorchGraph):
     compiles = True
 
 
-class CupyLoop(DevicePeer):
+class CupyLoop(DevicePeer, ArrayLoop):
     """cuBLAS products and CuPy's element kernels, one Python iteration a sample."""
 
     name = "cupy"
@@ -202,53 +182,15 @@ class CupyLoop(DevicePeer):
         if self.device == "cuda":
             import cupy
 
-            self.xp: Any = cupy
+            self.xp = cupy
         else:
             self.xp = np
         weights = stacked_weights(self.config, self.tensors)
         self.w = {k: self.xp.asarray(v) for k, v in weights.items()}
-        self.half = self.config.hidden_size // 2
 
     def sample(self, n_steps: int, keep_logits: bool) -> tuple[Samples, Logits | None]:
-        xp, batch, w = self.xp, self.batch, self.w
-        uniforms = xp.asarray(self.random.random((n_steps, 2, batch, 1), np.float32))
-        h = [xp.zeros((batch, self.half), np.float32) for _ in range(2)]
-        x = xp.full((batch, 3), self.config.first_input, np.float32)  # c, f, c now
-        samples = xp.zeros((batch, n_steps), np.int32)
-        logits = xp.zeros((batch, n_steps, 512), np.float32) if keep_logits else None
-        for t in range(n_steps):
-            r = xp.concatenate(h, axis=1) @ w["R"] + w["R_b"]
-            inputs = x[:, :2] @ w["I_coarse"] + w["I_coarse_b"]
-            h[0] = self._cell(r[:, : 3 * self.half], inputs, h[0])
-            coarse_logits = self._output("O1", "O2", h[0])
-            coarse = self._draw(coarse_logits, uniforms[t, 0])
-            x[:, 2] = coarse / 127.5 - 1.0
-            inputs = x @ w["I_fine"] + w["I_fine_b"]
-            h[1] = self._cell(r[:, 3 * self.half :], inputs, h[1])
-            fine_logits = self._output("O3", "O4", h[1])
-            fine = self._draw(fine_logits, uniforms[t, 1])
-            x[:, 0] = x[:, 2]
-            x[:, 1] = fine / 127.5 - 1.0
-            samples[:, t] = 256 * coarse + fine
-            if logits is not None:
-                logits[:, t] = xp.concatenate([coarse_logits, fine_logits], axis=1)
+        samples, logits = self._loop(n_steps, keep_logits)
         return self._host(samples), None if logits is None else self._host(logits)
-
-    def _cell(self, recurrent: Any, inputs: Any, h: Any) -> Any:
-        xp, half = self.xp, self.half
-        gates = 1.0 / (1.0 + xp.exp(-(recurrent[:, : 2 * half] + inputs[:, : 2 * half])))
-        candidate = xp.tanh(gates[:, :half] * recurrent[:, 2 * half :] + inputs[:, 2 * half :])
-        return candidate + gates[:, half:] * (h - candidate)
-
-    def _output(self, first: str, second: str, y: Any) -> Any:
-        w = self.w
-        hidden = self.xp.maximum(y @ w[first] + w[f"{first}_b"], 0.0)
-        return hidden @ w[second] + w[f"{second}_b"]
-
-    def _draw(self, logits: Any, uniform: Any) -> Any:
-        xp = self.xp
-        cumulative = xp.cumsum(xp.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
-        return xp.minimum((cumulative <= uniform * cumulative[:, -1:]).sum(axis=1), 255)
 
     def _host(self, array: Any) -> Any:
         return array if self.xp is np else self.xp.asnumpy(array)

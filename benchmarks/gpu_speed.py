@@ -183,6 +183,7 @@ def measure_all(
             job = left.pop(0)
             what = {"what": str(asdict(job)), "error": f"exit code {process.returncode}"}
             record["failures"].append(what)
+            print(f"FAILED {what['what']}: {what['error']}", flush=True)
     return list(record[into])
 
 

@@ -187,10 +187,9 @@ STALLS = re.compile(r"issue_stalled_(\w+?)(_not_issued)?_(per_warp_active|per_is
 def ncu(record: gpu_record.Record, options: argparse.Namespace) -> None:
     program = tool("ncu")
     record["runs"], raw = {}, []
-    steps, text_of = options.steps, " ".join
-    small = [*SMALL, "--hidden", "896", "--steps", str(steps), "--runs", "8"]
-    record["command"], record["steps"] = text_of(small), steps
-    run([*small], 60)  # compiles
+    small = [*SMALL, "--hidden", "896", "--steps", str(options.steps), "--runs", "8"]
+    record["command"], record["steps"] = " ".join(small), options.steps
+    run(small, 60)  # compiles
     base = [program, "--clock-control", "none", "--kernel-name", "wavernn_persistent"]
     # The first call is cut into short launches, which find the speed; by the seventh launch a call
     # is one launch of all its steps.

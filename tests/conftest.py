@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -17,4 +18,5 @@ def fake_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def fake(fake_libraries: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """One fake GPU and compiler, scripted by the test."""
+    gc.collect()  # what tracebacks of earlier tests hold would be given back in this one's record
     return Fake(fake_libraries, tmp_path, monkeypatch)

@@ -22,7 +22,6 @@ from pathlib import Path
 from wavernn_fast import _C
 
 ENTRY = "cuda/kernels/entry_device.cuh"
-OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
 PLACES = ("nvidia/cuda_nvrtc/lib", "nvidia/cu12/lib", "nvidia/cu13/lib", ".")
 
 
@@ -38,57 +37,30 @@ class Compiled:
 
 
 class Compiler:
-    """One libnvrtc."""
+    """One libnvrtc, called as the engine calls it: with its options."""
 
     def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
+        self.path = str(path)
         major, minor = ctypes.c_int(), ctypes.c_int()
-        self._call("Version", ctypes.byref(major), ctypes.byref(minor))
+        ctypes.CDLL(self.path).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
         self.version = (major.value, minor.value)
-
-    def _call(self, name: str, *arguments) -> int:
-        return getattr(self.library, f"nvrtc{name}")(*arguments)
-
-    def targets(self) -> list[int]:
-        """Architectures it compiles for: 60, 61, ..."""
-        count = ctypes.c_int()
-        self._call("GetNumSupportedArchs", ctypes.byref(count))
-        found = (ctypes.c_int * count.value)()
-        self._call("GetSupportedArchs", found)
-        return list(found)
-
-    def _text(self, program: ctypes.c_void_p, what: str) -> bytes:
-        size = ctypes.c_size_t()
-        self._call(f"Get{what}Size", program, ctypes.byref(size))
-        buffer = ctypes.create_string_buffer(size.value)
-        self._call(f"Get{what}", program, buffer)
-        return buffer.raw
 
     def compile(self, macros: list[tuple[str, str]], target: int) -> Compiled:
         """Compile the persistent kernel for one shape and one architecture.
 
         Raises
         ------
-        RuntimeError : with the compiler's log
+        DeviceError : with the compiler's log
         """
-        sources = _C.kernel_sources()
-        names = [name.encode() for name, _ in sources]
-        texts = [text.encode() for _, text in sources]
-        strings = ctypes.c_char_p * len(names)
-        program = ctypes.c_void_p()
-        entry = dict(sources)[ENTRY].encode()
-        headers = (len(names), strings(*texts), strings(*names))
-        self._call("CreateProgram", ctypes.byref(program), entry, b"entry.cu", *headers)
-        options = [f"--gpu-architecture=sm_{target}", *OPTIONS]
-        options += [f"-D{macro}={value}" for macro, value in macros]
-        encoded = [option.encode() for option in options]
-        array = (ctypes.c_char_p * len(encoded))(*encoded)
-        code = self._call("CompileProgram", program, len(encoded), array)
-        log = self._text(program, "ProgramLog").rstrip(b"\0").decode()
-        cubin = b"" if code else self._text(program, "CUBIN")
-        self._call("DestroyProgram", ctypes.byref(program))
-        if code:
-            raise RuntimeError(f"sm_{target}: {log[:2000]}")
+        sources = dict(_C.kernel_sources())
+        cubin, log = _C.compile_kernel(
+            "wavernn_persistent",
+            sources[ENTRY],
+            f"sm_{target}",
+            nvrtc=self.path,
+            headers=sources,
+            defines=dict(macros),
+        )
         return Compiled(*report(log), cubin)
 
 

@@ -50,6 +50,36 @@ def test_names_that_clash_are_refused_before_work(model, mels, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+LONG = "n" * 300  # longer than a name may be
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("vocode", "{mels}", "-m", LONG, "-o", "out"),
+        ("vocode", LONG, "-m", "{model}", "-o", "out"),
+        ("vocode", "{mels}", "-m", "{model}", "-o", LONG),
+        ("vocode", "{mels}", "-m", "{model}", "-o", LONG, "--skip-existing"),
+        ("resynth", LONG, "-m", "{model}"),
+        ("mel", "{speech}", "-o", f"{LONG}.npy", "--preset", "native-22k", "--skip-existing"),
+        ("prune", LONG, "-o", "out.safetensors", "--sparsity", "0.5"),
+        ("train", "{speech}", "-o", LONG),
+        ("train", "{speech}", "-o", "out", "--from", LONG),
+        ("train", LONG, "-o", "out"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long_is_an_error_in_a_sentence(
+    command, model, mels, speech, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = run(*(word.format(mels=mels, model=model, speech=speech) for word in command))
+    assert result.exit_code in (1, 2), result.exception
+    assert isinstance(result.exception, SystemExit)
+    assert LONG in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_input_is_never_overwritten(speech, model, tmp_path):
     before = speech.read_bytes()
     result = run("resynth", speech, "-m", model, "-o", tmp_path)

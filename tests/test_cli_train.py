@@ -274,6 +274,7 @@ def test_nothing_to_resume_is_said(little, tmp_path):
         (("--hidden", 33), "hidden_size 33 not divisible by 32"),
         (("--preset", "fatchord-raw9"), "native-22k and mkotha do"),
         (("--prune", 0.5, "--hidden", 32, "--fc", 24), "do not divide every matrix"),
+        (("--fc", 0), "fc_size is 0, must be positive"),
         (("--device", "tpu"), "not on 'tpu'"),
         (("--segment", 10**6), "No recording can be trained on"),
         (("--held-out", 4), "cannot give 4 held-out ones"),
@@ -286,6 +287,14 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(little, tmp_path, optio
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_run_leaves_none_of_the_folders_above_that_it_made(little, tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    assert run("train", little, "-o", there / "a" / "b" / "c", "--steps", 0).exit_code == 2
+    assert there.is_dir()
+    assert list(there.iterdir()) == []
 
 
 def test_a_refused_run_leaves_a_folder_that_was_there(little, tmp_path):

@@ -45,6 +45,23 @@ def test_a_gpu_that_computes_something_else_is_not_used(device: str, gpu: Fake, 
     assert sentence in caplog.text
 
 
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize("failing", ["cuLaunchCooperativeKernel@1=719", "cuMemAlloc_v2@5=2"])
+def test_a_gpu_that_fails_in_the_check_is_not_used(
+    failing: str, device: str, gpu: Fake, caplog
+) -> None:
+    gpu.monkeypatch.delenv("WAVERNN_FAST_GPU_CHECK")
+    gpu.script(fail=failing)
+    sentence = f"compared with the CPU before use, and it failed ({failing.partition('@')[0][:10]}"
+    if device == "cuda":
+        with pytest.raises(DeviceError, match=re.escape(sentence)):
+            make_engine(CONFIG, TENSORS, device, "auto", None)
+        return
+    with caplog.at_level(logging.WARNING, "wavernn_fast"):
+        assert make_engine(CONFIG, TENSORS, device, "auto", None).device == "cpu"
+    assert sentence in caplog.text
+
+
 def labels_of(wav: np.ndarray) -> np.ndarray:
     """What was drawn: 256 coarse + fine."""
     return np.round(wav * 32768 + 32768).astype(int)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import SOURCE, Fake, entries, load_elsewhere, origin_elsewhere
+from fakes import SOURCE, Fake, entries, load_elsewhere, origin_elsewhere, python
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError
@@ -84,6 +84,19 @@ def test_without_a_compiler_the_cache_still_serves_what_the_driver_can_take(fake
     assert origin_elsewhere(source) == "cache"
     assert fake.calls("cuModuleLoadData")[-1].details.startswith("ELF sm_90 by 1305")
     assert origin_elsewhere(source, FAKE_CUDA_VERSION="12040") == "cache"
+    assert fake.calls("cuModuleLoadData")[-1].details.startswith("ELF sm_90 by 1209")
+
+
+def test_a_damaged_entry_gives_way_to_the_next_one_where_there_is_no_compiler(fake: Fake) -> None:
+    source = f"{SOURCE}// {fake.folder}\n"
+    fake.script(version=13000)
+    assert origin_elsewhere(source) == "compiler"
+    fake.install("nvrtc-13")
+    assert origin_elsewhere(source) == "compiler"
+    [newest] = [path for path in entries(fake.cache) if "nvrtc13.5" in path.name]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", "/nowhere")
+    assert origin_elsewhere(source) == "cache"
     assert fake.calls("cuModuleLoadData")[-1].details.startswith("ELF sm_90 by 1209")
 
 
@@ -222,6 +235,21 @@ def test_a_full_disk_leaves_no_half_entry(fake: Fake) -> None:
     )
     assert result.stdout == "compiler\n"
     assert entries(fake.cache) == []
+
+
+def test_what_a_killed_process_left_is_not_in_the_way_of_the_next_of_its_number(fake: Fake) -> None:
+    source = f"{SOURCE}// {fake.folder}\n"
+    assert origin_elsewhere(source) == "compiler"
+    [path] = entries(fake.cache)
+    path.unlink()
+    result = python(
+        "import os\nfrom wavernn_fast import _C\n"
+        f"open(f'{path}.part-{{os.getpid()}}-0', 'w').close()\n"
+        f"_C.CudaDevice().load('probe', {source!r})\n"
+    )
+    assert result.stderr == ""
+    assert path.is_file()
+    assert origin_elsewhere(source) == "cache"
 
 
 def test_the_folder_is_where_the_desktop_rules_say(fake: Fake, tmp_path: Path) -> None:

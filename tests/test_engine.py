@@ -148,6 +148,18 @@ def test_low_temperature_lowers_the_entropy(device):
     assert distinct(0.05) < distinct(1.0) < distinct(20.0)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 2.9e-39, 1e-38])
+@pytest.mark.parametrize("work", CASES, indirect=True, ids=id_of)
+def test_the_lowest_temperatures_take_the_largest_logit(work, temperature):
+    """Their inverse is beyond float32."""
+    engine, rows, n = work.engine(), [[r] for r in work.rows.values()], 20
+    greedy, cold = (
+        engine.run([engine.open(1, **how)], [n], *rows)[0][0]
+        for how in ({"greedy": True}, {"temperature": temperature})
+    )
+    assert np.array_equal(cold, greedy)
+
+
 @on_every_device
 def test_folds_and_items_draw_different_numbers(device):
     work = Work(SMALL[0], 50, device=device)
@@ -205,6 +217,32 @@ def test_two_python_threads_share_one_engine(device):
     for t in threads:
         t.join()
     assert all(np.array_equal(found[s], expected[s]) for s in range(4))
+
+
+CLOCKS = """
+import sys, threading
+sys.path.insert(0, {tests!r})
+import cases
+from engine_work import Work
+engine = Work(cases.small_configs()[0], 36, device={device!r}).engine()
+begun = threading.Event()
+run = lambda: engine.run([engine.open(1)], [2000], [None], [None], interrupt=begun.set)
+thread = threading.Thread(target=run)
+thread.start()
+begun.wait()
+print(engine.stage_ticks())
+thread.join()
+"""
+
+
+@on_every_device
+def test_clocks_asked_for_during_a_run_hold_nobody_up(device):
+    """In a process of its own: two threads that wait for each other could not be stopped."""
+    code = CLOCKS.format(tests=os.path.dirname(__file__), device=device)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @on_every_device

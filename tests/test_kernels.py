@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,28 @@ def test_a_log_without_figures_is_an_error() -> None:
     assert kernels.usage("Used 40 registers\n8 bytes spill stores, 4 bytes spill loads") == (40, 8)
     with pytest.raises(DeviceError, match="did not say"):
         kernels.usage("ptxas info: nothing")
+
+
+def run_as_program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wavernn_fast.kernels", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("arguments", [[], ["one", "two"], ["--help"]])
+def test_the_program_says_how_it_is_called(arguments: list[str], tmp_path: Path) -> None:
+    done = run_as_program(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "usage: python -m wavernn_fast.kernels FOLDER\n"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_folder_that_cannot_be_written_is_said_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run_as_program(str(tmp_path / "file" / "cubins"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: cannot write the kernel ")
+    assert "file/cubins" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def known(name: str) -> str:

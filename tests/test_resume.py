@@ -147,7 +147,10 @@ DAMAGED = {
     "code": (saved_as({**GOOD, "config": Harmful()}), "cannot be read"),
     "list": (saved_as([1, 2]), "is not the checkpoint of a training run"),
     "weights": (saved_as({"a": torch.ones(3)}), "is not the checkpoint of a training run"),
-    "newer": (saved_as({**GOOD, "version": 9}), "has version 9, this program reads 2"),
+    "newer": (
+        saved_as({**GOOD, "version": 9}),
+        "has version 9, this program reads 2. Start a new run .* --from",
+    ),
     "partial": (saved_as({**GOOD, "config": "{}", "step": 1}), "lacks settings, model, average"),
 }
 
@@ -170,6 +173,30 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, share):
     (tmp_path / "state.pt").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ModelError, match="cannot be read"):
         state.read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["text", "code"])
+def test_a_refused_checkpoint_gives_no_advice_to_run_its_code(tmp_path, kind):
+    (tmp_path / "state.pt").write_bytes(DAMAGED[kind][0])
+    with pytest.raises(ModelError) as caught:
+        state.read(tmp_path)
+    assert "weights_only" not in str(caught.value)
+    assert f"by --from {str(tmp_path)!r} with another -o" in str(caught.value)
+
+
+def test_a_log_of_other_bytes_is_begun_anew(tmp_path):
+    finish(trainer(tmp_path, settings(steps=2)))
+    (tmp_path / LOG).write_bytes(bytes(range(256)) * 9)
+    finish(resumed(tmp_path, settings(steps=4)))
+    assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()][-1] == 4
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path):
+    finish(trainer(tmp_path, settings(steps=2)))
+    (tmp_path / LOG).unlink()
+    (tmp_path / LOG).mkdir()
+    with pytest.raises(ModelError, match=r"The log '.*log\.jsonl' cannot be read \(Is a dir.*move"):
+        resumed(tmp_path)
 
 
 def test_a_folder_without_a_checkpoint_is_said(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from wavernn_fast import _C, selfcheck
+from wavernn_fast.errors import EngineError
 from wavernn_fast.synthetic import random_model
 
 
@@ -43,6 +44,17 @@ def test_a_fault_of_synchronisation_is_noticed(fault: str) -> None:
 
 def test_a_draw_at_a_tie_is_no_fault() -> None:
     config, emu, cpu = engines("dual:64", scale=1.0 + 1e-6)
+    assert selfcheck.problem(emu, cpu, config) == ""
+
+
+def test_a_model_that_the_cpu_cannot_run_tells_nothing_of_the_kernel() -> None:
+    config, tensors = random_model("dual:64")
+    for name in ("coarse_fc1.weight", "coarse_fc2.weight"):
+        tensors[name] = tensors[name] * np.float32(1e30)
+    fields = dataclasses.asdict(config)
+    emu, cpu = (_C.Engine(fields, tensors, device=device) for device in ("emu", "cpu"))
+    with pytest.raises(EngineError, match="not finite"):
+        cpu.run([cpu.open(1)], [selfcheck.STEPS], [None], [None])
     assert selfcheck.problem(emu, cpu, config) == ""
 
 

@@ -30,6 +30,7 @@ from wavernn_fast.fold import fold_plan, join_folds
 from wavernn_fast.lanes import SLICE_STEPS
 from wavernn_fast.samples import encode_targets
 from wavernn_fast.scoring import mixture_nll, negative_log_likelihood
+from wavernn_fast.synthetic import random_model
 from wavernn_fast.utterance import MelRows
 from wavernn_fast.vocoder import Vocoder
 
@@ -204,6 +205,14 @@ def test_greedy_needs_no_seed(config):
     first = voc.generate(frames, seed=1, greedy=True)
     assert same_bits(first, voc.generate(frames, seed=2, greedy=True, temperature=3.0))
     assert not np.array_equal(first, voc.generate(frames, seed=1))
+
+
+@pytest.mark.parametrize(("device", "parallel"), [("cpu", "threads"), ("emu", "blocks")])
+def test_its_text_says_where_it_runs_and_on_how_much(device, parallel):
+    voc = Vocoder(*random_model("dual:32"), device=device)
+    assert voc.device == device
+    expected = f"{device}/{voc.isa}/fp32, {voc.cpu_threads} {parallel})"
+    assert repr(voc).endswith(expected)
 
 
 def test_a_very_low_temperature_is_greedy():

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import _C, nvrtc
-from .errors import DeviceError, InputError
+from .errors import DeviceError, WaveRNNError
 
 # (hidden size, width of the output layers, mel bins): the paper's, and the voice of the package
 USUAL = ((256, 256, 80), (512, 256, 0), (512, 256, 80), (896, 448, 0), (896, 448, 80))
@@ -31,18 +31,21 @@ def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -
     Parameters
     ----------
     folder : str
-        Where files go; those that are there already are kept.
+        Where files go; it is made if it is not there, and what else it holds stays.
     models : iterable of (hidden size, fc size, mel bins)
 
     Returns
     -------
     list of str
-        One line a kernel: model, GPU, registers and spilled bytes as the compiler reports them.
+        One line a model and GPU: registers and spilled bytes of its plain kernel, as the compiler
+        reports them.
 
     Raises
     ------
     DeviceError
         If there is no NVRTC, or it refuses the kernel.
+    InputError
+        If the folder cannot be written.
     """
     paths = nvrtc.libraries()
     if not paths:
@@ -55,14 +58,13 @@ def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -
                 arch = _C.gpu_plan(config, gpu=gpu)["arch"]
             except DeviceError:
                 continue  # too large for this one
-            logs = [
+            plain, _ = (
                 _C.compile_plan(
                     config, target_of(arch), nvrtc=paths[0], gpu=gpu, full=full, folder=folder
                 )[1]
                 for full in (False, True)  # full: forced labels, greedy draws, logits
-            ]
-            log = logs[0]
-            registers, spilled = usage(log)
+            )
+            registers, spilled = usage(plain)
             lines.append(
                 f"{hidden}/{fc}, {mels} mels, {gpu} ({target_of(arch)}): {registers} registers, "
                 f"{spilled} bytes spilled"
@@ -96,7 +98,18 @@ def plan_config(hidden: int, fc: int, mels: int) -> dict[str, Any]:
     return {**sizes, **frames, **rest}
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Run as a program; returns its exit code, those of `wavernn-fast`."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m wavernn_fast.kernels FOLDER", file=sys.stderr)
+        return 2
+    try:
+        print("\n".join(compile_usual(arguments[0])))
+    except WaveRNNError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 3 if isinstance(error, DeviceError) else 2
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise InputError("usage: python -m wavernn_fast.kernels FOLDER")
-    print("\n".join(compile_usual(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelConfig
-from .errors import EngineError
+from .errors import DeviceError, EngineError
 
 if TYPE_CHECKING:
     from . import _C
@@ -29,7 +29,7 @@ def problem(engine: _C.Engine, twin: _C.Engine, config: ModelConfig) -> str:
     """Say in which way an engine differs from its twin on another device; empty if it does not.
 
     Both draw 16 samples from one seed. Where a draw differs, which a rounding can do, logits under
-    the same forced samples decide.
+    the same forced samples decide. A model that the twin itself cannot run tells nothing.
 
     Parameters
     ----------
@@ -46,13 +46,16 @@ def problem(engine: _C.Engine, twin: _C.Engine, config: ModelConfig) -> str:
         return ""
     rows = _conditioning(engine, config)
     try:
-        drawn = _run(engine, rows)[0]
-    except EngineError as error:
-        return f"it failed ({str(error).rstrip('.')})"
-    expected = _run(twin, rows)[0]
-    if np.array_equal(drawn, expected):
+        expected = _run(twin, rows)[0]
+    except EngineError:
         return ""
-    return _difference(_run(engine, rows, expected)[1], _run(twin, rows, expected)[1])
+    try:
+        if np.array_equal(_run(engine, rows)[0], expected):
+            return ""
+        logits = _run(engine, rows, expected)[1]
+    except (DeviceError, EngineError) as error:
+        return f"it failed ({str(error).rstrip('.')})"
+    return _difference(logits, _run(twin, rows, expected)[1])
 
 
 def _run(

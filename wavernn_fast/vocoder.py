@@ -125,7 +125,7 @@ class Vocoder:
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu"."""
+        """Where it runs: "cpu", "cuda" or "emu"."""
         return self._engine.device
 
     @property
@@ -135,12 +135,12 @@ class Vocoder:
 
     @property
     def isa(self) -> str:
-        """Instruction set in use, such as "avx2"."""
+        """Instruction set in use, such as "avx2"; a GPU's name, or the emulator's schedule."""
         return self._engine.isa
 
     @property
     def cpu_threads(self) -> int:
-        """Threads that work on one call."""
+        """Threads that work on one call; on a GPU and in the emulator, blocks of the kernel."""
         return self._engine.threads
 
     @property
@@ -157,7 +157,8 @@ class Vocoder:
         c = self._config
         return (
             f"Vocoder({c.core} {c.hidden_size}, {c.head}, {c.sample_rate} Hz, "
-            f"{self.device}/{self.isa}/{self.dtype}, {self.cpu_threads} threads)"
+            f"{self.device}/{self.isa}/{self.dtype}, {self.cpu_threads} "
+            f"{'threads' if self.device == 'cpu' else 'blocks'})"
         )
 
     # --- sound ---

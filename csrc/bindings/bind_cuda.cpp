@@ -19,8 +19,13 @@ using Device = cuda::DeviceCuda;
 using Kernel = cuda::KernelCuda;
 
 py::list cuda_devices() {
+  std::vector<cuda::DeviceFacts> found;
+  {
+    const py::gil_scoped_release release;  // a driver may take seconds to start
+    found = cuda::list_devices();
+  }
   py::list devices;
-  for (const cuda::DeviceFacts& facts : cuda::list_devices()) {
+  for (const cuda::DeviceFacts& facts : found) {
     py::dict d = limits_of(facts.limits);
     d["ordinal"] = facts.ordinal;
     d["memory_bytes"] = facts.memory_bytes;

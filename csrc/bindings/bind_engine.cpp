@@ -26,13 +26,16 @@ struct Stream {
   StreamState state;
 };
 
+// Beyond, every draw takes the largest logit; infinity would make NaN of that logit's own 0.
+constexpr double kLargestInverse = 1e38;
+
 Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t fold,
                    uint64_t start, double temperature, bool greedy) {
   WF_CHECK(temperature > 0 && std::isfinite(temperature), "temperature is ", temperature,
            ", expected a positive number (use greedy=True for no randomness)");
   Stream stream{make_stream(engine.config(), {seed, item, fold})};
   stream.state.start = start;
-  stream.state.inv_temperature = float(1.0 / temperature);
+  stream.state.inv_temperature = float(std::min(1.0 / temperature, kLargestInverse));
   stream.state.greedy = greedy;
   return stream;
 }
@@ -185,19 +188,22 @@ std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensor
                                   int ordinal, std::optional<uint64_t> stream,
                                   const std::vector<std::string>& nvrtc,
                                   const std::string& cubins) {
-  return make_engine(read_config(config), read_weights(tensors),
-                     {device,
-                      dtype,
-                      threads,
-                      isa,
-                      gpu,
-                      exchanges,
-                      blocks,
-                      warps,
-                      cluster,
-                      exact,
-                      clocks,
-                      {ordinal, stream, {nvrtc, cubins}}});
+  const ModelConfig c = read_config(config);
+  const CanonicalWeights weights = read_weights(tensors);
+  const EngineOptions options{device,
+                              dtype,
+                              threads,
+                              isa,
+                              gpu,
+                              exchanges,
+                              blocks,
+                              warps,
+                              cluster,
+                              exact,
+                              clocks,
+                              {ordinal, stream, {nvrtc, cubins}}};
+  const py::gil_scoped_release release;  // packing takes seconds, compiling a kernel more
+  return make_engine(c, weights, options);
 }
 
 // What the plan holds of each weight matrix, for tests: {name: [rows, cols]} in canonical order.
@@ -248,7 +254,8 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("draws_per_step",
                              [](const Engine& e) { return e.config().draws_per_step(); })
       .def("describe", &Engine::describe)
-      .def("stage_ticks", &Engine::stage_ticks)
+      // A run in another thread holds the engine's lock when it asks for the GIL.
+      .def("stage_ticks", &Engine::stage_ticks, py::call_guard<py::gil_scoped_release>())
       .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,
            py::arg("fold") = 0, py::arg("start") = 0, py::arg("temperature") = 1.0,
            py::arg("greedy") = false)

@@ -4,11 +4,15 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <set>
 #include <sstream>
+#include <utility>
 
 #include "cuda/nvrtc.h"
 #include "cuda/sha256.h"
@@ -40,6 +44,19 @@ std::optional<Image> parse(const std::string& content) {
   const std::string rest = content.substr(line + 1);
   if (hash != sha256(rest) || log_bytes >= rest.size()) return {};
   return Image{rest.substr(log_bytes), rest.substr(0, log_bytes), ""};
+}
+
+// A new file for the content of `target`, and its name. A name may be taken already: by what a
+// killed process of the same number left, or in another container, where numbers begin anew.
+std::pair<int, std::string> create_beside(const std::string& target) {
+  static std::atomic<unsigned> counter = 0;
+  for (int tries = 0; tries < 1000; ++tries) {
+    const std::string part =
+        target + ".part-" + std::to_string(getpid()) + "-" + std::to_string(counter++);
+    const int file = ::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (file >= 0 || errno != EEXIST) return {file, part};
+  }
+  return {-1, {}};
 }
 
 bool write_all(int file, const std::string& content) {
@@ -102,18 +119,18 @@ std::optional<Image> ImageFolder::read(const std::string& name) const {
 std::optional<Image> ImageFolder::read_any(const std::string& source_hash,
                                            const std::string& target, int driver_version) const {
   const std::string start = source_hash + "-" + target + "-nvrtc";
-  int best = 0;
+  std::set<int, std::greater<>> versions;  // newest first
   std::error_code error;
   for (fs::directory_iterator i(path_, error), end; !error && i != end; i.increment(error)) {
     const int version = version_in(i->path().filename().string(), start);
-    if (version / 1000 <= driver_version / 1000 && version > best) best = version;
+    if (version > 0 && version / 1000 <= driver_version / 1000) versions.insert(version);
   }
-  if (best == 0) return {};
-  return read(entry_name(source_hash, target, best));
+  for (const int version : versions)
+    if (auto image = read(entry_name(source_hash, target, version))) return image;
+  return {};
 }
 
 bool ImageFolder::write(const std::string& name, const Image& image) const {
-  static std::atomic<unsigned> counter = 0;
   if (path_.empty()) return false;
   std::error_code error;
   fs::create_directories(path_, error);
@@ -121,9 +138,7 @@ bool ImageFolder::write(const std::string& name, const Image& image) const {
   const std::string content =
       kMagic + sha256(rest) + " " + std::to_string(image.log.size()) + "\n" + rest;
   const std::string target = (fs::path(path_) / name).string();
-  const std::string part =
-      target + ".part-" + std::to_string(getpid()) + "-" + std::to_string(counter++);
-  const int file = ::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  const auto [file, part] = create_beside(target);
   if (file < 0) return false;
   bool written = write_all(file, content);
   written = ::close(file) == 0 && written;

@@ -32,7 +32,7 @@ class ImageFolder {
   const std::string& path() const { return path_; }
   // An entry whose content has the hash that it states; anything else is no entry.
   std::optional<Image> read(const std::string& name) const;
-  // The newest entry of a kernel and target by any NVRTC that the driver can follow.
+  // The newest whole entry of a kernel and target by any NVRTC that the driver can follow.
   std::optional<Image> read_any(const std::string& source_hash, const std::string& target,
                                 int driver_version) const;
   // Whole or not at all, also beside other processes that write the same. False: not written, as

@@ -103,7 +103,8 @@ Compiled compile_for(const gpu::KernelSpec& spec, const std::string& target,
   if (folder.empty()) return compiled;
   const std::string name = entry_name(source_hash(spec), target, compiler.version());
   WF_CHECK(ImageFolder(folder).write(name, {compiled.image, compiled.log, ""}),
-           "cannot write the kernel ", name, " to ", folder);
+           "cannot write the kernel ", name, " to ", folder,
+           "; name a folder that you may write to, on a disk with room");
   return compiled;
 }
 

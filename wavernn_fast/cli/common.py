@@ -202,7 +202,7 @@ def collect(
     """
     found = expand(inputs, reads)
     to_file = output == PIPE or Path(output).suffix.lower() in set(single)
-    if to_file and not Path(output).is_dir():
+    if to_file and not os.path.isdir(output):
         if len(found) != 1:
             raise InputError(
                 f"The output {output!r} is one file but there are {len(found)} inputs; "
@@ -231,14 +231,14 @@ def _expand(name: str, endings: set[str]) -> list[tuple[str, Path]]:
     if name == PIPE:
         return [(PIPE, Path("stdin"))]
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
         if not files:
             raise InputError(
                 f"The folder {name!r} holds no file ending in {', '.join(sorted(endings))}."
             )
         return [(str(p), p.relative_to(path)) for p in files]
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"The input {name!r} does not exist.")
     return [(name, Path(path.name))]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class SynthesisJob:
     def run(self, items: Sequence[common.Item]) -> int:
         """Do all items and return the exit code."""
         if self.options["skip_existing"]:
-            self.report.skipped = [i.target for i in items if Path(i.target).exists()]
+            self.report.skipped = [i.target for i in items if os.path.exists(i.target)]
             items = [i for i in items if i.target not in set(self.report.skipped)]
         size = _POOL * self.options["streams"]
         with common.Progress(len(items), self.quiet) as progress:

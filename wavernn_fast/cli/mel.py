@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,7 +51,7 @@ def _run(
     report = common.Report()
     with common.Progress(len(items), quiet) as progress:
         for item in items:
-            if options["skip_existing"] and Path(item.target).exists():
+            if options["skip_existing"] and os.path.exists(item.target):
                 report.skipped.append(item.target)
                 progress.done()
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,6 @@ def command(
 
 def _default_output(inputs: Sequence[str]) -> str:
     """NAME.resynth.wav here for a single file; more need a folder."""
-    if len(inputs) != 1 or inputs[0] == common.PIPE or Path(inputs[0]).is_dir():
+    if len(inputs) != 1 or inputs[0] == common.PIPE or os.path.isdir(inputs[0]):
         raise click.UsageError("Give -o: a folder for several recordings, or '-' for a pipe.")
     return f"{Path(inputs[0]).stem}.resynth.wav"

@@ -8,6 +8,7 @@ stopped goes on with the very segments it would have drawn.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +60,14 @@ def find_recordings(data: str | Path) -> list[Path]:
         If it does not exist, holds no audio file, or a line of a manifest names none.
     """
     path = Path(data)
-    if path.is_dir():
+    if os.path.isdir(path):
         named = (p for p in path.rglob("*") if p.suffix.lower() in audio.READ_SUFFIXES)
         files = sorted(p for p in named if p.is_file())
         if not files:
             endings = ", ".join(audio.READ_SUFFIXES)
             raise InputError(f"The folder {str(path)!r} holds no audio file ({endings}).")
         return files
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"The training data {str(path)!r} does not exist.")
     if path.suffix.lower() in MANIFESTS:
         return _manifest(path)

@@ -318,11 +318,17 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """Drop lines that were written after the checkpoint, and a line that was cut short."""
+    """Drop lines that were written after the checkpoint, and what is no line of a log."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ModelError(
+            f"The log {str(path)!r} cannot be read ({error.strerror}); move it away."
+        ) from error
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class ModelSizes:
             "core": "dual",
             "head": "dual_softmax",
             "hidden_size": self.hidden_size,
-            "fc_size": self.fc_size or self.hidden_size,
+            "fc_size": self.hidden_size if self.fc_size is None else self.fc_size,
             "n_classes": 256,
             "sample_rate": preset.sample_rate,
             "output": preset.output,
@@ -176,15 +177,15 @@ def prepare_folder(folder: Path, resume: bool) -> None:
 
 @contextmanager
 def prepared(folder: Path, resume: bool) -> Iterator[None]:
-    """Make the folder of a run (`prepare_folder`); one that stays empty by failure goes again."""
-    new = not folder.exists()
+    """Make the folder of a run (`prepare_folder`); what stays empty by failure goes again."""
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     prepare_folder(folder, resume)
     try:
         yield
     except BaseException:
-        if new:
+        for path in new:  # the folder, then those above it
             with suppress(OSError):  # holds something by now
-                folder.rmdir()
+                path.rmdir()
         raise
 
 
@@ -235,4 +236,4 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 
 def read_start(path: Path) -> tuple[ModelConfig, Any]:
     """Model to start from: a canonical file, the folder of a run, or a voice of the package."""
-    return weights.read(path / MODEL if path.is_dir() else voices.resolve(path))
+    return weights.read(path / MODEL if os.path.isdir(path) else voices.resolve(path))

@@ -81,13 +81,19 @@ def read(folder: Path) -> State:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in many ways
-        raise ModelError(f"The checkpoint {str(path)!r} cannot be read ({error}).") from error
+        # What PyTorch says of damaged bytes is long, and advises to run code from them.
+        reason = getattr(error, "strerror", None) or (
+            f"it is damaged, or holds more than tensors and plain values: {type(error).__name__}"
+        )
+        raise ModelError(
+            f"The checkpoint {str(path)!r} cannot be read ({reason}). {_way_on(folder)}."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{str(path)!r} is not the checkpoint of a training run.")
     if content.get("version") != VERSION:
         raise ModelError(
             f"The checkpoint {str(path)!r} has version {content.get('version')}, this program "
-            f"reads {VERSION}."
+            f"reads {VERSION}. {_way_on(folder)}, or go on with the release that wrote it."
         )
     parts = ("config", "settings", "step", "model", "average", "optimizer", "masks")
     missing = [name for name in parts if name not in content]
@@ -97,3 +103,7 @@ def read(folder: Path) -> State:
     state = State(ModelConfig.from_json(config), TrainSettings.from_json(settings), *rest)
     state.sums = content.get("sums", state.sums)
     return state
+
+
+def _way_on(folder: Path) -> str:
+    return f"Start a new run from its model by --from {str(folder)!r} with another -o"

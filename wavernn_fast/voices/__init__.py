@@ -34,7 +34,7 @@ def find(name: str) -> Path | None:
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
     """Path of a model: the file, or where there is none of that name, the voice called so."""
     path = Path(path_or_name)
-    voice = None if path.exists() else find(os.fspath(path_or_name))
+    voice = None if os.path.exists(path) else find(os.fspath(path_or_name))
     return path if voice is None else voice
 
 
