@@ -15,6 +15,7 @@ using ModuleHandle = struct OpaqueModule*;
 using FunctionHandle = struct OpaqueFunction*;
 
 constexpr Result kSuccess = 0;
+constexpr Result kInvalidValue = 1;
 constexpr Result kOutOfMemory = 2;
 constexpr Result kNotInitialized = 3;
 constexpr Result kNoDevice = 100;
@@ -42,6 +43,7 @@ constexpr int kComputeModeProhibited = 2;  // CU_COMPUTEMODE_PROHIBITED
 
 constexpr int kMaxDynamicSharedBytes = 8;    // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 constexpr unsigned kStreamNonBlocking = 1u;  // CU_STREAM_NON_BLOCKING
+constexpr int kPointerDeviceOrdinal = 9;     // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 }  // namespace wavernn_fast::cuda
 
@@ -68,6 +70,7 @@ constexpr unsigned kStreamNonBlocking = 1u;  // CU_STREAM_NON_BLOCKING
   CALL(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", DevicePointer, const void*, size_t, StreamHandle)\
   CALL(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", void*, DevicePointer, size_t, StreamHandle)      \
   CALL(cuMemsetD8Async, "cuMemsetD8Async", DevicePointer, unsigned char, size_t, StreamHandle)     \
+  CALL(cuPointerGetAttribute, "cuPointerGetAttribute", void* value, int attribute, DevicePointer)  \
   CALL(cuStreamCreate, "cuStreamCreate", StreamHandle*, unsigned flags)                            \
   CALL(cuStreamDestroy, "cuStreamDestroy_v2", StreamHandle)                                        \
   CALL(cuStreamSynchronize, "cuStreamSynchronize", StreamHandle)                                   \
