@@ -154,6 +154,7 @@ def test_what_the_engine_cannot_read_passes_through_the_host(device: str, cupy: 
         found = arrays.take(value, "mel", device)
         assert found.place is arrays.HOST
         assert type(found.array) is np.ndarray
+        found.restore(mel)  # CuPy's on the device of the mel, whichever is the current one
 
 
 @pytest.mark.parametrize("kind", ["cupy", "torch"])

@@ -52,11 +52,15 @@ def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
         def restore(wave: NDArray[np.float32]) -> Any:
             return torch.from_numpy(wave).to(device)
 
-    elif module == "cupy":
-        restore, value = sys.modules["cupy"].asarray, value.get()
-    elif hasattr(value, "__cuda_array_interface__"):
+    elif module == "cupy" or hasattr(value, "__cuda_array_interface__"):
         cupy = _cupy(what)
-        restore, value = cupy.asarray, cupy.asarray(value).get()
+        theirs = value if module == "cupy" else cupy.asarray(value)
+        gpu, value = theirs.device, theirs.get()
+
+        def restore(wave: NDArray[np.float32]) -> Any:
+            with gpu:
+                return cupy.asarray(wave)
+
     elif not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
         value = np.from_dlpack(value)
     try:
