@@ -108,6 +108,7 @@ def module(stream: int = 0) -> types.ModuleType:
         assert Device.current == 0, "an array was made on the wrong device"
         if isinstance(value, Array):
             return Array(np.asarray(value.values, dtype=dtype))
+        assert type(value) is np.ndarray, "arrays of a third library come without their stream"
         return Array(np.array(value, dtype=dtype))  # memory of its own
 
     cupy.asarray = asarray
