@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 
@@ -27,6 +28,7 @@ class CupyArray:
     """What this test needs of cupy.ndarray."""
 
     __module__ = "cupy"
+    device = contextlib.nullcontext()
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values

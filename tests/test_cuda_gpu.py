@@ -18,9 +18,10 @@ import pytest
 import reference
 import tolerances
 
-from wavernn_fast import _C
+from wavernn_fast import _C, arrays
 from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.errors import DeviceError, InputError
+from wavernn_fast.vocoder import Vocoder
 
 DEVICE = os.environ.get("WAVERNN_FAST_TEST_GPU", "cuda")
 
@@ -303,3 +304,97 @@ def test_stage_clocks_add_up_and_change_nothing():
     assert all(t >= 0 for t in ticks.values())
     if DEVICE == "cuda":
         assert all(ticks.values())
+
+
+# --- arrays of PyTorch and CuPy on the GPU --------------------------------------------------------
+
+
+@pytest.fixture(params=["torch", "cupy"])
+def send(request):
+    """Brings numpy to the memory that the device reads, as an array of a library."""
+    try:
+        module = importlib.import_module(request.param)
+    except ImportError as error:
+        pytest.skip(f"{request.param} is not installed ({error})")
+    if DEVICE == "emu":
+        if request.param == "cupy":
+            pytest.skip("the emulator reads the memory of the host, CuPy has none there")
+        return module.from_numpy
+    if not module.cuda.is_available():
+        pytest.skip(f"{request.param} sees no GPU")
+    return module.asarray if request.param == "cupy" else lambda a: module.from_numpy(a).cuda()
+
+
+def exported(array):
+    """What the engine is given of rows of a library."""
+    place = arrays.take(array, "rows", DEVICE).place
+    assert place is not arrays.HOST
+    with place.scope():
+        return place.export(array)
+
+
+with_and_without_hold = pytest.mark.parametrize("config", [SMALL[9], SMALL[11]], ids=cases.case_id)
+
+
+@with_and_without_hold
+def test_rows_on_the_gpu_give_the_bits_of_rows_from_the_host(config, send):
+    n, made = steps(2000), engine(config)
+    interp, hold = rows_of(config, -(-n // config.hop_length))
+    expected = run(made, config, n, return_logits=True)
+    interp = exported(send(interp))
+    hold = None if hold is None else exported(send(hold + made.hold_bias))
+    found = made.run([made.open(7)], [n], [interp], [hold], return_logits=True)[0]
+    assert_same(found, expected)
+
+
+@with_and_without_hold
+def test_a_mel_on_the_gpu_stays_there_and_the_sound_comes_back_there(config, send, monkeypatch):
+    voc = Vocoder(config, tensors_of(config), device=DEVICE)
+    mel = cases.mel_for(config, steps(1500) * config.hop_length, seed=3).astype(np.float32)
+    wave = voc.generate(mel)
+    score = voc.score(mel, wave)
+    theirs, to_array = send(mel), arrays.to_array
+
+    def numpy_only(value, what):
+        assert type(value) is np.ndarray, "an array came to the host"
+        return to_array(value, what)
+
+    def refuse(*_):
+        raise AssertionError("a tensor came to the host")
+
+    def values(result):
+        assert type(result) is type(theirs)
+        assert result.device == theirs.device
+        assert result.dtype == theirs.dtype
+        return result.get() if hasattr(result, "get") else result.cpu().numpy()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(arrays, "to_array", numpy_only)
+        if hasattr(theirs, "cpu"):  # CuPy's own get() also brings the single numbers of the check
+            patched.setattr(type(theirs), "cpu", refuse)
+        found, again = voc.generate(theirs), list(voc.stream(theirs))
+        # The rows differ in a last bit now and then, so samples may part; likelihoods do not.
+        assert voc.score(theirs, wave) == pytest.approx(score, rel=1e-4)
+    assert values(found).shape == wave.shape
+    assert np.isfinite(values(found)).all()
+    assert np.array_equal(np.concatenate([values(chunk) for chunk in again]), values(found))
+
+
+@pytest.mark.skipif(DEVICE == "emu", reason="the host has no streams")
+def test_rows_are_awaited_on_the_stream_that_makes_them():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    config, n = SMALL[9], 2000
+    made, stream = engine(config), torch.cuda.Stream()
+    expected = run(made, config, n)
+    interp, _ = rows_of(config, -(-n // config.hop_length))
+    source = torch.from_numpy(interp).cuda()
+    rows, busy = torch.zeros_like(source), torch.ones(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(50):  # a tenth of a second, queued at once
+            busy = (busy @ busy).clamp(max=1.0)
+        rows.copy_(source)
+        given = exported(rows)
+    assert_same(made.run([made.open(7)], [n], [given], [None])[0], expected)

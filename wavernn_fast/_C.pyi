@@ -1,7 +1,7 @@
 """The compiled engine. Nothing here checks music or mels: the package above does."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,12 @@ class Stream:
     @property
     def step(self) -> int: ...
     def copy(self) -> Stream: ...
+
+class _OnDevice(Protocol):
+    """float32 [n, channels], C-contiguous, in memory that the engine's device reads."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
 
 class Engine:
     """Resident weights plus the sampling loop on one device."""
@@ -56,6 +62,8 @@ class Engine:
     @property
     def hold_size(self) -> int: ...
     @property
+    def hold_bias(self) -> NDArray[np.float32]: ...
+    @property
     def logits_size(self) -> int: ...
     @property
     def draws_per_step(self) -> int: ...
@@ -75,8 +83,8 @@ class Engine:
         self,
         streams: Sequence[Stream],
         n_steps: Sequence[int],
-        interp: Sequence[NDArray[np.float32] | None],
-        hold: Sequence[NDArray[np.float32] | None],
+        interp: Sequence[NDArray[np.float32] | _OnDevice | None],
+        hold: Sequence[NDArray[np.float32] | _OnDevice | None],
         *,
         uniforms: Sequence[NDArray[np.float64] | None] | None = ...,
         forced: Sequence[NDArray[np.int32] | NDArray[np.float32] | None] | None = ...,

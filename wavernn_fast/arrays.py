@@ -1,13 +1,21 @@
-"""The border: whatever array the caller has becomes checked numpy, and the result goes back."""
+"""The border: whatever array the caller has is checked, and the result is of the same kind.
+
+An array of CuPy or PyTorch in the memory that the engine reads (device "cuda": of its GPU; "emu":
+the host's, for PyTorch) stays there: conditioning runs in its library, and the engine takes the
+rows by `__cuda_array_interface__`. Every other array becomes numpy.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import math
 import operator
 import sys
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +52,15 @@ def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
         def restore(wave: NDArray[np.float32]) -> Any:
             return torch.from_numpy(wave).to(device)
 
-    elif module == "cupy":
-        restore, value = sys.modules["cupy"].asarray, value.get()
-    elif hasattr(value, "__cuda_array_interface__"):
+    elif module == "cupy" or hasattr(value, "__cuda_array_interface__"):
         cupy = _cupy(what)
-        restore, value = cupy.asarray, cupy.asarray(value).get()
+        theirs = value if module == "cupy" else cupy.asarray(value)
+        gpu, value = theirs.device, theirs.get()
+
+        def restore(wave: NDArray[np.float32]) -> Any:
+            with gpu:
+                return cupy.asarray(wave)
+
     elif not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
         value = np.from_dlpack(value)
     try:
@@ -73,14 +85,186 @@ def as_it_is(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     return wave
 
 
-def to_mel(value: Any, config: ModelConfig) -> tuple[NDArray[np.float32], Restore]:
-    """Check and convert one mel spectrogram: `to_array`, then `features.check_mel`.
+# --- arrays that stay where they are --------------------------------------------------------------
+
+# Engine's device -> DLPack's numbers of the memory that it reads: that of a GPU (2), managed (13),
+# the host's (1). An engine of `Vocoder` runs on GPU 0.
+_MEMORY = {"cuda": ((2, 0), (13, 0)), "emu": ((1, 0),)}
+
+
+class Place:
+    """Where the arrays of an utterance lie: this one is the host, with numpy."""
+
+    xp: Any = np  # array module of `conditioning.Conditioner`, making its arrays here
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Within it the module's current device is this one."""
+        return contextlib.nullcontext()
+
+    def own(self, mel: Any) -> Any:
+        """Copy a mel, here."""
+        return mel.copy()
+
+    def export(self, rows: Any) -> Any:
+        """Hand over rows, float32 [n, channels], as `Engine.run` takes them."""
+        return rows
+
+
+HOST = Place()
+
+
+class DeviceRows:
+    """Rows in a device's memory by `__cuda_array_interface__`, version 3.
+
+    PyTorch's own interface does not name the stream that the values come from, and CuPy's does
+    only by default.
+
+    Parameters
+    ----------
+    rows : array, float32 [n, channels], C-contiguous
+        Kept as long as this object.
+    address : int
+        Of the first value.
+    stream : int or None
+        Handle of the stream whose work makes the values, 0 for the legacy default stream; None if
+        they are there already.
+    """
+
+    def __init__(self, rows: Any, address: int, stream: int | None) -> None:
+        self._rows = rows
+        self.__cuda_array_interface__ = {
+            "shape": tuple(rows.shape),
+            "typestr": "<f4",
+            "data": (address, True),  # read only
+            "strides": None,
+            "stream": None if stream is None else stream or 1,  # 0 is not allowed, 1 means the same
+            "version": 3,
+        }
+
+
+class _CupyPlace(Place):
+    """CuPy on GPU 0."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.xp = cupy
+
+    def scope(self) -> AbstractContextManager[Any]:
+        device: AbstractContextManager[Any] = self.xp.cuda.Device(0)
+        return device
+
+    def export(self, rows: Any) -> DeviceRows:
+        return DeviceRows(rows, rows.data.ptr, self.xp.cuda.get_current_stream().ptr)
+
+
+class _TorchModule:
+    """PyTorch in the style of the array API, as far as it is used here, on one device."""
+
+    def __init__(self, torch: Any, device: Any) -> None:
+        self._torch, self._device = torch, device
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def zeros(self, shape: tuple[int, ...], *, dtype: Any) -> Any:
+        return self._torch.zeros(shape, dtype=dtype, device=self._device)
+
+    def asarray(self, values: Any, *, dtype: Any = None) -> Any:
+        return self._torch.asarray(values, dtype=dtype, device=self._device)
+
+
+class _TorchPlace(Place):
+    """PyTorch on one device."""
+
+    def __init__(self, torch: Any, device: Any) -> None:
+        self.xp = _TorchModule(torch, device)
+        self._streams = torch.cuda if device.type == "cuda" else None
+        self._device = device
+
+    def own(self, mel: Any) -> Any:
+        return mel.clone()
+
+    def export(self, rows: Any) -> DeviceRows:
+        stream = self._streams and self._streams.current_stream(self._device).cuda_stream
+        return DeviceRows(rows, rows.data_ptr(), stream)
+
+
+@functools.cache  # a place is known by its identity: weights are brought to it once
+def _place(module: Any, device: Any) -> Place:
+    return _CupyPlace(module) if device is None else _TorchPlace(module, device)
+
+
+class Given(NamedTuple):
+    """An array of the caller's, where the engine can have it."""
+
+    array: Any  # numpy, or of the place's module
+    restore: Restore
+    place: Place
+
+
+def take(value: Any, what: str, device: str = "cpu") -> Given:
+    """Leave an array where it is if an engine on `device` reads that memory, else `to_array` it.
+
+    Parameters
+    ----------
+    value : array
+        CuPy's or PyTorch's, or by `__cuda_array_interface__`, to stay; or what `to_array` takes.
+    what : str
+        What it is, for the message of an error.
+    device : {"cpu", "cuda", "emu", "reference"}
+        The engine's. An array on another GPU than the engine's passes through the host.
+
+    Raises
+    ------
+    InputError
+        As `to_array`.
+    """
+    module = type(value).__module__.partition(".")[0]
+    if module not in ("cupy", "torch") and hasattr(value, "__cuda_array_interface__"):
+        module, value = "cupy", _cupy(what).asarray(value)
+    if module not in ("cupy", "torch") or not _lies_in(value, _MEMORY.get(device, ())):
+        return Given(*to_array(value, what), HOST)
+    library = sys.modules[module]
+    if module == "torch":
+        value, where = value.detach(), value.device
+        place = _place(library, where)
+        return Given(value, lambda wave: library.from_numpy(wave).to(where), place)
+    place = _place(library, None)
+
+    def restore(wave: NDArray[np.float32]) -> Any:
+        with place.scope():
+            return library.asarray(wave)
+
+    return Given(value, restore, place)
+
+
+def _lies_in(value: Any, memory: tuple[tuple[int, int], ...]) -> bool:
+    """Whether a dense array is in memory of these kinds (DLPack's type and number of a device)."""
+    if "strided" not in str(getattr(value, "layout", "strided")):  # a sparse tensor
+        return False
+    try:
+        kind, number = value.__dlpack_device__()
+        return (int(kind), int(number)) in memory
+    except (AttributeError, ValueError, RuntimeError, BufferError):  # neither host nor GPU
+        return False
+
+
+def to_mel(value: Any, config: ModelConfig, device: str = "cpu") -> Given:
+    """Check one mel spectrogram and bring it where an engine on `device` has it: `take`.
 
     Integers are refused where floats are expected, before they are converted. A mel that does
     not look like the model's convention gives a `features.MelRangeWarning`.
+
+    Returns
+    -------
+    Given
+        `array` is float32 [n_mels, n_frames].
     """
-    array, restore = to_array(value, "mel")
-    return check_mel(array, config), restore
+    array, restore, place = take(value, "mel", device)
+    with place.scope():
+        return Given(check_mel(array, config, xp=place.xp), restore, place)
+
+
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def to_seed(value: Any) -> int:

@@ -6,7 +6,7 @@ The engine adds, at sample ``n * hop_length + p``::
 
 so upsampling acts on products with the weights, not on the mel, and nothing is computed per sample
 here. `interp` comes from the mel bins, `hold` from the auxiliary network, whose output is constant
-over a frame. Biases are the engine's.
+over a frame. Biases are the engine's, except in rows for a device (`Conditioner.on`).
 
 A row has the same bits however the utterance is cut. Matrix products change with the shape of the
 matrices, so rows are always computed in blocks of `BLOCK` frames on a grid aligned to mel frame 0:
@@ -15,6 +15,7 @@ frames not known (or beyond the ends) are zero, and only rows whose frames are k
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -63,6 +64,25 @@ class Conditioner:
         self._hold = [_Dense(m, xp) for m in hold]  # one a slice: [aux_size, channels]
         self._aux = _AuxNetwork(config, tensors, xp) if config.aux_size else None
         self._offset = config.lookback_frames if config.pad == "none" else 0
+        self._hold_bias: Any = None  # [hold_size], of rows that an engine reads as they are
+
+    def on(self, xp: Any, hold_bias: NDArray[np.float32]) -> Conditioner:
+        """Bring the weights to another array module, for rows in the memory of an engine's device.
+
+        Parameters
+        ----------
+        xp : module
+            As for the class; it has made what `window` and `push` will be given.
+        hold_bias : float32 array [hold_size]
+            `Engine.hold_bias`, which rows of `hold` then contain.
+        """
+        twin = copy.copy(self)
+        twin._xp = xp
+        twin._interp = None if self._interp is None else self._interp.on(xp)
+        twin._hold = [dense.on(xp) for dense in self._hold]
+        twin._aux = None if self._aux is None else self._aux.on(xp)
+        twin._hold_bias = xp.asarray(hold_bias)
+        return twin
 
     @property
     def interp_size(self) -> int:
@@ -146,7 +166,7 @@ class Conditioner:
         for piece, dense in zip(self._aux(mel), self._hold, strict=True):
             hold[:, column : column + dense.size] = dense(piece)
             column += dense.size
-        return interp, hold
+        return interp, hold if self._hold_bias is None else hold + self._hold_bias
 
 
 class ConditioningStream:
@@ -310,6 +330,18 @@ class _AuxNetwork:
         ]
         self._conv_out = layer("aux.conv_out")
 
+    def on(self, xp: Any) -> _AuxNetwork:
+        """Bring the weights to another array module."""
+
+        def bring(layer: tuple[list[_Dense], Any]) -> tuple[list[_Dense], Any]:
+            return [product.on(xp) for product in layer[0]], xp.asarray(layer[1])
+
+        twin = copy.copy(self)
+        twin._xp = xp
+        twin._conv_in, twin._conv_out = bring(self._conv_in), bring(self._conv_out)
+        twin._blocks = [(bring(conv1), bring(conv2)) for conv1, conv2 in self._blocks]
+        return twin
+
     def __call__(self, mel: Any) -> list[Any]:
         """Slices [BLOCK, aux_size] of the output for mel [BLOCK + 2 * radius, n_mels]."""
         x = _relu(self._xp, _convolve(mel, self._conv_in))
@@ -343,6 +375,12 @@ class _Dense:
             xp.asarray(np.ascontiguousarray(matrix[:, i : i + width]))
             for i in range(0, self.size, width)
         ]
+
+    def on(self, xp: Any) -> _Dense:
+        """Bring the matrix to another array module."""
+        twin = copy.copy(self)
+        twin._xp, twin._strips = xp, [xp.asarray(strip) for strip in self._strips]
+        return twin
 
     def __call__(self, x: Any) -> Any:
         """Multiply x [BLOCK, in]; returns float64 [BLOCK, out]."""

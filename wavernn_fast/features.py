@@ -248,9 +248,7 @@ def expected_range(config: MelConfig) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def check_mel(
-    mel: ArrayLike, config: ModelConfig, *, check_range: bool = True
-) -> NDArray[np.float32]:
+def check_mel(mel: Any, config: ModelConfig, *, check_range: bool = True, xp: Any = np) -> Any:
     """Return `mel` as the float32 array that the engine wants, or say what is wrong with it.
 
     Parameters
@@ -261,10 +259,13 @@ def check_mel(
         The model that is to speak it (`n_mels`, `mel`).
     check_range : bool
         Warn when the values do not look like the model's convention.
+    xp : module
+        Array module of `mel` in the style of the array API standard; numpy reads lists too.
 
     Returns
     -------
-    float32 array [n_mels, n_frames], C-contiguous
+    float32 array [n_mels, n_frames] of `xp`
+        C-contiguous in numpy. From a GPU only single numbers come to the host.
 
     Raises
     ------
@@ -276,37 +277,40 @@ def check_mel(
     MelRangeWarning
         If the values do not look like the convention of the model.
     """
-    array = _mel_matrix(mel, config.n_mels)
+    array = _mel_matrix(mel, config.n_mels, xp)
     with np.errstate(over="ignore"):  # too large for float32 becomes inf and is reported below
-        result = np.ascontiguousarray(array, dtype=np.float32)
-    bad = ~np.isfinite(result)
+        result = xp.asarray(array, dtype=xp.float32)
+    if xp is np:
+        result = np.ascontiguousarray(result)
+    bad = ~xp.isfinite(result)
     if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
+        row, column = (int(i) for i in xp.argwhere(bad)[0])
         raise InputError(
             f"The mel holds {int(bad.sum())} values that are NaN or infinite, the first at bin"
             f" {row}, frame {column}; look at the program that made it."
         )
-    if check_range and config.mel is not None and result.size:
-        message = _range_problem(result, config.mel)
+    if check_range and config.mel is not None:
+        message = _range_problem(result, config.mel, xp)
         if message:
             warnings.warn(message, MelRangeWarning, stacklevel=2)
     return result
 
 
-def _mel_matrix(mel: ArrayLike, n_mels: int) -> NDArray[Any]:
+def _mel_matrix(mel: Any, n_mels: int, xp: Any) -> Any:
     """Check dtype and shape of a mel; returns [n_mels, n_frames] in the dtype given."""
     if n_mels == 0:
         raise InputError("This model takes no mel; pass n_samples instead.")
     try:
-        array = np.asarray(mel)
+        array = xp.asarray(mel)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"The mel cannot be read as an array ({error}).") from error
-    if array.dtype.kind != "f":
+    dtype = array.dtype  # torch's have no kind
+    if not (dtype.kind == "f" if hasattr(dtype, "kind") else dtype.is_floating_point):
         raise InputError(
-            f"The mel has dtype {array.dtype}, expected float32 (log-mel values are not"
+            f"The mel has dtype {dtype}, expected float32 (log-mel values are not"
             " whole numbers); convert it with mel.astype('float32') if that is what it holds."
         )
-    shape = array.shape
+    shape = tuple(array.shape)
     if array.ndim == 3 and shape[0] == 1:
         array = array[0]
     elif array.ndim == 3:
@@ -329,18 +333,21 @@ def _mel_matrix(mel: ArrayLike, n_mels: int) -> NDArray[Any]:
     )
 
 
-def _range_problem(mel: NDArray[np.float32], config: MelConfig) -> str | None:
+def _range_problem(mel: Any, config: MelConfig, xp: Any) -> str | None:
     """One sentence when the values do not fit the convention, naming likely presets."""
     from . import presets  # here, because the list of presets is needed by this check alone
 
+    values = presets.mel_statistics(mel, xp)
+    if values is None:
+        return None
     if config.preset in presets.PRESETS:
-        return presets.mismatch_warning(mel, config.preset)
+        return presets.mismatch_warning(values, config.preset)
     low, high = expected_range(config)
     slack = _EDGE * (high - low)
-    lowest, highest = float(mel.min()), float(mel.max())
+    lowest, highest = values.low, values.high
     if low - slack <= lowest and highest <= high + slack:
         return None
-    likely = " or ".join(presets.closest_presets(mel))
+    likely = " or ".join(presets.closest_presets(values))
     hint = f" They look like preset {likely}." if likely else ""
     return (
         f"The mel runs from {lowest:.3g} to {highest:.3g}, but the convention of this model"

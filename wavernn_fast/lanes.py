@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SLICE_STEPS = 2048  # samples of every stream between two looks at progress, memory and Ctrl-C
 
 Drawn = NDArray[np.int32] | NDArray[np.float32]  # classes, or x of a mixture; see _C.pyi
-Rows = tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]  # (interp, hold)
+Rows = tuple[Any, Any]  # (interp, hold): float32 ndarray, `arrays.DeviceRows` or None
 
 
 class RowSource(Protocol):
@@ -32,6 +32,7 @@ class RowSource(Protocol):
         -------
         interp : float32 [upsample_left + n_frames + upsample_right, interp_size] or None
         hold : float32 [n_frames, hold_size] or None
+            In the memory of the engine's device with the biases in it; see `Engine.hold_bias`.
         """
         ...
 

@@ -7,9 +7,11 @@ Values are those of the published training code of each family (docs/checkpoints
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -291,7 +293,38 @@ def _inside(low: float, high: float, value_range: tuple[float, float]) -> bool:
     return value_range[0] - slack <= low and high <= value_range[1] + slack
 
 
-def closest_presets(mel: ArrayLike) -> list[str]:
+class MelStatistics(NamedTuple):
+    """What the checks of a mel look at."""
+
+    low: float
+    high: float
+    mean: float
+    n_frames: int
+
+
+def mel_statistics(mel: Any, xp: Any = np) -> MelStatistics | None:
+    """Sum up a mel where it lies.
+
+    Parameters
+    ----------
+    mel : array of shape [n_mels, n_frames]
+        Of the array module `xp`; for numpy whatever it can read.
+    xp : module
+        Array module in the style of the array API standard.
+
+    Returns
+    -------
+    MelStatistics or None
+        None for a mel that is empty or not finite.
+    """
+    values = xp.asarray(mel, dtype=xp.float64)
+    if math.prod(values.shape) == 0 or not xp.isfinite(values).all():
+        return None
+    frames = int(values.shape[1]) if values.ndim == 2 else 0
+    return MelStatistics(float(values.min()), float(values.max()), float(values.mean()), frames)
+
+
+def closest_presets(mel: ArrayLike | MelStatistics) -> list[str]:
     """Name the presets whose value range a mel fits best.
 
     A preset fits if minimum and maximum lie in its range, they span at least a quarter of it and
@@ -300,7 +333,7 @@ def closest_presets(mel: ArrayLike) -> list[str]:
 
     Parameters
     ----------
-    mel : array of shape [n_mels, n_frames]
+    mel : array of shape [n_mels, n_frames], or MelStatistics
         Any values; only minimum, maximum and mean are looked at.
 
     Returns
@@ -308,10 +341,10 @@ def closest_presets(mel: ArrayLike) -> list[str]:
     list of str
         In the order of `PRESETS`; empty if none fits, or if the mel is empty or not finite.
     """
-    values = np.asarray(mel, dtype=np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
+    values = mel if isinstance(mel, MelStatistics) else mel_statistics(mel)
+    if values is None:
         return []
-    low, high, mean = float(values.min()), float(values.max()), float(values.mean())
+    low, high, mean, _ = values
     spans: dict[str, float] = {}
     for name, preset in PRESETS.items():
         bottom, top = preset.value_range
@@ -323,23 +356,25 @@ def closest_presets(mel: ArrayLike) -> list[str]:
     return [name for name, span in spans.items() if span == min(spans.values())]
 
 
-def mismatch_warning(mel: ArrayLike, expected: str) -> str | None:
+def mismatch_warning(mel: ArrayLike | MelStatistics, expected: str) -> str | None:
     """Say in a sentence that a mel does not look like the model's preset; None if it may be one.
 
     Parameters
     ----------
-    mel : array of shape [n_mels, n_frames]
+    mel : array of shape [n_mels, n_frames], or MelStatistics
     expected : str
         The model's preset; of an unknown or unconditioned one nothing can be said (None).
     """
     preset = PRESETS.get(expected)
-    values = np.asarray(mel, dtype=np.float64)
-    if preset is None or preset.mel is None or values.size == 0 or not np.isfinite(values).all():
+    if preset is None or preset.mel is None:
         return None
-    low, high, mean = float(values.min()), float(values.max()), float(values.mean())
+    values = mel if isinstance(mel, MelStatistics) else mel_statistics(mel)
+    if values is None:
+        return None
+    low, high, mean, n_frames = values
     closest = closest_presets(values)
     inside = _inside(low, high, preset.value_range)
-    long_enough = values.ndim == 2 and values.shape[1] >= _MIN_FRAMES
+    long_enough = n_frames >= _MIN_FRAMES
     if inside and (expected in closest or not closest or not long_enough):
         return None
     advice = (

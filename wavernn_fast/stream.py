@@ -27,7 +27,7 @@ def from_mel(
     drawn: list[Drawn] = []
     lane = Lane(
         stream=voice.open(request.seed, sampling),
-        source=voice.source(request.mel),
+        source=voice.source(request.mel, request.place),
         position=0,
         remaining=sounding_samples(voice, request),
         take=drawn.append,
@@ -43,7 +43,8 @@ def from_frames(
     """Chunks of `chunk_frames` frames (the last may be shorter) of a mel still being made.
 
     What the length rule may cut and the fade-out may cover is held back until the end is known;
-    `samples.OutputDecoder` does that. The kind of the chunks is that of the first frames.
+    `samples.OutputDecoder` does that. The kind of the chunks is that of the first frames, and
+    conditioning runs where those lie.
     """
     feed = _Feed(voice, frames)
     drawn: list[Drawn] = []
@@ -79,10 +80,11 @@ class _Feed:
 
     def __init__(self, voice: Voice, frames: Iterator[Any]) -> None:
         assert voice.conditioner is not None  # the caller has checked
-        self._config = voice.config
+        self._voice = voice
         self._frames = frames
         self._number = itertools.count()
         self._stream = voice.conditioner.stream()
+        self._place = arrays.HOST
         self.restore: arrays.Restore = arrays.as_it_is
 
     @property
@@ -98,21 +100,30 @@ class _Feed:
             except StopIteration:
                 self._stream.finish()
             else:
-                self._stream.push(self._checked(piece))
+                self._push(piece)
         return self._stream.ready
 
     def rows(self, first_frame: int, n_frames: int) -> Any:
         """See `lanes.RowSource`."""
-        return self._stream.window(first_frame, n_frames)
+        with self._place.scope():
+            interp, hold = self._stream.window(first_frame, n_frames)
+            export = self._place.export
+            return export(interp), None if hold is None else export(hold)
 
-    def _checked(self, piece: Any) -> Wave:
+    def _push(self, piece: Any) -> None:
         number = next(self._number)
         try:
-            array, restore = arrays.to_array(piece, "mel frame")
+            given = arrays.take(piece, "mel frame", self._voice.engine.device)
             if number == 0:
-                self.restore = restore
-            if array.ndim == 1:
-                array = array[:, None]
-            return check_mel(array, self._config, check_range=False)
+                self.restore, self._place = given.restore, given.place
+                with self._place.scope():
+                    self._stream = self._voice.conditioner_in(self._place).stream()
+            elif given.place is not self._place:
+                given = arrays.take(piece, "mel frame")
+            with given.place.scope():
+                array = given.array[:, None] if given.array.ndim == 1 else given.array
+                frames = check_mel(array, self._voice.config, check_range=False, xp=given.place.xp)
         except InputError as error:
             raise InputError(f"Piece {number} of the mel stream: {error}") from error
+        with self._place.scope():
+            self._stream.push(frames)

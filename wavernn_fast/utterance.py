@@ -32,6 +32,7 @@ class Voice:
     config: ModelConfig
     engine: _C.Engine
     conditioner: Conditioner | None  # None: unconditioned
+    elsewhere: dict[arrays.Place, Conditioner] = field(default_factory=dict)  # made when needed
 
     def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
         """Start a stream with a fresh state at sample `start` of the utterance."""
@@ -43,11 +44,21 @@ class Voice:
             start=start,
         )
 
-    def source(self, mel: NDArray[np.float32] | None) -> MelRows | None:
-        """Conditioning of a whole mel."""
+    def conditioner_in(self, place: arrays.Place) -> Conditioner:
+        """The conditioner whose weights lie in a place; brought there once."""
+        assert self.conditioner is not None  # the caller has checked
+        if place is arrays.HOST:
+            return self.conditioner
+        if place not in self.elsewhere:
+            with place.scope():
+                self.elsewhere[place] = self.conditioner.on(place.xp, self.engine.hold_bias)
+        return self.elsewhere[place]
+
+    def source(self, mel: Any, place: arrays.Place = arrays.HOST) -> MelRows | None:
+        """Conditioning of a whole mel, float32 [n_mels, n_frames] in a place."""
         if self.conditioner is None or mel is None:
             return None
-        return MelRows(self.conditioner, mel)
+        return MelRows(self.conditioner_in(place), mel, place)
 
 
 class Sampling:
@@ -63,10 +74,11 @@ class Sampling:
 class Request:
     """One utterance asked for, checked."""
 
-    mel: NDArray[np.float32] | None  # [n_mels, n_frames]; None: unconditioned
+    mel: Any  # float32 [n_mels, n_frames] in its place; None: unconditioned
     n_drawn: int  # samples of all its frames, before the length rule
     seed: int
     restore: arrays.Restore = field(default=arrays.as_it_is)
+    place: arrays.Place = arrays.HOST
 
 
 Fold = bool | tuple[int, int] | None  # no, the preset's sizes, or (target, overlap) in samples
@@ -85,8 +97,12 @@ def fold_sizes(config: ModelConfig, fold: Fold) -> tuple[int, int] | None:
     return arrays.to_count(target, "target", 1), arrays.to_count(overlap, "overlap")
 
 
-def make_request(config: ModelConfig, mel: Any, n_samples: int | None, seed: Any) -> Request:
+def make_request(
+    config: ModelConfig, mel: Any, n_samples: int | None, seed: Any, device: str = "cpu"
+) -> Request:
     """Check what one utterance is asked for with: a mel, or for some models a number of samples.
+
+    A mel in the memory of the engine's `device` stays there (`arrays.take`).
 
     Raises
     ------
@@ -101,11 +117,11 @@ def make_request(config: ModelConfig, mel: Any, n_samples: int | None, seed: Any
         raise InputError(
             f"This model is conditioned: give a mel [{config.n_mels}, n_frames] and no n_samples."
         )
-    checked, restore = arrays.to_mel(mel, config)
+    checked, restore, place = arrays.to_mel(mel, config, device)
     if n_samples is not None:
         raise InputError("The mel says how long the audio is; give no n_samples beside it.")
     frames = config.n_output_frames(checked.shape[1])
-    return Request(checked, frames * config.hop_length, arrays.to_seed(seed), restore)
+    return Request(checked, frames * config.hop_length, arrays.to_seed(seed), restore, place)
 
 
 class MelRows:
@@ -114,9 +130,11 @@ class MelRows:
     The memory held does not grow with the length of the mel.
     """
 
-    def __init__(self, conditioner: Conditioner, mel: NDArray[np.float32]) -> None:
+    def __init__(
+        self, conditioner: Conditioner, mel: Any, place: arrays.Place = arrays.HOST
+    ) -> None:
         self._conditioner = conditioner
-        self._mel = mel
+        self._mel, self._place = mel, place
         self._total = conditioner.config.n_output_frames(mel.shape[1])
         self._first = self._end = 0  # frames whose rows are kept
         self._kept: Rows = (None, None)
@@ -124,18 +142,19 @@ class MelRows:
     def rows(self, first_frame: int, n_frames: int) -> Rows:
         """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
         end = first_frame + n_frames
-        if first_frame < self._first or end > self._end:
-            count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
-            self._kept = self._conditioner.window(self._mel, first_frame, count)
-            self._first, self._end = first_frame, first_frame + count
         config = self._conditioner.config
         context = config.upsample_left + config.upsample_right
-        low, high = first_frame - self._first, end - self._first
-        interp, hold = self._kept
-        return (
-            None if interp is None else interp[low : high + context],
-            None if hold is None else hold[low:high],
-        )
+        with self._place.scope():
+            if first_frame < self._first or end > self._end:
+                count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
+                self._kept = self._conditioner.window(self._mel, first_frame, count)
+                self._first, self._end = first_frame, first_frame + count
+            low, high = first_frame - self._first, end - self._first
+            interp, hold = self._kept
+            return (
+                None if interp is None else self._place.export(interp[low : high + context]),
+                None if hold is None else self._place.export(hold[low:high]),
+            )
 
 
 class Job:
@@ -170,7 +189,7 @@ class Job:
         request = self.request
         return Lane(
             stream=self._voice.open(request.seed, self._sampling, fold=fold, start=start),
-            source=self._voice.source(request.mel),
+            source=self._voice.source(request.mel, request.place),
             position=start,
             remaining=length,
             take=take,
@@ -228,7 +247,7 @@ def forced_nll(
     """Nats of every sample of `forced_targets` under the engine, slice by slice."""
     lane = Lane(
         stream=voice.open(0, Sampling(1.0, False, None)),
-        source=voice.source(request.mel),
+        source=voice.source(request.mel, request.place),
         position=0,
         remaining=len(targets),
         take=_nothing,

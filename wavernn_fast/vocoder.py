@@ -64,6 +64,7 @@ class Vocoder:
         self._config = config
         self._engine = make_engine(config, tensors, device, dtype, cpu_threads)
         self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
+        self._elsewhere: dict[arrays.Place, Conditioner] = {}  # the same for arrays on a GPU
 
     @classmethod
     def from_pretrained(
@@ -180,8 +181,10 @@ class Vocoder:
         Parameters
         ----------
         mel : array [n_mels, n_frames] or [1, n_mels, n_frames]
-            numpy, torch, cupy or anything with DLPack; the result is of the same kind. Values as
-            the model's mel convention (`config.mel`) makes them.
+            Of floats: numpy, torch, cupy or anything with DLPack or `__cuda_array_interface__`;
+            the result is of the same kind on the same device. Values as the model's mel
+            convention (`config.mel`) makes them. With device "cuda", a mel of CuPy or PyTorch on
+            that GPU stays there, with any strides (docs/cuda.md).
         n_samples : int
             For an unconditioned model, in place of `mel`: samples to make.
         seed : int
@@ -211,7 +214,7 @@ class Vocoder:
         EngineError
             If a logit became NaN or infinite.
         """
-        one = utterance.make_request(self._config, mel, n_samples, seed)
+        one = self._request(mel, n_samples, seed)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         return self._run([one], sampling, fade_out, DEFAULT_STREAMS, progress)[0]
 
@@ -256,7 +259,7 @@ class Vocoder:
         requests = []
         for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
             try:
-                requests.append(utterance.make_request(self._config, mel, None, seed))
+                requests.append(self._request(mel, None, seed))
             except InputError as error:
                 raise InputError(f"Item {i} of the batch: {error}") from error
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
@@ -309,9 +312,10 @@ class Vocoder:
             if n_samples is not None or self._conditioner is None:
                 raise InputError("An unconditioned model streams n_samples=..., not frames.")
             return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames)
-        one = utterance.make_request(self._config, mel, n_samples, seed)
+        one = self._request(mel, n_samples, seed)
         if one.mel is not None:  # the caller may reuse the array before the last chunk
-            one = dataclasses.replace(one, mel=one.mel.copy())
+            with one.place.scope():
+                one = dataclasses.replace(one, mel=one.place.own(one.mel))
         chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
         return map(one.restore, chunks)
 
@@ -336,13 +340,11 @@ class Vocoder:
             If an argument is unusable or the lengths do not belong together.
         """
         wave, _ = arrays.to_array(wav, "waveform")
-        one = utterance.make_request(
-            self._config, mel, len(wave) if mel is None and wave.ndim == 1 else None, 0
-        )
+        one = self._request(mel, len(wave) if mel is None and wave.ndim == 1 else None, 0)
         return utterance.score(self._voice(False), one, wave)
 
     def check_mel(self, mel: Any) -> Wave:
-        """Return `mel` as float32 [n_mels, n_frames] if this model can sound it.
+        """Return `mel` as numpy float32 [n_mels, n_frames] if this model can sound it.
 
         Raises
         ------
@@ -350,7 +352,8 @@ class Vocoder:
             Saying what is wrong with it. Values that do not look like the model's convention give
             a `features.MelRangeWarning` only.
         """
-        return arrays.to_mel(mel, self._config)[0]
+        checked: Wave = arrays.to_mel(mel, self._config).array
+        return checked
 
     # --- helpers ---
 
@@ -359,7 +362,10 @@ class Vocoder:
         if not fade_out and config.output.fade_out_frames:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)
-        return utterance.Voice(config, self._engine, self._conditioner)
+        return utterance.Voice(config, self._engine, self._conditioner, self._elsewhere)
+
+    def _request(self, mel: Any, n_samples: int | None, seed: Any) -> utterance.Request:
+        return utterance.make_request(self._config, mel, n_samples, seed, self._engine.device)
 
     def _chunk_frames(self, chunk_frames: int | None) -> int:
         if chunk_frames is not None:

@@ -9,6 +9,7 @@
 
 #include "backends.h"
 #include "bindings/bindings.h"
+#include "bindings/device_array.h"
 #include "bindings/read.h"
 #include "common/error.h"
 #include "plan/plan.h"
@@ -44,20 +45,40 @@ Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t 
 struct Call {
   std::vector<Job> jobs;
   std::vector<py::object> keep;
+  std::vector<uint64_t> producers;  // streams to await: their work makes rows on the device
   std::vector<std::vector<uint32_t>> words;
   py::list results;
 };
 
-// Rows that the conditioning of a job must have, checked against what was given.
-const float* conditioning_rows(Call& call, const py::object& given, const char* name, size_t index,
-                               int64_t rows, int channels) {
-  if (channels == 0) return nullptr;
-  WF_CHECK(!given.is_none(), name, " of stream ", index, " is missing: this model is conditioned");
+// What the conditioning of a job must be.
+struct Expected {
+  std::string name;  // "hold of stream 0"
+  int64_t rows = 0;  // at least
+  int channels = 0;  // 0: nothing
+};
+
+void check_shape(const Expected& expected, const py::ssize_t* shape, py::ssize_t ndim) {
+  WF_CHECK(ndim == 2 && shape[0] >= expected.rows && shape[1] == expected.channels, expected.name,
+           " has shape [", ndim > 0 ? shape[0] : 0, ", ", ndim > 1 ? shape[1] : 0,
+           "], expected at least [", expected.rows, ", ", expected.channels, "]");
+}
+
+// The first of the rows given, on the device or on the host.
+const float* conditioning_rows(const Engine& engine, Call& call, const py::object& given,
+                               const Expected& expected, bool& on_device) {
+  if (expected.channels == 0) return nullptr;
+  WF_CHECK(!given.is_none(), expected.name, " is missing: this model is conditioned");
+  if (const auto array = read_device_array(given, expected.name)) {
+    const std::string problem = engine.unreadable(array->address);
+    WF_CHECK(problem.empty(), expected.name, " ", problem);
+    check_shape(expected, array->shape.data(), py::ssize_t(array->shape.size()));
+    if (array->stream) call.producers.push_back(*array->stream);
+    call.keep.push_back(given);
+    on_device = true;
+    return reinterpret_cast<const float*>(uintptr_t(array->address));
+  }
   const auto array = py::cast<FloatArray>(given);
-  WF_CHECK(array.ndim() == 2 && array.shape(0) >= rows && array.shape(1) == channels, name,
-           " of stream ", index, " has shape [", array.ndim() > 0 ? array.shape(0) : 0, ", ",
-           array.ndim() > 1 ? array.shape(1) : 0, "], expected at least [", rows, ", ", channels,
-           "]");
+  check_shape(expected, array.shape(), array.ndim());
   call.keep.push_back(array);
   return array.data();
 }
@@ -136,6 +157,7 @@ void run_jobs(Engine& engine, Call& call, const py::object& interrupt) {
   };
   {
     const py::gil_scoped_release release;
+    for (const uint64_t stream : call.producers) engine.await(stream);
     engine.run(call.jobs, serve);
   }
   for (size_t i = 0; i < call.jobs.size(); ++i) {
@@ -170,9 +192,12 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
     const int64_t phase = int64_t(job.state->position()) % c.hop_length;
     const int64_t frames = (phase + job.n_steps + c.hop_length - 1) / c.hop_length;
     const int64_t extra = frames > 0 ? c.taps() - 1 : 0;
+    const std::string of = " of stream " + std::to_string(i);
     job.interp =
-        conditioning_rows(call, item_of(interp, i), "interp", i, frames + extra, c.interp_size());
-    job.hold = conditioning_rows(call, item_of(hold, i), "hold", i, frames, c.hold_size());
+        conditioning_rows(engine, call, item_of(interp, i),
+                          {"interp" + of, frames + extra, c.interp_size()}, job.interp_on_device);
+    job.hold = conditioning_rows(engine, call, item_of(hold, i),
+                                 {"hold" + of, frames, c.hold_size()}, job.hold_on_device);
     set_words(call, job, item_of(uniforms, i), i, c.draws_per_step());
     set_forced(call, job, item_of(forced, i), i, c);
     set_outputs(call, job, c, return_logits);
@@ -249,6 +274,11 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("interp_size",
                              [](const Engine& e) { return e.config().interp_size(); })
       .def_property_readonly("hold_size", [](const Engine& e) { return e.config().hold_size(); })
+      .def_property_readonly("hold_bias",
+                             [](const Engine& e) {
+                               const std::vector<float> bias = e.hold_bias();
+                               return FloatArray(py::ssize_t(bias.size()), bias.data());
+                             })
       .def_property_readonly("logits_size",
                              [](const Engine& e) { return e.config().logits_size(); })
       .def_property_readonly("draws_per_step",

@@ -25,6 +25,7 @@ class Context {
   const Driver& driver() const { return driver_; }
   const gpu::DeviceLimits& limits() const { return limits_; }
   StreamHandle stream() const { return stream_; }
+  int ordinal() const { return ordinal_; }
   std::string where() const;  // "device 0, <name>"
 
   // DeviceError unless the call succeeded. After an error that breaks the context every later call

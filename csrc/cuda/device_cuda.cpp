@@ -190,6 +190,25 @@ void DeviceCuda::zero(uint64_t address, size_t bytes) {
                   context_->driver().cuMemsetD8Async(address, 0, bytes, context_->stream()));
 }
 
+std::string DeviceCuda::unreadable(uint64_t address) const {
+  const Current current(*context_);
+  int ordinal = -1;
+  const Result result =
+      context_->driver().cuPointerGetAttribute(&ordinal, kPointerDeviceOrdinal, address);
+  if (result == kInvalidValue) return "does not lie in the memory of a GPU";
+  context_->check("cuPointerGetAttribute", result);
+  if (ordinal == context_->ordinal()) return {};
+  return "lies on device " + std::to_string(ordinal) + ", the engine runs on " + context_->where();
+}
+
+void DeviceCuda::await(uint64_t stream) {
+  const Current current(*context_);
+  context_->check(
+      "cuStreamSynchronize",
+      context_->driver().cuStreamSynchronize(reinterpret_cast<StreamHandle>(uintptr_t(stream))),
+      "on the stream that an array names");
+}
+
 std::unique_ptr<gpu::Kernel> DeviceCuda::load(const gpu::KernelSpec& spec) {
   const Current current(*context_);
   std::string refused;  // what the driver said of images that were there

@@ -58,6 +58,8 @@ class DeviceCuda final : public gpu::Device {
   void upload(uint64_t to, const void* from, size_t bytes) override;
   void download(void* to, uint64_t from, size_t bytes) override;
   void zero(uint64_t address, size_t bytes) override;
+  std::string unreadable(uint64_t address) const override;
+  void await(uint64_t stream) override;
   std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override;
 
  private:

@@ -15,6 +15,7 @@ using ModuleHandle = struct OpaqueModule*;
 using FunctionHandle = struct OpaqueFunction*;
 
 constexpr Result kSuccess = 0;
+constexpr Result kInvalidValue = 1;
 constexpr Result kOutOfMemory = 2;
 constexpr Result kNotInitialized = 3;
 constexpr Result kNoDevice = 100;
@@ -44,6 +45,7 @@ constexpr int kMaxDynamicSharedBytes = 8;    // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SH
 constexpr int kNonPortableClusterSize = 14;  // CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
 constexpr int kPortableClusterSize = 8;      // every device with clusters takes as many blocks
 constexpr unsigned kStreamNonBlocking = 1u;  // CU_STREAM_NON_BLOCKING
+constexpr int kPointerDeviceOrdinal = 9;     // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 
 // CUlaunchAttribute: what a launch has beside its sizes.
 struct LaunchAttribute {
@@ -92,6 +94,7 @@ struct LaunchConfig {
   CALL(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", DevicePointer, const void*, size_t, StreamHandle)\
   CALL(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", void*, DevicePointer, size_t, StreamHandle)      \
   CALL(cuMemsetD8Async, "cuMemsetD8Async", DevicePointer, unsigned char, size_t, StreamHandle)     \
+  CALL(cuPointerGetAttribute, "cuPointerGetAttribute", void* value, int attribute, DevicePointer)  \
   CALL(cuStreamCreate, "cuStreamCreate", StreamHandle*, unsigned flags)                            \
   CALL(cuStreamDestroy, "cuStreamDestroy_v2", StreamHandle)                                        \
   CALL(cuStreamSynchronize, "cuStreamSynchronize", StreamHandle)                                   \

@@ -84,6 +84,8 @@ class EmuDevice final : public gpu::Device {
     std::memcpy(to, pointer(from), bytes);
   }
   void zero(uint64_t address, size_t bytes) override { std::memset(pointer(address), 0, bytes); }
+  std::string unreadable(uint64_t) const override { return {}; }  // it cannot be told
+  void await(uint64_t) override {}
 
   std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override {
     if (spec.blocks > limits_.multiprocessors)

@@ -15,6 +15,11 @@ StreamState make_stream(const ModelConfig& config, const StreamKey& key) {
   return state;
 }
 
+std::string Engine::unreadable(uint64_t) const {
+  return "lies in the memory of a GPU, and the engine on " + device() +
+         " reads the host's: give a NumPy array";
+}
+
 void check_jobs(const ModelConfig& config, const std::vector<Job>& jobs) {
   std::unordered_set<const StreamState*> seen;
   for (size_t i = 0; i < jobs.size(); ++i) {

@@ -34,6 +34,8 @@ struct Job {
   int64_t n_steps = 0;
   const float* interp = nullptr;           // [rows, interp_size]
   const float* hold = nullptr;             // [rows, hold_size]
+  bool interp_on_device = false;           // interp lies in memory that the engine's device reads
+  bool hold_on_device = false;             // the same of hold, which then contains hold_bias()
   const uint32_t* words = nullptr;         // [n_steps, draws_per_step] in place of Philox, or null
   const int32_t* forced_labels = nullptr;  // [n_steps] outcomes to take, or null
   const float* forced_values = nullptr;    // the same for a mixture of logistics
@@ -59,6 +61,14 @@ class Engine {
   virtual uint64_t weight_bytes() const = 0;  // read per sample of one stream
   virtual int64_t macs_per_step() const = 0;
   virtual std::string describe() const = 0;
+  // Rows in the memory of a device. Why this engine cannot read what lies at an address there, as
+  // the end of a sentence that begins with its name; empty if it can.
+  virtual std::string unreadable(uint64_t address) const;
+  // Returns when the work has ended that a stream of the device holds now (its handle; 1 and 2 are
+  // the driver's names of the default streams).
+  virtual void await(uint64_t) {}
+  // [hold_size] what rows of `hold` in the device's memory contain beside the conditioning.
+  virtual std::vector<float> hold_bias() const { return {}; }
   // Ticks of the device's clock that each stage of a sample took in all runs so far; empty unless
   // the engine was made with stage clocks.
   virtual std::vector<std::pair<std::string, int64_t>> stage_ticks() { return {}; }

@@ -51,6 +51,9 @@ class Device {
   virtual void upload(uint64_t to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, uint64_t from, size_t bytes) = 0;
   virtual void zero(uint64_t address, size_t bytes) = 0;
+  // Memory and streams of others: see Engine.
+  virtual std::string unreadable(uint64_t address) const = 0;
+  virtual void await(uint64_t stream) = 0;
   // The blocks of a kernel that can be resident together are asked first; DeviceError if fewer
   // than spec.blocks.
   virtual std::unique_ptr<Kernel> load(const KernelSpec& spec) = 0;

@@ -100,6 +100,12 @@ class GpuEngine final : public Engine {
   }
   std::string describe() const override { return plan_.describe(); }
 
+  std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
+  void await(uint64_t stream) override { device_->await(stream); }
+  std::vector<float> hold_bias() const override {
+    return config().hold_size() > 0 ? bias_ : std::vector<float>();
+  }
+
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<std::pair<std::string, int64_t>> result;
@@ -250,7 +256,8 @@ class GpuEngine final : public Engine {
     return tag_;
   }
 
-  // Rows of the frames that these steps see. Biases are added here, once a frame.
+  // Rows of the frames that these steps see. Biases are added here, once a frame, to rows of the
+  // host; those on the device are used where they are.
   void put_conditioning(KernelArgs& a, const Job& job, int64_t first_frame, int n) {
     const int64_t position = int64_t(job.state->position()), hop = config().hop_length;
     const int64_t row = position / hop - first_frame, rows = (position % hop + n + hop - 1) / hop;
@@ -258,7 +265,10 @@ class GpuEngine final : public Engine {
     a.phase0 = unsigned(position % hop);
     a.base = base_.get();
     a.base_stride = 0;
-    if (job.hold != nullptr) {
+    if (job.hold_on_device) {
+      a.base = job.hold + row * width;
+      a.base_stride = unsigned(width);
+    } else if (job.hold != nullptr) {
       std::vector<float> base(size_t(rows * width));
       for (int64_t i = 0; i < rows * width; ++i)
         base[size_t(i)] = job.hold[row * width + i] + bias_[size_t(i % width)];
@@ -266,8 +276,10 @@ class GpuEngine final : public Engine {
       a.base_stride = unsigned(width);
     }
     if (plan_.shape.taps > 0) {
-      a.interp =
-          interp_.upload(job.interp + row * width, size_t((rows + plan_.shape.taps - 1) * width));
+      const float* interp = job.interp + row * width;
+      a.interp = job.interp_on_device
+                     ? interp
+                     : interp_.upload(interp, size_t((rows + plan_.shape.taps - 1) * width));
       a.upsample = upsample_.get();
     }
   }

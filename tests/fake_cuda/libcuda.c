@@ -8,6 +8,7 @@
  * FAKE_CUDA_MEMORY   bytes of a device
  * FAKE_CUDA_FAIL     "cuMemAlloc_v2@2=2 cuInit@*=100": the n-th (or every) call gives this result
  * FAKE_CUDA_CALLS    file to which every call is appended: pid, name, details
+ * FAKE_CUDA_POINTERS  device on which all memory is said to lie, also what is none of the driver's
  * FAKE_CUDA_RUN      a launch does what can be seen of the persistent kernel: label i of step i
  * FAKE_CUDA_ARGS     bytes of the kernel's argument that a launch writes out, in hexadecimal
  */
@@ -329,6 +330,14 @@ Result cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void* stre
   BEGIN("cuMemsetD8Async", 1, "%zu stream=%p", bytes, stream);
   if (!inside(to, bytes)) return 1;
   memset((void*)to, value, bytes);
+  return 0;
+}
+
+Result cuPointerGetAttribute(void* value, int attribute, Pointer address) {
+  BEGIN("cuPointerGetAttribute", 0, "%d %llx", attribute, address);
+  const char* others = getenv("FAKE_CUDA_POINTERS");
+  if (attribute != 9 || (!others && !inside(address, 1))) return 1;
+  *(int*)value = others ? atoi(others) : 0;
   return 0;
 }
 

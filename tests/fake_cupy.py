@@ -1,0 +1,121 @@
+"""A CuPy of host memory: what the package uses of it, as strict as the real one.
+
+Nothing becomes numpy by itself, and work is done only where device 0
+is the current one. The emulator reads its memory as a GPU reads CuPy's.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+
+KIND = (1, 0)  # DLPack's device type and number: the host, which the emulator reads
+
+
+class Device:
+    """Makes a device the current one; outside it is 1, where none of the arrays lie."""
+
+    current = 1
+
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+
+    def __enter__(self) -> None:
+        self.before, Device.current = Device.current, self.ordinal
+
+    def __exit__(self, *_: object) -> None:
+        Device.current = self.before
+
+
+def _bare(value: Any) -> Any:
+    assert Device.current == 0, "work on the wrong device"
+    assert not isinstance(value, np.ndarray), "numpy and CuPy do not mix"
+    return value.values if isinstance(value, Array) else value
+
+
+class Array:
+    """What is used of cupy.ndarray."""
+
+    __module__ = "cupy"
+    __array_ufunc__ = None  # numpy leaves operators to this class
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+        self.shape, self.ndim, self.dtype = self.values.shape, self.values.ndim, self.values.dtype
+
+    def __array__(self, *_: object, **__: object) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def get(self) -> Any:
+        """Copy to the host, as restoring results in a test may."""
+        raise AssertionError("an array came to the host")
+
+    @property
+    def device(self) -> Device:
+        return Device(0)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return KIND
+
+    @property
+    def data(self) -> Any:
+        return types.SimpleNamespace(ptr=self.values.ctypes.data)
+
+    @property
+    def T(self) -> Array:
+        return Array(self.values.T)
+
+    def copy(self) -> Array:
+        return Array(_bare(self).copy())
+
+    def __getitem__(self, key: Any) -> Array:
+        return Array(_bare(self)[key])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        _bare(self)[key] = _bare(value)
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def __float__(self) -> float:
+        return float(self.values)
+
+    def __int__(self) -> int:
+        return int(self.values)
+
+    def __iter__(self) -> Any:
+        return (Array(value) for value in self.values)
+
+
+def _method(name: str) -> Any:
+    return lambda self, *others: Array(getattr(_bare(self), name)(*map(_bare, others)))
+
+
+for _name in ("add", "matmul", "gt", "invert"):
+    setattr(Array, f"__{_name}__", _method(f"__{_name}__"))
+for _name in ("all", "any", "sum", "min", "max", "mean"):
+    setattr(Array, _name, _method(_name))
+
+
+def module(stream: int = 0) -> types.ModuleType:
+    """Make a module `cupy` whose current stream has a handle."""
+    cupy: Any = types.ModuleType("cupy")
+    cupy.float32, cupy.float64 = np.float32, np.float64
+
+    def asarray(value: Any, dtype: Any = None) -> Array:
+        assert Device.current == 0, "an array was made on the wrong device"
+        if isinstance(value, Array):
+            return Array(np.asarray(value.values, dtype=dtype))
+        assert type(value) is np.ndarray, "arrays of a third library come without their stream"
+        return Array(np.array(value, dtype=dtype))  # memory of its own
+
+    cupy.asarray = asarray
+    cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
+    for name in ("where", "isfinite", "argwhere"):
+        function = getattr(np, name)
+        setattr(cupy, name, lambda *given, f=function: Array(f(*map(_bare, given))))
+    current = types.SimpleNamespace(ptr=stream)
+    cupy.cuda = types.SimpleNamespace(Device=Device, get_current_stream=lambda: current)
+    return cupy
