@@ -49,12 +49,13 @@ inline float draw_logistic(float mean, float log_scale, float temperature, uint3
   return float(std::clamp(mean + scale * (std::log(v) - std::log(1.0 - v)), -1.0, 1.0));
 }
 
-// Scaled feedback of a coarse or fine value: 0..255 to [-1, 1].
-inline float scale_half(int k) { return float(k) / 127.5f - 1.0f; }
-
-// Scaled feedback of a softmax label: 0..n-1 to [-1, 1].
+// Scaled feedback of a softmax label: 0..n-1 to [-1, 1]. Rounded once: a quiet sample, which is
+// near 0, would keep the error of a quotient near 1 if 1 was subtracted last.
 inline float scale_label(int k, int n_classes) {
-  return 2.0f * float(k) / float(n_classes - 1) - 1.0f;
+  return float(2 * k - (n_classes - 1)) / float(n_classes - 1);
 }
+
+// Scaled feedback of a coarse or fine value: 0..255 to [-1, 1].
+inline float scale_half(int k) { return scale_label(k, 256); }
 
 }  // namespace wavernn_fast

@@ -20,14 +20,9 @@ float quantize(const float* x, int n, int pieces, bool is_signed, uint8_t* u) {
   return largest / float(levels.highest);
 }
 
-// exp(x) - 1 without its power of two: sets n to the nearest integer of x / ln 2 and returns
-// exp(x - n ln 2) - 1. Cody-Waite reduction, degree-6 polynomial with the coefficients of the
-// Cephes library (S. Moshier, expf).
-WF_ALWAYS F reduced_exp(F x, I& n) {
-  n = round_int(mul(x, set1(1.44269504088896341f)));
-  const F nf = to_float(n);
-  F r = fma(nf, set1(-0.693359375f), x);
-  r = fma(nf, set1(2.12194440e-4f), r);
+// exp(r) - 1 for |r| <= ln 2 / 2: degree-6 polynomial with the coefficients of the Cephes library
+// (S. Moshier, expf).
+WF_ALWAYS F exp_polynomial(F r) {
   F p = set1(1.9875691500e-4f);
   p = fma(p, r, set1(1.3981999507e-3f));
   p = fma(p, r, set1(8.3334519073e-3f));
@@ -37,41 +32,99 @@ WF_ALWAYS F reduced_exp(F x, I& n) {
   return fma(p, mul(r, r), r);
 }
 
+// Cody and Waite's ln 2 in two parts: n * kLn2High is exact.
+inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+
+// exp(x) - 1 without its power of two: sets n to the nearest integer of x / ln 2 and returns
+// exp(x - n ln 2) - 1.
+WF_ALWAYS F reduced_exp(F x, I& n) {
+  n = round_int(mul(x, set1(kLog2E)));
+  const F nf = to_float(n);
+  const F r = fma(nf, set1(-kLn2High), x);
+  return exp_polynomial(fma(nf, set1(-kLn2Low), r));
+}
+
+WF_ALWAYS F clamp(F x, float low, float high) { return min(max(x, set1(low)), set1(high)); }
+
 // exp to about 1 ulp for x in [-86, 88] (clamped).
 WF_ALWAYS F exp_of(F x) {
   I n;
-  const F p = reduced_exp(min(max(x, set1(-86.0f)), set1(88.0f)), n);
+  const F p = reduced_exp(clamp(x, -86.0f, 88.0f), n);
   return scale_exponent(add(p, set1(1.0f)), n);
 }
 
-// exp(x) - 1 for x in [-limit, limit] (clamped), with all its digits near 0.
-WF_ALWAYS F exp_minus_one(F x, float limit) {
+// 1 - sigmoid(x) = 1 / (2 + m), m = exp(x) - 1 with all its digits near 0: one rounding less than
+// 1 / (1 + exp(x)).
+WF_ALWAYS F one_minus_sigmoid(F x) {
   I n;
-  const F p = reduced_exp(min(max(x, set1(-limit)), set1(limit)), n);
+  const F p = reduced_exp(clamp(x, -86.0f, 86.0f), n);
   const F power = scale_exponent(set1(1.0f), n);
-  return fma(power, p, sub(power, set1(1.0f)));
+  const F m = fma(power, p, sub(power, set1(1.0f)));
+  return div(set1(1.0f), add(set1(2.0f), m));
 }
 
-// 1 / (2 + m), m = exp(-x) - 1: one rounding less than 1 / (1 + exp(-x)).
-WF_ALWAYS F sigmoid(F x) {
-  return div(set1(1.0f), add(set1(2.0f), exp_minus_one(sub(zero(), x), 86.0f)));
+// A number in two parts, high + low: low holds what rounding high would lose.
+struct Two {
+  F high, low;
+};
+
+// high + low = a + b for |a| >= |b|.
+WF_ALWAYS Two two_sum(F a, F b) {
+  const F sum = add(a, b);
+  return {sum, sub(b, sub(sum, a))};
 }
 
-// m / (m + 2), m = exp(2 x) - 1. Near 0, where 1 - 2 / (1 + exp(2 x)) would lose digits, it keeps
-// them: those errors add up in the state. Beyond 10 tanh is 1 in float32.
-WF_ALWAYS F tanh_of(F x) {
-  const F m = exp_minus_one(add(x, x), 20.0f);
-  return div(m, add(m, set1(2.0f)));
+// The rounding of each addition goes to `low`; if b is the larger, that of b may be lost.
+WF_ALWAYS void add_to(Two& a, F b) {
+  const Two sum = two_sum(a.high, b);
+  a = {sum.high, add(a.low, sum.low)};
+}
+WF_ALWAYS void add_product_to(Two& a, F x, F y) {
+  const F sum = fma(x, y, a.high);
+  a = {sum, add(a.low, fma(x, y, sub(a.high, sum)))};
+}
+
+// a / b in two parts; a and b are those, a.low and b.low the small rests.
+WF_ALWAYS Two divide(Two a, Two b) {
+  const F inverse = div(set1(1.0f), b.high);
+  const F quotient = mul(a.high, inverse), minus = sub(zero(), quotient);
+  const F rest = add(fma(minus, b.high, a.high), fma(minus, b.low, a.low));
+  return {quotient, mul(rest, inverse)};
+}
+
+// 1 / (1 + power + power p), exp(-x) = power (1 + p). Beyond 40 the gate is shut or open.
+WF_ALWAYS Two sigmoid(F x) {
+  I n;
+  const F p = reduced_exp(clamp(sub(zero(), x), -40.0f, 40.0f), n);
+  const F power = scale_exponent(set1(1.0f), n);
+  return divide({set1(1.0f), zero()}, two_sum(add(power, set1(1.0f)), mul(power, p)));
+}
+
+// m / (m + 2), m = exp(2 x) - 1 = (power - 1) + power p. Near 0, where 1 - 2 / (1 + exp(2 x)) would
+// lose digits, it keeps them: those errors add up in the state. Beyond 10 tanh is 1 in float32.
+WF_ALWAYS F tanh_of(Two x) {
+  const F twice = clamp(add(x.high, x.high), -20.0f, 20.0f);
+  const I n = round_int(mul(twice, set1(kLog2E)));
+  const F nf = to_float(n), rest = fma(nf, set1(-kLn2Low), add(x.low, x.low));
+  const F p = exp_polynomial(add(fma(nf, set1(-kLn2High), twice), rest));
+  const F power = scale_exponent(set1(1.0f), n), scaled = mul(power, p);
+  const Two y =
+      divide(two_sum(sub(power, set1(1.0f)), scaled), two_sum(add(power, set1(1.0f)), scaled));
+  return add(y.high, y.low);
+}
+
+// A sum of their own: the outer taps, with small weights, are rounded as small sums.
+WF_ALWAYS F interpolate(const Conditioning& c, int channel) {
+  F sum = mul(set1(c.kernel[0]), load(c.interp + channel));
+  for (int j = 1; j < c.taps; ++j)
+    sum = fma(set1(c.kernel[j]), load(c.interp + j * c.stride + channel), sum);
+  return sum;
 }
 
 WF_ALWAYS F condition(F acc, const Conditioning& c, int channel) {
   if (c.hold != nullptr) acc = add(acc, load(c.hold + channel));
-  if (c.taps == 0) return acc;
-  // A sum of their own: the outer taps, with small weights, are rounded as small sums.
-  F sum = mul(set1(c.kernel[0]), load(c.interp + channel));
-  for (int j = 1; j < c.taps; ++j)
-    sum = fma(set1(c.kernel[j]), load(c.interp + j * c.stride + channel), sum);
-  return add(acc, sum);
+  return c.taps == 0 ? acc : add(acc, interpolate(c, channel));
 }
 
 template <int kScalars>
@@ -85,16 +138,37 @@ WF_ALWAYS F gate_input(const GruArgs& a, int block, int gate) {
   return x;
 }
 
-// r = sigmoid(.), u = sigmoid(.), e = tanh(r * (R_e h + b) + I_e x), h' = e + u (h - e).
+// Adds what gate_input does, to the candidate's recurrent part: mostly the largest, so it is first.
+template <int kScalars>
+WF_ALWAYS void add_candidate_input(Two& x, const GruArgs& a, int block) {
+  const int channel = 2 * a.hidden_size + kLanes * block;
+  const Conditioning& c = a.conditioning;
+  add_to(x, load(a.base + channel));
+  if (c.hold != nullptr) add_to(x, load(c.hold + channel));
+  if (c.taps != 0) add_to(x, interpolate(c, channel));
+#pragma GCC unroll 3
+  for (int i = 0; i < kScalars; ++i)
+    add_product_to(x, set1(a.scalars[i]), load(a.scalar_weights[i] + channel));
+  if (a.input != nullptr) add_to(x, load(a.input + 3 * kLanes * block + kLanes * 2));
+}
+
+// r = sigmoid(.), u = sigmoid(.), e = tanh(r * (R_e h + b) + I_e x), h' = h + (1 - u) (e - h).
+//
+// The state keeps errors, so the way to it is exact to about one rounding: the candidate's argument
+// is carried in two parts, reset included, and a unit that keeps its state long, u near 1, is moved
+// by 1 - u, which has all its digits there.
 template <int kScalars>
 WF_ALWAYS void gru_units(const GruArgs& a) {
   for (int block = a.first_block; block < a.last_block; ++block) {
     const float* recurrent = a.recurrent + 3 * kLanes * block;
-    const F r = sigmoid(add(load(recurrent), gate_input<kScalars>(a, block, 0)));
-    const F u = sigmoid(add(load(recurrent + kLanes), gate_input<kScalars>(a, block, 1)));
-    const F e = tanh_of(fma(r, load(recurrent + 2 * kLanes), gate_input<kScalars>(a, block, 2)));
+    const Two r = sigmoid(add(load(recurrent), gate_input<kScalars>(a, block, 0)));
+    const F share =
+        one_minus_sigmoid(add(load(recurrent + kLanes), gate_input<kScalars>(a, block, 1)));
+    const F own = load(recurrent + 2 * kLanes), product = mul(r.high, own);
+    Two x = {product, fma(r.low, own, fma(r.high, own, sub(zero(), product)))};
+    add_candidate_input<kScalars>(x, a, block);
     const F h = load(a.h_old + kLanes * block);
-    store(a.h_new + kLanes * block, fma(u, sub(h, e), e));
+    store(a.h_new + kLanes * block, fma(share, sub(tanh_of(x), h), h));
   }
 }
 
