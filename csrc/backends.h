@@ -17,11 +17,11 @@ struct EngineOptions {
   int threads = 0;             // 0: what the process may use
   std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
   // Of the persistent kernel:
-  std::string gpu = "H200";                  // emu: the GPU it stands for
+  std::string gpu = "H200";                               // emu: the GPU it stands for
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
-  bool exact = true;                         // IEEE operations only
-  bool clocks = false;                       // time the stages of a sample
-  cuda::OpenOptions cuda;                    // which device and stream, where its compiler is
+  bool exact = true;                                      // IEEE operations only
+  bool clocks = false;                                    // time the stages of a sample
+  cuda::OpenOptions cuda;  // which device and stream, where its compiler is
 };
 
 std::vector<std::string> available_devices();
