@@ -115,6 +115,24 @@ def make_engine(
     return twin
 
 
+def _emulated_blocks(config: ModelConfig, dtype: str) -> int:
+    """Few blocks that hold a model, 0 if none of those tried do.
+
+    Every thread of the emulator takes its time, and its bits do not depend on the blocks.
+    """
+    from . import _C
+
+    for blocks in (1, 2, 4, 8, 16, 32):
+        try:
+            _C.gpu_plan(
+                dataclasses.asdict(config), dtype="fp32" if dtype == "auto" else dtype, blocks=blocks
+            )
+        except (DeviceError, InputError):
+            continue
+        return blocks
+    return 0
+
+
 def _construct(
     config: ModelConfig,
     tensors: Mapping[str, NDArray[np.float32]],
@@ -137,6 +155,7 @@ def _construct(
             dtype=dtype,
             threads=threads or _C.available_threads(),
             isa="auto",
+            blocks=_emulated_blocks(config, dtype) if device == "emu" else 0,
             exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
             nvrtc=nvrtc.libraries() if device == "cuda" else (),
             cubins=nvrtc.packaged_kernels(),

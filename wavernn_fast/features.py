@@ -307,7 +307,7 @@ def _mel_matrix(mel: Any, n_mels: int, xp: Any) -> Any:
     dtype = array.dtype  # torch's have no kind
     if not (dtype.kind == "f" if hasattr(dtype, "kind") else dtype.is_floating_point):
         raise InputError(
-            f"The mel has dtype {dtype}, expected float32 (log-mel values are not"
+            f"The mel has dtype {dtype}, expected float32 (log-mel values are real and not"
             " whole numbers); convert it with mel.astype('float32') if that is what it holds."
         )
     shape = tuple(array.shape)

@@ -48,7 +48,10 @@ void Machine::run(void (*body)(void*), void* argument) {
   size_t left = fibers_.size();
   while (left > 0) {
     Fiber* next = pick();
-    if (next == nullptr) report_deadlock();
+    if (next == nullptr) {
+      machine = nullptr;
+      report_deadlock();
+    }
     resume(*next);
     if (error_) break;
     if (next->finished) --left;
@@ -97,8 +100,7 @@ void Machine::suspend() {
 #endif
 }
 
-// --- the order
-// ------------------------------------------------------------------------------------
+// --- the order -----------------------------------------------------------------------------------
 
 void Machine::make_ready(Fiber* fiber) {
   const Schedule& s = options_.schedule;
@@ -131,8 +133,7 @@ Fiber* Machine::pick() {
   return take(ready_, ready_head_);
 }
 
-// --- waiting
-// --------------------------------------------------------------------------------------
+// --- waiting -------------------------------------------------------------------------------------
 
 void Machine::meet_block(int barrier) {
   if (options_.fault.barrier == barrier) return;

@@ -23,8 +23,11 @@ bool starts(const std::string& text, const char* prefix) { return text.rfind(pre
 Schedule parse_schedule(const std::string& text) {
   if (text == "auto" || text == "fair") return {};
   if (starts(text, "random:")) return {Schedule::Kind::random, number_after(text, "random:"), 0};
-  if (starts(text, "starve:"))
-    return {Schedule::Kind::starve, 0, int(number_after(text, "starve:"))};
+  if (starts(text, "starve:")) {
+    const uint64_t block = number_after(text, "starve:");
+    WF_CHECK(block <= INT32_MAX, "schedule \"", text, "\": expected a block from 0 to ", INT32_MAX);
+    return {Schedule::Kind::starve, 0, int(block)};
+  }
   fail("schedule \"", text, "\" is not fair, random:SEED or starve:BLOCK");
 }
 

@@ -25,8 +25,7 @@ struct Float2 {
   float x, y;
 };
 
-// --- who am I
-// -------------------------------------------------------------------------------------
+// --- who am I ------------------------------------------------------------------------------------
 
 WF_INLINE int thread_index() { return emulate::machine->current().thread; }
 WF_INLINE int lane_index() { return thread_index() & 31; }
@@ -35,8 +34,7 @@ WF_INLINE int block_index() { return emulate::machine->current().block; }
 WF_INLINE float* shared_memory() { return emulate::machine->block().shared.data(); }
 WF_INLINE long long clock_ticks() { return 0; }
 
-// --- arithmetic
-// -----------------------------------------------------------------------------------
+// --- arithmetic ----------------------------------------------------------------------------------
 
 WF_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 WF_INLINE float add(float a, float b) { return a + b; }
@@ -59,8 +57,7 @@ WF_INLINE unsigned multiply_high(unsigned a, unsigned b) {
 WF_INLINE float fast_exp2(float x) { return __builtin_exp2f(x); }
 WF_INLINE float fast_reciprocal(float x) { return 1.0f / x; }
 
-// --- weights
-// --------------------------------------------------------------------------------------
+// --- weights -------------------------------------------------------------------------------------
 
 using Weight = Float2;
 WF_INLINE Float2 widen(Weight w) { return w; }
@@ -77,8 +74,7 @@ WF_INLINE void store2(float* at, Float2 v) {
 WF_INLINE float load_constant(const float* at) { return *at; }
 WF_INLINE Float2 load_constant2(const float* at) { return {at[0], at[1]}; }
 
-// --- within a block
-// -------------------------------------------------------------------------------
+// --- within a block ------------------------------------------------------------------------------
 
 WF_INLINE void block_sync(int where) { emulate::machine->meet_block(where); }
 
@@ -112,8 +108,7 @@ WF_INLINE unsigned warp_ballot(bool yes) {
 }
 WF_INLINE int first_lane(unsigned ballot) { return __builtin_ffs(static_cast<int>(ballot)) - 1; }
 
-// --- within a cluster of blocks
-// -------------------------------------------------------------------
+// --- within a cluster of blocks ------------------------------------------------------------------
 
 using Arrivals = unsigned long long;
 
@@ -137,8 +132,7 @@ WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
 WF_INLINE bool phase_over(Arrivals* at, int parity) { return emulate::is_over(at, parity); }
 WF_INLINE void cluster_sync(int where) { emulate::machine->meet_cluster(where); }
 
-// --- between blocks
-// -------------------------------------------------------------------------------
+// --- between blocks ------------------------------------------------------------------------------
 
 WF_INLINE void publish(Word* at, float value, unsigned tag) {
   *at = static_cast<Word>(tag) << 32 | __builtin_bit_cast(unsigned, value);

@@ -188,7 +188,12 @@ class GpuEngine final : public Engine {
     request.limits.multiprocessors = fitting;
     return request;
   }
-  void retreat(const TooManyBlocks& refusal) { make_ready(smaller(refusal)); }
+  void retreat(const TooManyBlocks& refusal) {
+    const GpuRequest request = smaller(refusal);
+    lost_ = true;  // until plan, kernel and weights belong together again
+    make_ready(request);
+    lost_ = false;
+  }
 
   int slice_steps(const Job& job, int64_t done) const {
     const double target = device_->limits().watchdog ? kWatchdogSliceSeconds : kSliceSeconds;
@@ -199,8 +204,13 @@ class GpuEngine final : public Engine {
 
   // Runs steps [done, done + n) of a job in one launch; returns n, or 0 after a new plan.
   int run_slice(Job& job, int64_t done, int64_t first_frame) {
+    if (lost_)
+      fail<DeviceError>("The engine on ", device_->detail(),
+                        " could not be planned again for fewer blocks and cannot go on; make a new "
+                        "one, or use device='cpu'.");
     const int n = slice_steps(job, done);
     KernelArgs args = arguments(job, done, first_frame, n);
+    tag_ += unsigned(n) + 1;  // of words that a launch may have published before it failed, too
     const auto begin = Clock::now();
     try {
       kernel_for(job).launch(args);
@@ -209,7 +219,6 @@ class GpuEngine final : public Engine {
       return 0;
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    tag_ += unsigned(n) + 1;
     seconds_per_step_ = seconds / n;
     take_results(job, done, n);
     return n;
@@ -326,6 +335,7 @@ class GpuEngine final : public Engine {
   Buffer<long long> clocks_{*device_};
   std::mutex mutex_;
   unsigned tag_ = 1;
+  bool lost_ = false;  // no plan that can run: see retreat
   double seconds_per_step_ = 0;
 };
 

@@ -308,6 +308,8 @@ void check_request(const GpuRequest& request) {
       "blocks is ", request.blocks, ", expected 1 to ",
       std::min(request.limits.multiprocessors, c.half()),
       ": at most one a multiprocessor, and a unit of each half for each");
+  WF_CHECK(request.exchanges == 0 || request.exchanges == 2 || request.exchanges == 4,
+           "exchanges is ", request.exchanges, ", expected 2 or 4, or 0 for the planner's choice");
   check_cluster(request);
   WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
            ", expected 1 to ", kMostWarps);

@@ -88,6 +88,7 @@ class Trainer:
         if config.n_mels:
             self.model.mel.set(measure(recording.mel for recording in self._train.recordings))
         self.model.to(processes.device)
+        processes.share(self.model.buffers())  # eigenvectors of other processors may point back
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._parameters = dict(self.model.named_parameters())
         self._averages = dict(self.average.named_parameters())

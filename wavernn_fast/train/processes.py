@@ -46,6 +46,12 @@ class Processes:
             values /= self.world
         return values
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of rank 0: what was measured apart may differ in rounding."""
+        if self.world > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.world > 1:

@@ -20,7 +20,7 @@ struct KernelStatus {
 constexpr int kStallWordBits = 22;
 
 struct KernelArgs {
-  const void* weights;       // packed as plan/gpu_pack.h says
+  const void* weights;       // packed as plan/gpu_pack.cpp says
   const float* base;         // [frames, 3H] biases and per-frame conditioning of the gates
   const float* interp;       // [frames + taps - 1, 3H] or null
   const float* upsample;     // [hop, taps], weights of `interp` by phase

@@ -20,8 +20,7 @@ struct Float2 {
   float x, y;
 };
 
-// --- who am I
-// -------------------------------------------------------------------------------------
+// --- who am I ------------------------------------------------------------------------------------
 
 WF_INLINE int thread_index() { return threadIdx.x; }
 WF_INLINE int lane_index() { return threadIdx.x & 31; }
@@ -33,8 +32,7 @@ WF_INLINE float* shared_memory() {
 }
 WF_INLINE long long clock_ticks() { return clock64(); }
 
-// --- arithmetic
-// -----------------------------------------------------------------------------------
+// --- arithmetic ----------------------------------------------------------------------------------
 
 WF_INLINE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 WF_INLINE float add(float a, float b) { return __fadd_rn(a, b); }
@@ -62,8 +60,7 @@ WF_INLINE float fast_reciprocal(float x) {
   return y;
 }
 
-// --- weights
-// --------------------------------------------------------------------------------------
+// --- weights -------------------------------------------------------------------------------------
 
 // Two neighbouring weights of a row as they are kept. `volatile` pins loads and conversions where
 // they are written: a compiler that may repeat a load reads weights from memory inside the loop,
@@ -112,8 +109,7 @@ WF_INLINE Float2 load_constant2(const float* at) {
   return {v.x, v.y};
 }
 
-// --- within a block
-// -------------------------------------------------------------------------------
+// --- within a block ------------------------------------------------------------------------------
 
 // `where` names the barrier in the emulator's reports.
 WF_INLINE void block_sync(int where) {
@@ -206,8 +202,7 @@ WF_INLINE unsigned warp_prefix_sum(unsigned x) {
 WF_INLINE unsigned warp_ballot(bool yes) { return __ballot_sync(0xffffffffu, yes); }
 WF_INLINE int first_lane(unsigned ballot) { return __ffs(ballot) - 1; }
 
-// --- within a cluster of blocks
-// -------------------------------------------------------------------
+// --- within a cluster of blocks ------------------------------------------------------------------
 
 // Values pushed into a block's shared memory are counted there, in bytes: an Arrivals goes on to
 // its next phase when as many have come as were announced. Blocks of a cluster follow each other in
@@ -277,8 +272,7 @@ WF_INLINE bool phase_over(Arrivals*, int) { return true; }
 WF_INLINE void cluster_sync(int) {}
 #endif
 
-// --- between blocks
-// -------------------------------------------------------------------------------
+// --- between blocks ------------------------------------------------------------------------------
 
 #if __CUDA_ARCH__ >= 700
 #define WF_ST_WORD "st.relaxed.gpu.global.u64"

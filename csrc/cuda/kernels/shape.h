@@ -35,7 +35,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(taps, kTaps, WF_TAPS)                        /* rows of `interp` that a sample mixes */        \
   X(fp16, kFp16, WF_FP16)                        /* weights of R and O1..O4 in two bytes */        \
   X(exact, kExact, WF_EXACT)                     /* IEEE operations only */                        \
-  X(full, kFull, WF_FULL)                        /* what only some runs need, see below */         \
+  X(full, kFull, WF_FULL)                        /* what only some runs need, see above */         \
   X(clocks, kClocks, WF_CLOCKS)                  /* sum up the ticks of every stage */             \
   X(gru_place, kGruPlace, WF_GRU_PLACE)          /* Place of R */                                  \
   X(fc1_place, kFc1Place, WF_FC1_PLACE)          /* of O1 and O3 */                                \
