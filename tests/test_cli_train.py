@@ -362,6 +362,27 @@ def torchrun(little: Path, folder: Path, steps: int) -> None:
     )  # fmt: skip
 
 
+SHARING = """
+import pathlib, sys, torch
+from wavernn_fast.train.processes import start
+processes = start("cpu", 1)
+values = torch.full((3,), float(processes.rank + 1))
+processes.share([values])
+pathlib.Path(sys.argv[1], str(processes.rank)).write_text(str(values.tolist()))
+processes.close()
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_what_the_first_has(tmp_path):
+    """Each measures the whitening by itself, and eigenvectors may point either way."""
+    (tmp_path / "sharing.py").write_text(SHARING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(tmp_path / "sharing.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[1.0, 1.0, 1.0]"] * 2
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_on_both_their_batches(little, tmp_path):
     steps = 5

@@ -125,7 +125,9 @@ def _emulated_blocks(config: ModelConfig, dtype: str) -> int:
     for blocks in (1, 2, 4, 8, 16, 32):
         try:
             _C.gpu_plan(
-                dataclasses.asdict(config), dtype="fp32" if dtype == "auto" else dtype, blocks=blocks
+                dataclasses.asdict(config),
+                dtype="fp32" if dtype == "auto" else dtype,
+                blocks=blocks,
             )
         except (DeviceError, InputError):
             continue
