@@ -258,10 +258,11 @@ def test_the_engine_works_in_a_forked_child(device):
 
 
 INTERRUPT = """
-import dataclasses, sys, time
+import dataclasses, signal, sys, time
 sys.path.insert(0, {tests!r})
 import cases
 from wavernn_fast import _C
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit it ignored
 config = cases.small_configs()[0]
 engine = _C.Engine(dataclasses.asdict(config), cases.random_tensors(config), **{options})
 stream = engine.open(0)
