@@ -215,18 +215,9 @@ std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensor
                                   const std::string& cubins) {
   const ModelConfig c = read_config(config);
   const CanonicalWeights weights = read_weights(tensors);
-  const EngineOptions options{device,
-                              dtype,
-                              threads,
-                              isa,
-                              gpu,
-                              exchanges,
-                              blocks,
-                              warps,
-                              cluster,
-                              exact,
-                              clocks,
-                              {ordinal, stream, {nvrtc, cubins}}};
+  const EngineOptions options{device,  dtype,     threads, isa,
+                              gpu,     exchanges, blocks,  warps,
+                              cluster, exact,     clocks,  {ordinal, stream, {nvrtc, cubins}}};
   const py::gil_scoped_release release;  // packing takes seconds, compiling a kernel more
   return make_engine(c, weights, options);
 }

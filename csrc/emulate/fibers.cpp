@@ -135,6 +135,18 @@ Fiber* Machine::pick() {
 
 // --- waiting -------------------------------------------------------------------------------------
 
+// The last of `count` threads to come lets the others go on.
+void Machine::meet(int& arrived, std::vector<Fiber*>& waiting, int count) {
+  if (++arrived < count) {
+    waiting.push_back(current_);
+    suspend();
+    return;
+  }
+  arrived = 0;
+  for (Fiber* f : waiting) make_ready(f);
+  waiting.clear();
+}
+
 void Machine::meet_block(int barrier) {
   if (options_.fault.barrier == barrier) return;
   Block& b = block();
@@ -142,28 +154,14 @@ void Machine::meet_block(int barrier) {
   WF_CHECK(b.arrived == 0 || b.barrier == barrier, "block ", current_->block, ": thread ",
            current_->thread, " is at barrier ", barrier, " while others wait at ", b.barrier);
   b.barrier = barrier;
-  if (++b.arrived < launch_.threads) {
-    b.waiting.push_back(current_);
-    suspend();
-    return;
-  }
-  b.arrived = 0;
-  for (Fiber* f : b.waiting) make_ready(f);
-  b.waiting.clear();
+  meet(b.arrived, b.waiting, launch_.threads);
 }
 
 void Machine::meet_cluster(int barrier) {
   if (options_.fault.barrier == barrier) return;
   Cluster& c = clusters_[size_t(current_->block / launch_.cluster)];
   progressed();
-  if (++c.arrived < launch_.threads * launch_.cluster) {
-    c.waiting.push_back(current_);
-    suspend();
-    return;
-  }
-  c.arrived = 0;
-  for (Fiber* f : c.waiting) make_ready(f);
-  c.waiting.clear();
+  meet(c.arrived, c.waiting, launch_.threads * launch_.cluster);
 }
 
 float* Machine::shared_of(int rank) {

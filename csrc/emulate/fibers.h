@@ -86,6 +86,7 @@ class Machine {
   bool wait_for_word();
 
  private:
+  void meet(int& arrived, std::vector<Fiber*>& waiting, int count);
   static void fiber_main();
   void resume(Fiber& fiber);
   void suspend();  // back to the scheduler
