@@ -81,6 +81,7 @@ def covering() -> list[tuple[int, Case]]:
     found += [Case(t, 896, fp32 | clusters) for t in (90, 100, 120)]
     found += [Case(90, 896, fp32 | clusters | {"exact": True}), Case(90, 896, fp16 | clusters)]
     found += [Case(90, 896, fp32 | clusters, conditioned=True), Case(90, 512, fp32 | clusters)]
+    found += [Case(90, 384, fp16 | clusters | {"warps": 16}), Case(90, 1024, fp16 | clusters)]
     # The newer compiler, which has no Pascal and no Volta: the paper's model again.
     newer = [Case(t, 896, fp32) for t in (80, 90, 120)] + [Case(t, 896, fp16) for t in (75, 100)]
     newer += [Case(90, 896, fp32 | clusters), Case(100, 896, fp16 | clusters)]

@@ -322,6 +322,7 @@ const char* place_name(int place) {
 }  // namespace
 
 int working_registers(const DeviceLimits& limits, const Shape& shape) {
+  if (shape.cluster > 1) return shape.warps > 8 ? 72 : 58;
   const bool pascal = limits.arch < 70, two = shape.exchanges == 2;
   if (!shape.fp16 || shape.unit_slots <= 2) {
     if (two) return pascal ? 62 : limits.arch < 100 ? 68 : 84;  // sm_120, NVRTC 13: 87
