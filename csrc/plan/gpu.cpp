@@ -19,9 +19,6 @@ constexpr int kMostInCluster = 16;
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
-// How many blocks the output layers are dealt to; the others, in other clusters, have copies.
-int output_parts(const Shape& s) { return s.cluster > 1 ? s.cluster : s.blocks; }
-
 int most_dealt(int n, int blocks) {
   int most = 0;
   for (int b = 0; b < blocks; ++b)
@@ -320,6 +317,8 @@ const char* place_name(int place) {
 }
 
 }  // namespace
+
+int output_parts(const Shape& shape) { return shape.cluster > 1 ? shape.cluster : shape.blocks; }
 
 int working_registers(const DeviceLimits& limits, const Shape& shape) {
   if (shape.cluster > 1) return shape.warps > 8 ? 72 : 58;

@@ -54,6 +54,10 @@ struct GpuPlan {
   std::string describe() const;
 };
 
+// How many blocks the output layers are dealt to; the others, in other clusters, have copies.
+// output_parts in the kernel.
+int output_parts(const Shape& shape);
+
 // Registers a thread that the compiler needs besides resident weights. Counted on the compiler's
 // reports (tests/test_gpu_compile.py asserts that no plan of the table spills).
 int working_registers(const DeviceLimits& limits, const Shape& shape);

@@ -31,9 +31,6 @@ int unit_at(const Shape& s, int block, int warp, int slot) {
   return i < 2 * own ? s.half + begin + i - own : -1;
 }
 
-// Blocks that have a part of an output layer of their own: output_parts in the kernel.
-int output_parts(const Shape& s) { return s.cluster > 1 ? s.cluster : s.blocks; }
-
 // Row of (part, warp, slot) of an output layer, or -1: row_of_slot in the kernel.
 int row_at(const Shape& s, int n_rows, int slots, int part, int warp, int slot) {
   const int in_part = s.cluster > 1 ? warp * slots + slot : slot * s.warps + s.warps - 1 - warp;
