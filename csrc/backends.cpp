@@ -33,7 +33,8 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
            ", expected 0 (automatic) to 1024");
   if (options.device == "cpu")
     return cpu::make_engine(config, weights,
-                            {dtype_from_name(options.dtype), options.threads, options.isa});
+                            {dtype_from_name(options.dtype), options.threads, options.isa,
+                             options.sparse});
   if (options.device == "reference") return reference::make_engine(config, weights);
   if (options.device == "cuda")
     return gpu::make_engine(config, weights, gpu_request(options), cuda::open_device(options.cuda));

@@ -48,9 +48,12 @@ CUDA_HEADERS = re.compile(r"(cuda|nvrtc|cooperative).*")  # nowhere yet
 
 # Compiled once per instruction set: a standard template instantiated here could be the copy that
 # the linker keeps for the whole program, and crash on an older processor.
-KERNEL_FILES = re.compile(r"cpu/(kernels\.(cpp|h)|kernel_\w+\.h|vec_\w+\.h)$")
+KERNEL_FILES = re.compile(
+    r"(cpu/(kernels\.(cpp|h)|kernel_\w+\.h|vec_\w+\.h)|plan/sparse_format\.h)$"
+)
 KERNEL_HEADERS = re.compile(
-    r"(cstddef|cstdint|cstring|immintrin\.h|arm_neon\.h|cpu/kernels\.h|cpu/kernel_\w+\.h|WF_VEC_HEADER)$"
+    r"(cstddef|cstdint|cstring|immintrin\.h|arm_neon\.h|cpu/kernels\.h|cpu/kernel_\w+\.h|"
+    r"plan/sparse_format\.h|WF_VEC_HEADER)$"
 )
 
 # Layer of the package -> its modules. The subpackages are layers of their own.
@@ -322,6 +325,7 @@ def copy(tmp_path: Path) -> Path:
         ("cpu/engine_cpu.cpp", "#include <cuda_runtime.h>", "belongs nowhere in csrc"),
         ("cpu/kernels.cpp", "#include <algorithm>", "kernel files may not include algorithm"),
         ("cpu/vec_avx2.h", "#include <vector>", "kernel files may not include vector"),
+        ("plan/sparse_format.h", "#include <vector>", "kernel files may not include vector"),
         ("cpu/kernels.h", '#include "common/config.h"', "kernel files may not include common"),
         ("cpu/isa.cpp", "#include WF_VEC_HEADER", "only kernels.cpp chooses"),
         ("plan/dual.cpp", '#include "../cpu/isa.h"', "is not a file of csrc"),

@@ -150,7 +150,7 @@ def _construct(
             "`pip install .`; `wavernn-fast doctor` reports what this machine has."
         ) from error
     try:
-        return _C.Engine(
+        engine = _C.Engine(
             dataclasses.asdict(config),
             tensors,
             device=device,
@@ -164,3 +164,6 @@ def _construct(
         )
     except MemoryError as error:
         raise DeviceError(f"There is not enough memory for this model ({error}).") from error
+    if engine.sparse:
+        logger.info("Zeros of these weights are skipped: %s.", engine.sparse)
+    return engine

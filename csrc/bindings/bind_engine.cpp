@@ -12,7 +12,7 @@
 #include "bindings/device_array.h"
 #include "bindings/read.h"
 #include "common/error.h"
-#include "plan/plan.h"
+#include "plan/sparse.h"
 
 namespace py = pybind11;
 
@@ -208,25 +208,37 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
 
 std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensors,
                                   const std::string& device, const std::string& dtype, int threads,
-                                  const std::string& isa, const std::string& gpu, int exchanges,
-                                  int blocks, int warps, int cluster, bool exact, bool clocks,
-                                  int ordinal, std::optional<uint64_t> stream,
+                                  const std::string& isa, const std::string& sparse,
+                                  const std::string& gpu, int exchanges, int blocks, int warps,
+                                  int cluster, bool exact, bool clocks, int ordinal,
+                                  std::optional<uint64_t> stream,
                                   const std::vector<std::string>& nvrtc,
                                   const std::string& cubins) {
   const ModelConfig c = read_config(config);
   const CanonicalWeights weights = read_weights(tensors);
-  const EngineOptions options{device,  dtype,     threads, isa,
-                              gpu,     exchanges, blocks,  warps,
-                              cluster, exact,     clocks,  {ordinal, stream, {nvrtc, cubins}}};
+  const EngineOptions options{device,
+                              dtype,
+                              threads,
+                              isa,
+                              sparse,
+                              gpu,
+                              exchanges,
+                              blocks,
+                              warps,
+                              cluster,
+                              exact,
+                              clocks,
+                              {ordinal, stream, {nvrtc, cubins}}};
   const py::gil_scoped_release release;  // packing takes seconds, compiling a kernel more
   return make_engine(c, weights, options);
 }
 
 // What the plan holds of each weight matrix, for tests: {name: [rows, cols]} in canonical order.
 py::dict unpack_plan(const py::dict& config, const py::dict& tensors, const std::string& dtype,
-                     int threads) {
-  const ModelConfig c = read_config(config);
-  const Plan plan = make_plan({c, dtype_from_name(dtype), threads}, read_weights(tensors));
+                     int threads, const std::string& sparse) {
+  PlanRequest request{read_config(config), dtype_from_name(dtype), threads};
+  request.layout = layout_from_name(sparse);
+  const Plan plan = make_plan(request, read_weights(tensors));
   py::dict result;
   for (const PackedMatrix& m : plan.matrices) {
     int rows = 0, cols = m.source_cols;
@@ -243,7 +255,7 @@ py::dict unpack_plan(const py::dict& config, const py::dict& tensors, const std:
 
 void bind_engine(py::module_& m) {
   m.def("unpack_plan", &unpack_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
-        py::arg("dtype") = "fp32", py::arg("threads") = 1,
+        py::arg("dtype") = "fp32", py::arg("threads") = 1, py::arg("sparse") = "auto",
         "The weights as packed for the kernels, unpacked again (for tests).");
   py::class_<Stream>(m, "Stream", "One utterance in flight: all that influences its next samples.")
       .def_property_readonly("step", [](const Stream& s) { return s.state.step; })
@@ -251,11 +263,11 @@ void bind_engine(py::module_& m) {
   py::class_<Engine>(m, "Engine", "Resident weights and the sampling loop on one device.")
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
-           py::arg("isa") = "auto", py::arg("gpu") = "H200", py::arg("exchanges") = 0,
-           py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("cluster") = 0,
-           py::arg("exact") = true, py::arg("clocks") = false, py::arg("ordinal") = 0,
-           py::arg("stream") = py::none(), py::arg("nvrtc") = std::vector<std::string>(),
-           py::arg("cubins") = "")
+           py::arg("isa") = "auto", py::arg("sparse") = "auto", py::arg("gpu") = "H200",
+           py::arg("exchanges") = 0, py::arg("blocks") = 0, py::arg("warps") = 0,
+           py::arg("cluster") = 0, py::arg("exact") = true, py::arg("clocks") = false,
+           py::arg("ordinal") = 0, py::arg("stream") = py::none(),
+           py::arg("nvrtc") = std::vector<std::string>(), py::arg("cubins") = "")
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)
@@ -275,6 +287,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("draws_per_step",
                              [](const Engine& e) { return e.config().draws_per_step(); })
       .def("describe", &Engine::describe)
+      .def_property_readonly("sparse", &Engine::sparse)
       // A run in another thread holds the engine's lock when it asks for the GIL.
       .def("stage_ticks", &Engine::stage_ticks, py::call_guard<py::gil_scoped_release>())
       .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,

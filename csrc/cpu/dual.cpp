@@ -86,10 +86,10 @@ class DualStepper final : public Stepper {
       args.scalars[1] = last[1];
       args.scalars[2] = feedback[0];
       for (int part = me.part_begin; part < me.part_end; ++part) {
-        const auto [first, end] = unit_blocks(part, half, 2);
+        const auto [first, end] = unit_blocks(part, half);
         args.first_block = first;
         args.last_block = end;
-        kernels_.gru(args);
+        gru(args);
       }
     }
   }
@@ -99,7 +99,7 @@ class DualStepper final : public Stepper {
     const ModelConfig& c = plan_.request.config;
     const int fc1 = half == 0 ? kCoarseFc1 : kFineFc1, fc2 = half == 0 ? kCoarseFc2 : kFineFc2;
     matmul(me, {fc1, now.row(0) + half * c.half(), now.width, true, relu_.row(0), relu_.width});
-    const auto [first, end] = rows_of(me, c.fc_size);
+    const auto [first, end] = rows_of(me, fc1);
     for (size_t s = 0; s < streams(); ++s) kernels_.relu(relu_.row(s), nullptr, first, end);
     meet(me);
     Rows<float>& logits = logits_[half];

@@ -10,6 +10,7 @@
 #include "cpu/isa.h"
 #include "cpu/stepper.h"
 #include "cpu/threads.h"
+#include "plan/sparse.h"
 
 namespace wavernn_fast::cpu {
 namespace {
@@ -41,6 +42,7 @@ class CpuEngine final : public Engine {
   uint64_t weight_bytes() const override { return plan_.weight_bytes; }
   int64_t macs_per_step() const override { return plan_.macs_per_step; }
   std::string describe() const override { return plan_.describe(); }
+  std::string sparse() const override { return plan_.describe_sparse(); }
 
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -168,7 +170,12 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   const KernelTable& kernels = kernels_for(options.isa);
   const PanelBlocks& widths = kernels.panel_blocks;
   const int by_dtype[] = {widths.fp32, widths.fp16, widths.bf16, widths.int8, widths.int8_fast};
-  PlanRequest request{config, options.dtype, options.threads, by_dtype[int(options.dtype)]};
+  PlanRequest request{config,
+                      options.dtype,
+                      options.threads,
+                      by_dtype[int(options.dtype)],
+                      layout_from_name(options.sparse),
+                      kernels.sparse_lists};
   if (request.threads <= 0) request.threads = available_threads();
   std::vector<float> kernel;
   if (config.n_mels > 0) {

@@ -14,6 +14,7 @@ struct Options {
   Dtype dtype = Dtype::fp32;
   int threads = 0;  // 0: available_threads()
   std::string isa = "auto";
+  std::string sparse = "auto";  // or off, or the name of a block: see plan/sparse.h
 };
 
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,

@@ -16,6 +16,8 @@
 #include "cpu/kernel_elementwise.h"
 #include "cpu/kernel_products.h"
 // needs the weight formats of the products
+#include "cpu/kernel_sparse.h"
+// needs the weight formats of the products
 #include "cpu/kernel_probes.h"
 
 namespace wavernn_fast::cpu::WF_ISA {
@@ -29,8 +31,20 @@ const KernelTable kTable = {
     .matmul_bf16 = matmul<Bf16>,
     .matmul_int8 = matmul_int8<2>,
     .matmul_int8_fast = matmul_int8<1>,
+    .sparse_lists = kSparseLists,
+    .sparse =
+        {
+            {nullptr, sparse<Fp32, Rows16>, sparse<Fp32, Tile4x4>, nullptr, sparse<Fp32, Single>},
+            {nullptr, sparse<Fp16, Rows16>, sparse<Fp16, Tile4x4>, nullptr, sparse<Fp16, Single>},
+            {nullptr, sparse<Bf16, Rows16>, sparse<Bf16, Tile4x4>, nullptr, sparse<Bf16, Single>},
+            {nullptr, sparse_int8<2, Int16x4>, sparse_int8<2, Int4x4>, sparse_int8<2, Int8x4>,
+             nullptr},
+            {nullptr, sparse_int8<1, Int16x4>, sparse_int8<1, Int4x4>, sparse_int8<1, Int8x4>,
+             nullptr},
+        },
     .quantize = quantize,
     .gru = gru,
+    .plain_gru = plain_gru,
     .input_layer = input_layer,
     .relu = relu,
     .add = add_vectors,

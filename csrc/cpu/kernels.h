@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "plan/sparse_format.h"
+
 namespace wavernn_fast::cpu {
 
 inline constexpr int kLanes = 16;          // floats of one vector, rows of one block
@@ -45,6 +47,26 @@ struct MatmulArgs {
   float* y;                // [streams][ldy]
   ptrdiff_t ldx, ldy;      // elements between streams
 };
+
+// Rows of some panels of y = bias + W x for `streams` inputs, W in lists of blocks. Every list is
+// one chain of fused multiply-adds over its entries, from zero, in order of columns (tile4x4: four
+// chains a row, columns 0, 1, 2, 3 of the blocks, added as (0 + 2) + (1 + 3)); then the bias is
+// added. So bits do not depend on what stands beside a list.
+struct SparseArgs {
+  const uint8_t* blob;
+  const SparsePanel* panels;
+  int n_panels;
+  int streams;
+  bool is_signed;        // int8: whether the inputs are
+  const void* x;         // float or uint8 [streams][ldx]; int8: high pieces, then low pieces
+  ptrdiff_t ldx;         // elements between streams
+  int cols;              // int8: from high to low pieces
+  const float* x_scale;  // [streams], int8 only
+  float* y;              // [streams][ldy]
+  ptrdiff_t ldy;
+};
+using SparseProduct = void (*)(const SparseArgs&);
+inline constexpr int kDtypes = 5;  // fp32, fp16, bf16, int8, int8_fast
 
 // What the conditioning adds to channel vectors of one stream at one sample:
 // base + hold + sum_j kernel[j] * interp[j * stride].
@@ -87,10 +109,14 @@ struct KernelTable {
   void (*matmul_bf16)(const MatmulArgs&);
   void (*matmul_int8)(const MatmulArgs&);
   void (*matmul_int8_fast)(const MatmulArgs&);
+  // Lists of a panel, and [dtype][layout], null where not offered.
+  int sparse_lists;
+  SparseProduct sparse[kDtypes][kLayouts];
   // u = round(x * highest / max|x|) + offset, cut into pieces (high [n], then low [n]); returns
   // max|x| / highest. `n` is a multiple of 16.
   float (*quantize)(const float* x, int n, int pieces, bool is_signed, uint8_t* u);
   void (*gru)(const GruArgs&);
+  void (*plain_gru)(const GruArgs&);  // in single precision throughout, for 16-bit and int8 weights
   // out = base + conditioning + scalar * weights, channels [first, last) in steps of 16.
   void (*input_layer)(const float* base, const Conditioning& conditioning, const float* weights,
                       float scalar, int first, int last, float* out);

@@ -57,10 +57,10 @@ class ResidualStepper final : public Stepper {
   void outputs(const Member& me, int step) {
     const ModelConfig& c = plan_.request.config;
     product(me, kFc1, w_, true, p_);
-    relu(me, p_, 7 * c.hidden_size);
+    relu(me, kFc1, p_, 7 * c.hidden_size);
     meet(me);
     product(me, kFc2, p_, false, q_);
-    relu(me, q_, 7 * c.hidden_size + c.fc_size);
+    relu(me, kFc2, q_, 7 * c.hidden_size + c.fc_size);
     meet(me);
     product(me, kFc3, q_, false, logits_);
     meet(me);
@@ -119,14 +119,15 @@ class ResidualStepper final : public Stepper {
 
   // Runs the gates of this member's units and returns them as [first, last).
   std::pair<int, int> update_units(const Member& me, GruArgs& args) {
-    args.first_block = unit_blocks(me.part_begin, 0, 1).first;
-    args.last_block = unit_blocks(me.part_end - 1, 0, 1).second;
-    kernels_.gru(args);
+    args.first_block = unit_blocks(me.part_begin, 0).first;
+    args.last_block = unit_blocks(me.part_end - 1, 0).second;
+    gru(args);
     return {kRowsPerBlock * args.first_block, kRowsPerBlock * args.last_block};
   }
 
-  void relu(const Member& me, Rows<float>& y, int hold_channel) {
-    const auto [first, last] = rows_of(me, plan_.request.config.fc_size);
+  // Of what `matrix` was multiplied to.
+  void relu(const Member& me, int matrix, Rows<float>& y, int hold_channel) {
+    const auto [first, last] = rows_of(me, matrix);
     for (size_t s = 0; s < streams(); ++s) {
       const float* hold = me.local->conditioning[s].hold;
       kernels_.relu(y.row(s), hold ? hold + hold_channel : nullptr, first, last);

@@ -79,6 +79,7 @@ int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time
 }
 
 void Stepper::matmul(const Member& me, const Product& p) const {
+  if (plan_.matrices[p.matrix].layout != Layout::dense) return matmul_sparse(me, p);
   const auto& ranges = plan_.matrices[p.matrix].ranges;
   for (int i = 0; i < int(ranges.size()); ++i)
     if (p.range < 0 || p.range == i) matmul_range(me, p, i);
@@ -96,11 +97,8 @@ void Stepper::matmul_range(const Member& me, const Product& p, int index) const 
   args.ldy = p.ldy;
   args.ld_start = index == 0 ? 0 : p.ldy;
   if (is_int8(dtype)) {
-    const int pieces = dtype == Dtype::int8 ? 2 : 1;
-    Local& local = *me.local;
-    for (size_t s = 0; s < streams(); ++s)
-      local.scales[s] = kernels_.quantize(p.x + range.first + s * p.ldx, range.cols, pieces,
-                                          p.is_signed, local.quantised.row(s));
+    quantize(me, p, range.first, range.cols);
+    const Local& local = *me.local;
     args.x = local.quantised.data.data();
     args.ldx = local.quantised.width;
     args.x_scale = local.scales.data();
@@ -120,6 +118,41 @@ void Stepper::matmul_range(const Member& me, const Product& p, int index) const 
   }
 }
 
+void Stepper::matmul_sparse(const Member& me, const Product& p) const {
+  const PackedMatrix& m = plan_.matrices[p.matrix];
+  const Dtype dtype = plan_.request.dtype;
+  SparseArgs args{};
+  args.blob = plan_.blob.data();
+  args.streams = int(streams());
+  args.is_signed = p.is_signed;
+  args.cols = m.cols;
+  args.x = p.x;
+  args.ldx = p.ldx;
+  args.y = p.y;
+  args.ldy = p.ldy;
+  if (is_int8(dtype)) {
+    quantize(me, p, 0, m.cols);
+    const Local& local = *me.local;
+    args.x = local.quantised.data.data();
+    args.ldx = local.quantised.width;
+    args.x_scale = local.scales.data();
+  }
+  for (int part = me.part_begin; part < me.part_end; ++part) {
+    args.panels = m.sparse_parts[part].data();
+    args.n_panels = int(m.sparse_parts[part].size());
+    kernels_.sparse[int(dtype)][int(m.layout)](args);
+  }
+}
+
+// Columns [first, first + cols) of every lane's input.
+void Stepper::quantize(const Member& me, const Product& p, int first, int cols) const {
+  const int pieces = plan_.request.dtype == Dtype::int8 ? 2 : 1;
+  Local& local = *me.local;
+  for (size_t s = 0; s < streams(); ++s)
+    local.scales[s] = kernels_.quantize(p.x + first + s * p.ldx, cols, pieces, p.is_signed,
+                                        local.quantised.row(s));
+}
+
 Stepper::ProductFunction Stepper::product_of(Dtype dtype) const {
   const KernelTable& floats = streams() == 1 ? single_stream_kernels(kernels_) : kernels_;
   return dtype == Dtype::fp32   ? floats.matmul_fp32
@@ -127,19 +160,6 @@ Stepper::ProductFunction Stepper::product_of(Dtype dtype) const {
          : dtype == Dtype::bf16 ? kernels_.matmul_bf16
          : dtype == Dtype::int8 ? kernels_.matmul_int8
                                 : kernels_.matmul_int8_fast;
-}
-
-std::pair<int, int> Stepper::unit_blocks(int part, int range, int ranges) const {
-  const int per_range = plan_.request.config.hidden_size / kRowsPerBlock / ranges;
-  const int parts = plan_.request.threads, first = range * per_range;
-  return {first + part_begin(per_range, parts, part),
-          first + part_begin(per_range, parts, part + 1)};
-}
-
-std::pair<int, int> Stepper::rows_of(const Member& me, int n_rows) const {
-  const int blocks = (n_rows + kRowsPerBlock - 1) / kRowsPerBlock, parts = plan_.request.threads;
-  return {kRowsPerBlock * part_begin(blocks, parts, me.part_begin),
-          kRowsPerBlock * part_begin(blocks, parts, me.part_end)};
 }
 
 void Stepper::prepare_sample(const Member& me, int step) const {

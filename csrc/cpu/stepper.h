@@ -88,13 +88,22 @@ class Stepper {
 
   size_t streams() const { return lanes_.size(); }
   void matmul(const Member& me, const Product& p) const;
+  void gru(const GruArgs& args) const {
+    (plan_.request.dtype == Dtype::fp32 ? kernels_.gru : kernels_.plain_gru)(args);
+  }
   // Member 0 doing a whole team's work by itself.
   Member alone(const Member& me) const {
     return {0, 1, nullptr, me.local, 0, plan_.request.threads, me.local};
   }
-  // First and last unit block of part `part` in `range` of a gate matrix with `ranges` ranges.
-  std::pair<int, int> unit_blocks(int part, int range, int ranges) const;
-  std::pair<int, int> rows_of(const Member& me, int n_rows) const;
+  // First and last 16-unit block that part `part` updates in a range of units.
+  std::pair<int, int> unit_blocks(int part, int range) const {
+    return {plan_.unit_edges[range][part], plan_.unit_edges[range][part + 1]};
+  }
+  // First and last output of a matrix (not of gates) that this member multiplies.
+  std::pair<int, int> rows_of(const Member& me, int matrix) const {
+    const std::vector<int>& edges = plan_.matrices[matrix].edges;
+    return {kRowsPerBlock * edges[me.part_begin], kRowsPerBlock * edges[me.part_end]};
+  }
   void meet(const Member& me) const {
     if (me.barrier != nullptr) me.barrier->wait(me.index);
   }
@@ -105,6 +114,8 @@ class Stepper {
 
  private:
   using ProductFunction = void (*)(const MatmulArgs&);
+  void matmul_sparse(const Member& me, const Product& p) const;
+  void quantize(const Member& me, const Product& p, int first, int cols) const;
   void matmul_range(const Member& me, const Product& p, int index) const;
   ProductFunction product_of(Dtype dtype) const;
 

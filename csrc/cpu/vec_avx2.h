@@ -14,8 +14,11 @@
 namespace wavernn_fast::cpu::avx2 {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
-inline constexpr int kMaxAccumulators = 6;  // 12 of 16 registers
-inline constexpr int kStreamTile = 3;       // streams of a batch's tile
+inline constexpr int kMaxAccumulators = 6;    // 12 of 16 registers
+inline constexpr int kStreamTile = 3;         // streams of a batch's tile
+inline constexpr int kSparseLists = 4;        // of a panel of a pruned matrix
+inline constexpr int kGateBlocks = 2;         // 16 units each, whose gates run side by side
+inline constexpr int kSparseInt8Streams = 2;  // of a tile of pruned int8 products
 
 struct F {
   __m256 a, b;
@@ -34,6 +37,15 @@ WF_INLINE F set1(float x) {
   const __m256 v = _mm256_set1_ps(x);
   return {v, v};
 }
+WF_INLINE F load_quad(const float* p) {
+  const __m256 v = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+  return {v, v};
+}
+WF_INLINE F gather(const float* p, const uint16_t* index) {
+  const auto* i = reinterpret_cast<const __m128i*>(index);
+  return {_mm256_i32gather_ps(p, _mm256_cvtepu16_epi32(_mm_loadu_si128(i)), 4),
+          _mm256_i32gather_ps(p, _mm256_cvtepu16_epi32(_mm_loadu_si128(i + 1)), 4)};
+}
 WF_INLINE F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 WF_INLINE F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 WF_INLINE F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
@@ -46,6 +58,21 @@ WF_INLINE F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, 
 WF_INLINE F abs(F x) {
   const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
   return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+}
+// [a b c d] of the first quad of each half, then of the second.
+WF_INLINE __m256 quad_sums_of_half(__m256 a, __m256 b, __m256 c, __m256 d) {
+  // (0 + 2), (1 + 3) of two vectors' quads side by side, then of all four.
+  const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+  return _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+}
+WF_INLINE F quad_sums(F a, F b, F c, F d) {
+  const __m256 lo = quad_sums_of_half(a.a, b.a, c.a, d.a);
+  const __m256 hi = quad_sums_of_half(a.b, b.b, c.b, d.b);
+  __m128 r0 = _mm256_castps256_ps128(lo), r1 = _mm256_extractf128_ps(lo, 1);
+  __m128 r2 = _mm256_castps256_ps128(hi), r3 = _mm256_extractf128_ps(hi, 1);
+  _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+  return {_mm256_set_m128(r1, r0), _mm256_set_m128(r3, r2)};
 }
 WF_INLINE float reduce_max(F x) {
   const __m256 m = _mm256_max_ps(x.a, x.b);
@@ -94,6 +121,7 @@ WF_INLINE F load_fp16(const uint16_t* p) {
   const auto* q = reinterpret_cast<const __m128i*>(p);
   return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
 }
+WF_INLINE F load_fp16_once(const uint16_t* p) { return load_fp16(p); }
 // Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
 WF_INLINE void keep(I& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
 struct Q {
@@ -112,6 +140,40 @@ WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(lo, ones)),
           _mm256_add_epi32(acc.b, _mm256_madd_epi16(hi, ones))};
 }
+WF_INLINE int32_t four(const uint8_t* q) {
+  int32_t word;
+  std::memcpy(&word, q, 4);
+  return word;
+}
+struct I4 {
+  __m128i a;
+};
+struct I8 {
+  __m256i a;
+};
+WF_INLINE void clear(I4& acc) { acc.a = _mm_setzero_si128(); }
+WF_INLINE void clear(I8& acc) { acc.a = _mm256_setzero_si256(); }
+WF_INLINE void clear(I& acc) { acc = zero_int(); }
+WF_INLINE void dot(I4& acc, const int8_t* w, int32_t word) {
+  const __m128i x = _mm_set1_epi32(word), q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w));
+  acc.a = _mm_add_epi32(acc.a, _mm_madd_epi16(_mm_maddubs_epi16(x, q), _mm_set1_epi16(1)));
+}
+WF_INLINE void dot(I8& acc, const int8_t* w, int32_t word) {
+  const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(word), q);
+  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+WF_INLINE void dot(I& acc, const int8_t* w, int32_t word) {
+  acc = dot4(acc, load_q(w), reinterpret_cast<const uint8_t*>(&word));
+}
+// 16 sums out of consecutive ones of 4 or 8 rows.
+WF_INLINE I join(const I4* x) {
+  return {_mm256_set_m128i(x[1].a, x[0].a), _mm256_set_m128i(x[3].a, x[2].a)};
+}
+WF_INLINE I join(const I8* x) { return {x[0].a, x[1].a}; }
+WF_INLINE I join(const I* x) { return *x; }
+WF_INLINE void keep(I4& x) { asm("" : "+x"(x.a)); }
+WF_INLINE void keep(I8& x) { asm("" : "+x"(x.a)); }
 WF_INLINE I high_bits(I x) { return {_mm256_srli_epi32(x.a, 7), _mm256_srli_epi32(x.b, 7)}; }
 WF_INLINE I low_bits(I x) {
   const __m256i mask = _mm256_set1_epi32(127);

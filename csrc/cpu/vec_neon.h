@@ -15,8 +15,11 @@
 namespace wavernn_fast::cpu::neon {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
-inline constexpr int kMaxAccumulators = 6;  // 24 of 32 registers
-inline constexpr int kStreamTile = 3;       // streams of a batch's tile
+inline constexpr int kMaxAccumulators = 6;    // 24 of 32 registers
+inline constexpr int kStreamTile = 3;         // streams of a batch's tile
+inline constexpr int kSparseLists = 4;        // of a panel of a pruned matrix
+inline constexpr int kGateBlocks = 2;         // 16 units each, whose gates run side by side
+inline constexpr int kSparseInt8Streams = 2;  // of a tile of pruned int8 products
 
 struct F {
   float32x4_t v[4];
@@ -34,6 +37,15 @@ WF_INLINE F load(const float* p) {
   return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
 }
 WF_INLINE void store(float* p, F x) { WF_EACH vst1q_f32(p + 4 * i, x.v[i]); }
+WF_INLINE F load_quad(const float* p) {
+  const float32x4_t v = vld1q_f32(p);
+  return {{v, v, v, v}};
+}
+WF_INLINE F gather(const float* p, const uint16_t* index) {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = p[index[i]];
+  return load(values);
+}
 WF_INLINE F add(F x, F y) {
   WF_EACH x.v[i] = vaddq_f32(x.v[i], y.v[i]);
   return x;
@@ -65,6 +77,14 @@ WF_INLINE F min(F x, F y) {
 WF_INLINE F abs(F x) {
   WF_EACH x.v[i] = vabsq_f32(x.v[i]);
   return x;
+}
+// [0 + 2, 1 + 3] of a quad.
+WF_INLINE float32x2_t fold(float32x4_t q) { return vadd_f32(vget_low_f32(q), vget_high_f32(q)); }
+WF_INLINE float32x4_t quad_sums_of(F x) {
+  return vcombine_f32(vpadd_f32(fold(x.v[0]), fold(x.v[1])), vpadd_f32(fold(x.v[2]), fold(x.v[3])));
+}
+WF_INLINE F quad_sums(F a, F b, F c, F d) {
+  return {{quad_sums_of(a), quad_sums_of(b), quad_sums_of(c), quad_sums_of(d)}};
 }
 WF_INLINE float reduce_max(F x) {
   return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));
@@ -114,6 +134,7 @@ WF_INLINE F load_fp16(const uint16_t* p) {
   WF_EACH r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
   return r;
 }
+WF_INLINE F load_fp16_once(const uint16_t* p) { return load_fp16(p); }
 // Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
 WF_INLINE void keep(I&) {}
 struct Q {
@@ -137,6 +158,42 @@ WF_INLINE I dot4(I acc, Q w, const uint8_t* q) {
   }
   return acc;
 }
+WF_INLINE int32_t four(const uint8_t* q) {
+  int32_t word;
+  std::memcpy(&word, q, 4);
+  return word;
+}
+WF_INLINE int32x4_t dot_quad(int32x4_t acc, const int8_t* w, int8x8_t x) {
+  const int8x16_t q = vld1q_s8(w);
+  const int32x4_t lo = vpaddlq_s16(vmull_s8(x, vget_low_s8(q)));
+  const int32x4_t hi = vpaddlq_s16(vmull_s8(x, vget_high_s8(q)));
+  return vaddq_s32(acc, vpaddq_s32(lo, hi));
+}
+struct I4 {
+  int32x4_t v[1];
+};
+struct I8 {
+  int32x4_t v[2];
+};
+template <class Sum>
+WF_INLINE void clear(Sum& acc) {
+  for (int32x4_t& part : acc.v) part = vdupq_n_s32(0);
+}
+template <class Sum>
+WF_INLINE void dot(Sum& acc, const int8_t* w, int32_t word) {
+  // The activations are at most 127, so they are signed bytes as well.
+  const int8x8_t x = vreinterpret_s8_s32(vdup_n_s32(word));
+  for (int32x4_t& part : acc.v) {
+    part = dot_quad(part, w, x);
+    w += 16;
+  }
+}
+// 16 sums out of consecutive ones of 4 or 8 rows.
+WF_INLINE I join(const I4* x) { return {{x[0].v[0], x[1].v[0], x[2].v[0], x[3].v[0]}}; }
+WF_INLINE I join(const I8* x) { return {{x[0].v[0], x[0].v[1], x[1].v[0], x[1].v[1]}}; }
+WF_INLINE I join(const I* x) { return *x; }
+WF_INLINE void keep(I4&) {}
+WF_INLINE void keep(I8&) {}
 WF_INLINE I high_bits(I x) {
   WF_EACH x.v[i] = vshrq_n_s32(x.v[i], 7);
   return x;

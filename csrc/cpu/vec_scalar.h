@@ -12,8 +12,11 @@
 namespace wavernn_fast::cpu::scalar {
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 3, 3, 3, 3};
-inline constexpr int kMaxAccumulators = 6;  // 16-row blocks times streams held at once
-inline constexpr int kStreamTile = 4;       // streams of a batch's tile
+inline constexpr int kMaxAccumulators = 6;    // 16-row blocks times streams held at once
+inline constexpr int kStreamTile = 4;         // streams of a batch's tile
+inline constexpr int kSparseLists = 4;        // of a panel of a pruned matrix
+inline constexpr int kGateBlocks = 1;         // 16 units each, whose gates run side by side
+inline constexpr int kSparseInt8Streams = 2;  // of a tile of pruned int8 products
 
 struct F {
   float v[16];
@@ -60,6 +63,17 @@ inline F set1(float x) {
   WF_EACH r.v[i] = x;
   return r;
 }
+// Four floats, four times.
+inline F load_quad(const float* p) {
+  F r;
+  WF_EACH r.v[i] = p[i % 4];
+  return r;
+}
+inline F gather(const float* p, const uint16_t* index) {
+  F r;
+  WF_EACH r.v[i] = p[index[i]];
+  return r;
+}
 inline F add(F a, F b) {
   WF_EACH a.v[i] += b.v[i];
   return a;
@@ -91,6 +105,16 @@ inline F min(F a, F b) {
 inline F abs(F a) {
   WF_EACH a.v[i] = a.v[i] < 0 ? -a.v[i] : a.v[i];
   return a;
+}
+// Sums of four neighbours: those of a, then of b, c and d.
+inline F quad_sums(F a, F b, F c, F d) {
+  const F all[4] = {a, b, c, d};
+  F r;
+  WF_EACH {
+    const float* q = all[i / 4].v + i % 4 * 4;
+    r.v[i] = (q[0] + q[2]) + (q[1] + q[3]);
+  }
+  return r;
 }
 inline float reduce_max(F a) {
   float m = a.v[0];
@@ -163,6 +187,7 @@ inline F load_fp16(const uint16_t* p) {
   }
   return r;
 }
+inline F load_fp16_once(const uint16_t* p) { return load_fp16(p); }
 // Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
 inline void keep(I&) {}
 // A block of int8 weights: 16 rows of 4 columns.
@@ -185,6 +210,36 @@ inline I dot4(I acc, const Q& w, const uint8_t* q) {
   }
   return acc;
 }
+// The same for 4, 8 or 16 rows whose weights lie at `w`, with the four bytes in one word.
+struct I4 {
+  int32_t v[4];
+};
+struct I8 {
+  int32_t v[8];
+};
+inline int32_t four(const uint8_t* q) {
+  int32_t word;
+  std::memcpy(&word, q, 4);
+  return word;
+}
+template <class Sum>
+inline void clear(Sum& acc) {
+  acc = Sum{};
+}
+template <class Sum>
+inline void dot(Sum& acc, const int8_t* w, int32_t word) {
+  for (int i = 0; i < int(sizeof acc.v / 4); ++i)
+    for (int j = 0; j < 4; ++j) acc.v[i] += (word >> 8 * j & 255) * int32_t(w[4 * i + j]);
+}
+// 16 sums out of consecutive ones of 4 or 8 rows.
+template <class Sum>
+inline I join(const Sum* acc) {
+  I r;
+  std::memcpy(r.v, acc, sizeof r.v);
+  return r;
+}
+inline void keep(I4&) {}
+inline void keep(I8&) {}
 // Bits 7 and up, and bits 0 to 6, of values in [0, 2^14).
 inline I high_bits(I a) {
   WF_EACH a.v[i] >>= 7;

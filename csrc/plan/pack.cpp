@@ -1,63 +1,17 @@
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <sstream>
 
 #include "common/error.h"
-#include "common/half.h"
-#include "plan/plan.h"
+#include "plan/sparse.h"
+#include "plan/weight_format.h"
 
 namespace wavernn_fast {
 namespace {
 
 int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-constexpr int kInt8Levels = 127;
-
-void put_weight(Dtype dtype, float value, float scale, uint8_t* p) {
-  switch (dtype) {
-    case Dtype::fp32:
-      std::memcpy(p, &value, 4);
-      break;
-    case Dtype::fp16: {
-      const uint16_t h = to_fp16(value);
-      std::memcpy(p, &h, 2);
-      break;
-    }
-    case Dtype::bf16: {
-      const uint16_t h = to_bf16(value);
-      std::memcpy(p, &h, 2);
-      break;
-    }
-    case Dtype::int8:
-    case Dtype::int8_fast: {
-      const float q = scale > 0.0f ? std::nearbyint(value / scale) : 0.0f;
-      *reinterpret_cast<int8_t*>(p) = int8_t(std::clamp(q, -127.0f, 127.0f));
-      break;
-    }
-  }
-}
-
-float get_weight(Dtype dtype, float scale, const uint8_t* p) {
-  uint16_t h;
-  switch (dtype) {
-    case Dtype::fp32: {
-      float x;
-      std::memcpy(&x, p, 4);
-      return x;
-    }
-    case Dtype::fp16:
-      std::memcpy(&h, p, 2);
-      return from_fp16(h);
-    case Dtype::bf16:
-      std::memcpy(&h, p, 2);
-      return from_bf16(h);
-    case Dtype::int8:
-    case Dtype::int8_fast:
-      return scale * float(*reinterpret_cast<const int8_t*>(p));
-  }
-  return 0.0f;
-}
 
 // Byte position of row `r` (within the panel) and column `k` (within its column range).
 size_t position(Dtype dtype, const Panel& panel, int r, int k) {
@@ -93,33 +47,65 @@ size_t dtype_bytes(Dtype dtype) { return dtype == Dtype::fp32 ? 4 : is_int8(dtyp
 
 int part_begin(int n, int parts, int part) { return int(int64_t(n) * part / parts); }
 
+namespace {
+
+// Weights to multiply, by 16-row block.
+std::vector<int64_t> work_of(const MatrixSource& source) {
+  if (source.layout != Layout::dense) return weights_by_block(source);
+  return std::vector<int64_t>(source.row_of.size() / kRowsPerBlock, kRowsPerBlock * source.n_cols);
+}
+
+}  // namespace
+
 MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols, int stride,
-                          const float* bias, int threads) {
+                          const float* bias, const PlanRequest& request) {
   MatrixSource source{std::move(name), weight, n_rows, n_cols, stride, bias, 0.0f, {}, {}, {}};
-  const int rows = round_up(n_rows, kRowsPerBlock), blocks = rows / kRowsPerBlock;
+  const int rows = round_up(n_rows, kRowsPerBlock);
   for (int r = 0; r < rows; ++r) source.row_of.push_back(r < n_rows ? r : -1);
-  for (int t = 0; t < threads; ++t)
-    source.part_blocks.push_back(
-        {{part_begin(blocks, threads, t), part_begin(blocks, threads, t + 1)}});
+  source.layout = choose_layout(source, request);
+  const std::vector<int> edges = deal_by_work(work_of(source), request.threads);
+  for (int t = 0; t < request.threads; ++t)
+    source.part_blocks.push_back({{edges[t], edges[t + 1]}});
   return source;
 }
 
 MatrixSource gate_source(std::string name, const float* weight, int units, int n_cols, int stride,
-                         const float* bias, int ranges, int threads) {
+                         const float* bias, const PlanRequest& request) {
   MatrixSource source{std::move(name), weight, 3 * units, n_cols, stride, bias, 0.0f, {}, {}, {}};
-  const int groups = units / kRowsPerBlock, per_range = groups / ranges;
-  for (int g = 0; g < groups; ++g)
+  for (int g = 0; g < units / kRowsPerBlock; ++g)
     for (int gate = 0; gate < 3; ++gate)
       for (int i = 0; i < kRowsPerBlock; ++i)
         source.row_of.push_back(gate * units + g * kRowsPerBlock + i);
-  for (int t = 0; t < threads; ++t) {
-    source.part_blocks.emplace_back();
-    for (int range = 0; range < ranges; ++range)
-      source.part_blocks.back().push_back(
-          {3 * (range * per_range + part_begin(per_range, threads, t)),
-           3 * (range * per_range + part_begin(per_range, threads, t + 1))});
-  }
+  source.layout = choose_layout(source, request);
   return source;
+}
+
+UnitEdges deal_units(const std::vector<const MatrixSource*>& gates, int ranges, int threads) {
+  // What the activation functions of 16 units take, in weights of a sparse product.
+  constexpr int64_t kGateWork = 800;
+  std::vector<int64_t> work(gates[0]->row_of.size() / (3 * kRowsPerBlock), kGateWork);
+  for (const MatrixSource* source : gates) {
+    const std::vector<int64_t> rows = work_of(*source);
+    for (size_t g = 0; g < work.size(); ++g)
+      work[g] += rows[3 * g] + rows[3 * g + 1] + rows[3 * g + 2];
+  }
+  const int per_range = int(work.size()) / ranges;
+  UnitEdges edges;
+  for (int i = 0; i < ranges; ++i) {
+    const auto first = work.begin() + i * per_range;
+    edges.push_back(deal_by_work({first, first + per_range}, threads));
+    for (int& edge : edges.back()) edge += i * per_range;
+  }
+  return edges;
+}
+
+void set_units(MatrixSource& source, const UnitEdges& edges) {
+  source.part_blocks.clear();
+  for (size_t t = 0; t + 1 < edges[0].size(); ++t) {
+    source.part_blocks.emplace_back();
+    for (const std::vector<int>& range : edges)
+      source.part_blocks.back().push_back({3 * range[t], 3 * range[t + 1]});
+  }
 }
 
 bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t alone,
@@ -128,6 +114,8 @@ bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t al
   constexpr int64_t kDrawBytes = 24 << 10;
   const int threads = request.threads;
   if (threads < 2 || threads > kMostOverlapped) return false;
+  for (const MatrixSource* source : gates)
+    if (source->layout != Layout::dense) return false;
   alone += kDrawBytes / int64_t(dtype_bytes(request.dtype));
   int64_t shared = 0;
   for (const MatrixSource* source : gates) shared += int64_t(source->n_rows) * source->n_cols;
@@ -169,6 +157,22 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
              " reaches ", largest, ", beyond fp16's 65504; use dtype fp32 or bf16");
     m.row_scale[r] = largest / kInt8Levels;
   }
+  m.layout = source.layout;
+  for (const auto& ranges : source.part_blocks) m.edges.push_back(ranges[0].first);
+  m.edges.push_back(source.part_blocks.back()[0].second);
+  if (source.layout == Layout::dense) {
+    m.kept = int64_t(source.n_rows) * source.n_cols;
+    add_dense(source, m);
+  } else {
+    const size_t before = bytes_.size();
+    pack_sparse(source, plan_.request, m, bytes_);
+    plan_.weight_bytes += bytes_.size() - before;
+  }
+  plan_.macs_per_step += m.kept;
+  plan_.matrices.push_back(std::move(m));
+}
+
+void PlanBuilder::add_dense(const MatrixSource& source, PackedMatrix& m) {
   for (size_t i = 0; i <= source.column_edges.size(); ++i) {
     const int first = i == 0 ? 0 : source.column_edges[i - 1];
     const int end = i < source.column_edges.size() ? source.column_edges[i] : m.cols;
@@ -181,8 +185,6 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
       m.ranges.back().parts.push_back(std::move(panels));
     }
   }
-  plan_.macs_per_step += int64_t(source.n_rows) * source.n_cols;
-  plan_.matrices.push_back(std::move(m));
 }
 
 void PlanBuilder::add_panel(const MatrixSource& source, const PackedMatrix& m, ColumnRange& range,
@@ -217,7 +219,9 @@ Plan PlanBuilder::finish() {
 
 std::vector<float> unpack(const Plan& plan, const PackedMatrix& matrix, int n_rows, int n_cols) {
   const Dtype dtype = plan.request.dtype;
-  std::vector<float> out(size_t(n_rows) * n_cols, std::nanf(""));
+  const bool dense = matrix.layout == Layout::dense;
+  std::vector<float> out(size_t(n_rows) * n_cols, dense ? std::nanf("") : 0.0f);
+  if (!dense) unpack_sparse(plan, matrix, n_cols, out);
   for (const ColumnRange& range : matrix.ranges) {
     const int end = std::min(range.first + range.cols, n_cols);
     for (const auto& part : range.parts) {
@@ -250,22 +254,61 @@ Plan make_plan(const PlanRequest& request, const CanonicalWeights& weights) {
                               : make_residual_plan(request, weights);
 }
 
+namespace {
+
+// "95.0 % zero in blocks of 4x4".
+std::string show_blocks(const PackedMatrix& m) {
+  const int rows =
+      int(std::count_if(m.row_of.begin(), m.row_of.end(), [](int r) { return r >= 0; }));
+  const double kept = double(m.kept) / (double(rows) * m.source_cols);
+  char text[64];
+  std::snprintf(text, sizeof text, "%.1f %% zero in blocks of %s",
+                100.0 * std::max(0.0, 1.0 - kept), layout_name(m.layout));
+  return text;
+}
+
+// What the parts of a matrix multiply: "panels of [96 48] rows", or its blocks.
+std::string show_layout(const PackedMatrix& m) {
+  std::ostringstream text;
+  if (m.layout != Layout::dense) {
+    text << show_blocks(m) << ", in panels";
+    for (const auto& part : m.sparse_parts) {
+      int64_t entries = 0;
+      for (const SparsePanel& p : part)
+        for (int l = 0; l < p.lists; ++l) entries += p.counts[l];
+      text << " [" << part.size() << " with " << entries << " entries]";
+    }
+    return text.str();
+  }
+  text << "panels of";
+  for (const auto& part : m.ranges[0].parts) {
+    text << " [";
+    for (size_t i = 0; i < part.size(); ++i)
+      text << (i ? " " : "") << kRowsPerBlock * part[i].blocks;
+    text << "]";
+  }
+  text << " rows";
+  return text.str();
+}
+
+}  // namespace
+
+std::string Plan::describe_sparse() const {
+  std::string text;
+  for (const PackedMatrix& m : matrices)
+    if (m.layout != Layout::dense)
+      text += (text.empty() ? "" : ", ") + m.name + " " + show_blocks(m);
+  return text;
+}
+
 std::string Plan::describe() const {
   std::ostringstream text;
   text << request.config.describe() << "\n"
        << dtype_name(request.dtype) << " weights, " << weight_bytes << " bytes and "
        << macs_per_step << " multiply-adds a sample, " << request.threads << " thread(s)"
        << (overlapped ? ", output layers beside the next recurrent product" : "") << "\n";
-  for (const PackedMatrix& m : matrices) {
-    text << "  " << m.name << ": " << m.rows << " x " << m.cols << ", panels of";
-    for (const auto& part : m.ranges[0].parts) {
-      text << " [";
-      for (size_t i = 0; i < part.size(); ++i)
-        text << (i ? " " : "") << kRowsPerBlock * part[i].blocks;
-      text << "]";
-    }
-    text << " rows\n";
-  }
+  for (const PackedMatrix& m : matrices)
+    text << "  " << m.name << ": " << m.rows << " x " << m.cols << ", " << show_layout(m) << "\n";
   return text.str();
 }
 

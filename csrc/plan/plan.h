@@ -5,12 +5,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/aligned.h"
 #include "common/config.h"
 #include "model/weights.h"
+#include "plan/blocks.h"
+#include "plan/sparse_format.h"
 
 namespace wavernn_fast {
 
@@ -31,6 +34,9 @@ struct PlanRequest {
   Dtype dtype = Dtype::fp32;
   int threads = 1;           // parts that every matrix is dealt into
   int max_panel_blocks = 6;  // 16-row blocks one kernel call keeps in registers
+  // How matrices are laid out; nothing: each as it is fastest (Layout::dense: none is sparse).
+  std::optional<Layout> layout = {};
+  int sparse_lists = kMaxSparseLists;  // lists side by side in a panel
 };
 
 // Rows [16 * block, 16 * (block + blocks)) of a packed matrix.
@@ -57,10 +63,18 @@ struct PackedMatrix {
   int cols = 0;  // packed, multiple of 16
   int source_cols = 0;
   std::vector<int> row_of;
-  std::vector<ColumnRange> ranges;  // most matrices have one
-  AlignedBuffer<float> bias;        // [rows]
-  AlignedBuffer<float> row_scale;   // [rows], int8
+  std::vector<ColumnRange> ranges;  // most matrices have one; none where `layout` is not dense
+  Layout layout = Layout::dense;
+  std::vector<std::vector<SparsePanel>> sparse_parts;  // [threads]
+  int64_t kept = 0;                                    // weights in blocks, or all
+  std::vector<int> edges;     // [threads + 1] 16-row blocks of each part, where dealt in one run
+  AlignedBuffer<float> bias;  // [rows]
+  AlignedBuffer<float> row_scale;  // [rows], int8
 };
+
+// Which units of a GRU each part updates, [ranges][threads + 1]: in range i those of 16-unit blocks
+// [edges[i][part], edges[i][part + 1]).
+using UnitEdges = std::vector<std::vector<int>>;
 
 struct Plan {
   PlanRequest request;
@@ -72,7 +86,9 @@ struct Plan {
   // Whether member 0 of a team runs the output layers alone while the others already multiply the
   // recurrent matrix for the next sample (docs/architecture.md); rows are dealt to suit.
   bool overlapped = false;
+  UnitEdges unit_edges;
   std::string describe() const;
+  std::string describe_sparse() const;  // empty where all matrices are dense
 };
 
 // Splits `n` blocks into contiguous shares, as even as possible: first block of part `part`.
@@ -88,20 +104,27 @@ struct MatrixSource {
   std::vector<int> row_of;                                    // packed row order, -1 for padding
   std::vector<std::vector<std::pair<int, int>>> part_blocks;  // [threads] block ranges
   std::vector<int> column_edges;  // where further column ranges begin, each a multiple of 16
+  Layout layout = Layout::dense;
 };
 
-// Packed rows in canonical order, padded to a multiple of 16, dealt evenly.
+// Packed rows in canonical order, padded to a multiple of 16, dealt so that the parts take equally
+// long.
 MatrixSource plain_source(std::string name, const float* weight, int n_rows, int n_cols, int stride,
-                          const float* bias, int threads);
+                          const float* bias, const PlanRequest& request);
 // A [3 * units] x [n_cols] gate matrix: packed in groups of 48 rows, 16 reset, 16 update and 16
-// candidate rows of the same units; each part gets whole groups out of every range of units.
+// candidate rows of the same units. To be dealt.
 MatrixSource gate_source(std::string name, const float* weight, int units, int n_cols, int stride,
-                         const float* bias, int ranges, int threads);
+                         const float* bias, const PlanRequest& request);
+// Units in `ranges` equal ranges, each dealt so that the parts take equally long over `gates`.
+UnitEdges deal_units(const std::vector<const MatrixSource*>& gates, int ranges, int threads);
+// Gives every part of a gate matrix the whole groups of its units.
+void set_units(MatrixSource& source, const UnitEdges& edges);
 
 // Deals the rows of `gates` for an overlapped plan. They are multiplied in `stretches` equal pieces
 // a sample; in each, member 0 also does `alone` multiply-adds of output layers, and is to be ready
-// with the others. False, and nothing changed, for other teams than 2 to kMostOverlapped members
-// or where `alone` is more than a member's share.
+// with the others. False, and nothing changed, for other teams than 2 to kMostOverlapped members,
+// where `alone` is more than a member's share, or for a sparse matrix: its rows are multiplied
+// once.
 inline constexpr int kMostOverlapped = 4;
 bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t alone,
                      const PlanRequest& request);
@@ -110,12 +133,14 @@ class PlanBuilder {
  public:
   explicit PlanBuilder(const PlanRequest& request);
   void set_overlapped(bool overlapped) { plan_.overlapped = overlapped; }
+  void set_unit_edges(UnitEdges edges) { plan_.unit_edges = std::move(edges); }
   void add_matrix(const MatrixSource& source);
   // A copy of `count` floats, zero padded to a multiple of 16.
   void add_vector(const float* data, int count);
   Plan finish();
 
  private:
+  void add_dense(const MatrixSource& source, PackedMatrix& m);
   void add_panel(const MatrixSource& source, const PackedMatrix& m, ColumnRange& range,
                  Panel& panel);
   Plan plan_;

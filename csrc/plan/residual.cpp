@@ -24,28 +24,32 @@ std::vector<float> product(const float* w, int rows, int cols, const std::vector
 Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights) {
   const ModelConfig& c = request.config;
   const int h = c.hidden_size, f = c.fc_size, n = c.n_classes, a = c.aux_size;
-  const int inputs = 1 + c.n_mels + a, threads = request.threads;
+  const int inputs = 1 + c.n_mels + a;
   const float* w_ih1 = weights.get("gru1.w_input", {3 * h, h});
   const float* w_input = weights.get("input.weight", {h, inputs});
   const float* b_input = weights.get("input.bias", {h});
 
   PlanBuilder builder(request);
   MatrixSource gru1 = gate_source("gru1", weights.get("gru1.w_recurrent", {3 * h, h}), h, h, h,
-                                  weights.get("gru1.b_recurrent", {3 * h}), 1, threads);
+                                  weights.get("gru1.b_recurrent", {3 * h}), request);
   MatrixSource gru2 = gate_source("gru2", weights.get("gru2.w_recurrent", {3 * h, h}), h, h, h,
-                                  weights.get("gru2.b_recurrent", {3 * h}), 1, threads);
+                                  weights.get("gru2.b_recurrent", {3 * h}), request);
+  MatrixSource gru2_input = gate_source("gru2_input", weights.get("gru2.w_input", {3 * h, h + a}),
+                                        h, h, h + a, nullptr, request);
+  UnitEdges edges = deal_units({&gru1, &gru2, &gru2_input}, 1, request.threads);
+  for (MatrixSource* source : {&gru1, &gru2, &gru2_input}) set_units(*source, edges);
+  builder.set_unit_edges(std::move(edges));
   const int64_t outputs = int64_t(f) * h + int64_t(f) * f + int64_t(n) * f;
   builder.set_overlapped(deal_overlapped({&gru1, &gru2}, 1, outputs, request));
   builder.add_matrix(gru1);
-  builder.add_matrix(gate_source("gru2_input", weights.get("gru2.w_input", {3 * h, h + a}), h, h,
-                                 h + a, nullptr, 1, threads));
+  builder.add_matrix(gru2_input);
   builder.add_matrix(gru2);
   builder.add_matrix(plain_source("fc1", weights.get("fc1.weight", {f, h + a}), f, h, h + a,
-                                  weights.get("fc1.bias", {f}), threads));
+                                  weights.get("fc1.bias", {f}), request));
   builder.add_matrix(plain_source("fc2", weights.get("fc2.weight", {f, f + a}), f, f, f + a,
-                                  weights.get("fc2.bias", {f}), threads));
+                                  weights.get("fc2.bias", {f}), request));
   MatrixSource fc3 = plain_source("fc3", weights.get("fc3.weight", {n, f}), n, f, f,
-                                  weights.get("fc3.bias", {n}), threads);
+                                  weights.get("fc3.bias", {n}), request);
   fc3.padded_bias = -1e30f;  // padding classes are never drawn
   builder.add_matrix(fc3);
 

@@ -98,30 +98,48 @@ int wrong_multiply_adds() {
   return wrong;
 }
 
+// Hashes of a model in every dtype; how many runs differ from the first of their dtype.
+int print_hashes(const wf::ModelConfig& config, const wf::CanonicalWeights& weights,
+                 const std::vector<const char*>& dtypes, const std::string& sparse) {
+  int different = 0;
+  for (const char* dtype : dtypes) {
+    uint64_t first = 0;
+    bool have = false;
+    for (const std::string& isa : wf::cpu::available_isas()) {
+      for (int threads : {1, 2}) {
+        const uint64_t hash = run_hash(config, weights, {"cpu", dtype, threads, isa, sparse});
+        if (!have) first = hash, have = true;
+        if (hash == first) continue;
+        std::fprintf(stderr, "%s %s %s on %s with %d thread(s): %016llx, expected %016llx\n",
+                     config.describe().c_str(), dtype, sparse.c_str(), isa.c_str(), threads,
+                     (unsigned long long)hash, (unsigned long long)first);
+        ++different;
+      }
+    }
+    std::printf("%s hidden %d mels %d %s%s%s %016llx\n",
+                config.core == wf::Core::dual ? "dual" : "residual", config.hidden_size,
+                config.n_mels, dtype, sparse == "off" ? "" : " ",
+                sparse == "off" ? "" : sparse.c_str(), (unsigned long long)first);
+  }
+  return different;
+}
+
 }  // namespace
 
 int main() {
   int different = wrong_multiply_adds();
+  const std::vector<const char*> floats{"fp32", "fp16", "bf16"}, ints{"int8", "int8-fast"};
   for (const wf::ModelConfig& config : configs()) {
-    const wf::CanonicalWeights weights = wf::make_weights(config);
-    for (const char* dtype : {"fp32", "fp16", "bf16", "int8", "int8-fast"}) {
-      uint64_t first = 0;
-      bool have = false;
-      for (const std::string& isa : wf::cpu::available_isas()) {
-        for (int threads : {1, 2}) {
-          const uint64_t hash = run_hash(config, weights, {"cpu", dtype, threads, isa});
-          if (!have) first = hash, have = true;
-          if (hash == first) continue;
-          std::fprintf(stderr, "%s %s on %s with %d thread(s): %016llx, expected %016llx\n",
-                       config.describe().c_str(), dtype, isa.c_str(), threads,
-                       (unsigned long long)hash, (unsigned long long)first);
-          ++different;
-        }
-      }
-      std::printf("%s hidden %d mels %d %s %016llx\n",
-                  config.core == wf::Core::dual ? "dual" : "residual", config.hidden_size,
-                  config.n_mels, dtype, (unsigned long long)first);
-    }
+    const wf::CanonicalWeights dense = wf::make_weights(config);
+    different +=
+        print_hashes(config, dense, floats, "off") + print_hashes(config, dense, ints, "off");
+  }
+  for (const wf::ModelConfig& config : {configs()[1], configs()[2]}) {
+    const wf::CanonicalWeights pruned = wf::make_weights(config, true);
+    for (const char* blocks : {"16x1", "4x4", "1x1"})
+      different += print_hashes(config, pruned, floats, blocks);
+    for (const char* blocks : {"16x1", "4x4", "8x4"})
+      different += print_hashes(config, pruned, ints, blocks);
   }
   std::fprintf(stderr, "instruction sets:");
   for (const std::string& isa : wf::cpu::available_isas()) std::fprintf(stderr, " %s", isa.c_str());

@@ -1,0 +1,343 @@
+// Products with pruned matrices for kernels.cpp, which includes this after the dense ones: lists of
+// blocks (plan/sparse_format.h), side by side for one stream, one after another for a batch.
+#pragma once
+
+namespace wavernn_fast::cpu::WF_ISA {
+namespace {
+
+template <class T>
+WF_ALWAYS const T* at(const SparseArgs& a, size_t offset) {
+  return reinterpret_cast<const T*>(a.blob + offset);
+}
+
+// The columns of entry j of all lists of a panel. Four are loaded as one word and shifted out:
+// loads, not shifts, are what the loop over entries has most of.
+template <class Shape>
+struct Columns {
+  static constexpr int kWords = kSparseLists / 4;
+  uint64_t word[kWords];
+  const uint16_t* first;
+  WF_ALWAYS Columns read(const uint16_t* p) {
+    Columns c{{}, p};
+    if constexpr (Shape::kColumns == 1) std::memcpy(c.word, p, sizeof c.word);
+    return c;
+  }
+};
+template <class Shape>
+WF_ALWAYS auto columns_of(const Columns<Shape>& c, int list) {
+  if constexpr (Shape::kColumns == 1)
+    return uint16_t(c.word[list / 4] >> list % 4 * 16);
+  else
+    return c.first + Shape::kColumns * list;
+}
+
+// The inputs that meet the 16 weights of an entry.
+struct Rows16 {
+  static constexpr int kColumns = 1, kRows = 16;
+  WF_ALWAYS F inputs(const float* x, uint16_t column) { return set1(x[column]); }
+};
+struct Tile4x4 {
+  static constexpr int kColumns = 1, kRows = 4;
+  WF_ALWAYS F inputs(const float* x, uint16_t column) { return load_quad(x + column); }
+};
+struct Single {
+  static constexpr int kColumns = 16, kRows = 16;
+  WF_ALWAYS F inputs(const float* x, const uint16_t* columns) { return gather(x, columns); }
+};
+// Of one list alone.
+template <class Shape>
+WF_ALWAYS auto columns_at(const uint16_t* p) {
+  if constexpr (Shape::kColumns == 1)
+    return *p;
+  else
+    return p;
+}
+
+template <class Format>
+WF_ALWAYS F load_entry(const typename Format::Weight* w) {
+  if constexpr (__is_same(Format, Fp16))
+    return load_fp16_once(w);
+  else
+    return Format::load_block(w);
+}
+// Asks for what a loop over entries reads kAhead bytes later, `bytes` at a time: the lists of a
+// model lie in the second-level cache, and columns and weights are two streams of short runs.
+WF_ALWAYS void prefetch(const void* p, size_t bytes) {
+  constexpr size_t kAhead = 2048;
+#pragma GCC unroll 8
+  for (size_t i = 0; i < bytes; i += 64)
+    __builtin_prefetch(static_cast<const char*>(p) + kAhead + i);
+}
+
+// Stores the sums of 16 rows, one list.
+template <class Shape>
+WF_ALWAYS void put_rows(const SparseArgs& a, const SparsePanel& p, int list, F sum, float* y) {
+  const F total = add(load(at<float>(a, p.bias) + 16 * list), sum);
+  if constexpr (__is_same(Shape, Single)) {
+    float values[16];
+    store(values, total);
+    const int32_t* rows = at<int32_t>(a, p.rows) + 16 * list;
+    for (int i = 0; i < 16; ++i)
+      if (rows[i] >= 0) y[rows[i]] = values[i];
+  } else {
+    store(y + at<int32_t>(a, p.rows)[list], total);
+  }
+}
+
+// Lists [first, first + 4) of tiles: their sums are added up to four rows each.
+WF_ALWAYS void put_tiles(const SparseArgs& a, const SparsePanel& p, int first, const F* sums) {
+  float values[16];
+  const F total = quad_sums(sums[0], sums[1], sums[2], sums[3]);
+  store(values, add(load(at<float>(a, p.bias) + 4 * first), total));
+  const int32_t* rows = at<int32_t>(a, p.rows) + first;
+  for (int i = 0; i < 4 && first + i < p.lists; ++i)
+    std::memcpy(a.y + rows[i], values + 4 * i, 4 * sizeof(float));
+}
+
+template <class Format, class Shape>
+WF_ALWAYS void sparse_single(const SparseArgs& a, const SparsePanel& p) {
+  const float* x = static_cast<const float*>(a.x);
+  const uint16_t* columns = at<uint16_t>(a, p.columns);
+  const auto* w = at<typename Format::Weight>(a, p.weights);
+  F acc[kSparseLists];
+#pragma GCC unroll 8
+  for (int l = 0; l < kSparseLists; ++l) acc[l] = zero();
+  for (int j = 0; j < p.count; ++j) {
+    const auto here = Columns<Shape>::read(columns);
+#pragma GCC unroll 8
+    for (int l = 0; l < kSparseLists; ++l)
+      acc[l] = fma(load_entry<Format>(w + kLanes * l), Shape::inputs(x, columns_of<Shape>(here, l)),
+                   acc[l]);
+    w += kLanes * kSparseLists;
+    columns += Shape::kColumns * kSparseLists;
+    prefetch(w, kLanes * kSparseLists * sizeof(*w));
+  }
+  if constexpr (Shape::kRows == 4) {
+    for (int l = 0; l < p.lists; l += 4) put_tiles(a, p, l, acc + l);
+  } else {
+    for (int l = 0; l < p.lists; ++l) put_rows<Shape>(a, p, l, acc[l], a.y);
+  }
+}
+
+template <class Shape, int kStreams>
+WF_ALWAYS void put_streams(const SparseArgs& a, const SparsePanel& p, int list,
+                           const F (&sums)[kStreams], float* y) {
+  if constexpr (Shape::kRows == 16) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; ++s) put_rows<Shape>(a, p, list, sums[s], y + s * a.ldy);
+  } else {
+    const F bias = load_quad(at<float>(a, p.bias) + 4 * list);
+    float* rows = y + at<int32_t>(a, p.rows)[list];
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; s += 4) {
+      float values[16];
+      const auto sum = [&](int i) { return s + i < kStreams ? sums[s + i] : zero(); };
+      store(values, add(bias, quad_sums(sum(0), sum(1), sum(2), sum(3))));
+      for (int k = 0; k < 4 && s + k < kStreams; ++k)
+        std::memcpy(rows + (s + k) * a.ldy, values + 4 * k, 4 * sizeof(float));
+    }
+  }
+}
+
+// Streams [0, kStreams) of a tile: a weight is loaded, and widened, once for all.
+template <class Format, class Shape, int kStreams>
+void sparse_tile(const SparseArgs& a, int stream) {
+  const float* x = static_cast<const float*>(a.x) + stream * a.ldx;
+  float* y = a.y + stream * a.ldy;
+  for (int i = 0; i < a.n_panels; ++i) {
+    const SparsePanel& p = a.panels[i];
+    for (int l = 0; l < p.lists; ++l) {
+      const uint16_t* columns = at<uint16_t>(a, p.columns) + Shape::kColumns * l;
+      const auto* w = at<typename Format::Weight>(a, p.weights) + kLanes * l;
+      F acc[kStreams];
+#pragma GCC unroll 8
+      for (int s = 0; s < kStreams; ++s) acc[s] = zero();
+      for (int j = 0; j < p.counts[l]; ++j) {
+        const F weights = load_entry<Format>(w);
+        const auto own = columns_at<Shape>(columns);
+#pragma GCC unroll 8
+        for (int s = 0; s < kStreams; ++s)
+          acc[s] = fma(weights, Shape::inputs(x + s * a.ldx, own), acc[s]);
+        w += kLanes * kSparseLists;
+        columns += Shape::kColumns * kSparseLists;
+      }
+      put_streams<Shape>(a, p, l, acc, y);
+    }
+  }
+}
+
+template <class Format, class Shape, int kStreams>
+WF_ALWAYS void sparse_tile_if(const SparseArgs& a, int stream) {
+  if constexpr (kStreams <= kStreamTile) sparse_tile<Format, Shape, kStreams>(a, stream);
+}
+
+template <class Format, class Shape>
+void sparse(const SparseArgs& a) {
+  if (a.streams == 1) {
+    for (int i = 0; i < a.n_panels; ++i) sparse_single<Format, Shape>(a, a.panels[i]);
+    return;
+  }
+  const int tiles = (a.streams + kStreamTile - 1) / kStreamTile;
+  for (int i = 0, stream = 0; i < tiles; ++i) {
+    const int count = (a.streams - stream) / (tiles - i);
+    switch (count) {
+      case 1:
+        sparse_tile_if<Format, Shape, 1>(a, stream);
+        break;
+      case 2:
+        sparse_tile_if<Format, Shape, 2>(a, stream);
+        break;
+      case 3:
+        sparse_tile_if<Format, Shape, 3>(a, stream);
+        break;
+      case 4:
+        sparse_tile_if<Format, Shape, 4>(a, stream);
+        break;
+      case 5:
+        sparse_tile_if<Format, Shape, 5>(a, stream);
+        break;
+      case 6:
+        sparse_tile_if<Format, Shape, 6>(a, stream);
+        break;
+      case 7:
+        sparse_tile_if<Format, Shape, 7>(a, stream);
+        break;
+      default:
+        sparse_tile_if<Format, Shape, 8>(a, stream);
+        break;
+    }
+    stream += count;
+  }
+}
+
+// --- int8: sums are integers, so their order is no matter
+// ------------------------------------------
+
+// Four columns of 4, 8 or 16 rows; the inputs are four bytes.
+struct Int4x4 {
+  using Sum = I4;
+  static constexpr int kColumns = 1, kRows = 4;
+  WF_ALWAYS int32_t inputs(const uint8_t* x, uint16_t column) { return four(x + column); }
+};
+struct Int8x4 {
+  using Sum = I8;
+  static constexpr int kColumns = 1, kRows = 8;
+  WF_ALWAYS int32_t inputs(const uint8_t* x, uint16_t column) { return four(x + column); }
+};
+struct Int16x4 {
+  using Sum = I;
+  static constexpr int kColumns = 4, kRows = 16;
+  WF_ALWAYS int32_t inputs(const uint8_t* x, const uint16_t* c) {
+    return int32_t(x[c[0]] | uint32_t(x[c[1]]) << 8 | uint32_t(x[c[2]]) << 16 |
+                   uint32_t(x[c[3]]) << 24);
+  }
+};
+
+// y = bias + scale * x_scale * sum for 16 rows, lists [first, first + 16 / rows).
+template <int kPieces, class Shape>
+WF_ALWAYS void put_int8(const SparseArgs& a, const SparsePanel& p, int first, const I* sums,
+                        F x_scale, float* y) {
+  const int row = first * Shape::kRows;
+  I top = sums[0];
+  if (a.is_signed) top = sub_int(top, load_int(at<int32_t>(a, p.sum) + row));
+  F sum = to_float(top);
+  if constexpr (kPieces == 2) sum = fma(sum, set1(128.0f), to_float(sums[1]));
+  const F scale = mul(load(at<float>(a, p.scale) + row), x_scale);
+  float values[16];
+  store(values, fma(sum, scale, load(at<float>(a, p.bias) + row)));
+  const int32_t* rows = at<int32_t>(a, p.rows) + first;
+  for (int l = 0; l < 16 / Shape::kRows && first + l < p.lists; ++l)
+    std::memcpy(y + rows[l], values + Shape::kRows * l, Shape::kRows * sizeof(float));
+}
+
+template <int kPieces, class Shape>
+WF_ALWAYS void int8_single(const SparseArgs& a, const SparsePanel& p) {
+  constexpr int kRows = Shape::kRows, kJoined = 16 / kRows;
+  const uint8_t* x = static_cast<const uint8_t*>(a.x);
+  const uint16_t* columns = at<uint16_t>(a, p.columns);
+  const int8_t* w = at<int8_t>(a, p.weights);
+  typename Shape::Sum acc[kPieces][kSparseLists];
+#pragma GCC unroll 2
+  for (int i = 0; i < kPieces; ++i) {
+#pragma GCC unroll 8
+    for (int l = 0; l < kSparseLists; ++l) clear(acc[i][l]);
+  }
+  for (int j = 0; j < p.count; ++j) {
+    const auto here = Columns<Shape>::read(columns);
+#pragma GCC unroll 8
+    for (int l = 0; l < kSparseLists; ++l) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kPieces; ++i)
+        dot(acc[i][l], w + 4 * kRows * l,
+            Shape::inputs(x + i * a.cols, columns_of<Shape>(here, l)));
+    }
+#pragma GCC unroll 8
+    for (int l = 0; l < kSparseLists; ++l) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kPieces; ++i) keep(acc[i][l]);
+    }
+    w += 4 * kRows * kSparseLists;
+    columns += Shape::kColumns * kSparseLists;
+    prefetch(w, 4 * kRows * kSparseLists);
+  }
+  const F x_scale = set1(a.x_scale[0]);
+#pragma GCC unroll 8
+  for (int l = 0; l < kSparseLists; l += kJoined) {
+    I sums[kPieces];
+#pragma GCC unroll 2
+    for (int i = 0; i < kPieces; ++i) sums[i] = join(&acc[i][l]);
+    put_int8<kPieces, Shape>(a, p, l, sums, x_scale, a.y);
+  }
+}
+
+// As many lists as have 16 rows, for streams [0, kStreams) of a tile: each weight is loaded once.
+template <int kPieces, class Shape, int kStreams>
+WF_ALWAYS void int8_lists(const SparseArgs& a, const SparsePanel& p, int first, int stream) {
+  constexpr int kRows = Shape::kRows, kJoined = 16 / kRows;
+  const uint8_t* x = static_cast<const uint8_t*>(a.x) + stream * a.ldx;
+  const uint16_t* columns = at<uint16_t>(a, p.columns) + Shape::kColumns * first;
+  const int8_t* w = at<int8_t>(a, p.weights) + 4 * kRows * first;
+  typename Shape::Sum acc[kStreams][kPieces][kJoined];
+#define WF_EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < n; ++i)
+  WF_EACH(s, kStreams) WF_EACH(i, kPieces) WF_EACH(l, kJoined) clear(acc[s][i][l]);
+  for (int j = 0; j < p.counts[first]; ++j) {  // the longest of them
+    WF_EACH(l, kJoined) {
+      const auto own = columns_at<Shape>(columns + Shape::kColumns * l);
+      WF_EACH(s, kStreams)
+      WF_EACH(i, kPieces)
+      dot(acc[s][i][l], w + 4 * kRows * l, Shape::inputs(x + s * a.ldx + i * a.cols, own));
+    }
+    WF_EACH(s, kStreams) WF_EACH(i, kPieces) WF_EACH(l, kJoined) keep(acc[s][i][l]);
+    w += 4 * kRows * kSparseLists;
+    columns += Shape::kColumns * kSparseLists;
+  }
+  WF_EACH(s, kStreams) {
+    I sums[kPieces];
+    WF_EACH(i, kPieces) sums[i] = join(acc[s][i]);
+    put_int8<kPieces, Shape>(a, p, first, sums, set1(a.x_scale[stream + s]),
+                             a.y + (stream + s) * a.ldy);
+  }
+#undef WF_EACH
+}
+
+template <int kPieces, class Shape, int kStreams>
+void int8_tile(const SparseArgs& a, int stream) {
+  for (int i = 0; i < a.n_panels; ++i)
+    for (int l = 0; l < a.panels[i].lists; l += 16 / Shape::kRows)
+      int8_lists<kPieces, Shape, kStreams>(a, a.panels[i], l, stream);
+}
+
+template <int kPieces, class Shape>
+void sparse_int8(const SparseArgs& a) {
+  if (a.streams == 1) {
+    for (int i = 0; i < a.n_panels; ++i) int8_single<kPieces, Shape>(a, a.panels[i]);
+    return;
+  }
+  int stream = 0;
+  for (; stream + kSparseInt8Streams <= a.streams; stream += kSparseInt8Streams)
+    int8_tile<kPieces, Shape, kSparseInt8Streams>(a, stream);
+  for (; stream < a.streams; ++stream) int8_tile<kPieces, Shape, 1>(a, stream);
+}
+
+}  // namespace
+}  // namespace wavernn_fast::cpu::WF_ISA
