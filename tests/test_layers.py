@@ -66,7 +66,7 @@ MODULES: dict[str, str] = {
     "models": "models",
     "train": "train",
     "voice": "devices kernels lanes nvrtc selfcheck stream utterance vocoder",
-    "tools": "benchmark doctor evaluation floors machine verification",
+    "tools": "benchmark doctor evaluation floors machine matvec verification",
     "cli": "cli",
     "main": "__main__",
 }

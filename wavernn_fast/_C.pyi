@@ -210,6 +210,15 @@ def philox(seed: int, step: int, item: int = ..., fold: int = ...) -> tuple[int,
 def deemphasis(
     wave: NDArray[np.float64], coefficient: float, state: float
 ) -> tuple[NDArray[np.float64], float]: ...
+def matvec(
+    weight: NDArray[np.float32],
+    *,
+    dtype: str = ...,
+    sparse: str = ...,
+    threads: int = ...,
+    seconds: float = ...,
+    isa: str = ...,
+) -> dict[str, Any]: ...
 def probe(
     kind: str, bytes_per_thread: int, threads: int, seconds: float, isa: str = ...
 ) -> float: ...

@@ -15,6 +15,11 @@ from .presets import Preset, get_preset
 
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 
+_SPEC = re.compile(
+    r"(dual|dual-mel|residual|residual-mol):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
+)
+_PRUNED = re.compile(r"(gru\d?\.w_recurrent|gru2\.w_input|(coarse_|fine_)?fc\d\.weight)")
+
 
 def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     """Make a model of a given shape.
@@ -26,6 +31,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
         "dual-mel:256": the same conditioned on 80 mel bins, 22.05 kHz, hop 64.
         "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
         mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
+        Any of them with ":4x4:95" after it is pruned: 95 % of the blocks of 4 outputs and 4 inputs
+        are zero, drawn evenly, in every recurrent matrix and output layer.
     seed : int
         The same seed gives the same weights.
 
@@ -33,18 +40,20 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     -------
     config : ModelConfig
     tensors : dict of str to float32 array
-        Uniform in +-1/sqrt(inputs), as PyTorch initialises such layers.
+        Uniform in +-1/sqrt(inputs), as PyTorch initialises such layers; in pruned matrices the
+        inputs that are left.
 
     Raises
     ------
     InputError
         If the spec is not of this form.
     """
-    match = re.fullmatch(r"(dual|dual-mel|residual|residual-mol):(\d{1,5})", spec)
-    if match is None or not int(match[2]):
+    match = _SPEC.fullmatch(spec)
+    if match is None or not int(match[2]) or (match[3] and not int(match[3]) * int(match[4])):
         raise InputError(
             f"There is no synthetic model {spec!r}; write dual:896, dual-mel:256, "
-            "residual:512 or residual-mol:512 (any size)."
+            "residual:512 or residual-mol:512 (any size), and :4x4:95 after it for one that is "
+            "pruned by 95 % in blocks of 4x4."
         )
     config = _config(match[1], int(match[2]))
     random = np.random.default_rng(seed)
@@ -55,9 +64,42 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     if config.core == "dual":  # the coarse half never sees the coarse sample being drawn
         columns = tensors["gru.w_sample"].reshape(3, config.hidden_size, 3)
         columns[:, : config.hidden_size // 2, 2] = 0.0
+    if match[3]:
+        shape, share = (int(match[3]), int(match[4])), float(match[5]) / 100.0
+        for name in tensors:
+            if _PRUNED.fullmatch(name):
+                tensors[name] = drop_blocks(tensors[name], shape, share, random)
     if config.n_mels:
         tensors["upsample.kernel"] = np.full_like(tensors["upsample.kernel"], 1.0 / 3.0)
     return config, tensors
+
+
+def drop_blocks(
+    weight: NDArray[np.float32],
+    shape: tuple[int, int],
+    sparsity: float,
+    random: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Zero a share of the blocks of a matrix, drawn evenly, and scale up what is left.
+
+    Parameters
+    ----------
+    weight : float32 [rows, columns]
+    shape : rows and columns of a block, from the first row and column on
+    sparsity : share of the blocks that become zero, in [0, 1)
+    random : where the choice comes from
+
+    Returns
+    -------
+    float32 array of the same shape
+    """
+    rows, columns = weight.shape
+    down, across = -(-rows // shape[0]), -(-columns // shape[1])
+    kept = np.ones(down * across, np.float32)
+    kept[random.permutation(kept.size)[: round(sparsity * kept.size)]] = 0.0
+    blocks = kept.reshape(down, across)
+    mask = np.repeat(np.repeat(blocks, shape[0], axis=0), shape[1], axis=1)[:rows, :columns]
+    return np.asarray(weight * mask / np.float32(np.sqrt(1.0 - sparsity)), np.float32)
 
 
 def _config(kind: str, size: int) -> ModelConfig:

@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "common/rng.h"
 #include "cpu/isa.h"
+#include "cpu/matvec.h"
 #include "cpu/probe.h"
 #include "cpu/threads.h"
 
@@ -28,6 +29,30 @@ py::tuple deemphasis(const py::array_t<double, py::array::c_style | py::array::f
   double* y = out.mutable_data();
   for (py::ssize_t i = 0; i < wave.size(); ++i) y[i] = state = x[i] + coefficient * state;
   return py::make_tuple(out, state);
+}
+
+py::dict matvec(const py::array_t<float, py::array::c_style | py::array::forcecast>& weight,
+                const std::string& dtype, const std::string& sparse, int threads, double seconds,
+                const std::string& isa) {
+  WF_CHECK(weight.ndim() == 2, "weight has ", weight.ndim(), " dimensions, expected [rows, cols]");
+  WF_CHECK(threads >= 1 && threads <= 1024, "threads is ", threads, ", expected 1 to 1024");
+  const Tensor tensor{{weight.shape(0), weight.shape(1)},
+                      {weight.data(), weight.data() + weight.size()}};
+  PlanRequest request;
+  request.dtype = dtype_from_name(dtype);
+  request.threads = threads;
+  request.layout = layout_from_name(sparse);
+  cpu::Matvec found;
+  {
+    const py::gil_scoped_release release;
+    found = cpu::measure_matvec(tensor, request, seconds, isa);
+  }
+  py::dict result;
+  result["layout"] = found.layout;
+  result["products_per_s"] = found.products_per_second;
+  result["weight_bytes"] = found.weight_bytes;
+  result["macs"] = found.macs;
+  return result;
 }
 
 }  // namespace
@@ -64,6 +89,9 @@ void bind_tools(py::module_& m) {
   m.def("probe", &cpu::probe, py::arg("kind"), py::arg("bytes_per_thread"), py::arg("threads"),
         py::arg("seconds"), py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
         "Measured rate of this machine now: read (bytes/s), fma (flop/s), int8 (MAC/s).");
+  m.def("matvec", &matvec, py::arg("weight"), py::kw_only(), py::arg("dtype") = "fp32",
+        py::arg("sparse") = "auto", py::arg("threads") = 1, py::arg("seconds") = 0.1,
+        py::arg("isa") = "auto", "Measured speed of one product, as the CPU engine makes it.");
 }
 
 }  // namespace wavernn_fast

@@ -168,12 +168,10 @@ class CpuEngine final : public Engine {
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
                                     const Options& options) {
   const KernelTable& kernels = kernels_for(options.isa);
-  const PanelBlocks& widths = kernels.panel_blocks;
-  const int by_dtype[] = {widths.fp32, widths.fp16, widths.bf16, widths.int8, widths.int8_fast};
   PlanRequest request{config,
                       options.dtype,
                       options.threads,
-                      by_dtype[int(options.dtype)],
+                      panel_blocks(kernels, options.dtype),
                       layout_from_name(options.sparse),
                       kernels.sparse_lists};
   if (request.threads <= 0) request.threads = available_threads();

@@ -81,4 +81,10 @@ const KernelTable& single_stream_kernels(const KernelTable& kernels) {
   return kernels;
 }
 
+int panel_blocks(const KernelTable& kernels, Dtype dtype) {
+  const PanelBlocks& widths = kernels.panel_blocks;
+  const int by_dtype[] = {widths.fp32, widths.fp16, widths.bf16, widths.int8, widths.int8_fast};
+  return by_dtype[int(dtype)];
+}
+
 }  // namespace wavernn_fast::cpu

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "plan/plan.h"
 
 namespace wavernn_fast::cpu {
 
@@ -20,5 +21,8 @@ const KernelTable& kernels_for(const std::string& name);
 // of the 896-unit model; fp16 conversion: 53 against 29 G/s). Tables differ in speed, never in
 // bits.
 const KernelTable& single_stream_kernels(const KernelTable& kernels);
+
+// Widest panel of a dense matrix.
+int panel_blocks(const KernelTable& kernels, Dtype dtype);
 
 }  // namespace wavernn_fast::cpu

@@ -66,7 +66,6 @@ struct SparseArgs {
   ptrdiff_t ldy;
 };
 using SparseProduct = void (*)(const SparseArgs&);
-inline constexpr int kDtypes = 5;  // fp32, fp16, bf16, int8, int8_fast
 
 // What the conditioning adds to channel vectors of one stream at one sample:
 // base + hold + sum_j kernel[j] * interp[j * stride].
@@ -109,9 +108,9 @@ struct KernelTable {
   void (*matmul_bf16)(const MatmulArgs&);
   void (*matmul_int8)(const MatmulArgs&);
   void (*matmul_int8_fast)(const MatmulArgs&);
-  // Lists of a panel, and [dtype][layout], null where not offered.
+  // Lists of a panel, and [fp32, fp16, bf16, int8, int8_fast][layout], null where not offered.
   int sparse_lists;
-  SparseProduct sparse[kDtypes][kLayouts];
+  SparseProduct sparse[5][kLayouts];
   // u = round(x * highest / max|x|) + offset, cut into pieces (high [n], then low [n]); returns
   // max|x| / highest. `n` is a multiple of 16.
   float (*quantize)(const float* x, int n, int pieces, bool is_signed, uint8_t* u);

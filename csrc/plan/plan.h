@@ -20,6 +20,8 @@ namespace wavernn_fast {
 // How weights are kept. int8 and int8_fast pack alike; they differ in the bits of activations.
 enum class Dtype { fp32, fp16, bf16, int8, int8_fast };
 
+inline constexpr int kDtypes = 5;
+
 inline bool is_int8(Dtype dtype) { return dtype == Dtype::int8 || dtype == Dtype::int8_fast; }
 
 const char* dtype_name(Dtype dtype);

@@ -168,38 +168,32 @@ class Packer {
   std::vector<uint8_t>& bytes_;
 };
 
-// Cost of a product at one stream in cycles of a core with 512-bit vectors, measured by
-// `wavernn-fast bench --matvec`; only ratios matter.
+// Nanoseconds of a product of one stream on a core with AVX-512 VNNI at 3.7 GHz, weights in the
+// second-level cache: `wavernn-fast bench --matvec`. Only ratios matter.
 struct Cost {
-  double block;  // an entry
-  double list;   // its begin and end
+  double entry;     // rows16 in int8: a column
+  double list = 0;  // its begin and end
 };
 Cost cost_of(Layout layout, Dtype dtype) {
-  const bool two_passes = dtype == Dtype::int8;
-  switch (layout) {
-    case Layout::rows16:
-      return is_int8(dtype) ? Cost{two_passes ? 1.9 : 1.2, 6} : Cost{1.2, 4};  // int8: a column
-    case Layout::tile4x4:
-      return {two_passes ? 1.8 : 1.2, 6};
-    case Layout::tile8x4:
-      return {two_passes ? 1.8 : 1.2, 8};
-    case Layout::single:
-      return {14, 20};
-    case Layout::dense:
-      break;
-  }
-  const double widest = is_int8(dtype) ? (two_passes ? 0.5 : 0.25) : dtype == Dtype::fp32 ? 2 : 1;
-  return {widest, 0};  // of 16 weights
+  const double entries[kDtypes][kLayouts] = {
+      // dense, 16 weights; 16x1, 4x4, 8x4, 1x1
+      {0.50, 0.57, 0.57, 0, 3.0},   // fp32
+      {0.56, 0.55, 0.55, 0, 3.0},   // fp16
+      {0.60, 0.62, 0.62, 0, 3.0},   // bf16
+      {0.16, 0.66, 0.60, 0.75, 0},  // int8
+      {0.13, 0.40, 0.38, 0.52, 0},  // int8_fast
+  };
+  return {entries[int(dtype)][int(layout)], layout == Layout::dense ? 0 : 1.0};
 }
 
 double cost(const MatrixSource& source, Layout layout, const PlanRequest& request) {
   const Cost cost = cost_of(layout, request.dtype);
   const int rows = int(source.row_of.size());
-  if (layout == Layout::dense) return cost.block * rows * source.n_cols / 16;
+  if (layout == Layout::dense) return cost.entry * rows * source.n_cols / 16;
   const BlockMap map = find_blocks(source.weight, rows, source.n_cols, source.stride,
                                    block_shape(layout), source.row_of);
-  const double weights_each = layout == Layout::single ? 16 : 1;  // of one block of the map
-  return (cost.block * double(map.count()) + cost.list * double(map.columns.size())) / weights_each;
+  const double shared = layout == Layout::single ? 16 : 1;  // rows of a list, blocks of an entry
+  return (cost.entry * double(map.count()) + cost.list * double(map.columns.size())) / shared;
 }
 
 bool offered(Layout layout, Dtype dtype) {
@@ -229,6 +223,7 @@ BlockShape block_shape(Layout layout) {
 
 Layout choose_layout(const MatrixSource& source, const PlanRequest& request) {
   constexpr int kMostColumns = 1 << 16;
+  constexpr double kLeastGain = 0.6;  // of a dense product: batches gain less
   if (request.layout) {
     const Layout layout = *request.layout;
     WF_CHECK(layout == Layout::dense || offered(layout, request.dtype), layout_name(layout),
@@ -239,12 +234,8 @@ Layout choose_layout(const MatrixSource& source, const PlanRequest& request) {
     return layout;
   }
   Layout best = Layout::dense;
-  // A block that is there costs more in lists than in a dense panel: below half it never pays.
-  const std::vector<int64_t> weights = weights_by_block(source);
-  const int64_t all = int64_t(source.n_rows) * source.n_cols;
-  if (std::accumulate(weights.begin(), weights.end(), int64_t(0)) * 2 > all) return best;
   if (source.n_cols > kMostColumns) return best;
-  double lowest = cost(source, best, request);
+  double lowest = kLeastGain * cost(source, best, request);
   for (Layout layout : {Layout::rows16, Layout::tile4x4, Layout::tile8x4, Layout::single}) {
     if (!offered(layout, request.dtype)) continue;
     const double this_cost = cost(source, layout, request);

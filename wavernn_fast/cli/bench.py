@@ -46,14 +46,16 @@ class _Bench(click.Command):
     epilog=common.examples(
         "wavernn-fast bench --size dual:896 --dtype fp32,int8 --threads 1,2",
         "wavernn-fast bench -m voice.safetensors --streams 1,8,32 --output results.json",
+        "wavernn-fast bench --size dual:896,dual:896:16x1:95 --dtype fp16 --threads 1",
+        "wavernn-fast bench --matvec --dtype fp32,fp16,int8 --threads 1,2",
         "wavernn-fast bench --size dual:896,residual:512 --rounds 9 --json > rows.json",
     ),
 )
 @click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
 @click.option(
     "--size", "sizes", multiple=True, metavar="KIND:SIZE,...", callback=_names,
-    help="Random models: dual:896, dual-mel:896, residual:512, residual-mol:512. "
-    "[default: dual:896]",
+    help="Random models: dual:896, dual-mel:896, residual:512, residual-mol:512; "
+    "dual:896:16x1:95 has 95 % of its blocks of 16x1 pruned. [default: dual:896]",
 )  # fmt: skip
 @click.option("--preset", help="Mel and output rules when a checkpoint does not say.")
 @click.option(
@@ -66,6 +68,10 @@ class _Bench(click.Command):
 @click.option(
     "--seconds", default=0.5, show_default=True, type=click.FloatRange(0.01, 60),
     help="Length of one measurement; every round has one of each row and of each baseline.",
+)  # fmt: skip
+@click.option(
+    "--matvec", is_flag=True,
+    help="Instead: the paper's tables of pruned matrices and of a pruned model with 1024 units.",
 )  # fmt: skip
 @click.option("--no-baseline", is_flag=True, help="Leave eager PyTorch out.")
 @click.option(
@@ -82,34 +88,90 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     read bandwidth and arithmetic peak take turns in rounds, so every figure stands beside what it
     replaces and what is possible here. Prints a Markdown table, or with --json the same as JSON.
     """
-    from ..benchmark import to_markdown
     from ..machine import machine
 
-    output = options["output"]
+    output, quiet = options["output"], common.is_quiet(ctx, options)
+    if options["matvec"] and (options["models"] or options["sizes"]):
+        raise click.UsageError("--matvec has matrices of its own: leave --model and --size out.")
     if output:
         common.prepare_folders([common.Item("bench", output)])
     facts = machine()
-    rows = _rows(options, common.is_quiet(ctx, options))
-    report = {
-        "command": ctx.meta["command"],
-        "machine": facts,
-        "isa": sorted({row.isa for row in rows}),
-        "rows": [row.to_dict() for row in rows],
-    }
+    if options["matvec"]:
+        found, table = _matvec(options, facts, quiet)
+    else:
+        found, table = _models_report(options, facts, quiet)
+    report = {"command": ctx.meta["command"], "machine": facts, **found}
     if output:
         text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
         write_atomic(output, [text.encode()])
     if options["as_json"]:
         common.print_json(report)
     else:
-        click.echo(to_markdown(rows, facts))
+        click.echo(table)
 
 
-def _rows(options: dict[str, Any], quiet: bool) -> list[Row]:
+def _models_report(
+    options: dict[str, Any], facts: dict[str, Any], quiet: bool
+) -> tuple[dict[str, Any], str]:
+    """Rows of models for a report, and as a table."""
+    from ..benchmark import to_markdown
+
+    rows = _rows(options, _models(options), quiet)
+    report = {"isa": sorted({row.isa for row in rows}), "rows": [row.to_dict() for row in rows]}
+    return report, to_markdown(rows, facts)
+
+
+# Table 2 of the paper: samples/s of 1024 units, 95 % of all matrices pruned, on two big cores of a
+# Snapdragon 808 and 835.
+_PAPER_MODELS = {
+    "dual:1024:4x4:95": "19,800 / 29,100",
+    "dual:1024:16x1:95": "21,600 / 31,400",
+    "dual:1024:8x4:95": "",
+}
+
+
+def _matvec(
+    options: dict[str, Any], facts: dict[str, Any], quiet: bool
+) -> tuple[dict[str, Any], str]:
+    """Tables 4 and 2 of the paper: matrices, and a model made of them."""
+    from .. import _C, matvec
+    from ..machine import allowed_cpus
+    from ..synthetic import random_model
+
+    threads, rounds = options["threads"] or [allowed_cpus()], options["rounds"]
+    isa = _C.available_isas()[-1]
+    count = rounds * matvec.runs(options["dtypes"], threads)
+    with common.Progress(count, quiet, unit="run") as progress:
+        rows = matvec.measure(
+            options["dtypes"],
+            threads,
+            rounds=rounds,
+            seconds=options["seconds"],
+            progress=progress.done,
+        )
+    models = {name: random_model(name) for name in _PAPER_MODELS}
+    speeds = _rows({**options, "streams": [1], "no_baseline": True}, models, quiet)
+    lines = [
+        "| model | dtype | threads | samples/s | slowest tenth | paper, SD 808 / 835 |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.model} | {row.dtype} | {row.threads} | {row.samples_per_s:,.0f} | "
+        f"{row.samples_per_s_p10:,.0f} | {_PAPER_MODELS[row.model]} |"
+        for row in speeds
+    ]
+    report = {
+        "isa": [isa],
+        "matrices": [row.to_dict() for row in rows],
+        "rows": [row.to_dict() for row in speeds],
+    }
+    return report, "\n".join([matvec.to_markdown(rows, facts, isa, rounds), "", *lines])
+
+
+def _rows(options: dict[str, Any], models: dict[str, Any], quiet: bool) -> list[Row]:
     from ..benchmark import Case, measure, measurements
     from ..machine import allowed_cpus
 
-    models = _models(options)
     cases = [
         Case(name, dtype, threads, streams)
         for name, threads, streams, dtype in itertools.product(
