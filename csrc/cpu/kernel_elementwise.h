@@ -7,12 +7,17 @@ namespace {
 
 float quantize(const float* x, int n, int pieces, bool is_signed, uint8_t* u) {
   const Levels levels = activation_levels(pieces, is_signed);
-  F top = zero();
-  for (int i = 0; i < n; i += kLanes) top = max(top, abs(load(x + i)));
-  const float largest = reduce_max(top);
+  // Four at a time, which do not wait for one another.
+  F tops[4] = {zero(), zero(), zero(), zero()};
+  int i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) tops[j] = max(tops[j], abs(load(x + i + j * kLanes)));
+  for (; i < n; i += kLanes) tops[0] = max(tops[0], abs(load(x + i)));
+  const float largest = reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3])));
   const F factor = set1(largest > 0.0f ? float(levels.highest) / largest : 0.0f);
   const F offset = set1(float(levels.offset));
-  for (int i = 0; i < n; i += kLanes) {
+  for (i = 0; i < n; i += kLanes) {
     const I value = round_int(fma(load(x + i), factor, offset));
     store_u8(u + i, pieces == 2 ? high_bits(value) : value);
     if (pieces == 2) store_u8(u + n + i, low_bits(value));
