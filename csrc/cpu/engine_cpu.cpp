@@ -108,19 +108,21 @@ class CpuEngine final : public Engine {
     });
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count() / done;
     stepper.store(done);
-    if (threads() > 1) choose_members(members, seconds, done < n);
+    if (threads() > 1 && done > kFirstSlice) choose_members(members, seconds, done < n);
     return done;
   }
 
-  // A stolen core makes every meeting wait for the scheduler: one thread is faster then. But a few
-  // slow meetings prove nothing (a neighbour's burst on the memory, a tick of the system), so one
-  // slice is tried on one thread, and the faster way goes on for a while.
+  // One thread is faster for a small or pruned model, whose meetings take longer than what they
+  // share, and for any while a stolen core makes every meeting wait for the scheduler. A few slow
+  // meetings prove nothing (a neighbour's burst on the memory, a tick of the system), so one slice
+  // is tried on one thread, at first and when meetings are slow, and the faster way goes on for a
+  // while.
   void choose_members(int members, double seconds_per_step, bool late) {
     if (members == 1) {
       --calm_slices_;
       if (trying_alone_) {
-        const bool better = seconds_per_step < team_seconds_;
-        (better ? calm_slices_ : trusted_slices_) = kCalmSlices;
+        doubtful_ = seconds_per_step < team_seconds_;
+        (doubtful_ ? calm_slices_ : trusted_slices_) = kCalmSlices;
         trying_alone_ = false;
       }
       return;
@@ -128,7 +130,7 @@ class CpuEngine final : public Engine {
     const Barrier::Counts counts = barrier_->take_counts(0);
     if (trusted_slices_ > 0) {
       --trusted_slices_;
-    } else if (late || (counts.slow >= 3 && counts.slow * 50 > counts.all)) {
+    } else if (doubtful_ || late || (counts.slow >= 3 && counts.slow * 50 > counts.all)) {
       team_seconds_ = seconds_per_step;
       trying_alone_ = true;
       calm_slices_ = 1;
@@ -159,6 +161,7 @@ class CpuEngine final : public Engine {
   double seconds_per_lane_step_ = 0;
   int calm_slices_ = 0;     // to be run on one thread
   int trusted_slices_ = 0;  // of the team in which slow meetings are no reason to try one thread
+  bool doubtful_ = true;     // whether a team is faster
   bool trying_alone_ = false;
   double team_seconds_ = 0;  // a step of the slice that had slow meetings
 };
