@@ -109,7 +109,8 @@ AUX: dict[str, Any] = {"aux_size": 3, "aux_channels": 6, "aux_blocks": 1, "aux_k
 def configs(draw) -> ModelConfig:
     if draw(st.booleans()):
         hidden = draw(st.sampled_from([32, 64, 96, 160]))
-        return cases.dual_config(hidden, draw(st.integers(3, 70)))
+        more = draw(st.sampled_from([{}, {"n_mels": 5, "hop_length": 3}]))
+        return cases.dual_config(hidden, draw(st.integers(3, 70)), **more)
     hidden, fc = (16 * draw(st.integers(low, 10 if low == 2 else 5)) for low in (2, 1))
     bits = draw(st.sampled_from([None, 8, 9]))
     mixtures = draw(st.sampled_from([1, 10]))
