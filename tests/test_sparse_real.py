@@ -17,13 +17,13 @@ from wavernn_fast.vocoder import Vocoder
 
 N = 200
 
-# Without conditioning this model does not forget: a change of its state of 1e-7 is as large or
-# larger 40 samples later, and moves a logit by up to 4e-4, for they are sums that reach -770 (of
-# classes that are never drawn). So roundings add up, and over some hundred samples no engine is in
-# the table: PyTorch in float32 is 1.0e-5 of the largest logit off, the dense engine 8e-6, and exact
-# arithmetic with weights rounded to bf16 0.04 and to int8 0.46. What one sample rounds is in the
-# table, as the first ones show. Whole runs are compared with what the rounded weights give in
-# double, and the limits, shares of the largest logit, have room for what adds up.
+# Without conditioning this model does not forget: a change of 1e-7 in its units is as large, or 7
+# times as large, 40 samples later, and moves a logit by up to 8e-4, for logits are sums that reach
+# -770 (of classes that are never drawn). So roundings add up, and over 300 samples no engine is in
+# the table: PyTorch in float32 is off by 1.0e-5 of the largest logit, the dense engine by 8e-6, and
+# exact arithmetic with weights rounded to bf16 by 0.04 and to int8 by 0.46. What one sample rounds
+# is in the table, as the first ones show. Whole runs are compared with what the rounded weights
+# give in double, and the limits, shares of the largest logit, have room for what adds up.
 BEGIN = 4
 WHOLE = {"fp32": 2e-5, "fp16": 2e-5, "bf16": 2e-5, "int8": 1e-2, "int8-fast": 0.15}
 
