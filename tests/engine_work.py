@@ -32,10 +32,15 @@ class Work:
     """A model, its random conditioning rows, and what the double twin makes of them."""
 
     def __init__(
-        self, config: ModelConfig, n_steps: int, seed: int = 1, device: str = "cpu"
+        self,
+        config: ModelConfig,
+        n_steps: int,
+        seed: int = 1,
+        device: str = "cpu",
+        tensors: dict | None = None,
     ) -> None:
         self.config, self.n, self.device = config, n_steps, device
-        self.tensors = cases.random_tensors(config, seed=seed)
+        self.tensors = tensors or cases.random_tensors(config, seed=seed)
         twin = make(config, self.tensors, device="reference")
         rng = np.random.default_rng(seed)
         frames = n_steps // config.hop_length + 2
