@@ -83,7 +83,8 @@ def test_a_model_with_many_zeros_is_multiplied_in_its_own_blocks(dtype, block):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zeros_without_any_order_are_skipped_as_well(dtype):
-    tensors = sparse_model(0.99, "1x1", LARGE)
+    """In int8, whose dense products are so fast, only where hardly any weight is left."""
+    tensors = sparse_model(0.997 if dtype.startswith("int8") else 0.99, "1x1", LARGE)
     engine = make(LARGE, tensors, dtype=dtype)
     assert len(engine.sparse.split(", ")) == 5
     assert kept_weights(tensors, LARGE) <= engine.macs_per_step < LARGE_WEIGHTS / 3

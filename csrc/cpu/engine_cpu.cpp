@@ -161,7 +161,7 @@ class CpuEngine final : public Engine {
   double seconds_per_lane_step_ = 0;
   int calm_slices_ = 0;     // to be run on one thread
   int trusted_slices_ = 0;  // of the team in which slow meetings are no reason to try one thread
-  bool doubtful_ = true;     // whether a team is faster
+  bool doubtful_ = true;    // whether a team is faster
   bool trying_alone_ = false;
   double team_seconds_ = 0;  // a step of the slice that had slow meetings
 };

@@ -77,8 +77,7 @@ WF_ALWAYS void put_rows(const SparseArgs& a, const SparsePanel& p, int list, F s
     float values[16];
     store(values, total);
     const int32_t* rows = at<int32_t>(a, p.rows) + 16 * list;
-    for (int i = 0; i < 16; ++i)
-      if (rows[i] >= 0) y[rows[i]] = values[i];
+    for (int i = 0; i < 16; ++i) y[rows[i]] = values[i];
   } else {
     store(y + at<int32_t>(a, p.rows)[list], total);
   }

@@ -28,8 +28,8 @@ Entry entry_of(Layout layout, Dtype dtype) {
 
 // The rows of one list and, for each entry, where its columns are.
 struct List {
-  std::vector<int> rows;     // packed, [rows of a list]; -1 for none
-  std::vector<int> columns;  // [entries][columns of an entry]
+  std::vector<int> rows;     // packed, [rows of a list]
+  std::vector<int> columns;  // [entries][columns of an entry]; -1 for none
 };
 
 // Rows of a part in lists of 16, each row with columns of its own.
@@ -41,11 +41,10 @@ std::vector<List> single_lists(const BlockMap& map, const std::vector<int>& rows
   std::vector<List> lists;
   for (size_t i = 0; i < order.size(); i += 16) {
     List list;
-    for (size_t j = i; j < i + 16; ++j) list.rows.push_back(j < order.size() ? order[j] : -1);
+    list.rows.assign(order.begin() + i, order.begin() + i + 16);
     for (int e = 0; e < entries(order[i]); ++e) {
       for (int row : list.rows) {
-        const bool used = row >= 0 && e < entries(row);
-        list.columns.push_back(used ? map.columns[row][e] : -1);
+        list.columns.push_back(e < entries(row) ? map.columns[row][e] : -1);
       }
     }
     lists.push_back(std::move(list));
@@ -81,7 +80,7 @@ class Packer {
     const int rows = int(source_.row_of.size());
     const BlockMap map = find_blocks(source_.weight, rows, source_.n_cols, source_.stride,
                                      entry_.shape, source_.row_of);
-    m_.kept = map.count() * entry_.shape.weights();
+    m_.kept = weights_in(map);
     for (const auto& ranges : source_.part_blocks) {
       std::vector<int> own;
       for (const auto& [begin, end] : ranges)
@@ -126,25 +125,53 @@ class Packer {
       for (int r = 0; r < entry_.rows; ++r) {
         const int row = lists[l].rows[r];
         if (scattered || r == 0) at<int32_t>(p.rows)[scattered ? l * 16 + r : l] = row;
-        if (row < 0) continue;
         at<float>(p.bias)[l * entry_.rows + r] = m_.bias[row];
         if (is_int8(dtype_)) at<float>(p.scale)[l * entry_.rows + r] = m_.row_scale[row];
       }
       for (int j = 0; j < p.counts[l]; ++j) put_entry(p, lists[l], l, j);
+      pad_columns(p, l);
     }
     return p;
   }
 
+  // Weights of padding are zero; an input that is not finite would make NaN of them. So padding
+  // reads what the list reads anyway.
+  void pad_columns(const SparsePanel& p, int l) {
+    auto* columns = at<uint16_t>(p.columns);
+    const size_t each = entry_.columns, step = size_t(width_) * each;
+    for (int j = std::max(1, p.counts[l]); j < p.count; ++j)
+      for (size_t i = 0; i < each; ++i)
+        columns[j * step + l * each + i] = columns[(j - 1) * step + l * each + i];
+  }
+
+  // Of blocks that reach over the edge only what lies in the matrix.
+  int64_t weights_in(const BlockMap& map) const {
+    int64_t kept = 0;
+    for (int block = 0; block < int(map.columns.size()); ++block) {
+      int64_t rows = 0;
+      for (int r = block * map.shape.rows; r < (block + 1) * map.shape.rows; ++r)
+        rows += r < map.n_rows && source_.row_of[r] >= 0;
+      for (int column : map.columns[block])
+        kept += rows * std::min(map.shape.cols, map.n_cols - column);
+    }
+    return kept;
+  }
+
   void put_entry(const SparsePanel& p, const List& list, int l, int j) {
     const int* columns = list.columns.data() + size_t(j) * entry_.columns;
-    const size_t index = size_t(j) * width_ + l;
-    for (int i = 0; i < entry_.columns; ++i)
-      at<uint16_t>(p.columns)[index * entry_.columns + i] = uint16_t(std::max(0, columns[i]));
+    const size_t index = size_t(j) * width_ + l, before = index - width_;
+    auto* stored = at<uint16_t>(p.columns);
+    for (int i = 0; i < entry_.columns; ++i) {
+      // No column: that of the entry before, for the same reason as in pad_columns.
+      const int same = j > 0 ? stored[before * entry_.columns + i] : columns[0];
+      stored[index * entry_.columns + i] =
+          uint16_t(columns[i] >= 0 ? columns[i] : std::max(0, same));
+    }
     for (int r = 0; r < entry_.rows; ++r) {
       for (int c = 0; c < entry_.weights / entry_.rows; ++c) {
         const int column =
             entry_.columns == 1 ? columns[0] + c : columns[entry_.four_columns ? c : r];
-        if (list.rows[r] >= 0 && column >= 0) put(p, index, l, r, c, list.rows[r], column);
+        if (column >= 0) put(p, index, l, r, c, list.rows[r], column);
       }
     }
   }
@@ -290,7 +317,7 @@ void unpack_sparse(const Plan& plan, const PackedMatrix& m, int n_cols, std::vec
         const int index = i / e.weights, l = index % width, r = i % e.weights / each, c = i % each;
         if (l >= p.lists || index / width >= p.counts[l]) continue;
         const int row = scattered ? rows[l * 16 + r] : rows[l] + r;
-        if (row < 0 || m.row_of[row] < 0) continue;
+        if (m.row_of[row] < 0) continue;
         const int own = e.columns == 1 ? 0 : e.four_columns ? c : r;
         const int column = columns[index * e.columns + own] + (e.columns == 1 ? c : 0);
         if (column < n_cols)

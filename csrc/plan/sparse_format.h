@@ -34,7 +34,7 @@ inline constexpr int kMaxSparseLists = 8;  // of a panel
 struct SparsePanel {
   // Bytes from the begin of the plan's blob, each a multiple of 64. `n` lists, as many as the
   // plan's width; the last panel of a part may use fewer.
-  size_t rows;     // int32 [n]: first output row of each list; single: [n][16], -1 for none
+  size_t rows;     // int32 [n]: first output row of each list; single: [n][16]
   size_t bias;     // float [n][rows of a list]
   size_t scale;    // float [n][rows of a list], int8: weight = scale * integer
   size_t sum;      // int32 [n][rows of a list], int8: 64 * sum of the row's integers
