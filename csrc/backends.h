@@ -21,7 +21,8 @@ struct EngineOptions {
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
   bool exact = true;                                      // IEEE operations only
   bool clocks = false;                                    // time the stages of a sample
-  cuda::OpenOptions cuda;  // which device and stream, where its compiler is
+  std::string sparse = "auto";  // pruned models: auto, on, off, or a shape of blocks such as 4x4
+  cuda::OpenOptions cuda;       // which device and stream, where its compiler is
 };
 
 std::vector<std::string> available_devices();

@@ -44,6 +44,7 @@ class Engine:
         stream: int | None = ...,
         nvrtc: Sequence[str] = ...,
         cubins: str = ...,
+        sparse: str = ...,
     ) -> None: ...
     @property
     def device(self) -> str: ...

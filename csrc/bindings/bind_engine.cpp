@@ -211,13 +211,23 @@ std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensor
                                   const std::string& isa, const std::string& gpu, int exchanges,
                                   int blocks, int warps, int cluster, bool exact, bool clocks,
                                   int ordinal, std::optional<uint64_t> stream,
-                                  const std::vector<std::string>& nvrtc,
-                                  const std::string& cubins) {
+                                  const std::vector<std::string>& nvrtc, const std::string& cubins,
+                                  const std::string& sparse) {
   const ModelConfig c = read_config(config);
   const CanonicalWeights weights = read_weights(tensors);
-  const EngineOptions options{device,  dtype,     threads, isa,
-                              gpu,     exchanges, blocks,  warps,
-                              cluster, exact,     clocks,  {ordinal, stream, {nvrtc, cubins}}};
+  const EngineOptions options{device,
+                              dtype,
+                              threads,
+                              isa,
+                              gpu,
+                              exchanges,
+                              blocks,
+                              warps,
+                              cluster,
+                              exact,
+                              clocks,
+                              sparse,
+                              {ordinal, stream, {nvrtc, cubins}}};
   const py::gil_scoped_release release;  // packing takes seconds, compiling a kernel more
   return make_engine(c, weights, options);
 }
@@ -255,7 +265,7 @@ void bind_engine(py::module_& m) {
            py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("cluster") = 0,
            py::arg("exact") = true, py::arg("clocks") = false, py::arg("ordinal") = 0,
            py::arg("stream") = py::none(), py::arg("nvrtc") = std::vector<std::string>(),
-           py::arg("cubins") = "")
+           py::arg("cubins") = "", py::arg("sparse") = "auto")
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)

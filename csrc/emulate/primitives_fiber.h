@@ -66,7 +66,16 @@ WF_INLINE Weight load_weight(const unsigned* at) {
   return {__builtin_bit_cast(float, at[0]), __builtin_bit_cast(float, at[1])};
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return load_weight(at); }
+WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
+  for (int i = 0; i < 4 / kPairWords; ++i) out[i] = load_weight(at + i * kPairWords);
+}
 WF_INLINE Float2 load2(const float* at) { return {at[0], at[1]}; }
+WF_INLINE void load4(const float* at, float* v) {
+  for (int i = 0; i < 4; ++i) v[i] = at[i];
+}
+WF_INLINE void store4(float* at, const float* v) {
+  for (int i = 0; i < 4; ++i) at[i] = v[i];
+}
 WF_INLINE void store2(float* at, Float2 v) {
   at[0] = v.x;
   at[1] = v.y;
@@ -77,6 +86,15 @@ WF_INLINE Float2 load_constant2(const float* at) { return {at[0], at[1]}; }
 // --- within a block ------------------------------------------------------------------------------
 
 WF_INLINE void block_sync(int where) { emulate::machine->meet_block(where); }
+WF_INLINE void part_sync(int where, int number, int threads) {
+  emulate::machine->meet_part(where, number, threads, true);
+}
+WF_INLINE void part_arrive(int where, int number, int threads) {
+  emulate::machine->meet_part(where, number, threads, false);
+}
+WF_INLINE void warp_sync() {
+  emulate::machine->meet_warp(emulate::kWarpSync, emulate::combine_nothing, 0);
+}
 
 WF_INLINE float warp_sums(const float* x, int count) {
   emulate::Warp& w = emulate::machine->warp();

@@ -84,6 +84,13 @@ WF_INLINE Weight load_weight(const unsigned* at) {
   return w;
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return *at; }
+WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
+  const uint4 v = *reinterpret_cast<const uint4*>(at);
+  out[0] = v.x;
+  out[1] = v.y;
+  out[2] = v.z;
+  out[3] = v.w;
+}
 #else
 using Weight = Float2;
 WF_INLINE Float2 widen(Weight w) { return w; }
@@ -93,6 +100,12 @@ WF_INLINE Weight load_weight(const unsigned* at) {
   return w;
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return *reinterpret_cast<const Weight*>(at); }
+// 16 bytes of them.
+WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
+  const float4 v = *reinterpret_cast<const float4*>(at);
+  out[0] = {v.x, v.y};
+  out[1] = {v.z, v.w};
+}
 #endif
 constexpr int kPairWords = WF_FP16 ? 1 : 2;
 
@@ -102,6 +115,16 @@ WF_INLINE Float2 load2(const float* at) {  // shared memory, 8-byte aligned
 }
 WF_INLINE void store2(float* at, Float2 v) {
   *reinterpret_cast<float2*>(at) = make_float2(v.x, v.y);
+}
+WF_INLINE void load4(const float* at, float* v) {  // 16-byte aligned, as store4
+  const float4 four = *reinterpret_cast<const float4*>(at);
+  v[0] = four.x;
+  v[1] = four.y;
+  v[2] = four.z;
+  v[3] = four.w;
+}
+WF_INLINE void store4(float* at, const float* v) {
+  *reinterpret_cast<float4*>(at) = make_float4(v[0], v[1], v[2], v[3]);
 }
 WF_INLINE float load_constant(const float* at) { return __ldg(at); }
 WF_INLINE Float2 load_constant2(const float* at) {
@@ -116,6 +139,20 @@ WF_INLINE void block_sync(int where) {
   (void)where;
   __syncthreads();
 }
+
+// Barriers of some warps: `threads` of them wait at the barrier of that number, or announce that
+// they were there and go on.
+WF_INLINE void part_sync(int where, int number, int threads) {
+  (void)where;
+  __syncwarp();
+  asm volatile("bar.sync %0, %1;" : : "r"(number), "r"(threads) : "memory");
+}
+WF_INLINE void part_arrive(int where, int number, int threads) {
+  (void)where;
+  __syncwarp();
+  asm volatile("bar.arrive %0, %1;" : : "r"(number), "r"(threads) : "memory");
+}
+WF_INLINE void warp_sync() { __syncwarp(); }
 
 WF_INLINE float from_lane(float x, int distance) {
   return __shfl_xor_sync(0xffffffffu, x, distance);
