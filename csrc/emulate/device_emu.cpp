@@ -19,8 +19,8 @@ std::mutex one_launch;  // the kernel's sizes and the running fiber are the proc
 size_t stack_bytes(const gpu::Shape& s) {
   const size_t weights = size_t(6 * s.unit_slots + 2 * s.fc1_slots) * size_t(s.half_pairs) +
                          size_t(2 * s.fc2_slots) * size_t(s.fc_pairs) +
-                         size_t(2 * s.gru_kept + s.coarse_fc1_kept + s.coarse_fc2_kept +
-                                s.fine_fc1_kept + s.fine_fc2_kept) *
+                         size_t(s.coarse_gru_kept + s.fine_gru_kept + s.coarse_fc1_kept +
+                                s.coarse_fc2_kept + s.fine_fc1_kept + s.fine_fc2_kept) *
                              32;
 #if defined(__SANITIZE_ADDRESS__)
   return (64 * 1024 + 16 * weights) / 64 * 64;

@@ -57,6 +57,8 @@ WF_INLINE unsigned multiply_high(unsigned a, unsigned b) {
 WF_INLINE float fast_exp2(float x) { return __builtin_exp2f(x); }
 WF_INLINE float fast_reciprocal(float x) { return 1.0f / x; }
 
+WF_INLINE int hidden_value(int x) { return x; }
+
 // --- weights -------------------------------------------------------------------------------------
 
 using Weight = Float2;
@@ -146,6 +148,9 @@ WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
   *of_peer(at, rank) = value;
   emulate::deliver_bytes(of_peer(arrivals, rank), 4);
   emulate::machine->progressed();
+}
+WF_INLINE void push4(float* at, Arrivals* arrivals, int rank, const float* v) {
+  for (int e = 0; e < 4; ++e) push(at + e, arrivals, rank, v[e]);
 }
 WF_INLINE bool phase_over(Arrivals* at, int parity) { return emulate::is_over(at, parity); }
 WF_INLINE void cluster_sync(int where) { emulate::machine->meet_cluster(where); }

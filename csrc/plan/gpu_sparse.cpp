@@ -13,12 +13,14 @@ namespace {
 
 constexpr int kClasses = 256;
 constexpr int kColumnWords = 64;  // of a head, before its runs
+constexpr int kMostWarps = 16;    // a thread of more has too few registers
+constexpr int kMostBins = 1023;   // of a block: the kernel counts them in 10 bits
 constexpr int kArgsWords = 64;    // static_assert in the kernel
 constexpr int kChunkWeights = kChunkTiles * kTileWeights;
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
-int Shape::* const kKept[kSparseMatrices] = {&Shape::gru_kept,        &Shape::gru_kept,
+int Shape::* const kKept[kSparseMatrices] = {&Shape::coarse_gru_kept, &Shape::fine_gru_kept,
                                              &Shape::coarse_fc1_kept, &Shape::coarse_fc2_kept,
                                              &Shape::fine_fc1_kept,   &Shape::fine_fc2_kept};
 
@@ -103,23 +105,30 @@ int most_bins(const std::vector<std::vector<int>>& owners) {
   return int(most);
 }
 
-// Registers a thread that the compiler needs besides weights. Counted on its reports
-// (tests/test_gpu_compile.py asserts that no plan of the table spills).
-int working_registers(const Shape& s) { return s.tile_rows == 4 ? 60 : 72; }
+// Registers a thread that the compiler needs besides weights, of `all`: more for the chain than for
+// the warps that multiply R, and more for tiles of 16 rows, whose sums a lane holds at once.
+// Counted on its reports (tests/test_sparse_compile.py asserts that no plan of the table spills).
+int working_registers(const Shape& s, bool chain, int all) {
+  const int tall = s.tile_rows == 16 ? 12 : 0;
+  return tall + (!chain ? 60 : all == 255 ? 63 : 70);
+}
 
-// As many bins of a warp in registers as there is room for: those of R of both halves alike, and of
-// the output layers in the order in which they are multiplied.
+// As many bins of a warp in registers as there is room for, of those that are waited for first.
 void keep_in_registers(SparsePlan& plan) {
   Shape& s = plan.shape;
   const int registers = std::min(255, plan.request.gpu.limits.registers / s.threads / 8 * 8);
-  const int room = std::max(0, registers - working_registers(s)) / chunk_words(s);
-  s.gru_kept = std::min(room / 2, std::max(most_bins(plan.bins_of[0]), most_bins(plan.bins_of[1])));
-  int left = room;
-  for (const int i : {2, 4, 3, 5}) {
-    s.*kKept[i] = std::min(left, most_bins(plan.bins_of[size_t(i)]));
-    left -= s.*kKept[i];
+  int most = 0;
+  for (const std::vector<int>& role : {std::vector<int>{0, 1}, std::vector<int>{2, 4, 3, 5}}) {
+    const int working = working_registers(s, role[0] == 2, registers);
+    const int room = std::max(0, registers - working) / chunk_words(s);
+    int left = room;
+    for (const int i : role) {
+      s.*kKept[i] = std::min(left, most_bins(plan.bins_of[size_t(i)]));
+      left -= s.*kKept[i];
+    }
+    most = std::max(most, room - left);
   }
-  plan.weight_registers = chunk_words(s) * std::max(2 * s.gru_kept, room - left);
+  plan.weight_registers = chunk_words(s) * most;
 }
 
 // Bins of one block of a team, and how many of them are in shared memory.
@@ -159,15 +168,16 @@ void lay_out_shared(SparsePlan& plan) {
     return from;
   };
   s.shared_args = place(kArgsWords);
-  s.shared_arrivals = place(10);
+  s.shared_arrivals = place(13);  // four, two flags, three inputs of the gates
   s.shared_hidden = place(2 * s.hidden);
   s.shared_y = place(64 * s.fc_pairs);
   s.shared_logits = place(kClasses);
   s.shared_chance = place(2 * 64);
   s.shared_pre = place((s.cluster > 1 ? 2 : 1) * 3 * s.hidden);
   s.shared_partials = place(s.warps * 32 * s.tile_rows);
-  s.shared_biases = place(2 * (s.fc + kClasses));
+  s.shared_biases = place(2 * (64 * s.fc_pairs + kClasses));
   s.shared_sample = place((s.coarse_sample_place == kInShared ? 15 : 9) * s.half);
+  s.shared_places = place(4 * s.warps);
   s.shared_heads = place(count.bins * s.head_words);
   s.shared_weights = place(0);
   const int64_t words = s.shared_weights + int64_t(count.shared) * 32 * chunk_words(s);
@@ -179,7 +189,7 @@ void lay_out_packed(SparsePlan& plan) {
   int64_t bins = 0;
   for (const BinnedMatrix& m : plan.model->matrices) bins += int64_t(m.bins.size());
   const int shares = 2 * s.cluster * recurrent_warps(s) + 4 * s.chain_warps;
-  s.heads_at = 4 * shares;
+  s.heads_at = up(2 * shares, 4) * 4;
   const int64_t bins_at = s.heads_at + bins * s.head_words;
   const int64_t end = bins_at + bins * 32 * chunk_words(s);
   WF_CHECK(end < INT32_MAX / 2, "The packed weights of ", plan.request.gpu.config.describe(),
@@ -193,19 +203,25 @@ void lay_out_packed(SparsePlan& plan) {
 
 // --- the model of a sample -----------------------------------------------------------------------
 
-// Instructions of a warp for one bin: two conversions and two multiply-adds a pair of weights, what
-// is around a tile, and the sums of its runs.
-int bin_instructions(const Shape& s, int runs) {
+int longest_run(const Bin& bin) {
+  int most = 0;
+  for (const BinRun& run : bin.runs) most = std::max(most, run.count);
+  return most;
+}
+
+// Instructions of a warp for one bin: a multiply-add for every weight and one that widens it, what
+// is around a tile, and the sums of its runs, four rows a lane.
+int bin_instructions(const Shape& s, const Bin& bin) {
   const int tile = kTileWeights * (s.fp16 ? 2 : 1) + 4;
-  return kChunkTiles * tile + 16 + 30 * up(runs * s.tile_rows, 32);
+  const int rounds = up(int(bin.runs.size()) * s.tile_rows, 128);
+  return kChunkTiles * tile + 20 + 30 * rounds + 8 * longest_run(bin);
 }
 
 // Cycles of shared memory for a bin: the vector, columns, weights that are not in registers, sums
 // of chunks in and out.
 int bin_fetches(const Shape& s, const Bin& bin, bool in_registers) {
   const int weights = in_registers ? 0 : chunk_words(s);
-  const int rows = up(int(bin.runs.size()) * s.tile_rows, 32);
-  return bin.fetches + 2 + weights + s.tile_rows + 4 * rows;
+  return bin.fetches + 2 + weights + s.tile_rows + bin.chunks * s.tile_rows / 16 + 6;
 }
 
 // Teams side by side. Clusters of 8: 15 fit on the 132 multiprocessors of an H100, since those of a
@@ -220,6 +236,31 @@ int teams_of(const DeviceLimits& d, int cluster) {
 constexpr double kClusterMicroseconds = 0.30;
 constexpr int kBarrier = 40;
 
+// What a matrix is to all its warps together, and to the one that has most of it.
+struct Work {
+  int64_t instructions = 0, fetches = 0;
+  int most = 0;  // instructions of one warp
+  int busy = 0;  // warps that have a part
+};
+
+Work work_of(const SparsePlan& plan, int matrix) {
+  const Shape& s = plan.shape;
+  const BinnedMatrix& m = plan.model->matrices[size_t(matrix)];
+  Work work;
+  for (const std::vector<int>& own : plan.bins_of[size_t(matrix)]) {
+    int instructions = 0;
+    for (size_t n = 0; n < own.size(); ++n) {
+      const Bin& bin = m.bins[size_t(own[n])];
+      instructions += bin_instructions(s, bin);
+      work.fetches += bin_fetches(s, bin, int(n) < s.*kKept[matrix]);
+    }
+    work.instructions += instructions;
+    work.most = std::max(work.most, instructions);
+    work.busy += own.empty() ? 0 : 1;
+  }
+  return work;
+}
+
 SparseLatency predict(const SparsePlan& plan) {
   const Shape& s = plan.shape;
   const DeviceLimits& d = plan.request.gpu.limits;
@@ -228,39 +269,35 @@ SparseLatency predict(const SparsePlan& plan) {
     return std::max(1.6, double(up(warps, schedulers)));
   };
   SparseLatency l;
-  double issue = 0, fetch = 0, rows[2] = {}, outputs[2] = {};
+  double fetch = 0;
+  int rows[2] = {};                   // of R, by the warp that has most to do
+  double busy[kSparseMatrices] = {};  // of the schedulers
   for (int i = 0; i < kSparseMatrices; ++i) {
-    const BinnedMatrix& m = plan.model->matrices[size_t(i)];
-    const int runs = i < 2 ? s.gru_runs : i % 2 == 0 ? s.fc1_runs : s.fc2_runs;
-    const int instructions = bin_instructions(s, runs), parts = i < 2 ? s.cluster : 1;
-    const double bins = double(m.bins.size()) / parts;
-    issue += bins * instructions;
-    for (const auto& own : plan.bins_of[size_t(i)])
-      for (size_t n = 0; n < own.size(); ++n)
-        fetch += double(bin_fetches(s, m.bins[size_t(own[n])], int(n) < s.*kKept[i])) / parts;
-    const int most = most_bins(plan.bins_of[size_t(i)]);
+    const Work work = work_of(plan, i);
+    const double share = 1.0 / (i < 2 ? s.cluster : 1);  // of one block
+    busy[i] = share * double(work.instructions) / schedulers;
+    fetch += share * work.fetches;
     if (i < 2) {
-      rows[i] = most * instructions * pace(recurrent_warps(s));
+      rows[i] = int(work.most * pace(recurrent_warps(s)));
       continue;
     }
-    outputs[i < 4 ? 0 : 1] += bins * instructions / schedulers;
-    const int busy = std::min(s.chain_warps, int(m.bins.size()));
     int& stage = i % 2 == 0 ? l.y : l.logits;
-    stage = std::max(stage, int(most * instructions * pace(busy)) + 100 + kBarrier);
+    stage = std::max(stage, int(work.most * pace(work.busy)) + 100 + kBarrier);
   }
   l.gates = int(160 + 100 * s.gate_rounds * pace(up(std::min(s.half / 2, s.gate_threads), 32)));
   l.draw = (d.arch < 80 ? 500 : 400) + kBarrier;
-  // Rows of R are multiplied from the fine half of the state on, beside the output layers; those of
-  // the coarse gates are wanted at the end of the sample, those of the fine ones half a sample
-  // later.
+  // Rows of R are multiplied from the fine half of the state on, beside the output layers, with
+  // which they share the schedulers; those of the coarse gates are wanted at the end of the sample,
+  // those of the fine ones half a sample later.
   const int hop = s.cluster > 1 ? int(kClusterMicroseconds * d.clock_khz / 1000.0) : kBarrier;
   const int rest = l.y + l.logits + l.draw;
-  const double coarse = rows[0] + outputs[1] + 100 + hop;
-  const int late = std::max(0, int(coarse) - rest);
-  const double fine = rows[0] + rows[1] + outputs[0] + outputs[1] + 100 + hop;
-  l.late = late + std::max(0, int(fine) - (2 * rest + l.gates + late));
-  issue += 2 * (100.0 * s.gate_rounds * s.chain_warps + 300);
-  l.issue = int(issue / schedulers);
+  const double half = busy[4] + busy[5], all = busy[2] + busy[3] + half;
+  const int coarse = int(rows[0] + std::min(busy[0], half)) + 100 + hop;
+  const int fine = int(rows[0] + rows[1] + std::min(busy[0] + busy[1], all)) + 100 + hop;
+  const int late = std::max(0, coarse - rest);
+  l.late = late + std::max(0, fine - (2 * rest + l.gates + late));
+  const double others = 2 * (100.0 * s.gate_rounds * s.chain_warps + 300) / schedulers;
+  l.issue = int(busy[0] + busy[1] + all + others);
   l.fetch = int(fetch) + 2 * s.half;  // gates: some 20 values of a unit, 32 a cycle
   return l;
 }
@@ -278,6 +315,7 @@ std::optional<SparsePlan> plan_of(const SparseRequest& request,
     plan.shape.coarse_sample_place = coarse_sample;
     lay_out_shared(plan);
     if (plan.shared_bytes > request.gpu.limits.shared_per_block) continue;
+    if (most_counted(plan).bins > kMostBins) continue;
     lay_out_packed(plan);
     plan.teams = teams_of(request.gpu.limits, cluster);
     if (plan.teams < 1) return std::nullopt;
@@ -313,6 +351,8 @@ void check_request(const SparseRequest& request) {
            " has no GPU kernel; there are fp32 and fp16");
   WF_CHECK(r.cluster == 0 || r.cluster == 1 || r.cluster == 2 || r.cluster == 4 || r.cluster == 8,
            "cluster is ", r.cluster, "; a team of a pruned model has 1, 2, 4 or 8 blocks");
+  WF_CHECK(r.warps >= 0 && r.warps <= kMostWarps, "warps is ", r.warps, "; expected at most ",
+           kMostWarps);
   if (r.cluster > 1 && r.limits.arch < 90)
     fail<DeviceError>(r.limits.name, " has no clusters of blocks (compute capability 9.0 has).");
 }
@@ -340,9 +380,11 @@ SparsePlan choose_sparse_plan(const SparseRequest& request,
   std::optional<SparsePlan> best;
   for (const int cluster : {1, 2, 4, 8}) {
     if (r.cluster ? cluster != r.cluster : cluster > 1 && r.limits.arch < 90) continue;
-    for (const int chain : {8, 4, 2, 1})
+    for (const int chain : {8, 4, 12, 2, 1})
       for (const int recurrent : {8, 4, 12, 2, 1}) {
-        if (r.warps ? chain + recurrent != r.warps : chain < 4 || recurrent < 4) continue;
+        const int warps = chain + recurrent;
+        if (r.warps ? warps != r.warps : warps > kMostWarps || std::min(chain, recurrent) < 4)
+          continue;
         const auto plan = plan_of(request, model, cluster, chain, recurrent);
         if (plan && (!best || better(*plan, *best))) best = plan;
       }

@@ -85,7 +85,7 @@ void walk_bins(const SparsePlan& plan, const Visit& visit) {
 void put_shares(const SparsePlan& plan, uint32_t* out) {
   const Shape& s = plan.shape;
   const int warps = s.warps - s.chain_warps;
-  const int kept[kSparseMatrices] = {s.gru_kept,        s.gru_kept,      s.coarse_fc1_kept,
+  const int kept[kSparseMatrices] = {s.coarse_gru_kept, s.fine_gru_kept, s.coarse_fc1_kept,
                                      s.coarse_fc2_kept, s.fine_fc1_kept, s.fine_fc2_kept};
   // What R takes of a block comes first, that of the output layers behind the most of any block.
   std::vector<uint32_t> heads(size_t(s.cluster)), memory(size_t(s.cluster));
@@ -95,14 +95,12 @@ void put_shares(const SparsePlan& plan, uint32_t* out) {
       output_heads = *std::max_element(heads.begin(), heads.end());
       output_memory = *std::max_element(memory.begin(), memory.end());
     }
-    for (size_t owner = 0; owner < plan.bins_of[size_t(i)].size(); ++owner, out += 4) {
+    for (size_t owner = 0; owner < plan.bins_of[size_t(i)].size(); ++owner, out += 2) {
       const uint32_t count = uint32_t(plan.bins_of[size_t(i)][owner].size());
       uint32_t& head = i < 2 ? heads[owner / size_t(warps)] : output_heads;
       uint32_t& shared = i < 2 ? memory[owner / size_t(warps)] : output_memory;
       out[0] = place;
-      out[1] = count;
-      out[2] = head;
-      out[3] = shared;
+      out[1] = count | head << 10 | shared << 20;
       place += count;
       head += count;
       shared += uint32_t(std::max(0, int(count) - kept[i]));

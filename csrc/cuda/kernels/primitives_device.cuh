@@ -60,6 +60,12 @@ WF_INLINE float fast_reciprocal(float x) {
   return y;
 }
 
+// x, of which the compiler knows nothing: what follows from it is computed where it is used.
+WF_INLINE int hidden_value(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // --- weights -------------------------------------------------------------------------------------
 
 // Two neighbouring weights of a row as they are kept. `volatile` pins loads and conversions where
@@ -283,6 +289,17 @@ WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
                  "r"(peer + shared_offset(arrivals))
                : "memory");
 }
+// Four neighbouring values, 16-byte aligned.
+WF_INLINE void push4(float* at, Arrivals* arrivals, int rank, const float* v) {
+  const unsigned peer = peer_memory(rank);
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];"
+      :
+      : "r"(peer + shared_offset(at)), "r"(__float_as_uint(v[0])), "r"(__float_as_uint(v[1])),
+        "r"(__float_as_uint(v[2])), "r"(__float_as_uint(v[3])), "r"(peer + shared_offset(arrivals))
+      : "memory");
+}
 // Whether the phase of this parity is over; may sleep for a while. Block scope is enough for what
 // comes into shared memory, which no cache keeps; a wider one empties L1 at every look.
 WF_INLINE bool phase_over(Arrivals* at, int parity) {
@@ -305,6 +322,7 @@ WF_INLINE void init_arrivals(Arrivals*) {}
 WF_INLINE void publish_arrivals() {}
 WF_INLINE void expect_bytes(Arrivals*, unsigned) {}
 WF_INLINE void push(float*, Arrivals*, int, float) {}
+WF_INLINE void push4(float*, Arrivals*, int, const float*) {}
 WF_INLINE bool phase_over(Arrivals*, int) { return true; }
 WF_INLINE void cluster_sync(int) {}
 #endif

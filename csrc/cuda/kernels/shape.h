@@ -65,9 +65,10 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(chain_warps, kChainWarps, WF_CHAIN_WARPS) /* the others multiply R */                          \
   X(tile_rows, kTileRows, WF_TILE_ROWS)       /* of 16 weights */                                  \
   X(tile_cols, kTileCols, WF_TILE_COLS)                                                            \
-  X(gru_kept, kGruKept, WF_GRU_KEPT)                     /* bins of a warp in registers: R, */     \
-  X(coarse_fc1_kept, kCoarseFc1Kept, WF_COARSE_FC1_KEPT) /* either half of it, and */              \
-  X(coarse_fc2_kept, kCoarseFc2Kept, WF_COARSE_FC2_KEPT) /* the output layers */                   \
+  X(coarse_gru_kept, kCoarseGruKept, WF_COARSE_GRU_KEPT) /* bins of a warp in registers: R, */     \
+  X(fine_gru_kept, kFineGruKept, WF_FINE_GRU_KEPT)       /* rows of either half, */                \
+  X(coarse_fc1_kept, kCoarseFc1Kept, WF_COARSE_FC1_KEPT) /* and the output layers */               \
+  X(coarse_fc2_kept, kCoarseFc2Kept, WF_COARSE_FC2_KEPT)                                           \
   X(fine_fc1_kept, kFineFc1Kept, WF_FINE_FC1_KEPT)                                                 \
   X(fine_fc2_kept, kFineFc2Kept, WF_FINE_FC2_KEPT)                                                 \
   X(gru_runs, kGruRuns, WF_GRU_RUNS)                      /* block rows of a bin: R */             \
@@ -80,6 +81,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_pre, kSharedPre, WF_SHARED_PRE)                /* pre-activations of the gates */       \
   X(shared_partials, kSharedPartials, WF_SHARED_PARTIALS) /* sums of chunks, by warp */            \
   X(shared_biases, kSharedBiases, WF_SHARED_BIASES)       /* of O1 to O4 */                        \
+  X(shared_places, kSharedPlaces, WF_SHARED_PLACES)       /* where a warp's bins are */            \
   X(shared_heads, kSharedHeads, WF_SHARED_HEADS)          /* of this block's bins */
 
 struct Shape {

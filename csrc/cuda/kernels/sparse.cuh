@@ -31,8 +31,14 @@ WF_INLINE int team_rank() { return block_index() % kCluster; }
 WF_INLINE float* state_of(float* shared, unsigned step) {
   return shared + kSharedHidden + (step & 1 ? kHidden : 0);
 }
-WF_INLINE float* own_partials(float* shared) {
-  return shared + kSharedPartials + warp_index() * 32 * kTileRows;
+// Where a class stands as the gates see it, scaled: coarse ones by parity of the step, since the
+// fine half wants two of them. In shared memory they cost no register from draw to draw.
+WF_INLINE float* input_place(float* shared, int side, unsigned step) {
+  return shared + kSharedArrivals + (side == 0 ? 10 + static_cast<int>(step & 1) : 12);
+}
+WF_INLINE Inputs inputs_of(float* shared, int side, unsigned step) {
+  return {*input_place(shared, 0, step - 1), *input_place(shared, 1, step),
+          side == 0 ? 0.0f : *input_place(shared, 0, step)};
 }
 // Whether all threads leave after step t: written before a barrier of all.
 WF_INLINE volatile int* leave_flag(float* shared, unsigned step) {
@@ -48,16 +54,26 @@ WF_INLINE const KernelArgs& load_team(const KernelArgs& launch, float* shared) {
   return *reinterpret_cast<const KernelArgs*>(shared + kSharedArgs);
 }
 
+// Biases in shared memory: O1 [64 kFcPairs], O2 [256], then the same of O3 and O4.
+WF_INLINE int bias_stride() { return 64 * kFcPairs + 256; }
+
 // Input weights, biases of the output layers and the state; zeros behind y.
 WF_INLINE void load_sparse_shared(const KernelArgs& args, float* shared) {
   const float* packed = static_cast<const float*>(args.weights);
   const int skipped = kCoarseSamplePlace == kInShared ? 0 : 6 * kHalf;
   for (int i = thread_index(); i < 15 * kHalf - skipped; i += kThreads)
     shared[kSharedSample + i] = load_constant(packed + kSampleAt + skipped + i);
-  for (int i = thread_index(); i < 2 * (kFc + 256); i += kThreads)
-    shared[kSharedBiases + i] = load_constant(packed + kFcBiasAt + i);
+  for (int i = thread_index(); i < 2 * bias_stride(); i += kThreads) {
+    const int layer = i % bias_stride(), from = i / bias_stride() * (kFc + 256);
+    const int class_at = layer - 64 * kFcPairs;  // of O2; rows of O1 that are padding have zero
+    const int row = class_at >= 0 ? kFc + class_at : layer;
+    shared[kSharedBiases + i] =
+        class_at >= 0 || row < kFc ? load_constant(packed + kFcBiasAt + from + row) : 0.0f;
+  }
   for (int i = thread_index(); i < kHidden; i += kThreads) state_of(shared, ~0u)[i] = args.state[i];
   for (int i = thread_index(); i < 64 * kFcPairs; i += kThreads) shared[kSharedY + i] = 0.0f;
+  if (thread_index() < 2)
+    *input_place(shared, thread_index(), ~0u) = args.state[kHidden + thread_index()];
   if (thread_index() < 2) *leave_flag(shared, static_cast<unsigned>(thread_index())) = 0;
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
   if (kCluster > 1 && thread_index() == 0) begin_pre_arrivals(shared);
@@ -74,20 +90,21 @@ WF_INLINE void start() {
 
 WF_INLINE void multiply_half(const KernelArgs& args, const Bins& rows, int side, unsigned step,
                              Cursor at, float* shared) {
-  const auto publish_sum = [&](int row, float sum) {
-    publish_row(args, at, side, step, row, sum, shared);
+  const auto publish_sums = [&](int row, const float* sums) {
+    publish_rows(args, at, side, step, row, sums, shared);
   };
-  multiply_rows(rows, kGruKept, kGruRuns, state_of(shared, step - 1), own_partials(shared),
-                publish_sum);
+  multiply_rows(rows, side == 0 ? kCoarseGruKept : kFineGruKept, kGruRuns,
+                state_of(shared, step - 1), shared, publish_sums);
   if (kCluster == 1) part_arrive(kSparseReady + side, kReadyBarrier + side, kThreads);
 }
 
 WF_INLINE void run_recurrent(const KernelArgs& args, float* shared) {
-  WF_REGISTERS(Weight, coarse_weights, kGruKept * kChunkPairs);
-  WF_REGISTERS(Weight, fine_weights, kGruKept * kChunkPairs);
+  WF_REGISTERS(Weight, coarse_weights, kCoarseGruKept * kChunkPairs);
+  WF_REGISTERS(Weight, fine_weights, kFineGruKept * kChunkPairs);
   const int warps = kWarps - kChainWarps, own = team_rank() * warps + warp_index() - kChainWarps;
-  const Bins coarse = keep_bins(args, own, kGruKept, coarse_weights, shared);
-  const Bins fine = keep_bins(args, kCluster * warps + own, kGruKept, fine_weights, shared);
+  const Bins coarse{coarse_weights, 0}, fine{fine_weights, 1};
+  keep_bins(args, own, kCoarseGruKept, coarse_weights, coarse, shared);
+  keep_bins(args, kCluster * warps + own, kFineGruKept, fine_weights, fine, shared);
   start();
   Cursor at{0, args.phase0};
   for (unsigned step = 0; step < args.steps; ++step) {
@@ -107,7 +124,6 @@ struct Chain {
   float* shared;
   Bins fc[4];  // O1, O2, O3, O4
   float* pre;  // [kGateRounds][kPreSize], see collect_gates
-  Inputs x;
   Cursor at;
   StageClock clock;
   unsigned step;
@@ -124,25 +140,33 @@ WF_INLINE void await_gates(Chain& r, int side, unsigned step) {
 }
 
 WF_INLINE void sparse_y(Chain& r, const Bins& rows, int kept, int side) {
-  const float* bias = r.shared + kSharedBiases + side * (kFc + 256);
+  const float* biases = r.shared + kSharedBiases + side * bias_stride();
   float* y = r.shared + kSharedY;
-  const auto take = [&](int row, float sum) {
-    if (row < kFc) y[row] = largest(add(sum, bias[row]), 0.0f);
+  const auto take = [&](int row, const float* sums) {
+    WF_REGISTERS(float, v, 4);
+    load4(biases + row, v);
+    WF_UNROLL
+    for (int e = 0; e < 4; ++e) v[e] = largest(add(sums[e], v[e]), 0.0f);
+    store4(y + row, v);
   };
-  multiply_rows(rows, kept, kFc1Runs, state_of(r.shared, r.step) + side * kHalf,
-                own_partials(r.shared), take);
+  multiply_rows(rows, kept, kFc1Runs, state_of(r.shared, r.step) + side * kHalf, r.shared, take);
 }
 
 WF_INLINE void sparse_logits(Chain& r, const Bins& rows, int kept, int side) {
-  const float* bias = r.shared + kSharedBiases + side * (kFc + 256) + kFc;
+  const float* biases = r.shared + kSharedBiases + side * bias_stride() + 64 * kFcPairs;
   float* logits = r.shared + kSharedLogits;
-  const auto take = [&](int row, float sum) {
-    const float logit = add(sum, bias[row]);
-    logits[logit_place(row)] = logit;
+  const auto take = [&](int row, const float* sums) {
+    WF_REGISTERS(float, v, 4);
+    load4(biases + row, v);
+    WF_UNROLL
+    for (int e = 0; e < 4; ++e) v[e] = add(sums[e], v[e]);
+    store2(logits + logit_place(row), {v[0], v[1]});
+    store2(logits + logit_place(row + 2), {v[2], v[3]});
     if (kFull && r.args.logits != nullptr && team_rank() == 0)
-      r.args.logits[static_cast<long long>(r.step) * 512 + side * 256 + row] = logit;
+      for (int e = 0; e < 4; ++e)
+        r.args.logits[static_cast<long long>(r.step) * 512 + side * 256 + row + e] = v[e];
   };
-  multiply_rows(rows, kept, kFc2Runs, r.shared + kSharedY, own_partials(r.shared), take);
+  multiply_rows(rows, kept, kFc2Runs, r.shared + kSharedY, r.shared, take);
 }
 
 // The last warp of the chain draws for its block and hands the class on in shared memory.
@@ -155,15 +179,18 @@ WF_INLINE void sparse_draw(Chain& r, int side) {
     l[2 * i + 1] = pair.y;
   }
   const int k = stage_draw(r.args, side, r.step, r.shared, l);
-  if (k >= 0) reinterpret_cast<int*>(r.shared)[side] = k;
+  if (k >= 0) {
+    reinterpret_cast<int*>(r.shared)[side] = k;
+    *input_place(r.shared, side, r.step) = scaled(k);
+  }
   if (side == 1 && (r.step & 31) == 31) refresh(r.args, r.step + 1, r.shared);
 }
 
 // Gates of one half; the fine half of the state is for all warps.
 WF_INLINE void sparse_gates(Chain& r, int side) {
   const float* before = state_of(r.shared, r.step - 1) + side * kHalf;
-  stage_gates(r.args, side, r.pre, r.x, before, state_of(r.shared, r.step) + side * kHalf,
-              r.shared);
+  stage_gates(r.args, side, r.pre, inputs_of(r.shared, side, r.step), before,
+              state_of(r.shared, r.step) + side * kHalf, r.shared);
   if (side == 0) {
     chain_sync(kSparseHidden);
   } else {
@@ -174,7 +201,7 @@ WF_INLINE void sparse_gates(Chain& r, int side) {
 }
 
 // From one half of the state to its class.
-WF_INLINE int sparse_class(Chain& r, int side) {
+WF_INLINE void sparse_class(Chain& r, int side) {
   const int stage = side * kStagesOfHalf;
   sparse_y(r, r.fc[2 * side], side == 0 ? kCoarseFc1Kept : kFineFc1Kept, side);
   chain_sync(kSparseY + side);
@@ -186,23 +213,19 @@ WF_INLINE int sparse_class(Chain& r, int side) {
   stage_done(r.clock, kClockCoarseLogits + stage);
   if (warp_index() == kChainWarps - 1) sparse_draw(r, side);
   chain_sync(kSparseDrawn + side);
-  const int k = reinterpret_cast<volatile int*>(r.shared)[side];
   if (more) await_gates(r, 1 - side, side == 0 ? r.step : r.step + 1);
   stage_done(r.clock, kClockCoarseDraw + stage);
-  return k;
 }
 
 WF_INLINE void sparse_samples(Chain& r) {
   for (r.step = 0; r.step < r.args.steps; ++r.step) {
     sparse_gates(r, 0);
-    const int coarse = sparse_class(r, 0);
-    r.x.now = scaled(coarse);
+    sparse_class(r, 0);
     sparse_gates(r, 1);
     if (*leave_flag(r.shared, r.step) != 0) return;
-    const int fine = sparse_class(r, 1);
-    if (speaks() && thread_index() == 0) r.args.labels[r.step] = 256 * coarse + fine;
-    r.x.coarse = r.x.now;
-    r.x.fine = scaled(fine);
+    sparse_class(r, 1);
+    const volatile int* drawn = reinterpret_cast<const volatile int*>(r.shared);
+    if (speaks() && thread_index() == 0) r.args.labels[r.step] = 256 * drawn[0] + drawn[1];
     r.at = next(r.args, r.at);
   }
 }
@@ -212,8 +235,8 @@ WF_INLINE void store_sparse_state(const Chain& r) {
   const float* hidden = state_of(r.shared, r.step - 1);
   for (int i = thread_index(); i < kHidden; i += chain_threads()) r.args.state[i] = hidden[i];
   if (thread_index() != 0) return;
-  r.args.state[kHidden] = r.x.coarse;
-  r.args.state[kHidden + 1] = r.x.fine;
+  for (int side = 0; side < 2; ++side)
+    r.args.state[kHidden + side] = *input_place(r.shared, side, r.step - 1);
   r.args.status->steps_done = r.step;
 }
 
@@ -226,18 +249,14 @@ WF_INLINE void run_chain(const KernelArgs& args, float* shared) {
   // The table has the rows of R first.
   const int own = 2 * kCluster * (kWarps - kChainWarps) + warp_index();
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
-  Chain r{args,
-          {args, stop},
-          shared,
-          {keep_bins(args, own, kCoarseFc1Kept, coarse_fc1, shared),
-           keep_bins(args, own + kChainWarps, kCoarseFc2Kept, coarse_fc2, shared),
-           keep_bins(args, own + 2 * kChainWarps, kFineFc1Kept, fine_fc1, shared),
-           keep_bins(args, own + 3 * kChainWarps, kFineFc2Kept, fine_fc2, shared)},
-          pre,
-          {args.state[kHidden], args.state[kHidden + 1], 0.0f},
-          {0, args.phase0},
-          {},
-          0};
+  Chain r{args,   {args, stop},
+          shared, {{coarse_fc1, 0}, {coarse_fc2, 1}, {fine_fc1, 2}, {fine_fc2, 3}},
+          pre,    {0, args.phase0},
+          {},     0};
+  keep_bins(args, own, kCoarseFc1Kept, coarse_fc1, r.fc[0], shared);
+  keep_bins(args, own + kChainWarps, kCoarseFc2Kept, coarse_fc2, r.fc[1], shared);
+  keep_bins(args, own + 2 * kChainWarps, kFineFc1Kept, fine_fc1, r.fc[2], shared);
+  keep_bins(args, own + 3 * kChainWarps, kFineFc2Kept, fine_fc2, r.fc[3], shared);
   r.clock.sums = kClocks && speaks() && thread_index() == 0 ? args.clocks : nullptr;
   start();
   if (warp_index() == kChainWarps - 1) refresh(args, 0, shared);

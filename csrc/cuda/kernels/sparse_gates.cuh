@@ -27,27 +27,28 @@ WF_INLINE void begin_pre_arrivals(float* shared) {
   publish_arrivals();
 }
 
-// Row `row` [gate H/2 + unit] of one half of R h, to every block of the team. What is added here is
-// as in publish_gates.
-WF_INLINE void publish_row(const KernelArgs& args, Cursor at, int side, unsigned step, int row,
-                           float sum, float* shared) {
+// Rows `row` to `row` + 3 [gate H/2 + unit] of one half of R h, to every block of the team. What is
+// added here is as in publish_gates.
+WF_INLINE void publish_rows(const KernelArgs& args, Cursor at, int side, unsigned step, int row,
+                            const float* sums, float* shared) {
   const int gate = row / kHalf, unit = side * kHalf + row - gate * kHalf;
-  float bias;
-  if (gate < 2) {
-    const Float2 pair = condition2(args, at, (gate * kHidden + unit) & ~1);
-    bias = unit & 1 ? pair.y : pair.x;
-  } else {
-    bias = load_constant(static_cast<const float*>(args.weights) + kInnerBiasAt + unit);
+  const float* inner = static_cast<const float*>(args.weights) + kInnerBiasAt + unit;
+  WF_REGISTERS(float, values, 4);
+  WF_UNROLL
+  for (int e = 0; e < 4; e += 2) {
+    const Float2 bias =
+        gate < 2 ? condition2(args, at, gate * kHidden + unit + e) : load_constant2(inner + e);
+    values[e] = add(sums[e], bias.x);
+    values[e + 1] = add(sums[e + 1], bias.y);
   }
   float* place = pre_place(shared, side, step) + row;
-  const float value = add(sum, bias);
   if (kCluster == 1) {
-    *place = value;
+    store4(place, values);
     return;
   }
   WF_UNROLL
   for (int rank = 0; rank < kCluster; ++rank)
-    push(place, pre_arrivals(shared, side, step), rank, value);
+    push4(place, pre_arrivals(shared, side, step), rank, values);
 }
 
 // Waits until all rows of a half have been pushed here. One thread says how many bytes they are; a
