@@ -18,6 +18,10 @@ namespace wavernn_fast::gpu {
 bool is_sparse(const GpuRequest& request, const std::string& sparse,
                const CanonicalWeights& weights, std::string& note);
 
+// The tiles that `sparse` asks for; no bins yet.
+std::shared_ptr<BinnedModel> sparse_tiles(const GpuRequest& request, const std::string& sparse,
+                                          const CanonicalWeights& weights);
+
 KernelSpec kernel_spec(const SparsePlan& plan, bool full);
 
 std::unique_ptr<Engine> make_sparse_engine(const GpuRequest& request, const std::string& sparse,

@@ -16,16 +16,9 @@ constexpr int kColumnWords = 64;  // of a head, before its runs
 constexpr int kMostWarps = 16;    // a thread of more has too few registers
 constexpr int kMostBins = 1023;   // of a block: the kernel counts them in 10 bits
 constexpr int kArgsWords = 64;    // static_assert in the kernel
-constexpr int kChunkWeights = kChunkTiles * kTileWeights;
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
-int Shape::* const kKept[kSparseMatrices] = {&Shape::coarse_gru_kept, &Shape::fine_gru_kept,
-                                             &Shape::coarse_fc1_kept, &Shape::coarse_fc2_kept,
-                                             &Shape::fine_fc1_kept,   &Shape::fine_fc2_kept};
-
-int chunk_words(const Shape& s) { return s.fp16 ? kChunkWeights / 2 : kChunkWeights; }
-int recurrent_warps(const Shape& s) { return s.warps - s.chain_warps; }
 int most_runs(const BinnedMatrix& m) {
   size_t most = 1;
   for (const Bin& bin : m.bins) most = std::max(most, bin.runs.size());
@@ -123,8 +116,8 @@ void keep_in_registers(SparsePlan& plan) {
     const int room = std::max(0, registers - working) / chunk_words(s);
     int left = room;
     for (const int i : role) {
-      s.*kKept[i] = std::min(left, most_bins(plan.bins_of[size_t(i)]));
-      left -= s.*kKept[i];
+      s.*kSparseKept[i] = std::min(left, most_bins(plan.bins_of[size_t(i)]));
+      left -= s.*kSparseKept[i];
     }
     most = std::max(most, room - left);
   }
@@ -144,7 +137,7 @@ Count count_bins(const SparsePlan& plan, int part) {
     for (int w = 0; w < warps; ++w) {
       const int bins = int(plan.bins_of[size_t(i)][size_t(i < 2 ? part * warps + w : w)].size());
       count.bins += bins;
-      count.shared += std::max(0, bins - s.*kKept[i]);
+      count.shared += std::max(0, bins - s.*kSparseKept[i]);
     }
   }
   return count;
@@ -201,105 +194,11 @@ void lay_out_packed(SparsePlan& plan) {
   plan.packed_words = s.fc_bias_at + 2 * (s.fc + kClasses);
 }
 
-// --- the model of a sample -----------------------------------------------------------------------
-
-int longest_run(const Bin& bin) {
-  int most = 0;
-  for (const BinRun& run : bin.runs) most = std::max(most, run.count);
-  return most;
-}
-
-// Instructions of a warp for one bin: a multiply-add for every weight and one that widens it, what
-// is around a tile, and the sums of its runs, four rows a lane.
-int bin_instructions(const Shape& s, const Bin& bin) {
-  const int tile = kTileWeights * (s.fp16 ? 2 : 1) + 4;
-  const int rounds = up(int(bin.runs.size()) * s.tile_rows, 128);
-  return kChunkTiles * tile + 20 + 30 * rounds + 8 * longest_run(bin);
-}
-
-// Cycles of shared memory for a bin: the vector, columns, weights that are not in registers, sums
-// of chunks in and out.
-int bin_fetches(const Shape& s, const Bin& bin, bool in_registers) {
-  const int weights = in_registers ? 0 : chunk_words(s);
-  return bin.fetches + 2 + weights + s.tile_rows + bin.chunks * s.tile_rows / 16 + 6;
-}
-
 // Teams side by side. Clusters of 8: 15 fit on the 132 multiprocessors of an H100, since those of a
 // cluster are neighbours; the driver is asked before a launch.
 int teams_of(const DeviceLimits& d, int cluster) {
   const int all = d.multiprocessors / cluster;
   return cluster > 2 ? std::max(1, all * 15 / 16) : all;
-}
-
-// What a pushed value takes to the other blocks: measured on an H200, a step of an exchange of 448
-// values among the 8 blocks of one cluster takes 0.30 us (docs/kernel.md).
-constexpr double kClusterMicroseconds = 0.30;
-constexpr int kBarrier = 40;
-
-// What a matrix is to all its warps together, and to the one that has most of it.
-struct Work {
-  int64_t instructions = 0, fetches = 0;
-  int most = 0;  // instructions of one warp
-  int busy = 0;  // warps that have a part
-};
-
-Work work_of(const SparsePlan& plan, int matrix) {
-  const Shape& s = plan.shape;
-  const BinnedMatrix& m = plan.model->matrices[size_t(matrix)];
-  Work work;
-  for (const std::vector<int>& own : plan.bins_of[size_t(matrix)]) {
-    int instructions = 0;
-    for (size_t n = 0; n < own.size(); ++n) {
-      const Bin& bin = m.bins[size_t(own[n])];
-      instructions += bin_instructions(s, bin);
-      work.fetches += bin_fetches(s, bin, int(n) < s.*kKept[matrix]);
-    }
-    work.instructions += instructions;
-    work.most = std::max(work.most, instructions);
-    work.busy += own.empty() ? 0 : 1;
-  }
-  return work;
-}
-
-SparseLatency predict(const SparsePlan& plan) {
-  const Shape& s = plan.shape;
-  const DeviceLimits& d = plan.request.gpu.limits;
-  const int schedulers = d.arch < 70 ? 2 : 4;
-  const auto pace = [schedulers](int warps) {
-    return std::max(1.6, double(up(warps, schedulers)));
-  };
-  SparseLatency l;
-  double fetch = 0;
-  int rows[2] = {};                   // of R, by the warp that has most to do
-  double busy[kSparseMatrices] = {};  // of the schedulers
-  for (int i = 0; i < kSparseMatrices; ++i) {
-    const Work work = work_of(plan, i);
-    const double share = 1.0 / (i < 2 ? s.cluster : 1);  // of one block
-    busy[i] = share * double(work.instructions) / schedulers;
-    fetch += share * work.fetches;
-    if (i < 2) {
-      rows[i] = int(work.most * pace(recurrent_warps(s)));
-      continue;
-    }
-    int& stage = i % 2 == 0 ? l.y : l.logits;
-    stage = std::max(stage, int(work.most * pace(work.busy)) + 100 + kBarrier);
-  }
-  l.gates = int(160 + 100 * s.gate_rounds * pace(up(std::min(s.half / 2, s.gate_threads), 32)));
-  l.draw = (d.arch < 80 ? 500 : 400) + kBarrier;
-  // Rows of R are multiplied from the fine half of the state on, beside the output layers, with
-  // which they share the schedulers; those of the coarse gates are wanted at the end of the sample,
-  // those of the fine ones half a sample later.
-  const int hop = s.cluster > 1 ? int(kClusterMicroseconds * d.clock_khz / 1000.0) : kBarrier;
-  const int rest = l.y + l.logits + l.draw;
-  const double half = busy[4] + busy[5], all = busy[2] + busy[3] + half;
-  const int coarse = int(rows[0] + std::min(busy[0], half)) + 100 + hop;
-  const int fine = int(rows[0] + rows[1] + std::min(busy[0] + busy[1], all)) + 100 + hop;
-  const int late = std::max(0, coarse - rest);
-  l.late = late + std::max(0, fine - (2 * rest + l.gates + late));
-  const double others = 2 * (100.0 * s.gate_rounds * s.chain_warps + 300) / schedulers;
-  l.issue = int(busy[0] + busy[1] + all + others);
-  l.fetch = int(fetch) + 2 * s.half;  // gates: some 20 values of a unit, 32 a cycle
-  return l;
 }
 
 std::optional<SparsePlan> plan_of(const SparseRequest& request,
@@ -322,7 +221,7 @@ std::optional<SparsePlan> plan_of(const SparseRequest& request,
     plan.resident_bytes = 0;
     for (int part = 0; part < cluster; ++part)
       plan.resident_bytes += int64_t(count_bins(plan, part).bins) * 128 * chunk_words(plan.shape);
-    plan.latency = predict(plan);
+    plan.latency = predict_sparse(plan);
     return plan;
   }
   return std::nullopt;
@@ -333,13 +232,15 @@ std::optional<SparsePlan> plan_of(const SparseRequest& request,
   int64_t recurrent = 0, outputs = 0;
   for (int i = 0; i < kSparseMatrices; ++i)
     (i < 2 ? recurrent : outputs) += int64_t(model.matrices[size_t(i)].bins.size());
-  const int64_t bytes = 32 * kChunkWeights * int64_t(dtype_bytes(request.gpu.dtype));
+  const int64_t bytes = 32 * kChunkTiles * kTileWeights * int64_t(dtype_bytes(request.gpu.dtype));
+  const std::string team =
+      d.arch >= 90 ? "which the blocks of a team share, at most 8" : "which one block must hold";
   fail<DeviceError>("The pruned model does not fit on ", d.name, ": in tiles of ",
                     model.tile.name(), " R is ", recurrent * bytes, " bytes in ",
-                    dtype_name(request.gpu.dtype), ", which a team of at most ",
-                    d.arch >= 90 ? 8 : 1, " blocks shares, and O1 to O4 are ", outputs * bytes,
-                    " bytes, which every block keeps; it has ", 4 * int64_t(d.registers),
-                    " bytes of registers, some for its own use, and ", d.shared_per_block,
+                    dtype_name(request.gpu.dtype), ", ", team, ", and O1 to O4 are ",
+                    outputs * bytes, " bytes, which every block keeps; it has ",
+                    4 * int64_t(d.registers), " bytes of registers, some for its own use, and ",
+                    d.shared_per_block,
                     " of shared memory. Use dtype=\"fp16\", prune more, or sparse=\"off\".");
 }
 
@@ -363,9 +264,6 @@ bool better(const SparsePlan& a, const SparsePlan& b) {
 }
 
 }  // namespace
-
-// Schedulers and shared memory are never busy all the time.
-int SparseLatency::total() const { return std::max(chain(), 11 * std::max(issue, fetch) / 10); }
 
 double SparsePlan::predicted_samples_per_s() const {
   return 1000.0 * request.gpu.limits.clock_khz / latency.total();

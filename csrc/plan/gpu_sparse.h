@@ -51,6 +51,17 @@ struct SparsePlan {
   std::string describe() const;
 };
 
+// Which field of a shape counts the bins of a matrix that a warp keeps in registers.
+inline constexpr int Shape::* kSparseKept[kSparseMatrices] = {
+    &Shape::coarse_gru_kept, &Shape::fine_gru_kept, &Shape::coarse_fc1_kept,
+    &Shape::coarse_fc2_kept, &Shape::fine_fc1_kept, &Shape::fine_fc2_kept};
+
+// 32-bit words of a chunk: registers of a lane.
+inline int chunk_words(const Shape& s) { return kChunkTiles * kTileWeights / (s.fp16 ? 2 : 1); }
+inline int recurrent_warps(const Shape& s) { return s.warps - s.chain_warps; }
+
+SparseLatency predict_sparse(const SparsePlan& plan);
+
 // Whether so much of a model is zero that plan S may be worth it.
 bool is_pruned(const BinnedModel& model);
 

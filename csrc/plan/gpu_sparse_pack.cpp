@@ -20,8 +20,6 @@ namespace {
 constexpr int kNoRow = 0xffff;
 constexpr int kHeadColumns = 64;  // words
 
-int chunk_words(const Shape& s) { return kChunkTiles * kTileWeights / (s.fp16 ? 2 : 1); }
-
 uint32_t run_word(const BinRun& run) {
   return uint32_t(run.block_row) | uint32_t(run.begin) << 16 | uint32_t(run.count) << 22 |
          uint32_t(run.continues) << 28 | uint32_t(run.unfinished) << 29;
@@ -84,9 +82,7 @@ void walk_bins(const SparsePlan& plan, const Visit& visit) {
 
 void put_shares(const SparsePlan& plan, uint32_t* out) {
   const Shape& s = plan.shape;
-  const int warps = s.warps - s.chain_warps;
-  const int kept[kSparseMatrices] = {s.coarse_gru_kept, s.fine_gru_kept, s.coarse_fc1_kept,
-                                     s.coarse_fc2_kept, s.fine_fc1_kept, s.fine_fc2_kept};
+  const int warps = recurrent_warps(s);
   // What R takes of a block comes first, that of the output layers behind the most of any block.
   std::vector<uint32_t> heads(size_t(s.cluster)), memory(size_t(s.cluster));
   uint32_t place = 0, output_heads = 0, output_memory = 0;
@@ -103,7 +99,7 @@ void put_shares(const SparsePlan& plan, uint32_t* out) {
       out[1] = count | head << 10 | shared << 20;
       place += count;
       head += count;
-      shared += uint32_t(std::max(0, int(count) - kept[i]));
+      shared += uint32_t(std::max(0, int(count) - s.*kSparseKept[i]));
     }
   }
 }
