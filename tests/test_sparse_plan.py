@@ -165,7 +165,9 @@ def test_every_plan_keeps_within_the_chip(request):
     assert 1 <= s["chain_warps"] < s["warps"]
     assert plan["teams"] >= 1
     assert s["tile_rows"] * s["tile_cols"] == 16
-    assert plan["cycles"] == pytest.approx(1.0 / plan["samples_per_s"] * clock(options["gpu"]), 1e-3)
+    assert plan["cycles"] == pytest.approx(
+        1.0 / plan["samples_per_s"] * clock(options["gpu"]), 1e-3
+    )
     assert plan == plan_of(config, tensors, **options)  # a plan is a function of the request
 
 
@@ -186,7 +188,9 @@ def test_packing_and_unpacking_gives_every_weight_back(request):
     half = config.hidden_size // 2
     recurrent = tensors["gru.w_recurrent"].reshape(3, 2, half, -1)
     for name, flat in unpacked.items():
-        weight = tensors[f"{name}.weight"] if "fc" in name else recurrent[:, int(name == "fine gru")]
+        weight = (
+            tensors[f"{name}.weight"] if "fc" in name else recurrent[:, int(name == "fine gru")]
+        )
         if options["dtype"] == "fp16":
             weight = weight.astype(np.float16).astype(np.float32)
         assert np.array_equal(flat.reshape(weight.shape), weight), name

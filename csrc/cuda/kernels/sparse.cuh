@@ -271,7 +271,7 @@ WF_INLINE void run_sparse(const KernelArgs& launch) {
   static_assert(sizeof(KernelArgs) <= 256 && sizeof(KernelArgs) % 4 == 0);
   float* shared = shared_memory();
   const KernelArgs& args = load_team(launch, shared);
-  block_sync(kSparseStart);
+  block_sync(kSparseArgs);
   load_sparse_shared(args, shared);
   if (warp_index() < kChainWarps)
     run_chain(args, shared);

@@ -27,7 +27,8 @@ enum SparseBarrier : int {
   kSparseLogits = kSparseY + 2,
   kSparseDrawn = kSparseLogits + 2,  // the class
   kSparseReady = kSparseDrawn + 2,   // pre-activations of the gates, if a team is one block
-  kSparseStart = kSparseReady + 2,   // everything in shared memory
+  kSparseArgs = kSparseReady + 2,    // the arguments
+  kSparseStart,                      // everything else in shared memory
   kSparseStartCluster,
   kSparseEndCluster,
   kSparseBarriers
