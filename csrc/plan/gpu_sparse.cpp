@@ -101,9 +101,10 @@ int most_bins(const std::vector<std::vector<int>>& owners) {
 // Registers a thread that the compiler needs besides weights, of `all`: more for the chain than for
 // the warps that multiply R, and more for tiles of 16 rows, whose sums a lane holds at once.
 // Counted on its reports (tests/test_sparse_compile.py asserts that no plan of the table spills).
-int working_registers(const Shape& s, bool chain, int all) {
+int working_registers(const Shape& s, bool chain, int all, int arch) {
   const int tall = s.tile_rows == 16 ? 12 : 0;
-  return tall + (!chain ? 60 : all == 255 ? 63 : 70);
+  const bool volta = arch >= 70 && arch < 80;
+  return tall + (!chain ? 60 : all == 255 && !volta ? 63 : 72);
 }
 
 // As many bins of a warp in registers as there is room for, of those that are waited for first.
@@ -112,7 +113,7 @@ void keep_in_registers(SparsePlan& plan) {
   const int registers = std::min(255, plan.request.gpu.limits.registers / s.threads / 8 * 8);
   int most = 0;
   for (const std::vector<int>& role : {std::vector<int>{0, 1}, std::vector<int>{2, 4, 3, 5}}) {
-    const int working = working_registers(s, role[0] == 2, registers);
+    const int working = working_registers(s, role[0] == 2, registers, plan.request.gpu.limits.arch);
     const int room = std::max(0, registers - working) / chunk_words(s);
     int left = room;
     for (const int i : role) {
