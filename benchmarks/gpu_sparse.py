@@ -3,7 +3,7 @@
     python benchmarks/gpu_sparse.py --output out.json
 
 1,024 units, 95 % of every matrix zero: the real model where its arrays are at hand, else random
-masks. The planner's choice first, then every size of a team, then the dense plan of the same weights.
+masks. The planner's choice first, then every size of a team, then the dense plan of the model.
 """
 
 from __future__ import annotations
