@@ -391,12 +391,23 @@ def lost(name: str, side: int = 0) -> str:
     return f"lose:barrier:{first_barrier() + NAMES.index(name) + side}"
 
 
-@pytest.mark.parametrize("name", ["kSparseReady", "kSparseStart"])
-def test_a_barrier_of_a_team_of_one_block_is_missed(work, name):
+def test_waiting_for_the_coarse_gates_is_missed_in_a_team_of_one_block(work):
     for schedule in ("fair", "random:1", "random:2"):
-        engine = work.engine(cluster=1, isa=f"{schedule}/{lost(name)}")
+        engine = work.engine(cluster=1, isa=f"{schedule}/{lost('kSparseReady')}")
         with contextlib.suppress(EngineError):
             assert not np.array_equal(work.run(engine)[0], work.samples), schedule
+
+
+def test_losing_the_barrier_before_the_first_sample_is_found_by_random_schedules(work):
+    """Only they let one warp begin before another has brought its part of the state."""
+    found = 0
+    for seed in range(8):
+        engine = work.engine(cluster=1, isa=f"random:{seed}/{lost('kSparseStart')}")
+        try:
+            found += not np.array_equal(work.run(engine)[0], work.samples)
+        except EngineError:
+            found += 1
+    assert found >= 3
 
 
 def test_waiting_for_the_fine_gates_is_missed_where_their_rows_take_longest():

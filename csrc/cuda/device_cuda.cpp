@@ -67,7 +67,7 @@ void KernelCuda::prepare() {
         std::to_string(spec_.shared_bytes) + " bytes of shared memory a block");
 }
 
-// With both attributes: blocks in clusters, and all of them together.
+// Blocks in clusters; and all of them together, if they wait for each other.
 LaunchConfig KernelCuda::cluster_launch(LaunchAttribute (&attributes)[2], unsigned blocks) const {
   attributes[0] = {kClusterDimension, 0, {{unsigned(spec_.cluster), 1, 1}}};
   attributes[1] = {kCooperative, 0, {}};
@@ -77,7 +77,7 @@ LaunchConfig KernelCuda::cluster_launch(LaunchAttribute (&attributes)[2], unsign
           unsigned(spec_.shared_bytes),
           context_->stream(),
           attributes,
-          2};
+          spec_.together ? 2u : 1u};
 }
 
 void KernelCuda::demand_clusters() {

@@ -383,6 +383,7 @@ KernelSpec kernel_spec(const SparsePlan& plan, bool full) {
   spec.blocks = plan.teams * plan.shape.cluster;
   spec.threads = plan.shape.threads;
   spec.cluster = plan.shape.cluster;
+  spec.together = false;  // teams know nothing of each other
   spec.shared_bytes = plan.shared_bytes;
   return spec;
 }

@@ -21,10 +21,12 @@
 namespace wavernn_fast::gpu {
 
 // Named barriers of a block, by number; 0 is that of all its threads.
-constexpr int kChainBarrier = 1, kReadyBarrier = 2;
+constexpr int kChainBarrier = 1, kReadyBarrier = 2, kAllBarrier = 4;
 
 WF_INLINE int chain_threads() { return 32 * kChainWarps; }
 WF_INLINE void chain_sync(int where) { part_sync(where, kChainBarrier, chain_threads()); }
+// Of both roles, which come to it by different ways.
+WF_INLINE void all_sync(int where) { part_sync(where, kAllBarrier, kThreads); }
 WF_INLINE int team_rank() { return block_index() % kCluster; }
 
 // State of step t, [coarse H/2, fine H/2]; before step 0 is step -1.
@@ -105,12 +107,12 @@ WF_INLINE void run_recurrent(const KernelArgs& args, float* shared) {
   const Bins coarse{coarse_weights, 0}, fine{fine_weights, 1};
   keep_bins(args, own, kCoarseGruKept, coarse_weights, coarse, shared);
   keep_bins(args, kCluster * warps + own, kFineGruKept, fine_weights, fine, shared);
-  start();
+  warp_sync();
   Cursor at{0, args.phase0};
   for (unsigned step = 0; step < args.steps; ++step) {
     multiply_half(args, coarse, 0, step, at, shared);
     multiply_half(args, fine, 1, step, at, shared);
-    block_sync(kSparseHidden + 1);
+    all_sync(kSparseHidden + 1);
     if (*leave_flag(shared, step) != 0) return;
     at = next(args, at);
   }
@@ -195,7 +197,7 @@ WF_INLINE void sparse_gates(Chain& r, int side) {
     chain_sync(kSparseHidden);
   } else {
     if (thread_index() == 0) *leave_flag(r.shared, r.step) = *r.poller.stop;
-    block_sync(kSparseHidden + 1);
+    all_sync(kSparseHidden + 1);
   }
   stage_done(r.clock, kClockCoarseGates + side * kStagesOfHalf);
 }
@@ -258,7 +260,7 @@ WF_INLINE void run_chain(const KernelArgs& args, float* shared) {
   keep_bins(args, own + 2 * kChainWarps, kFineFc1Kept, fine_fc1, r.fc[2], shared);
   keep_bins(args, own + 3 * kChainWarps, kFineFc2Kept, fine_fc2, r.fc[3], shared);
   r.clock.sums = kClocks && speaks() && thread_index() == 0 ? args.clocks : nullptr;
-  start();
+  warp_sync();
   if (warp_index() == kChainWarps - 1) refresh(args, 0, shared);
   collect_outer(args, 0, r.at, pre);
   await_gates(r, 0, 0);
@@ -273,6 +275,7 @@ WF_INLINE void run_sparse(const KernelArgs& launch) {
   const KernelArgs& args = load_team(launch, shared);
   block_sync(kSparseArgs);
   load_sparse_shared(args, shared);
+  start();
   if (warp_index() < kChainWarps)
     run_chain(args, shared);
   else
