@@ -132,9 +132,15 @@ py::dict sparse_plan(const py::dict& config, const py::dict& tensors, const std:
   d["weight_registers"] = plan.weight_registers;
   d["shared_bytes"] = plan.shared_bytes;
   d["resident_bytes"] = plan.resident_bytes;
-  py::list bins;
-  for (const gpu::BinnedMatrix& m : plan.model->matrices) bins.append(m.bins.size());
+  py::list bins, fetches;
+  for (const gpu::BinnedMatrix& m : plan.model->matrices) {
+    int cycles = 0;
+    for (const gpu::Bin& bin : m.bins) cycles += bin.fetches;
+    bins.append(m.bins.size());
+    fetches.append(cycles);
+  }
   d["bins"] = bins;
+  d["fetches"] = fetches;
   const gpu::SparseLatency& l = plan.latency;
   py::dict latency;
   latency["gates"] = l.gates;

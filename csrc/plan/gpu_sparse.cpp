@@ -236,13 +236,13 @@ std::optional<SparsePlan> plan_of(const SparseRequest& request,
   const int64_t bytes = 32 * kChunkTiles * kTileWeights * int64_t(dtype_bytes(request.gpu.dtype));
   const std::string team =
       d.arch >= 90 ? "which the blocks of a team share, at most 8" : "which one block must hold";
-  fail<DeviceError>("The pruned model does not fit on ", d.name, ": in tiles of ",
-                    model.tile.name(), " R is ", recurrent * bytes, " bytes in ",
-                    dtype_name(request.gpu.dtype), ", ", team, ", and O1 to O4 are ",
-                    outputs * bytes, " bytes, which every block keeps; it has ",
-                    4 * int64_t(d.registers), " bytes of registers, some for its own use, and ",
-                    d.shared_per_block,
-                    " of shared memory. Use dtype=\"fp16\", prune more, or sparse=\"off\".");
+  const char* smaller = request.gpu.dtype == Dtype::fp32 ? "Use dtype=\"fp16\", p" : "P";
+  fail<DeviceError>(
+      "The pruned model does not fit on ", d.name, ": in tiles of ", model.tile.name(), " R is ",
+      recurrent * bytes, " bytes in ", dtype_name(request.gpu.dtype), ", ", team,
+      ", and O1 to O4 are ", outputs * bytes, " bytes, which every block keeps; it has ",
+      4 * int64_t(d.registers), " bytes of registers, some for its own use, and ",
+      d.shared_per_block, " of shared memory. ", smaller, "rune more, or use sparse=\"off\".");
 }
 
 void check_request(const SparseRequest& request) {
