@@ -115,6 +115,7 @@ WF_INLINE void sum_runs(int runs, int lane, const float* head, const float* part
     WF_REGISTERS(float, sums, 4);
     WF_UNROLL
     for (int e = 0; e < 4; ++e) sums[e] = run.continues ? carry[e] : 0.0f;
+    WF_UNROLL_FOUR
     for (int c = run.begin; c < run.begin + run.count; ++c) {
       WF_REGISTERS(float, chunk, 4);
       load4(partials + 128 * quad + 4 * c, chunk);
