@@ -12,17 +12,17 @@
 namespace wavernn_fast {
 
 struct EngineOptions {
-  std::string device = "cpu";  // cpu, cuda, emu or reference
-  std::string dtype = "auto";  // fp32, fp16, bf16, int8, int8-fast; auto is fp32
-  int threads = 0;             // 0: what the process may use
-  std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
+  std::string device = "cpu";   // cpu, cuda, emu or reference
+  std::string dtype = "auto";   // fp32, fp16, bf16, int8, int8-fast; auto is fp32
+  int threads = 0;              // 0: what the process may use
+  std::string isa = "auto";     // cpu: instruction set; emu: schedule, see emulate/options.h
+  std::string sparse = "auto";  // cpu: auto, off, or the blocks to pack every matrix in, as 16x1
   // Of the persistent kernel:
   std::string gpu = "H200";                               // emu: the GPU it stands for
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
   bool exact = true;                                      // IEEE operations only
   bool clocks = false;                                    // time the stages of a sample
-  std::string sparse = "auto";  // pruned models: auto, on, off, or a shape of blocks such as 4x4
-  cuda::OpenOptions cuda;       // which device and stream, where its compiler is
+  cuda::OpenOptions cuda;  // which device and stream, where its compiler is
 };
 
 std::vector<std::string> available_devices();

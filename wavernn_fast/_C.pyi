@@ -33,6 +33,7 @@ class Engine:
         dtype: str = ...,
         threads: int = ...,
         isa: str = ...,
+        sparse: str = ...,
         gpu: str = ...,
         exchanges: int = ...,
         blocks: int = ...,
@@ -44,7 +45,6 @@ class Engine:
         stream: int | None = ...,
         nvrtc: Sequence[str] = ...,
         cubins: str = ...,
-        sparse: str = ...,
     ) -> None: ...
     @property
     def device(self) -> str: ...

@@ -61,6 +61,8 @@ class Engine {
   virtual uint64_t weight_bytes() const = 0;  // read per sample of one stream
   virtual int64_t macs_per_step() const = 0;
   virtual std::string describe() const = 0;
+  // Which matrices are kept as lists of their blocks, as a sentence; empty where none is.
+  virtual std::string sparse() const { return {}; }
   // Rows in the memory of a device. Why this engine cannot read what lies at an address there, as
   // the end of a sentence that begins with its name; empty if it can.
   virtual std::string unreadable(uint64_t address) const;

@@ -89,6 +89,7 @@ class SparseEngine final : public Engine {
     return text;
   }
 
+  std::string sparse() const override { return one_->plan.describe_sparsity(); }
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
   void await(uint64_t stream) override { device_->await(stream); }
   std::vector<float> hold_bias() const override {

@@ -1,6 +1,7 @@
 // Where a pruned matrix has weights: the blocks that hold any, found in the weights themselves.
 //
-// The masked dense matrix is the canonical form. Whatever packs it, for a CPU or a GPU, starts here.
+// The masked dense matrix is the canonical form. Whatever packs it, for a CPU or a GPU, starts
+// here.
 #pragma once
 
 #include <cstdint>

@@ -292,13 +292,19 @@ SparsePlan choose_sparse_plan(const SparseRequest& request,
   return *best;
 }
 
+std::string SparsePlan::describe_sparsity() const {
+  std::ostringstream out;
+  out << int64_t(1000 * model->sparsity() + 0.5) / 10.0 << " % of the weights are in zero "
+      << model->tile.name() << " blocks";
+  return out.str();
+}
+
 std::string SparsePlan::describe() const {
   const Shape& s = shape;
   std::ostringstream out;
   const GpuRequest& r = request.gpu;
   out << r.config.describe() << "\n"
-      << "sparse: " << int64_t(1000 * model->sparsity() + 0.5) / 10.0
-      << " % of the weights are in zero " << model->tile.name() << " blocks\n"
+      << "sparse: " << describe_sparsity() << "\n"
       << r.limits.name << ": " << teams << " teams of " << s.cluster
       << (s.cluster > 1 ? " blocks (clusters)" : " block") << ", one stream each, " << s.chain_warps
       << " + " << recurrent_warps(s) << " warps a block, " << dtype_name(r.dtype)

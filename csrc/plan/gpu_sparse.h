@@ -49,6 +49,7 @@ struct SparsePlan {
   double predicted_samples_per_s() const;  // of one stream
   double predicted_throughput() const { return teams * predicted_samples_per_s(); }
   std::string describe() const;
+  std::string describe_sparsity() const;  // a part of it
 };
 
 // Which field of a shape counts the bins of a matrix that a warp keeps in registers.
