@@ -458,7 +458,10 @@ def test_a_pruned_model_that_does_not_fit_runs_dense_and_says_why():
         sparse(config, tensors, dtype="fp16")
 
 
-def test_other_words_for_sparse_are_refused():
+def test_what_there_is_no_such_plan_for_is_refused():
     tensors = cases.random_tensors(SMALL)
     with pytest.raises(ValueError, match='sparse is "yes", expected "auto", "on", "off"'):
         sparse(SMALL, tensors, sparse="yes")
+    for options in ({"exchanges": 2}, {"blocks": 3}):
+        with pytest.raises(ValueError, match="only the dense plan has a choice of these"):
+            sparse(SMALL, tensors, **options)

@@ -251,6 +251,8 @@ void check_request(const SparseRequest& request) {
     fail<DeviceError>("There is a GPU kernel for the dual core only; use device=\"cpu\".");
   WF_CHECK(r.dtype == Dtype::fp32 || r.dtype == Dtype::fp16, "dtype ", dtype_name(r.dtype),
            " has no GPU kernel; there are fp32 and fp16");
+  WF_CHECK(r.exchanges == 0 && r.blocks == 0, "exchanges is ", r.exchanges, " and blocks is ",
+           r.blocks, ": only the dense plan has a choice of these; use sparse=\"off\" or 0");
   WF_CHECK(r.cluster == 0 || r.cluster == 1 || r.cluster == 2 || r.cluster == 4 || r.cluster == 8,
            "cluster is ", r.cluster, "; a team of a pruned model has 1, 2, 4 or 8 blocks");
   WF_CHECK(r.warps >= 0 && r.warps <= kMostWarps, "warps is ", r.warps, "; expected at most ",
