@@ -3,7 +3,8 @@
 #
 #   benchmarks/gpu_check.sh [--dry-run] [part ...]
 #
-# Parts, in this order if none is named: build exchange tests sanitize speed baselines stages ncu.
+# Parts, in this order if none is named: build exchange tests sanitize speed sparse baselines stages
+# ncu.
 # Needs a GPU with its driver, python3 with numpy, pybind11 and pytest, a C++ compiler, cmake and
 # ninja; torch and cupy for the baselines. Downloads nothing, changes no setting of the GPU.
 # Results: $OUT/gpu_check.json and $OUT/gpu_check.log (OUT: benchmarks/out). docs/gpu-check.md tells
@@ -12,14 +13,14 @@
 set -u
 cd "$(dirname "$0")/.." || exit 2
 
-parts_known="build exchange tests sanitize speed baselines stages ncu"
+parts_known="build exchange tests sanitize speed sparse baselines stages ncu"
 seconds_all=${GPU_CHECK_SECONDS:-570}
 OUT=${OUT:-benchmarks/out}
 python=${PYTHON:-python3}
 work=build/gpu_check
 command_line="benchmarks/gpu_check.sh $*"
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0"; }
 
 dry=0
 parts=()
@@ -39,7 +40,7 @@ done
 limit_of() {
   case $1 in
     build) echo 180 ;; exchange) echo 75 ;; tests) echo 150 ;; sanitize) echo 100 ;;
-    speed) echo 200 ;; baselines) echo 120 ;; stages) echo 45 ;; ncu) echo 75 ;;
+    speed) echo 200 ;; sparse) echo 90 ;; baselines) echo 120 ;; stages) echo 45 ;; ncu) echo 75 ;;
   esac
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import cases
 import numpy as np
+import pruned_models
 
 from wavernn_fast import _C
 from wavernn_fast.conditioning import Conditioner
@@ -42,11 +43,17 @@ class Voice:
     Parameters
     ----------
     config : a dual model
+    density : share of its 4x4 blocks that are kept; below 1 the kernel for pruned models runs
     options : of `_C.Engine`: device, dtype, exact, blocks, warps, cluster, clocks
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self, config: ModelConfig, seed: int = 0, density: float = 1.0, **options: Any
+    ) -> None:
         self.config, self.tensors = config, cases.random_tensors(config, seed)
+        if density < 1.0:
+            self.tensors = pruned_models.pruned(config, (4, 4), density, seed)
+            options["sparse"] = "on"
         if options.get("device") == "cuda":  # builds without CUDA have no such module
             options["nvrtc"] = importlib.import_module("wavernn_fast.nvrtc").libraries()
         self.engine = _C.Engine(dataclasses.asdict(config), self.tensors, **options)

@@ -21,9 +21,11 @@ def main() -> None:
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--exchanges", type=int, default=0, help="0: the planner's choice")
     parser.add_argument("--cluster", type=int, default=0, help="blocks of a cluster; 0: none")
+    parser.add_argument("--sparse", action="store_true", help="a model of which 80 % is zero")
     options = parser.parse_args()
     voice = gpu_models.Voice(
         gpu_models.dual(options.hidden, options.conditioned),
+        density=0.2 if options.sparse else 1.0,
         device=options.device,
         dtype=options.dtype,
         exact=options.exact,

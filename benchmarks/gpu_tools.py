@@ -122,16 +122,20 @@ SANITIZED = {
     "memcheck clusters": (["--tool", "memcheck"], ["--cluster", "8"]),
     "racecheck clusters": (RACECHECK, ["--cluster", "8"]),
     "synccheck clusters": (["--tool", "synccheck"], ["--cluster", "8"]),
+    "memcheck sparse": (["--tool", "memcheck"], ["--sparse", "--cluster", "1"]),
+    "racecheck sparse": (RACECHECK, ["--sparse", "--cluster", "1"]),
+    "memcheck sparse clusters": (["--tool", "memcheck"], ["--sparse", "--cluster", "2"]),
+    "racecheck sparse clusters": (RACECHECK, ["--sparse", "--cluster", "2"]),
 }
 
 
 def sanitize(record: gpu_record.Record, options: argparse.Namespace) -> None:
     program = tool("compute-sanitizer")
     record["runs"] = {}
-    for asked in (["--exchanges", "2"], ["--exchanges", "4"], ["--cluster", "8"]):
+    for asked in (["--exchanges", "2"], ["--exchanges", "4"], ["--cluster", "8"], ["--sparse"]):
         run([*SMALL, *asked], 60)  # compiled before the clock of a run starts
     for name, (flags, model) in SANITIZED.items():
-        if "--cluster" in model and not gpu_models.has_clusters("cuda"):
+        if "clusters" in name and not gpu_models.has_clusters("cuda"):
             continue
         with record.attempt(name):
             command = [program, *flags, "--error-exitcode", "9", *SMALL, *model]

@@ -22,6 +22,7 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
   request.blocks = options.blocks;
   request.warps = options.warps;
   request.cluster = options.cluster;
+  request.sparse = options.sparse;
   return request;
 }
 

@@ -12,11 +12,11 @@
 namespace wavernn_fast {
 
 struct EngineOptions {
-  std::string device = "cpu";  // cpu, cuda, emu or reference
-  std::string dtype = "auto";  // fp32, fp16, bf16, int8, int8-fast; auto is fp32
-  int threads = 0;             // 0: what the process may use
-  std::string isa = "auto";    // cpu: instruction set; emu: schedule, see emulate/options.h
-  std::string sparse = "auto";  // cpu: auto, off, or the blocks to pack every matrix in, as 16x1
+  std::string device = "cpu";   // cpu, cuda, emu or reference
+  std::string dtype = "auto";   // fp32, fp16, bf16, int8, int8-fast; auto is fp32
+  int threads = 0;              // 0: what the process may use
+  std::string isa = "auto";     // cpu: instruction set; emu: schedule, see emulate/options.h
+  std::string sparse = "auto";  // auto, off (all dense), or the blocks to pack in, as 16x1; gpu: on
   // Of the persistent kernel:
   std::string gpu = "H200";                               // emu: the GPU it stands for
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice

@@ -21,7 +21,10 @@ from pathlib import Path
 
 from wavernn_fast import _C
 
-ENTRY = "cuda/kernels/entry_device.cuh"
+ENTRIES = {
+    "wavernn_persistent": "cuda/kernels/entry_device.cuh",
+    "wavernn_sparse": "cuda/kernels/entry_sparse.cuh",
+}
 PLACES = ("nvidia/cuda_nvrtc/lib", "nvidia/cu12/lib", "nvidia/cu13/lib", ".")
 
 
@@ -45,8 +48,10 @@ class Compiler:
         ctypes.CDLL(self.path).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
         self.version = (major.value, minor.value)
 
-    def compile(self, macros: list[tuple[str, str]], target: int) -> Compiled:
-        """Compile the persistent kernel for one shape and one architecture.
+    def compile(
+        self, macros: list[tuple[str, str]], target: int, name: str = "wavernn_persistent"
+    ) -> Compiled:
+        """Compile a kernel for one shape and one architecture.
 
         Raises
         ------
@@ -54,8 +59,8 @@ class Compiler:
         """
         sources = dict(_C.kernel_sources())
         cubin, log = _C.compile_kernel(
-            "wavernn_persistent",
-            sources[ENTRY],
+            name,
+            sources[ENTRIES[name]],
             f"sm_{target}",
             nvrtc=self.path,
             headers=sources,

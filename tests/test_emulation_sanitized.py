@@ -80,6 +80,13 @@ def test_blocks_of_a_cluster_keep_within_their_memory_wherever_weights_live(prog
     assert len(re.findall(r"clusters in \d{5}: 0 draws differ", output)) >= 4
 
 
+def test_teams_of_a_pruned_model_keep_within_their_memory_wherever_bins_live(program):
+    code, output = run(program, "sparse")
+    assert code == 0, output
+    assert "Sanitizer" not in output
+    assert output.count(": 0 draws differ") == 12
+
+
 def test_a_read_beyond_shared_memory_is_reported_with_its_line(program):
     code, output = run(program, "outside")
     assert code != 0

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-PARTS = ["build", "exchange", "tests", "sanitize", "speed", "baselines", "stages", "ncu"]
+PARTS = ["build", "exchange", "tests", "sanitize", "speed", "sparse", "baselines", "stages", "ncu"]
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # A version that knows some of the fields; others cost themselves only.
 SMI = """case "$1" in

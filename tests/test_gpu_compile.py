@@ -132,7 +132,8 @@ class Loop(NamedTuple):
         return sum(bool(re.search(pattern, text)) for text in self.instructions)
 
 
-def longest_loop(sass: str) -> Loop:
+def loops(sass: str) -> list[Loop]:
+    """One for every backward branch, in the order of the code."""
     labels: dict[str, int] = {}
     code: list[str] = []
     for line in sass.splitlines():
@@ -140,14 +141,16 @@ def longest_loop(sass: str) -> Loop:
             labels[label[1]] = len(code)
         elif instruction := re.match(r"\s*\{?\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*[;}]", line):
             code.append(instruction[1])
-    spans = [
-        (at - labels[name], labels[name], at)
+    return [
+        Loop(code[labels[name] : at + 1])
         for at, text in enumerate(code)
         for name in re.findall(r"BRA.*?(\.L_\w+)", text)
         if labels.get(name, at) < at
     ]
-    _, begin, end = max(spans)
-    return Loop(code[begin : end + 1])
+
+
+def longest_loop(sass: str) -> Loop:
+    return max(loops(sass), key=lambda loop: len(loop.instructions))
 
 
 def sample_loop(case: Case, folder) -> Loop:

@@ -202,6 +202,29 @@ def unpack_gpu_plan(
     warps: int = ...,
     cluster: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...
+def sparse_plan(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    *,
+    gpu: str = ...,
+    dtype: str = ...,
+    warps: int = ...,
+    cluster: int = ...,
+    exact: bool = ...,
+    many: bool = ...,
+    tile: str = ...,
+    full: bool = ...,
+) -> dict[str, Any]: ...
+def unpack_sparse_plan(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    *,
+    gpu: str = ...,
+    dtype: str = ...,
+    warps: int = ...,
+    cluster: int = ...,
+    tile: str = ...,
+) -> dict[str, NDArray[np.float32]]: ...
 def kernel_sources() -> list[tuple[str, str]]: ...
 def available_isas() -> list[str]: ...
 def available_devices() -> list[str]: ...

@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "cuda/images.h"
 #include "gpu/engine_gpu.h"
+#include "gpu/engine_sparse.h"
 #include "gpu/kernel_sources.h"
 #include "plan/gpu.h"
 #include "plan/known_devices.h"
@@ -97,9 +98,99 @@ py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const 
   return result;
 }
 
+gpu::SparsePlan choose_sparse(const py::dict& config, const CanonicalWeights& weights,
+                              const std::string& name, const std::string& dtype, int warps,
+                              int cluster, bool exact, bool many, const std::string& tile) {
+  gpu::SparseRequest request;
+  request.gpu.config = read_config(config);
+  request.gpu.dtype = dtype_from_name(dtype);
+  request.gpu.exact = exact;
+  request.gpu.warps = warps;
+  request.gpu.cluster = cluster;
+  request.gpu.limits = gpu::known_device(name);
+  request.many = many;
+  const auto model =
+      std::make_shared<gpu::BinnedModel>(gpu::find_tiles(request.gpu.config, weights, tile));
+  gpu::fill_bins(*model);
+  return gpu::choose_sparse_plan(request, model);
+}
+
+py::dict sparse_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
+                     const std::string& dtype, int warps, int cluster, bool exact, bool many,
+                     const std::string& tile, bool full) {
+  const CanonicalWeights weights = read_weights(tensors);
+  gpu::SparsePlan plan =
+      choose_sparse(config, weights, name, dtype, warps, cluster, exact, many, tile);
+  plan.shape.full = full;
+  py::dict d;
+  d["shape"] = shape_fields(plan.shape);
+  d["macros"] = gpu::shape_macros(plan.shape);
+  d["arch"] = plan.request.gpu.limits.arch;
+  d["tile"] = plan.model->tile.name();
+  d["sparsity"] = plan.model->sparsity();
+  d["teams"] = plan.teams;
+  d["weight_registers"] = plan.weight_registers;
+  d["shared_bytes"] = plan.shared_bytes;
+  d["resident_bytes"] = plan.resident_bytes;
+  py::list bins, fetches;
+  for (const gpu::BinnedMatrix& m : plan.model->matrices) {
+    int cycles = 0;
+    for (const gpu::Bin& bin : m.bins) cycles += bin.fetches;
+    bins.append(m.bins.size());
+    fetches.append(cycles);
+  }
+  d["bins"] = bins;
+  d["fetches"] = fetches;
+  const gpu::SparseLatency& l = plan.latency;
+  py::dict latency;
+  latency["gates"] = l.gates;
+  latency["y"] = l.y;
+  latency["logits"] = l.logits;
+  latency["draw"] = l.draw;
+  latency["late"] = l.late;
+  latency["issue"] = l.issue;
+  latency["fetch"] = l.fetch;
+  d["latency"] = latency;
+  d["cycles"] = l.total();
+  d["samples_per_s"] = plan.predicted_samples_per_s();
+  d["throughput"] = plan.predicted_throughput();
+  d["text"] = plan.describe();
+  return d;
+}
+
+// As unpack_gpu_plan, for a pruned model.
+py::dict unpack_sparse_plan(const py::dict& config, const py::dict& tensors,
+                            const std::string& name, const std::string& dtype, int warps,
+                            int cluster, const std::string& tile) {
+  const CanonicalWeights weights = read_weights(tensors);
+  const gpu::SparsePlan plan =
+      choose_sparse(config, weights, name, dtype, warps, cluster, true, false, tile);
+  const std::vector<uint32_t> packed = gpu::pack_sparse(plan, weights);
+  py::dict result;
+  for (int i = 0; i < gpu::kSparseMatrices; ++i) {
+    const std::vector<float> flat = gpu::unpack_sparse(plan, packed, i);
+    result[py::str(plan.model->matrices[size_t(i)].name)] =
+        py::array_t<float>(py::ssize_t(flat.size()), flat.data());
+  }
+  return result;
+}
+
+void bind_sparse(py::module_& m) {
+  m.def("sparse_plan", &sparse_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
+        py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("warps") = 0,
+        py::arg("cluster") = 0, py::arg("exact") = false, py::arg("many") = false,
+        py::arg("tile") = "", py::arg("full") = false,
+        "How the kernel for pruned models would run one on a GPU; all figures are predictions.");
+  m.def("unpack_sparse_plan", &unpack_sparse_plan, py::arg("config"), py::arg("tensors"),
+        py::kw_only(), py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("warps") = 0,
+        py::arg("cluster") = 0, py::arg("tile") = "",
+        "The weights as packed for the kernel for pruned models, unpacked again (for tests).");
+}
+
 }  // namespace
 
 void bind_gpu(py::module_& m) {
+  bind_sparse(m);
   m.def(
       "known_gpus",
       [] {

@@ -67,17 +67,17 @@ void KernelCuda::prepare() {
         std::to_string(spec_.shared_bytes) + " bytes of shared memory a block");
 }
 
-// With both attributes: blocks in clusters, and all of them together.
-LaunchConfig KernelCuda::cluster_launch(LaunchAttribute (&attributes)[2]) const {
+// Blocks in clusters; and all of them together, if they wait for each other.
+LaunchConfig KernelCuda::cluster_launch(LaunchAttribute (&attributes)[2], unsigned blocks) const {
   attributes[0] = {kClusterDimension, 0, {{unsigned(spec_.cluster), 1, 1}}};
   attributes[1] = {kCooperative, 0, {}};
   attributes[1].value.cooperative = 1;
-  return {{unsigned(spec_.blocks), 1, 1},
+  return {{blocks, 1, 1},
           {unsigned(spec_.threads), 1, 1},
           unsigned(spec_.shared_bytes),
           context_->stream(),
           attributes,
-          2};
+          spec_.together ? 2u : 1u};
 }
 
 void KernelCuda::demand_clusters() {
@@ -87,7 +87,7 @@ void KernelCuda::demand_clusters() {
                     driver.cuFuncSetAttribute(handles_.function, kNonPortableClusterSize, 1),
                     "clusters of " + std::to_string(spec_.cluster) + " blocks");
   LaunchAttribute attributes[2];
-  const LaunchConfig launch = cluster_launch(attributes);
+  const LaunchConfig launch = cluster_launch(attributes, unsigned(spec_.blocks));
   int clusters = 0;
   context_->check("cuOccupancyMaxActiveClusters",
                   driver.cuOccupancyMaxActiveClusters(&clusters, handles_.function, &launch));
@@ -121,12 +121,13 @@ void KernelCuda::demand_blocks() {
 void KernelCuda::launch(const gpu::KernelArgs& args) {
   const Current current(*context_);
   void* parameters[] = {const_cast<gpu::KernelArgs*>(&args)};
-  const std::string blocks = std::to_string(spec_.blocks) + " blocks of " +
-                             std::to_string(spec_.threads) + " threads, " +
-                             std::to_string(spec_.shared_bytes) + " bytes of shared memory each";
+  const unsigned count = args.blocks > 0 ? args.blocks : unsigned(spec_.blocks);
+  const std::string blocks = std::to_string(count) + " blocks of " + std::to_string(spec_.threads) +
+                             " threads, " + std::to_string(spec_.shared_bytes) +
+                             " bytes of shared memory each";
   if (spec_.cluster > 1) {
     LaunchAttribute attributes[2];
-    const LaunchConfig launch = cluster_launch(attributes);
+    const LaunchConfig launch = cluster_launch(attributes, count);
     context_->check(
         "cuLaunchKernelEx",
         context_->driver().cuLaunchKernelEx(&launch, handles_.function, parameters, nullptr),
@@ -134,8 +135,8 @@ void KernelCuda::launch(const gpu::KernelArgs& args) {
   } else {
     context_->check("cuLaunchCooperativeKernel",
                     context_->driver().cuLaunchCooperativeKernel(
-                        handles_.function, unsigned(spec_.blocks), 1, 1, unsigned(spec_.threads), 1,
-                        1, unsigned(spec_.shared_bytes), context_->stream(), parameters),
+                        handles_.function, count, 1, 1, unsigned(spec_.threads), 1, 1,
+                        unsigned(spec_.shared_bytes), context_->stream(), parameters),
                     blocks);
   }
   context_->synchronize();

@@ -40,7 +40,7 @@ class KernelCuda final : public gpu::Kernel {
   void prepare();        // dynamic shared memory
   void demand_blocks();  // TooManyBlocks unless all can be resident together
   void demand_clusters();
-  LaunchConfig cluster_launch(LaunchAttribute (&attributes)[2]) const;
+  LaunchConfig cluster_launch(LaunchAttribute (&attributes)[2], unsigned blocks) const;
 
   std::shared_ptr<Context> context_;
   gpu::KernelSpec spec_;  // without sources

@@ -18,7 +18,10 @@ std::mutex one_launch;  // the kernel's sizes and the running fiber are the proc
 // A fiber's stack holds what a thread keeps in registers, mostly weights.
 size_t stack_bytes(const gpu::Shape& s) {
   const size_t weights = size_t(6 * s.unit_slots + 2 * s.fc1_slots) * size_t(s.half_pairs) +
-                         size_t(2 * s.fc2_slots) * size_t(s.fc_pairs);
+                         size_t(2 * s.fc2_slots) * size_t(s.fc_pairs) +
+                         size_t(s.coarse_gru_kept + s.fine_gru_kept + s.coarse_fc1_kept +
+                                s.coarse_fc2_kept + s.fine_fc1_kept + s.fine_fc2_kept) *
+                             32;
 #if defined(__SANITIZE_ADDRESS__)
   return (64 * 1024 + 16 * weights) / 64 * 64;
 #else
@@ -40,7 +43,8 @@ class EmuKernel final : public gpu::Kernel {
 
   void launch(const gpu::KernelArgs& args) override {
     const std::lock_guard<std::mutex> lock(one_launch);
-    Machine fibers({spec_.blocks, spec_.threads, spec_.shape.cluster, spec_.shared_bytes / 4,
+    const int blocks = args.blocks > 0 ? int(args.blocks) : spec_.blocks;
+    Machine fibers({blocks, spec_.threads, spec_.shape.cluster, spec_.shared_bytes / 4,
                     stack_bytes(spec_.shape)},
                    options_);
     gpu::KernelArgs copy = args;

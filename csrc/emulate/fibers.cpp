@@ -157,6 +157,19 @@ void Machine::meet_block(int barrier) {
   meet(b.arrived, b.waiting, launch_.threads);
 }
 
+void Machine::meet_part(int barrier, int number, int threads, bool waits) {
+  if (options_.fault.barrier == barrier) return;
+  Part& p = block().parts[number];
+  progressed();
+  WF_CHECK(p.arrived == 0 || p.barrier == barrier, "block ", current_->block, ": thread ",
+           current_->thread, " is at barrier ", barrier, " while others are at ", p.barrier);
+  p.barrier = barrier;
+  if (waits || p.arrived + 1 == threads)
+    meet(p.arrived, p.waiting, threads);
+  else
+    ++p.arrived;
+}
+
 void Machine::meet_cluster(int barrier) {
   if (options_.fault.barrier == barrier) return;
   Cluster& c = clusters_[size_t(current_->block / launch_.cluster)];
@@ -208,6 +221,10 @@ void Machine::report_deadlock() const {
     if (b.arrived > 0)
       fail<EngineError>("Emulation: ", b.arrived, " of ", launch_.threads, " threads of block ",
                         &b - blocks_.data(), " wait at barrier ", b.barrier, " for ever.");
+    for (const Part& p : b.parts)
+      if (p.arrived > 0)
+        fail<EngineError>("Emulation: ", p.arrived, " threads of block ", &b - blocks_.data(),
+                          " are at barrier ", p.barrier, " and others never come.");
     for (const Warp& w : b.warps)
       if (w.arrived > 0)
         fail<EngineError>("Emulation: ", w.arrived, " of 32 lanes of warp ", &w - b.warps.data(),

@@ -39,9 +39,18 @@ struct Warp {
   Fiber* waiting[kLanes];
 };
 
+// A barrier of some warps of a block.
+struct Part {
+  int arrived = 0;
+  int barrier = -1;  // as below
+  std::vector<Fiber*> waiting;
+};
+inline constexpr int kParts = 16;  // as a device has
+
 struct Block {
   int arrived = 0;
   int barrier = -1;  // at which its fibers wait
+  Part parts[kParts];
   int finished = 0;  // fibers
   std::vector<Fiber*> waiting;
   std::vector<Warp> warps;
@@ -77,6 +86,8 @@ class Machine {
   Warp& warp() { return block().warps[size_t(current_->thread / kLanes)]; }
   const Fault& fault() const { return options_.fault; }
   void meet_block(int barrier);
+  // At a barrier of `threads` threads of the block; without `waits` this one goes on at once.
+  void meet_part(int barrier, int number, int threads, bool waits);
   void meet_cluster(int barrier);
   float* shared_of(int rank);  // of a block of this cluster; EngineError if that has ended
   // Waits until all lanes of the warp have come with the same `kind`; the last runs `combine`.

@@ -3,6 +3,7 @@
 #include "emulate/primitives_fiber.h"
 // The stages need the primitives above.
 #include "cuda/kernels/persistent.cuh"
+#include "cuda/kernels/sparse.cuh"
 
 namespace wavernn_fast::emulate {
 
@@ -12,7 +13,11 @@ void WF_FIBER_PREPARE(const gpu::Shape& shape) {
 }
 
 void WF_FIBER_THREAD(void* args) {
-  gpu::run_persistent(*static_cast<const gpu::KernelArgs*>(args));
+  const auto& given = *static_cast<const gpu::KernelArgs*>(args);
+  if (gpu::kChainWarps > 0)
+    gpu::run_sparse(given);
+  else
+    gpu::run_persistent(given);
 }
 
 }  // namespace wavernn_fast::emulate

@@ -9,7 +9,7 @@
 
 namespace wavernn_fast::emulate {
 
-enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot };
+enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot, kWarpSync };
 
 // Fill what every lane takes out of a collective.
 void combine_sums(Warp& w, int count);  // lanes (32 / P) j to (32 / P) (j + 1): sum of value j
@@ -17,6 +17,7 @@ void combine_max(Warp& w, int);
 void combine_prefix(Warp& w, int);
 void combine_total(Warp& w, int);
 void combine_ballot(Warp& w, int);
+inline void combine_nothing(Warp&, int) {}
 
 // What a block of a cluster counts of the values pushed to it; zero at first. A phase is over when
 // bytes were announced for it and so many have come.

@@ -33,8 +33,8 @@ Schedule parse_schedule(const std::string& text) {
 
 int parse_barrier(const std::string& text) {
   const uint64_t barrier = number_after(text, "lose:barrier:");
-  WF_CHECK(barrier < gpu::kBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
-           gpu::kBarriers - 1);
+  WF_CHECK(barrier < gpu::kSparseBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
+           gpu::kSparseBarriers - 1);
   return int(barrier);
 }
 

@@ -9,6 +9,7 @@
 
 #define WF_INLINE [[maybe_unused]] static inline
 #define WF_UNROLL
+#define WF_UNROLL_FOUR
 #define WF_REGISTERS(type, name, count) type name[(count) > 0 ? (count) : 1]
 
 namespace wavernn_fast::gpu {
@@ -57,6 +58,8 @@ WF_INLINE unsigned multiply_high(unsigned a, unsigned b) {
 WF_INLINE float fast_exp2(float x) { return __builtin_exp2f(x); }
 WF_INLINE float fast_reciprocal(float x) { return 1.0f / x; }
 
+WF_INLINE int hidden_value(int x) { return x; }
+
 // --- weights -------------------------------------------------------------------------------------
 
 using Weight = Float2;
@@ -66,7 +69,16 @@ WF_INLINE Weight load_weight(const unsigned* at) {
   return {__builtin_bit_cast(float, at[0]), __builtin_bit_cast(float, at[1])};
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return load_weight(at); }
+WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
+  for (int i = 0; i < 4 / kPairWords; ++i) out[i] = load_weight(at + i * kPairWords);
+}
 WF_INLINE Float2 load2(const float* at) { return {at[0], at[1]}; }
+WF_INLINE void load4(const float* at, float* v) {
+  for (int i = 0; i < 4; ++i) v[i] = at[i];
+}
+WF_INLINE void store4(float* at, const float* v) {
+  for (int i = 0; i < 4; ++i) at[i] = v[i];
+}
 WF_INLINE void store2(float* at, Float2 v) {
   at[0] = v.x;
   at[1] = v.y;
@@ -77,6 +89,15 @@ WF_INLINE Float2 load_constant2(const float* at) { return {at[0], at[1]}; }
 // --- within a block ------------------------------------------------------------------------------
 
 WF_INLINE void block_sync(int where) { emulate::machine->meet_block(where); }
+WF_INLINE void part_sync(int where, int number, int threads) {
+  emulate::machine->meet_part(where, number, threads, true);
+}
+WF_INLINE void part_arrive(int where, int number, int threads) {
+  emulate::machine->meet_part(where, number, threads, false);
+}
+WF_INLINE void warp_sync() {
+  emulate::machine->meet_warp(emulate::kWarpSync, emulate::combine_nothing, 0);
+}
 
 WF_INLINE float warp_sums(const float* x, int count) {
   emulate::Warp& w = emulate::machine->warp();
@@ -128,6 +149,9 @@ WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
   *of_peer(at, rank) = value;
   emulate::deliver_bytes(of_peer(arrivals, rank), 4);
   emulate::machine->progressed();
+}
+WF_INLINE void push4(float* at, Arrivals* arrivals, int rank, const float* v) {
+  for (int e = 0; e < 4; ++e) push(at + e, arrivals, rank, v[e]);
 }
 WF_INLINE bool phase_over(Arrivals* at, int parity) { return emulate::is_over(at, parity); }
 WF_INLINE void cluster_sync(int where) { emulate::machine->meet_cluster(where); }

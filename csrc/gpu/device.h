@@ -25,6 +25,7 @@ struct KernelSpec {
   int blocks = 0;
   int threads = 0;       // a block
   int cluster = 1;       // blocks that run on neighbouring multiprocessors; 1: any
+  bool together = true;  // blocks of different clusters wait for each other
   int shared_bytes = 0;  // dynamic shared memory a block
   int max_registers = 255;
 };

@@ -9,6 +9,8 @@
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
 #include "gpu/buffer.h"
+#include "gpu/engine_parts.h"
+#include "gpu/engine_sparse.h"
 #include "gpu/errors.h"
 #include "gpu/kernel_sources.h"
 
@@ -16,13 +18,6 @@ namespace wavernn_fast::gpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr double kSliceSeconds = 0.05;          // a launch; rule 4 of the design allows 0.1
-constexpr double kWatchdogSliceSeconds = 0.01;  // where a display kills kernels that run long
-constexpr int kFirstSlice = 16;                 // steps, before the speed is known
-constexpr int kLongestSlice = 1 << 16;          // steps
-constexpr int kLogitSlice = 4096;               // steps if logits go out: 8 MiB
-constexpr unsigned kPollLimit = 1u << 22;       // some seconds of polling, then the kernel gives up
 
 constexpr int kClasses = 256;
 
@@ -61,20 +56,13 @@ std::string word_name(const Shape& s, int word) {
   return out.str();
 }
 
-std::vector<float> gate_bias(const ModelConfig& c, const CanonicalWeights& weights) {
-  const int64_t rows = 3 * int64_t(c.hidden_size);
-  const float* input = weights.get("gru.b_input", {rows});
-  const float* recurrent = weights.get("gru.b_recurrent", {rows});
-  std::vector<float> bias(input, input + rows);
-  for (int64_t i = 0; i < 2 * rows / 3; ++i) bias[i] += recurrent[i];  // the candidate's is inside
-  return bias;
-}
-
 class GpuEngine final : public Engine {
  public:
+  // `note`: a line of describe().
   GpuEngine(const GpuRequest& request, const CanonicalWeights& weights,
-            std::unique_ptr<Device> device)
+            std::unique_ptr<Device> device, std::string note)
       : GpuEngine(weights, std::move(device)) {
+    note_ = std::move(note);
     make_ready(request);
     bring_constants();
   }
@@ -98,7 +86,7 @@ class GpuEngine final : public Engine {
     const int64_t h = config().hidden_size, f = config().fc_size;
     return 3 * h * h + 2 * (f * h / 2 + 256 * f);
   }
-  std::string describe() const override { return plan_.describe(); }
+  std::string describe() const override { return plan_.describe() + note_; }
 
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
   void await(uint64_t stream) override { device_->await(stream); }
@@ -196,10 +184,8 @@ class GpuEngine final : public Engine {
   }
 
   int slice_steps(const Job& job, int64_t done) const {
-    const double target = device_->limits().watchdog ? kWatchdogSliceSeconds : kSliceSeconds;
-    int64_t n = seconds_per_step_ > 0 ? int64_t(target / seconds_per_step_) : kFirstSlice;
-    n = std::clamp<int64_t>(n, device_->shortest_slice(), job.logits ? kLogitSlice : kLongestSlice);
-    return int(std::min(n, job.n_steps - done));
+    const int64_t most = job.logits ? kLogitSlice : kLongestSlice;
+    return int(std::min(gpu::slice_steps(*device_, seconds_per_step_, most), job.n_steps - done));
   }
 
   // Runs steps [done, done + n) of a job in one launch; returns n, or 0 after a new plan.
@@ -335,11 +321,21 @@ class GpuEngine final : public Engine {
   Buffer<long long> clocks_{*device_};
   std::mutex mutex_;
   unsigned tag_ = 1;
+  std::string note_;
   bool lost_ = false;  // no plan that can run: see retreat
   double seconds_per_step_ = 0;
 };
 
 }  // namespace
+
+std::vector<float> gate_bias(const ModelConfig& c, const CanonicalWeights& weights) {
+  const int64_t rows = 3 * int64_t(c.hidden_size);
+  const float* input = weights.get("gru.b_input", {rows});
+  const float* recurrent = weights.get("gru.b_recurrent", {rows});
+  std::vector<float> bias(input, input + rows);
+  for (int64_t i = 0; i < 2 * rows / 3; ++i) bias[i] += recurrent[i];  // the candidate's is inside
+  return bias;
+}
 
 KernelSpec kernel_spec(const GpuPlan& plan, bool full) {
   KernelSpec spec;
@@ -368,7 +364,10 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.warps = request.warps;
   wanted.cluster = request.cluster;
   wanted.limits = device->limits();
-  return std::make_unique<GpuEngine>(wanted, weights, std::move(device));
+  std::string note;
+  if (is_sparse(wanted, request.sparse, weights, note))
+    return make_sparse_engine(wanted, request.sparse, weights, std::move(device));
+  return std::make_unique<GpuEngine>(wanted, weights, std::move(device), std::move(note));
 }
 
 std::unique_ptr<Engine> make_engine(const GpuPlan& plan, const CanonicalWeights& weights,

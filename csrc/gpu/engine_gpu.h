@@ -15,6 +15,7 @@ struct EngineRequest {
   bool exact = false;
   bool clocks = false;
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
+  std::string sparse = "auto";                            // see gpu/engine_sparse.h
 };
 
 // What to compile and how to launch it, for one plan; `full`: see cuda/kernels/shape.h.

@@ -70,7 +70,7 @@ Shape make_shape(const GpuRequest& request, int exchanges, int blocks, int warps
   s.fc = up(c.fc_size, 2) * 2;  // words travel in pairs; a row more is zero
   s.blocks = blocks;
   s.warps = warps;
-  s.threads = 32 * warps;
+  s.threads = s.gate_threads = 32 * warps;
   s.unit_slots = up(2 * most_dealt(s.half, blocks), warps);
   s.cluster = cluster;
   const int parts = output_parts(s);

@@ -2,6 +2,7 @@
 //
 //   wf_emulator_tests places           every matrix in registers, shared memory and L2
 //   wf_emulator_tests cluster_places   the same for blocks in clusters
+//   wf_emulator_tests sparse           bins of a pruned model in registers and shared memory
 //   wf_emulator_tests outside          less shared memory than the kernel uses: must be reported
 //   wf_emulator_tests idle 2|4 SCHEDULE  blocks that own no unit, which the planner refuses
 //
@@ -17,6 +18,7 @@
 #include "common/error.h"
 #include "emulate/device_emu.h"
 #include "gpu/engine_gpu.h"
+#include "gpu/engine_sparse.h"
 #include "plan/known_devices.h"
 #include "random_model.h"
 #include "reference/engine_reference.h"
@@ -139,6 +141,29 @@ int cluster_places() {
   return wrong + (seen.size() < 4 ? 1000 : 0);
 }
 
+// A model of full blocks, for teams of one block and of two, with ever fewer registers.
+int sparse_places() {
+  int wrong = 0;
+  const wf::ModelConfig config = model(64, 34);
+  const wf::CanonicalWeights weights = wf::make_weights(config);
+  const std::vector<int32_t> expected = draw(*wf::reference::make_engine(config, weights));
+  for (const char* tile : {"4x4", "16x1"})
+    for (const int cluster : {1, 2})
+      for (const int registers : {255, 150, 96}) {
+        gpu::GpuRequest r = request(config, 0, 8);
+        r.cluster = cluster;
+        r.limits.registers = 256 * registers;
+        auto device = wf::emulate::open_device(r.limits, wf::emulate::parse_options("random:1"));
+        const auto found = draw(*gpu::make_sparse_engine(r, tile, weights, std::move(device)));
+        int n = 0;
+        for (int i = 0; i < kSteps; ++i) n += found[size_t(i)] != expected[size_t(i)];
+        std::printf("sparse %s, team of %d, %d registers: %d draws differ\n", tile, cluster,
+                    registers, n);
+        wrong += n;
+      }
+  return wrong;
+}
+
 int outside() {
   gpu::GpuRequest r = request(model(64, 34), 3, 4);
   r.exchanges = 4;
@@ -174,6 +199,7 @@ int main(int count, char** values) {
   try {
     if (what == "places") wrong = places();
     if (what == "cluster_places") wrong = cluster_places();
+    if (what == "sparse") wrong = sparse_places();
     if (what == "outside") wrong = outside();
     if (what == "idle" && count > 3) wrong = idle(std::stoi(values[2]), values[3]);
   } catch (const wf::Error& error) {

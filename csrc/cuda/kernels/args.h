@@ -43,6 +43,10 @@ struct KernelArgs {
   unsigned poll_limit;       // failed polls of one word until a thread gives up
   float inv_temperature;
   int greedy;
+  // Of a pruned model, whose launch runs many streams: the arguments of each, one a team of blocks
+  // (sparse.cuh). Everything above is then said there.
+  const KernelArgs* streams;
+  unsigned blocks;  // of this launch; 0: all that the kernel was made for
 };
 
 }  // namespace wavernn_fast::gpu

@@ -9,6 +9,7 @@
 // The file that compiles this brings the primitives: entry_device.cuh or the emulator.
 #pragma once
 
+#include "cuda/kernels/sample.cuh"
 #include "cuda/kernels/stage_cluster.cuh"
 #include "cuda/kernels/stage_draw.cuh"
 #include "cuda/kernels/stage_gates.cuh"
@@ -18,19 +19,6 @@
 #include "cuda/kernels/stages.h"
 
 namespace wavernn_fast::gpu {
-
-// Ticks of each stage, summed by one thread of block 0.
-struct StageClock {
-  long long* sums;  // null: off
-  long long last;
-};
-
-WF_INLINE void stage_done(StageClock& clock, int stage) {
-  if (!kClocks || clock.sums == nullptr) return;
-  const long long now = clock_ticks();
-  clock.sums[stage] += now - clock.last;
-  clock.last = now;
-}
 
 // Input weights to shared memory, the state from device memory, zeros in the padding.
 WF_INLINE void load_shared(const KernelArgs& args, float* shared) {
@@ -62,9 +50,6 @@ WF_INLINE void store_state(const KernelArgs& args, const float* shared, Inputs l
   args.state[kHidden + 1] = last.fine;
   args.status->steps_done = done;
 }
-
-// 0..255 to [-1, 1].
-WF_INLINE float scaled(int k) { return fma(to_float(k), 1.0f / 127.5f, -1.0f); }
 
 // One warp draws for its block and hands the class on in shared memory. With the fine class
 // goes whether this block goes on, so that all its threads leave at the same step.
@@ -131,7 +116,8 @@ WF_INLINE int run_half(Run& r, int side) {
   const int barrier = side * kBarriersOfHalf, stage = side * kStagesOfHalf;
   const Matrix& fc1 = side == 0 ? r.m.fc1 : r.m.fc3;
   const Matrix& fc2 = side == 0 ? r.m.fc2 : r.m.fc4;
-  stage_gates(r.args, side, r.pre, r.x, r.shared);
+  float* hidden = r.shared + kSharedHidden + side * 64 * kHalfPairs;
+  stage_gates(r.args, side, r.pre, r.x, hidden, hidden, r.shared);
   block_sync(kCoarseHidden + barrier);
   stage_done(r.clock, kClockCoarseGates + stage);
   stage_y(r.args, fc1, side, r.tag, r.shared);

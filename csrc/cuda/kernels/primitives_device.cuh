@@ -8,6 +8,7 @@
 
 #define WF_INLINE static __device__ __forceinline__
 #define WF_UNROLL _Pragma("unroll")
+#define WF_UNROLL_FOUR _Pragma("unroll 4")
 #define WF_REGISTERS(type, name, count) type name[(count) > 0 ? (count) : 1]
 
 namespace wavernn_fast::gpu {
@@ -60,6 +61,12 @@ WF_INLINE float fast_reciprocal(float x) {
   return y;
 }
 
+// x, of which the compiler knows nothing: what follows from it is computed where it is used.
+WF_INLINE int hidden_value(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // --- weights -------------------------------------------------------------------------------------
 
 // Two neighbouring weights of a row as they are kept. `volatile` pins loads and conversions where
@@ -84,6 +91,13 @@ WF_INLINE Weight load_weight(const unsigned* at) {
   return w;
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return *at; }
+WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
+  const uint4 v = *reinterpret_cast<const uint4*>(at);
+  out[0] = v.x;
+  out[1] = v.y;
+  out[2] = v.z;
+  out[3] = v.w;
+}
 #else
 using Weight = Float2;
 WF_INLINE Float2 widen(Weight w) { return w; }
@@ -93,6 +107,12 @@ WF_INLINE Weight load_weight(const unsigned* at) {
   return w;
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return *reinterpret_cast<const Weight*>(at); }
+// 16 bytes of them.
+WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
+  const float4 v = *reinterpret_cast<const float4*>(at);
+  out[0] = {v.x, v.y};
+  out[1] = {v.z, v.w};
+}
 #endif
 constexpr int kPairWords = WF_FP16 ? 1 : 2;
 
@@ -102,6 +122,16 @@ WF_INLINE Float2 load2(const float* at) {  // shared memory, 8-byte aligned
 }
 WF_INLINE void store2(float* at, Float2 v) {
   *reinterpret_cast<float2*>(at) = make_float2(v.x, v.y);
+}
+WF_INLINE void load4(const float* at, float* v) {  // 16-byte aligned, as store4
+  const float4 four = *reinterpret_cast<const float4*>(at);
+  v[0] = four.x;
+  v[1] = four.y;
+  v[2] = four.z;
+  v[3] = four.w;
+}
+WF_INLINE void store4(float* at, const float* v) {
+  *reinterpret_cast<float4*>(at) = make_float4(v[0], v[1], v[2], v[3]);
 }
 WF_INLINE float load_constant(const float* at) { return __ldg(at); }
 WF_INLINE Float2 load_constant2(const float* at) {
@@ -116,6 +146,20 @@ WF_INLINE void block_sync(int where) {
   (void)where;
   __syncthreads();
 }
+
+// Barriers of some warps: `threads` of them wait at the barrier of that number, or announce that
+// they were there and go on.
+WF_INLINE void part_sync(int where, int number, int threads) {
+  (void)where;
+  __syncwarp();
+  asm volatile("bar.sync %0, %1;" : : "r"(number), "r"(threads) : "memory");
+}
+WF_INLINE void part_arrive(int where, int number, int threads) {
+  (void)where;
+  __syncwarp();
+  asm volatile("bar.arrive %0, %1;" : : "r"(number), "r"(threads) : "memory");
+}
+WF_INLINE void warp_sync() { __syncwarp(); }
 
 WF_INLINE float from_lane(float x, int distance) {
   return __shfl_xor_sync(0xffffffffu, x, distance);
@@ -246,6 +290,17 @@ WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
                  "r"(peer + shared_offset(arrivals))
                : "memory");
 }
+// Four neighbouring values, 16-byte aligned.
+WF_INLINE void push4(float* at, Arrivals* arrivals, int rank, const float* v) {
+  const unsigned peer = peer_memory(rank);
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];"
+      :
+      : "r"(peer + shared_offset(at)), "r"(__float_as_uint(v[0])), "r"(__float_as_uint(v[1])),
+        "r"(__float_as_uint(v[2])), "r"(__float_as_uint(v[3])), "r"(peer + shared_offset(arrivals))
+      : "memory");
+}
 // Whether the phase of this parity is over; may sleep for a while. Block scope is enough for what
 // comes into shared memory, which no cache keeps; a wider one empties L1 at every look.
 WF_INLINE bool phase_over(Arrivals* at, int parity) {
@@ -268,6 +323,7 @@ WF_INLINE void init_arrivals(Arrivals*) {}
 WF_INLINE void publish_arrivals() {}
 WF_INLINE void expect_bytes(Arrivals*, unsigned) {}
 WF_INLINE void push(float*, Arrivals*, int, float) {}
+WF_INLINE void push4(float*, Arrivals*, int, const float*) {}
 WF_INLINE bool phase_over(Arrivals*, int) { return true; }
 WF_INLINE void cluster_sync(int) {}
 #endif

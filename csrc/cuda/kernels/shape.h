@@ -59,7 +59,30 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_rows, kSharedRows, WF_SHARED_ROWS)               /* rows and biases of output layers */ \
   X(shared_gate_rows, kSharedGateRows, WF_SHARED_GATE_ROWS) /* rows of the recurrent product */    \
   X(shared_sample, kSharedSample, WF_SHARED_SAMPLE)         /* input weights */                    \
-  X(shared_weights, kSharedWeights, WF_SHARED_WEIGHTS)      /* matrices in shared memory */
+  X(shared_weights, kSharedWeights, WF_SHARED_WEIGHTS)      /* matrices in shared memory */        \
+  X(gate_threads, kGateThreads, WF_GATE_THREADS)            /* of a block that compute gates */    \
+  /* of a pruned model (sparse.cuh); zero otherwise */                                             \
+  X(chain_warps, kChainWarps, WF_CHAIN_WARPS) /* the others multiply R */                          \
+  X(tile_rows, kTileRows, WF_TILE_ROWS)       /* of 16 weights */                                  \
+  X(tile_cols, kTileCols, WF_TILE_COLS)                                                            \
+  X(coarse_gru_kept, kCoarseGruKept, WF_COARSE_GRU_KEPT) /* bins of a warp in registers: R, */     \
+  X(fine_gru_kept, kFineGruKept, WF_FINE_GRU_KEPT)       /* rows of either half, */                \
+  X(coarse_fc1_kept, kCoarseFc1Kept, WF_COARSE_FC1_KEPT) /* and the output layers */               \
+  X(coarse_fc2_kept, kCoarseFc2Kept, WF_COARSE_FC2_KEPT)                                           \
+  X(fine_fc1_kept, kFineFc1Kept, WF_FINE_FC1_KEPT)                                                 \
+  X(fine_fc2_kept, kFineFc2Kept, WF_FINE_FC2_KEPT)                                                 \
+  X(gru_runs, kGruRuns, WF_GRU_RUNS)                      /* block rows of a bin: R */             \
+  X(fc1_runs, kFc1Runs, WF_FC1_RUNS)                      /* O1 and O3 */                          \
+  X(fc2_runs, kFc2Runs, WF_FC2_RUNS)                      /* O2 and O4 */                          \
+  X(head_words, kHeadWords, WF_HEAD_WORDS)                /* of a bin */                           \
+  X(heads_at, kHeadsAt, WF_HEADS_AT)                      /* packed: heads of all bins */          \
+  X(bins_at, kBinsAt, WF_BINS_AT)                         /* and their weights */                  \
+  X(shared_args, kSharedArgs, WF_SHARED_ARGS)             /* KernelArgs of this team's stream */   \
+  X(shared_pre, kSharedPre, WF_SHARED_PRE)                /* pre-activations of the gates */       \
+  X(shared_partials, kSharedPartials, WF_SHARED_PARTIALS) /* sums of chunks, by warp */            \
+  X(shared_biases, kSharedBiases, WF_SHARED_BIASES)       /* of O1 to O4 */                        \
+  X(shared_places, kSharedPlaces, WF_SHARED_PLACES)       /* where a warp's bins are */            \
+  X(shared_heads, kSharedHeads, WF_SHARED_HEADS)          /* of this block's bins */
 
 struct Shape {
 #define WF_FIELD(field, constant, macro) int field = 0;

@@ -63,6 +63,11 @@ WF_INLINE int forced_class(const KernelArgs& args, int side, unsigned step, int 
   return side == 0 ? args.forced[step] >> 8 : args.forced[step] & 255;
 }
 
+// Whether this block speaks for its stream: the first of its team, or of all.
+WF_INLINE bool speaks() {
+  return kChainWarps > 0 ? block_index() % kCluster == 0 : block_index() == 0;
+}
+
 // One warp draws from the logits l [8] of classes 8 lane + 0..7; every block comes to the same
 // class by itself. The lane that has the class returns it, all others return -1.
 WF_INLINE int stage_draw(const KernelArgs& args, int side, unsigned step, const float* shared,
@@ -77,7 +82,7 @@ WF_INLINE int stage_draw(const KernelArgs& args, int side, unsigned step, const 
   const unsigned word =
       reinterpret_cast<const unsigned*>(shared + kSharedChance)[64 * side + (step & 63)];
   if (warp_ballot(!(probe == 0.0f)) != 0) {
-    if (block_index() == 0 && lane_index() == 0 && args.status->failed_step < 0)
+    if (speaks() && lane_index() == 0 && args.status->failed_step < 0)
       args.status->failed_step = static_cast<int>(step);
     return lane_index() == 0 ? forced_class(args, side, step, 128) : -1;
   }

@@ -105,12 +105,16 @@ WF_INLINE void publish_gates(const KernelArgs& args, const float* sums, Cursor a
 // both as published, then the outer candidate.
 constexpr int kPreSize = 8;
 
+// First of the two neighbouring units of a half whose gates this thread computes in round n; H / 2
+// or more: none.
+WF_INLINE int pair_of_units(int n) { return 2 * (thread_index() + n * kGateThreads); }
+
 WF_INLINE void collect_gates(const Poller& poller, int side, Cursor at, unsigned tag, float* pre) {
   const KernelArgs& args = poller.args;
   const Word* words = buffer(args, tag) + gate_words(side);
   WF_UNROLL
   for (int n = 0; n < kGateRounds; ++n) {
-    const int unit = 2 * (thread_index() + n * kThreads);
+    const int unit = pair_of_units(n);
     if (unit >= kHalf) continue;
     const Float2 outer = condition2(args, at, 2 * kHidden + side * kHalf + unit);
     poll_pairs(poller, words + unit, kHalf, 3, tag, pre + kPreSize * n);
@@ -136,13 +140,13 @@ WF_INLINE Float2 sample_weights(const KernelArgs& args, int side, int at, const 
 
 // r = sigmoid(R_r h + I_r x + b), u = sigmoid(R_u h + I_u x + b),
 // e = tanh(r * (R_e h + b_inner) + I_e x + b), h' = u h + (1 - u) e
-// (Kalchbrenner et al. 2018, equation 2). Writes half `side` of the state.
+// (Kalchbrenner et al. 2018, equation 2). Half `side` of the state: h as it is at `hidden`, h' goes
+// to `next`, which may be the same place.
 WF_INLINE void stage_gates(const KernelArgs& args, int side, const float* pre, Inputs x,
-                           float* shared) {
-  float* hidden = shared + kSharedHidden + side * 64 * kHalfPairs;
+                           const float* hidden, float* next, const float* shared) {
   WF_UNROLL
   for (int n = 0; n < kGateRounds; ++n) {
-    const int unit = 2 * (thread_index() + n * kThreads);
+    const int unit = pair_of_units(n);
     if (unit >= kHalf) continue;
     WF_REGISTERS(Float2, in, 3);
     WF_UNROLL
@@ -161,7 +165,7 @@ WF_INLINE void stage_gates(const KernelArgs& args, int side, const float* pre, I
     const float* inner = pre + kPreSize * n + 4;
     const float ex = tanh_of(fma(sigmoid(in[0].x), inner[0], in[2].x));
     const float ey = tanh_of(fma(sigmoid(in[0].y), inner[1], in[2].y));
-    store2(hidden + unit,
+    store2(next + unit,
            {fma(sigmoid(in[1].x), sub(h.x, ex), ex), fma(sigmoid(in[1].y), sub(h.y, ey), ey)});
   }
 }

@@ -20,6 +20,20 @@ enum Barrier : int {
 };
 constexpr int kBarriersOfHalf = 3;
 
+// The same of a pruned model: its warps have two roles (sparse.cuh). A half has its own first four.
+enum SparseBarrier : int {
+  kSparseHidden = kBarriers,  // half of the new state; the fine one for all warps
+  kSparseY = kSparseHidden + 2,
+  kSparseLogits = kSparseY + 2,
+  kSparseDrawn = kSparseLogits + 2,  // the class
+  kSparseReady = kSparseDrawn + 2,   // pre-activations of the gates, if a team is one block
+  kSparseArgs = kSparseReady + 2,    // the arguments
+  kSparseStart,                      // everything else in shared memory
+  kSparseStartCluster,
+  kSparseEndCluster,
+  kSparseBarriers
+};
+
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
   kClockCoarseGates,   // gates of the coarse half, barrier

@@ -1,0 +1,30 @@
+// What the engines over a device have in common.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "gpu/device.h"
+#include "model/weights.h"
+
+namespace wavernn_fast::gpu {
+
+constexpr double kSliceSeconds = 0.05;          // a launch; rule 4 of the design allows 0.1
+constexpr double kWatchdogSliceSeconds = 0.01;  // where a display kills kernels that run long
+constexpr int kFirstSlice = 16;                 // steps, before the speed is known
+constexpr int kLongestSlice = 1 << 16;          // steps
+constexpr int kLogitSlice = 4096;               // steps if logits go out: 8 MiB
+constexpr unsigned kPollLimit = 1u << 22;       // some seconds of polling, then the kernel gives up
+
+// Steps of the next launch, of a device that takes so long for one (0: not known yet).
+inline int64_t slice_steps(const Device& device, double seconds_per_step, int64_t most) {
+  const double target = device.limits().watchdog ? kWatchdogSliceSeconds : kSliceSeconds;
+  const int64_t n = seconds_per_step > 0 ? int64_t(target / seconds_per_step) : kFirstSlice;
+  return std::max<int64_t>(device.shortest_slice(), std::min(n, most));
+}
+
+// [3H] biases of the gates that are added before the activations; the candidate's recurrent bias is
+// not among them, it stands inside the reset product.
+std::vector<float> gate_bias(const ModelConfig& config, const CanonicalWeights& weights);
+
+}  // namespace wavernn_fast::gpu
