@@ -1,6 +1,6 @@
 """Plans of the kernel for pruned models: the table of golden/gpu_sparse_plans.txt, and every plan.
 
-After a change of the planner that is meant: `python tests/test_sparse_plan.py` writes it anew.
+After a change of the planner that is meant: `python tests/test_gpu_sparse_plan.py` writes it anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def plan_of(config: ModelConfig, tensors: cases.Tensors, **options) -> dict[str,
 
 
 HEADER = """\
-# Plans of the kernel for pruned models; written by tests/test_sparse_plan.py. fc is hidden / 2, all
+# Plans of the kernel for pruned models; written by tests/test_gpu_sparse_plan.py. fc is hidden / 2, all
 # matrices keep the same share of their blocks. "many": the plan of most samples of many streams.
 # hidden blocks kept dtype gpu | teams x blocks of a team | warps of the chain + those of R
 #   | bins of a warp in registers: R coarse, fine; O1, O2, O3, O4 | weight registers a thread

@@ -70,6 +70,7 @@ class Row:
     sparsity: float
     block: str
     dtype: str
+    isa: str
     threads: int
     products_per_s: float
     gflops: float  # two operations a weight that is there
@@ -181,6 +182,7 @@ def _row(run: _Run, dense: dict[tuple[int, str, int], float]) -> Row:
         sparsity=matrix.sparsity,
         block=matrix.block,
         dtype=run.dtype,
+        isa=run.facts["isa"],
         threads=run.threads,
         products_per_s=rate,
         gflops=2e-9 * macs * rate,
@@ -194,8 +196,9 @@ def _row(run: _Run, dense: dict[tuple[int, str, int], float]) -> Row:
     )
 
 
-def to_markdown(rows: Sequence[Row], facts: dict[str, Any], isa: str, rounds: int) -> str:
+def to_markdown(rows: Sequence[Row], facts: dict[str, Any], rounds: int) -> str:
     """A table of the rows, and a line about the machine."""
+    isa = ", ".join(sorted({row.isa for row in rows}))
     heads = (
         "size", "zero", "blocks", "dtype", "threads", "products/s", "Gflop/s", "ns a weight",
         "of dense", "of peak", "of read", "paper, SD 808 / 835",

@@ -49,6 +49,7 @@ py::dict matvec(const py::array_t<float, py::array::c_style | py::array::forceca
   }
   py::dict result;
   result["layout"] = found.layout;
+  result["isa"] = cpu::kernels_for(isa).name;
   result["products_per_s"] = found.products_per_second;
   result["weight_bytes"] = found.weight_bytes;
   result["macs"] = found.macs;
