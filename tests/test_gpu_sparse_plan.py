@@ -35,7 +35,8 @@ def plan_of(config: ModelConfig, tensors: cases.Tensors, **options) -> dict[str,
 
 HEADER = """\
 # Plans of the kernel for pruned models; written by tests/test_gpu_sparse_plan.py. fc is half of the
-# hidden size, all matrices keep the same share of their blocks. "many": the plan of most samples of many streams.
+# hidden size, all matrices keep the same share of their blocks. "many": the plan of most samples of
+# many streams.
 # hidden blocks kept dtype gpu | teams x blocks of a team | warps of the chain + those of R
 #   | bins of a warp in registers: R coarse, fine; O1, O2, O3, O4 | weight registers a thread
 #   | shared bytes a block | cycles a sample: gates, y, logits, draw of a half, late; issue, fetch
