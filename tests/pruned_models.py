@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-from pathlib import Path
-
 import cases
+import lyra as lyra_arrays
 import numpy as np
 import reference
 from numpy.typing import NDArray
 
 from wavernn_fast.config import ModelConfig
 
-LYRA = Path(__file__).resolve().parents[2] / "shared/data/weights/lyra_sparse_wavernn"
+LYRA = lyra_arrays.FOLDER
 LYRA_CONFIG = cases.dual_config(1024, 512, sample_rate=16000)
-NO_LYRA = f"the arrays of a real pruned model are not at {LYRA}"
+NO_LYRA = lyra_arrays.MISSING
 PRUNED = ("gru.w_recurrent", "coarse_fc1.weight", "coarse_fc2.weight")
 PRUNED += ("fine_fc1.weight", "fine_fc2.weight")
 Tile = tuple[int, int]
@@ -68,34 +66,9 @@ def uneven_masks(
     return masks
 
 
-def _raw(name: str) -> NDArray[np.float32]:
-    data = gzip.decompress((LYRA / f"768_512_95_4x4_{name}.raw.gz").read_bytes())
-    return np.frombuffer(data, np.float32)
-
-
-def _masked(name: str, rows: int) -> NDArray[np.float32]:
-    return (_raw(f"{name}_weights") * _raw(f"{name}_mask")).reshape(rows, -1)
-
-
 def lyra() -> cases.Tensors:
-    """1,024 units, 95 % of all five matrices zero in 4x4 blocks, very uneven, weights up to 292.
-
-    Its recurrent bias stands inside the reset product; it has no conditioning.
-    """
-    w_sample = np.zeros((3, 1024, 3), np.float32)
-    w_sample[:, :, :2] = _raw("QRhat_weights").reshape(3, 1024, 2)
-    w_sample[:, 512:, 2] = _raw("What_weights").reshape(3, 512)  # c_t reaches the fine half only
-    tensors = {
-        "gru.w_recurrent": _masked("wavernn_gru", 3072),
-        "gru.b_recurrent": _raw("wavernn_gru_bias"),
-        "gru.b_input": np.zeros(3072, np.float32),
-        "gru.w_sample": w_sample.reshape(3072, 3),
-    }
-    for half in ("coarse", "fine"):
-        for layer, stem, rows in (("fc1", "proj", 512), ("fc2", "logit", 256)):
-            tensors[f"{half}_{layer}.weight"] = _masked(f"{half}{stem}", rows)
-            tensors[f"{half}_{layer}.bias"] = _raw(f"{half}{stem}_bias")
-    return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
+    """1,024 units, 95 % of all five matrices zero in 4x4 blocks, very uneven, weights up to 292."""
+    return dict(lyra_arrays.tensors())
 
 
 def rounded(tensors: cases.Tensors) -> cases.Tensors:

@@ -27,13 +27,12 @@ float quantize(const float* x, int n, int pieces, bool is_signed, uint8_t* u) {
 
 // exp(r) - 1 for |r| <= ln 2 / 2: degree-6 polynomial with the coefficients of the Cephes library
 // (S. Moshier, expf).
+inline constexpr float kExp[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
 WF_ALWAYS F exp_polynomial(F r) {
-  F p = set1(1.9875691500e-4f);
-  p = fma(p, r, set1(1.3981999507e-3f));
-  p = fma(p, r, set1(8.3334519073e-3f));
-  p = fma(p, r, set1(4.1665795894e-2f));
-  p = fma(p, r, set1(1.6666665459e-1f));
-  p = fma(p, r, set1(5.0000001201e-1f));
+  F p = set1(kExp[0]);
+#pragma GCC unroll 5
+  for (int k = 1; k < 6; ++k) p = fma(p, r, set1(kExp[k]));
   return fma(p, mul(r, r), r);
 }
 
@@ -189,12 +188,12 @@ WF_ALWAYS void bounded_exp(F (&x)[kCount]) {
   WF_EACH n[i] = round_int(mul(x[i], set1(kLog2E)));
   WF_EACH r[i] = fma(to_float(n[i]), set1(-kLn2High), x[i]);
   WF_EACH r[i] = fma(to_float(n[i]), set1(-kLn2Low), r[i]);
-  WF_EACH x[i] = fma(set1(1.9875691500e-4f), r[i], set1(1.3981999507e-3f));
-  WF_EACH x[i] = fma(x[i], r[i], set1(8.3334519073e-3f));
+  WF_EACH x[i] = fma(set1(kExp[0]), r[i], set1(kExp[1]));
+  WF_EACH x[i] = fma(x[i], r[i], set1(kExp[2]));
   WF_EACH square[i] = mul(r[i], r[i]);
-  WF_EACH x[i] = fma(x[i], r[i], set1(4.1665795894e-2f));
-  WF_EACH x[i] = fma(x[i], r[i], set1(1.6666665459e-1f));
-  WF_EACH x[i] = fma(x[i], r[i], set1(5.0000001201e-1f));
+  WF_EACH x[i] = fma(x[i], r[i], set1(kExp[3]));
+  WF_EACH x[i] = fma(x[i], r[i], set1(kExp[4]));
+  WF_EACH x[i] = fma(x[i], r[i], set1(kExp[5]));
   WF_EACH x[i] = scale_exponent(add(fma(x[i], square[i], r[i]), set1(1.0f)), n[i]);
 #undef WF_EACH
 }

@@ -165,9 +165,13 @@ void sparse_tile(const SparseArgs& a, int stream) {
   }
 }
 
+using SparseTile = void (*)(const SparseArgs&, int);
 template <class Format, class Shape, int kStreams>
-WF_ALWAYS void sparse_tile_if(const SparseArgs& a, int stream) {
-  if constexpr (kStreams <= kStreamTile) sparse_tile<Format, Shape, kStreams>(a, stream);
+constexpr SparseTile sparse_tile_if_used() {
+  if constexpr (kStreams <= kStreamTile)
+    return sparse_tile<Format, Shape, kStreams>;
+  else
+    return nullptr;
 }
 
 template <class Format, class Shape>
@@ -176,35 +180,15 @@ void sparse(const SparseArgs& a) {
     for (int i = 0; i < a.n_panels; ++i) sparse_single<Format, Shape>(a, a.panels[i]);
     return;
   }
+  constexpr SparseTile kTiles[] = {
+      sparse_tile_if_used<Format, Shape, 1>(), sparse_tile_if_used<Format, Shape, 2>(),
+      sparse_tile_if_used<Format, Shape, 3>(), sparse_tile_if_used<Format, Shape, 4>(),
+      sparse_tile_if_used<Format, Shape, 5>(), sparse_tile_if_used<Format, Shape, 6>(),
+      sparse_tile_if_used<Format, Shape, 7>(), sparse_tile_if_used<Format, Shape, 8>()};
   const int tiles = (a.streams + kStreamTile - 1) / kStreamTile;
   for (int i = 0, stream = 0; i < tiles; ++i) {
     const int count = (a.streams - stream) / (tiles - i);
-    switch (count) {
-      case 1:
-        sparse_tile_if<Format, Shape, 1>(a, stream);
-        break;
-      case 2:
-        sparse_tile_if<Format, Shape, 2>(a, stream);
-        break;
-      case 3:
-        sparse_tile_if<Format, Shape, 3>(a, stream);
-        break;
-      case 4:
-        sparse_tile_if<Format, Shape, 4>(a, stream);
-        break;
-      case 5:
-        sparse_tile_if<Format, Shape, 5>(a, stream);
-        break;
-      case 6:
-        sparse_tile_if<Format, Shape, 6>(a, stream);
-        break;
-      case 7:
-        sparse_tile_if<Format, Shape, 7>(a, stream);
-        break;
-      default:
-        sparse_tile_if<Format, Shape, 8>(a, stream);
-        break;
-    }
+    kTiles[count - 1](a, stream);
     stream += count;
   }
 }

@@ -262,6 +262,10 @@ Layout choose_layout(const MatrixSource& source, const PlanRequest& request) {
   }
   Layout best = Layout::dense;
   if (source.n_cols > kMostColumns) return best;
+  // With more weights than that no layout gains enough: a dense model is looked through but once.
+  const std::vector<int64_t> weights = weights_by_block(source);
+  const int64_t all = int64_t(source.n_rows) * source.n_cols;
+  if (std::accumulate(weights.begin(), weights.end(), int64_t(0)) * 3 > all * 2) return best;
   double lowest = kLeastGain * cost(source, best, request);
   for (Layout layout : {Layout::rows16, Layout::tile4x4, Layout::tile8x4, Layout::single}) {
     if (!offered(layout, request.dtype)) continue;
