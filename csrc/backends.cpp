@@ -23,6 +23,8 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
   request.warps = options.warps;
   request.cluster = options.cluster;
   request.sparse = options.sparse;
+  request.streams = options.streams;
+  request.split = options.split;
   return request;
 }
 

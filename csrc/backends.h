@@ -20,8 +20,10 @@ struct EngineOptions {
   // Of the persistent kernel:
   std::string gpu = "H200";                               // emu: the GPU it stands for
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
-  bool exact = true;                                      // IEEE operations only
-  bool clocks = false;                                    // time the stages of a sample
+  int streams = 1;         // that the engine is made for, side by side; 0: as many as are fastest
+  bool split = false;      // of many streams: activations in two halves
+  bool exact = true;       // IEEE operations only
+  bool clocks = false;     // time the stages of a sample
   cuda::OpenOptions cuda;  // which device and stream, where its compiler is
 };
 

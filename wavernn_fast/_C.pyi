@@ -39,6 +39,8 @@ class Engine:
         blocks: int = ...,
         warps: int = ...,
         cluster: int = ...,
+        streams: int = ...,
+        split: bool = ...,
         exact: bool = ...,
         clocks: bool = ...,
         ordinal: int = ...,
@@ -224,6 +226,25 @@ def unpack_sparse_plan(
     warps: int = ...,
     cluster: int = ...,
     tile: str = ...,
+) -> dict[str, NDArray[np.float32]]: ...
+def many_plan(
+    config: Mapping[str, Any],
+    *,
+    gpu: str = ...,
+    streams: int = ...,
+    split: bool = ...,
+    blocks: int = ...,
+    warps: int = ...,
+    exact: bool = ...,
+    full: bool = ...,
+) -> dict[str, Any]: ...
+def unpack_many_plan(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    *,
+    gpu: str = ...,
+    blocks: int = ...,
+    warps: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...
 def kernel_sources() -> list[tuple[str, str]]: ...
 def available_isas() -> list[str]: ...

@@ -210,25 +210,16 @@ std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensor
                                   const std::string& device, const std::string& dtype, int threads,
                                   const std::string& isa, const std::string& sparse,
                                   const std::string& gpu, int exchanges, int blocks, int warps,
-                                  int cluster, bool exact, bool clocks, int ordinal,
-                                  std::optional<uint64_t> stream,
+                                  int cluster, int streams, bool split, bool exact, bool clocks,
+                                  int ordinal, std::optional<uint64_t> stream,
                                   const std::vector<std::string>& nvrtc,
                                   const std::string& cubins) {
   const ModelConfig c = read_config(config);
   const CanonicalWeights weights = read_weights(tensors);
-  const EngineOptions options{device,
-                              dtype,
-                              threads,
-                              isa,
-                              sparse,
-                              gpu,
-                              exchanges,
-                              blocks,
-                              warps,
-                              cluster,
-                              exact,
-                              clocks,
-                              {ordinal, stream, {nvrtc, cubins}}};
+  const EngineOptions options{
+      device,  dtype,     threads, isa,    sparse,
+      gpu,     exchanges, blocks,  warps,  cluster,
+      streams, split,     exact,   clocks, {ordinal, stream, {nvrtc, cubins}}};
   const py::gil_scoped_release release;  // packing takes seconds, compiling a kernel more
   return make_engine(c, weights, options);
 }
@@ -265,9 +256,10 @@ void bind_engine(py::module_& m) {
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
            py::arg("isa") = "auto", py::arg("sparse") = "auto", py::arg("gpu") = "H200",
            py::arg("exchanges") = 0, py::arg("blocks") = 0, py::arg("warps") = 0,
-           py::arg("cluster") = 0, py::arg("exact") = true, py::arg("clocks") = false,
-           py::arg("ordinal") = 0, py::arg("stream") = py::none(),
-           py::arg("nvrtc") = std::vector<std::string>(), py::arg("cubins") = "")
+           py::arg("cluster") = 0, py::arg("streams") = 1, py::arg("split") = false,
+           py::arg("exact") = true, py::arg("clocks") = false, py::arg("ordinal") = 0,
+           py::arg("stream") = py::none(), py::arg("nvrtc") = std::vector<std::string>(),
+           py::arg("cubins") = "")
       .def_property_readonly("device", &Engine::device)
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)

@@ -10,6 +10,7 @@
 #include "gpu/engine_sparse.h"
 #include "gpu/kernel_sources.h"
 #include "plan/gpu.h"
+#include "plan/gpu_many.h"
 #include "plan/known_devices.h"
 
 namespace py = pybind11;
@@ -175,6 +176,71 @@ py::dict unpack_sparse_plan(const py::dict& config, const py::dict& tensors,
   return result;
 }
 
+gpu::ManyPlan choose_many(const py::dict& config, const std::string& name, int streams, bool split,
+                          int blocks, int warps, bool exact) {
+  gpu::ManyRequest request;
+  request.gpu.config = read_config(config);
+  request.gpu.dtype = Dtype::fp16;
+  request.gpu.exact = exact;
+  request.gpu.blocks = blocks;
+  request.gpu.warps = warps;
+  request.gpu.limits = gpu::known_device(name);
+  request.streams = streams;
+  request.split = split;
+  return gpu::choose_many_plan(request);
+}
+
+py::dict many_plan(const py::dict& config, const std::string& name, int streams, bool split,
+                   int blocks, int warps, bool exact, bool full) {
+  gpu::ManyPlan plan = choose_many(config, name, streams, split, blocks, warps, exact);
+  plan.shape.full = full;
+  py::dict d;
+  d["shape"] = shape_fields(plan.shape);
+  d["macros"] = gpu::shape_macros(plan.shape);
+  d["arch"] = plan.request.gpu.limits.arch;
+  d["teams"] = plan.teams;
+  d["slots"] = plan.slots();
+  d["weight_registers"] = plan.weight_registers;
+  d["shared_bytes"] = plan.shared_bytes;
+  d["resident_bytes"] = plan.resident_bytes;
+  const gpu::ManyLatency& l = plan.latency;
+  py::dict latency;
+  latency["gates"] = l.gates;
+  latency["hidden"] = l.hidden;
+  latency["y"] = l.y;
+  latency["logits"] = l.logits;
+  latency["draw"] = l.draw;
+  latency["advance"] = l.advance;
+  d["latency"] = latency;
+  d["cycles"] = l.total();
+  d["samples_per_s"] = plan.predicted_samples_per_s();
+  d["throughput"] = plan.predicted_throughput();
+  d["text"] = plan.describe();
+  return d;
+}
+
+py::dict unpack_many_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
+                          int blocks, int warps) {
+  const gpu::ManyPlan plan = choose_many(config, name, 1, false, blocks, warps, true);
+  const std::vector<uint32_t> packed = gpu::pack_many(plan, read_weights(tensors));
+  py::dict result;
+  for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
+    const std::vector<float> flat = gpu::unpack_many(plan, packed, matrix);
+    result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
+  }
+  return result;
+}
+
+void bind_many(py::module_& m) {
+  m.def("many_plan", &many_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
+        py::arg("streams") = 0, py::arg("split") = false, py::arg("blocks") = 0,
+        py::arg("warps") = 0, py::arg("exact") = false, py::arg("full") = false,
+        "How the kernel for many streams would run a model on a GPU; all figures are predictions.");
+  m.def("unpack_many_plan", &unpack_many_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
+        py::arg("gpu") = "H200", py::arg("blocks") = 0, py::arg("warps") = 0,
+        "The weights as packed for the kernel for many streams, unpacked again (for tests).");
+}
+
 void bind_sparse(py::module_& m) {
   m.def("sparse_plan", &sparse_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
         py::arg("gpu") = "H200", py::arg("dtype") = "fp32", py::arg("warps") = 0,
@@ -191,6 +257,7 @@ void bind_sparse(py::module_& m) {
 
 void bind_gpu(py::module_& m) {
   bind_sparse(m);
+  bind_many(m);
   m.def(
       "known_gpus",
       [] {

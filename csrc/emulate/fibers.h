@@ -27,6 +27,12 @@ struct Fiber {
 
 inline constexpr int kLanes = 32;
 
+// What a lane has of a product of tiles: see multiply_tile.
+struct TileWork {
+  uint32_t weights[4], activations[2];
+  float sums[4];
+};
+
 // A warp collective: lanes put their values in, the last to come fills what all take out. In and
 // out are apart, since a quick lane puts its next value in before a slow one has taken this out.
 struct Warp {
@@ -36,6 +42,8 @@ struct Warp {
   float out[kLanes];
   uint32_t words_in[kLanes];
   uint32_t words_out[kLanes];
+  TileWork tile_in[kLanes];
+  float tile_out[kLanes][4];
   Fiber* waiting[kLanes];
 };
 

@@ -2,6 +2,7 @@
 // WF_FIBER_PREPARE and WF_FIBER_THREAD name the two functions it defines.
 #include "emulate/primitives_fiber.h"
 // The stages need the primitives above.
+#include "cuda/kernels/many.cuh"
 #include "cuda/kernels/persistent.cuh"
 #include "cuda/kernels/sparse.cuh"
 
@@ -14,7 +15,9 @@ void WF_FIBER_PREPARE(const gpu::Shape& shape) {
 
 void WF_FIBER_THREAD(void* args) {
   const auto& given = *static_cast<const gpu::KernelArgs*>(args);
-  if (gpu::kChainWarps > 0)
+  if (gpu::kStreamTiles > 0)
+    gpu::run_many(given);
+  else if (gpu::kChainWarps > 0)
     gpu::run_sparse(given);
   else
     gpu::run_persistent(given);

@@ -9,7 +9,7 @@
 
 namespace wavernn_fast::emulate {
 
-enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot, kWarpSync };
+enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot, kWarpSync, kTile };
 
 // Fill what every lane takes out of a collective.
 void combine_sums(Warp& w, int count);  // lanes (32 / P) j to (32 / P) (j + 1): sum of value j
@@ -17,6 +17,7 @@ void combine_max(Warp& w, int);
 void combine_prefix(Warp& w, int);
 void combine_total(Warp& w, int);
 void combine_ballot(Warp& w, int);
+void combine_tile(Warp& w, int);  // sums + weights x activations, column after column
 inline void combine_nothing(Warp&, int) {}
 
 // What a block of a cluster counts of the values pushed to it; zero at first. A phase is over when
@@ -28,6 +29,7 @@ bool is_over(const gpu::Word* at, int parity);
 int to_int(float x);       // to nearest, ties to even; as a device does it out of range
 int64_t to_long(float x);  // the same for 64 bits
 float half_to_float(uint32_t half);
+uint32_t float_to_half(float x);
 // The same word of the first of both buffers of the exchange area.
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape);

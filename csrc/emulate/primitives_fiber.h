@@ -72,6 +72,27 @@ WF_INLINE Weight shared_weight(const unsigned* at) { return load_weight(at); }
 WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
   for (int i = 0; i < 4 / kPairWords; ++i) out[i] = load_weight(at + i * kPairWords);
 }
+
+constexpr int kTileWords = 4;
+WF_INLINE void load_tile(const unsigned* at, unsigned* out) {
+  for (int i = 0; i < kTileWords; ++i) out[i] = at[i];
+}
+WF_INLINE void shared_tile(const unsigned* at, unsigned* out) { load_tile(at, out); }
+WF_INLINE void keep_tile(unsigned* at, const unsigned* tile) { load_tile(tile, at); }
+WF_INLINE void multiply_tile(const unsigned* tile, unsigned low, unsigned high, float* sums) {
+  emulate::Warp& w = emulate::machine->warp();
+  emulate::TileWork& mine = w.tile_in[lane_index()];
+  for (int i = 0; i < kTileWords; ++i) mine.weights[i] = tile[i], mine.sums[i] = sums[i];
+  mine.activations[0] = low;
+  mine.activations[1] = high;
+  emulate::machine->meet_warp(emulate::kTile, emulate::combine_tile, 0);
+  for (int i = 0; i < kTileWords; ++i) sums[i] = w.tile_out[lane_index()][i];
+}
+WF_INLINE unsigned pack_halves(float low, float high) {
+  return emulate::float_to_half(low) | emulate::float_to_half(high) << 16;
+}
+WF_INLINE float half_value(unsigned half) { return emulate::half_to_float(half & 0xffff); }
+
 WF_INLINE Float2 load2(const float* at) { return {at[0], at[1]}; }
 WF_INLINE void load4(const float* at, float* v) {
   for (int i = 0; i < 4; ++i) v[i] = at[i];
@@ -160,6 +181,11 @@ WF_INLINE void cluster_sync(int where) { emulate::machine->meet_cluster(where); 
 
 WF_INLINE void publish(Word* at, float value, unsigned tag) {
   *at = static_cast<Word>(tag) << 32 | __builtin_bit_cast(unsigned, value);
+  emulate::machine->progressed();
+}
+
+WF_INLINE void publish_bits(Word* at, unsigned bits, unsigned tag) {
+  *at = static_cast<Word>(tag) << 32 | bits;
   emulate::machine->progressed();
 }
 

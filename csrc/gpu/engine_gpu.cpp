@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
 #include "gpu/buffer.h"
+#include "gpu/engine_many.h"
 #include "gpu/engine_parts.h"
 #include "gpu/engine_sparse.h"
 #include "gpu/errors.h"
@@ -364,6 +365,8 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   wanted.warps = request.warps;
   wanted.cluster = request.cluster;
   wanted.limits = device->limits();
+  if (request.streams != 1)
+    return make_many_engine({wanted, request.streams, request.split}, weights, std::move(device));
   std::string note;
   if (is_sparse(wanted, request.sparse, weights, note))
     return make_sparse_engine(wanted, request.sparse, weights, std::move(device));

@@ -16,6 +16,9 @@ struct EngineRequest {
   bool clocks = false;
   int exchanges = 0, blocks = 0, warps = 0, cluster = 0;  // 0: the planner's choice
   std::string sparse = "auto";                            // see gpu/engine_sparse.h
+  // 1: one utterance as fast as can be; else see plan/gpu_many.h, as `split`.
+  int streams = 1;
+  bool split = false;
 };
 
 // What to compile and how to launch it, for one plan; `full`: see cuda/kernels/shape.h.

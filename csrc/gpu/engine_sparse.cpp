@@ -11,6 +11,7 @@
 #include "gpu/engine_parts.h"
 #include "gpu/errors.h"
 #include "gpu/kernel_sources.h"
+#include "gpu/stream_batch.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -26,47 +27,17 @@ struct Form {
   std::unique_ptr<Kernel> plain, full;  // null until a job needs them
 };
 
-// One team's share of a launch.
-struct Slice {
-  Job* job;
-  int64_t* done;        // steps of the job so far
-  int64_t first_frame;  // of the job's conditioning
-  int64_t steps;        // in this launch
-};
-
-// Values of several streams that travel in one transfer.
-template <class T>
-struct Pool {
-  explicit Pool(Device& device) : buffer(device) {}
-  Buffer<T> buffer;
-  std::vector<T> values;
-  size_t add(const T* from, size_t count) {
-    const size_t at = values.size();
-    values.insert(values.end(), from, from + count);
-    return at;
-  }
-  const T* upload() {
-    return values.empty() ? nullptr : buffer.upload(values.data(), values.size());
-  }
-};
-
 class SparseEngine final : public Engine {
  public:
   SparseEngine(const GpuRequest& request, const std::string& sparse,
                const CanonicalWeights& weights, std::unique_ptr<Device> device)
-      : device_(std::move(device)), canonical_(weights) {
+      : device_(std::move(device)), canonical_(weights), batch_(*device_, request.config, weights) {
     const auto model = sparse_tiles(request, sparse, canonical_);
     fill_bins(*model);
     one_ = std::make_unique<Form>(choose_sparse_plan({request, false}, model), *device_);
     many_ = std::make_unique<Form>(choose_sparse_plan({request, true}, model), *device_);
     kernel_of(*one_, false);  // now, not when the first sample is wanted
-    bias_ = gate_bias(config(), canonical_);
-    base_.upload(bias_.data(), bias_.size());
     words_.reserve(2);
-    if (one_->plan.shape.taps > 0) {
-      const int64_t hop = config().hop_length, taps = one_->plan.shape.taps;
-      upsample_.upload(canonical_.get("upsample.kernel", {hop, taps}), size_t(hop * taps));
-    }
     if (one_->plan.shape.clocks) {
       clocks_.reserve(kClockStages);
       clocks_.zero();
@@ -93,7 +64,7 @@ class SparseEngine final : public Engine {
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
   void await(uint64_t stream) override { device_->await(stream); }
   std::vector<float> hold_bias() const override {
-    return config().hold_size() > 0 ? bias_ : std::vector<float>();
+    return config().hold_size() > 0 ? batch_.bias() : std::vector<float>();
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
@@ -112,22 +83,22 @@ class SparseEngine final : public Engine {
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     check_jobs(config(), jobs);
-    std::vector<int64_t> done(jobs.size()), first_frame(jobs.size());
-    for (size_t i = 0; i < jobs.size(); ++i)
-      first_frame[i] = int64_t(jobs[i].state->position()) / config().hop_length;
+    std::vector<int64_t> done;
+    std::vector<Slice> slices = begin_slices(config(), jobs, done);
     for (;;) {
-      std::vector<size_t> left;
-      for (size_t i = 0; i < jobs.size(); ++i)
-        if (done[i] < jobs[i].n_steps) left.push_back(i);
-      if (left.empty()) return;
-      std::stable_sort(left.begin(), left.end(), [&](size_t a, size_t b) {
-        return jobs[a].n_steps - done[a] > jobs[b].n_steps - done[b];
+      const auto steps_left = [](const Slice& s) { return s.job->n_steps - *s.done; };
+      slices.erase(std::remove_if(slices.begin(), slices.end(),
+                                  [&](const Slice& s) { return steps_left(s) == 0; }),
+                   slices.end());
+      if (slices.empty()) return;
+      std::stable_sort(slices.begin(), slices.end(), [&](const Slice& a, const Slice& b) {
+        return steps_left(a) > steps_left(b);
       });
-      Form& form = int(left.size()) > one_->plan.teams ? *many_ : *one_;
-      left.resize(std::min(left.size(), size_t(form.plan.teams)));
-      std::vector<Slice> slices;
-      for (const size_t i : left) slices.push_back({&jobs[i], &done[i], first_frame[i], 0});
-      run_slices(form, slices);
+      Form& form = int(slices.size()) > one_->plan.teams ? *many_ : *one_;
+      std::vector<Slice> now(
+          slices.begin(),
+          slices.begin() + std::min<int64_t>(int64_t(slices.size()), form.plan.teams));
+      run_slices(form, now);
       if (interrupt) interrupt();
     }
   }
@@ -162,10 +133,6 @@ class SparseEngine final : public Engine {
     form.full.reset();
   }
 
-  static bool needs_full(const Job& job) {
-    return job.logits || job.forced_labels || job.words || job.state->greedy;
-  }
-
   // One launch of as many steps of every job as fit into it. If there is no room for so many teams,
   // nothing has happened but that there are fewer from now on.
   void run_slices(Form& form, std::vector<Slice>& slices) {
@@ -193,153 +160,16 @@ class SparseEngine final : public Engine {
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     seconds_per_step_ = seconds / double(longest);
-    take_results(slices);
+    KernelStatus status;
+    if (batch_.take(slices, status) >= 0) report_stall(status);
   }
 
   KernelArgs arguments(Form& form, const std::vector<Slice>& slices) {
-    const size_t width = size_t(config().hidden_size) + 2;
-    size_t steps = 0, logit_steps = 0;
-    for (auto* pool : {&hold_, &interp_, &state_}) pool->values.clear();
-    uniforms_.values.clear();
-    forced_.values.clear();
-    for (const Slice& s : slices) {
-      steps += size_t(s.steps);
-      if (s.job->logits) logit_steps += size_t(s.steps);
-    }
-    labels_.reserve(steps);
-    logits_.reserve(logit_steps * 512);
-    std::vector<KernelArgs> args;
-    std::vector<size_t> at[4];  // of each stream in hold, interp, uniforms, forced
-    for (const Slice& s : slices) {
-      args.push_back(stream_arguments(form, s));
-      const StreamState& state = *s.job->state;
-      state_.add(state.hidden.data(), width - 2);
-      state_.add(state.feedback, 2);
-      put_conditioning(args.back(), s, at);
-      at[2].push_back(uniforms_.values.size());
-      if (s.job->words) uniforms_.add(s.job->words + 2 * *s.done, 2 * size_t(s.steps));
-      at[3].push_back(forced_.values.size());
-      if (s.job->forced_labels) forced_.add(s.job->forced_labels + *s.done, size_t(s.steps));
-    }
-    const std::vector<KernelStatus> fresh(slices.size(), KernelStatus{0, -1, 0});
-    status_.upload(fresh.data(), fresh.size());
-    const float *hold = hold_.upload(), *interp = interp_.upload();
-    const uint32_t* uniforms = uniforms_.upload();
-    const int* forced = forced_.upload();
-    state_.upload();
-    size_t label = 0, logit = 0;
-    for (size_t i = 0; i < slices.size(); ++i) {
-      const Job& job = *slices[i].job;
-      KernelArgs& a = args[i];
-      if (a.base == nullptr) a.base = hold + at[0][i];
-      if (plan_taps() > 0 && a.interp == nullptr) a.interp = interp + at[1][i];
-      if (job.words) a.uniforms = uniforms + at[2][i];
-      if (job.forced_labels) a.forced = forced + at[3][i];
-      a.state = state_.buffer.get() + i * width;
-      a.status = status_.get() + i;
-      a.labels = labels_.get() + label;
-      label += size_t(slices[i].steps);
-      if (!job.logits) continue;
-      a.logits = logits_.get() + logit * 512;
-      logit += size_t(slices[i].steps);
-    }
-    if (one_->plan.shape.clocks) args[0].clocks = clocks_.get();
     KernelArgs launch{};
-    launch.streams = args_.upload(args.data(), args.size());
+    launch.streams = batch_.upload(slices, form.weights.get(), words_.get(),
+                                   one_->plan.shape.clocks ? clocks_.get() : nullptr);
     launch.blocks = unsigned(slices.size()) * unsigned(form.plan.shape.cluster);
     return launch;
-  }
-
-  int plan_taps() const { return one_->plan.shape.taps; }
-
-  // What needs no memory of the launch.
-  KernelArgs stream_arguments(const Form& form, const Slice& s) const {
-    const StreamState& state = *s.job->state;
-    KernelArgs a{};
-    a.weights = form.weights.get();
-    a.words = words_.get();
-    a.steps = unsigned(s.steps);
-    a.seed = state.key.seed;
-    a.item = state.key.item;
-    a.fold = state.key.fold;
-    a.step0 = state.step;
-    a.hop = unsigned(config().hop_length);
-    a.poll_limit = kPollLimit;
-    a.inv_temperature = state.inv_temperature;
-    a.greedy = state.greedy;
-    return a;
-  }
-
-  // Rows of the frames that these steps see, as in the dense engine; `base` and `interp` stay null
-  // where they go to a pool.
-  void put_conditioning(KernelArgs& a, const Slice& s, std::vector<size_t>* at) {
-    const Job& job = *s.job;
-    const int64_t position = int64_t(job.state->position()), hop = config().hop_length;
-    const int64_t row = position / hop - s.first_frame;
-    const int64_t rows = (position % hop + s.steps + hop - 1) / hop;
-    const int64_t width = 3 * config().hidden_size;
-    a.phase0 = unsigned(position % hop);
-    at[0].push_back(hold_.values.size());
-    at[1].push_back(interp_.values.size());
-    if (job.hold == nullptr) {
-      a.base = base_.get();
-    } else {
-      a.base_stride = unsigned(width);
-      if (job.hold_on_device)
-        a.base = job.hold + row * width;
-      else
-        for (int64_t i = 0; i < rows * width; ++i)
-          hold_.values.push_back(job.hold[row * width + i] + bias_[size_t(i % width)]);
-    }
-    if (plan_taps() == 0) return;
-    a.upsample = upsample_.get();
-    if (job.interp_on_device)
-      a.interp = job.interp + row * width;
-    else
-      interp_.add(job.interp + row * width, size_t((rows + plan_taps() - 1) * width));
-  }
-
-  void take_results(std::vector<Slice>& slices) {
-    const size_t width = size_t(config().hidden_size) + 2;
-    std::vector<KernelStatus> status(slices.size());
-    status_.download(status.data(), status.size());
-    size_t steps = 0, logit_steps = 0;
-    for (const Slice& s : slices) {
-      steps += size_t(s.steps);
-      if (s.job->logits) logit_steps += size_t(s.steps);
-    }
-    std::vector<int> labels(steps);
-    std::vector<float> logits(logit_steps * 512), state(slices.size() * width);
-    labels_.download(labels.data(), labels.size());
-    logits_.download(logits.data(), logits.size());
-    state_.buffer.download(state.data(), state.size());
-    const int* label = labels.data();
-    const float* logit = logits.data();
-    const KernelStatus* stalled = nullptr;
-    for (size_t i = 0; i < slices.size(); ++i) {
-      const Slice& s = slices[i];
-      const bool whole = status[i].stall == 0 && status[i].steps_done == unsigned(s.steps);
-      if (!whole) stalled = &status[i];
-      if (s.job->logits) {
-        if (whole) std::copy(logit, logit + s.steps * 512, s.job->logits + *s.done * 512);
-        logit += s.steps * 512;
-      }
-      if (whole) take(s, status[i], label, state.data() + i * width);
-      label += s.steps;
-    }
-    if (stalled) report_stall(*stalled);
-  }
-
-  static void take(const Slice& s, const KernelStatus& status, const int* labels,
-                   const float* state) {
-    std::copy(labels, labels + s.steps, s.job->labels + *s.done);
-    StreamState& to = *s.job->state;
-    std::copy(state, state + to.hidden.size(), to.hidden.begin());
-    std::copy(state + to.hidden.size(), state + to.hidden.size() + 2, to.feedback);
-    to.step += uint64_t(s.steps);
-    if (status.failed_step >= 0 && s.job->failed_step < 0)
-      s.job->failed_step = *s.done + status.failed_step;
-    *s.done += s.steps;
   }
 
   [[noreturn]] void report_stall(const KernelStatus& status) const {
@@ -356,16 +186,9 @@ class SparseEngine final : public Engine {
 
   std::unique_ptr<Device> device_;  // outlives the kernels and the buffers
   CanonicalWeights canonical_;
-  std::vector<float> bias_;           // [3H]
   std::unique_ptr<Form> one_, many_;  // plans of least time and of most samples
   Buffer<Word> words_{*device_};      // [2] whose numbers reports of a stall have
-  Buffer<float> base_{*device_}, upsample_{*device_}, logits_{*device_};
-  Pool<float> hold_{*device_}, interp_{*device_}, state_{*device_};
-  Pool<uint32_t> uniforms_{*device_};
-  Pool<int> forced_{*device_};
-  Buffer<int> labels_{*device_};
-  Buffer<KernelStatus> status_{*device_};
-  Buffer<KernelArgs> args_{*device_};
+  StreamBatch batch_;
   Buffer<long long> clocks_{*device_};
   std::mutex mutex_;
   double seconds_per_step_ = 0;

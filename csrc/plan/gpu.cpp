@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -102,10 +103,7 @@ void lay_out_weights(GpuPlan& plan) {
     WF_CHECK(at < INT32_MAX / 2, "The packed weights of ", plan.request.config.describe(),
              " exceed 2^30 words.");
   }
-  s.sample_at = int(at);
-  s.inner_bias_at = s.sample_at + 15 * s.half;
-  s.fc_bias_at = s.inner_bias_at + s.hidden;
-  plan.packed_words = s.fc_bias_at + 2 * (s.fc + kClasses);
+  plan.packed_words = lay_out_vectors(s, int(at));
 }
 
 void lay_out_shared(GpuPlan& plan) {
@@ -136,15 +134,6 @@ void lay_out_shared(GpuPlan& plan) {
 }
 
 // --- the model of a sample --------------------------------------------------------------------
-
-// One exchange of tagged words through L2, microseconds. Measured on an H200 with 448 words and all
-// warps polling (benchmarks/results/gpu_h200_first_run.json): 0.62 at 28 blocks, 0.66 at 56, 0.79
-// at 84, 0.85 at 112, 1.00 at 132. Other chips: estimates from their published latencies of L2,
-// raised by as much as the H200's was above its own (0.42).
-double hop_us(int arch, int blocks) {
-  const double few = arch < 70 ? 0.73 : arch < 80 ? 0.52 : arch < 90 ? 0.67 : 0.62;
-  return few + 0.0042 * std::max(0, blocks - 45);
-}
 
 // The same for sums that every block adds to: 1.05 at 16 blocks, 1.14 at 28, 1.62 at 56, 2.22 at
 // 84, 2.82 at 112, 3.25 at 132. Additions to one word follow each other, some 40 cycles apart.
@@ -317,6 +306,11 @@ const char* place_name(int place) {
 }
 
 }  // namespace
+
+double hop_us(int arch, int blocks) {
+  const double few = arch < 70 ? 0.73 : arch < 80 ? 0.52 : arch < 90 ? 0.67 : 0.62;
+  return few + 0.0042 * std::max(0, blocks - 45);
+}
 
 int output_parts(const Shape& shape) { return shape.cluster > 1 ? shape.cluster : shape.blocks; }
 

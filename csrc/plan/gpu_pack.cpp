@@ -4,15 +4,12 @@
 // [unit slot][reset, update, candidate][coarse, fine columns], else [row slot]. In clusters O1..O4
 // have the blocks of one cluster: all clusters read the same. With two exchanges
 // O2 and O4 are dealt by columns: lane l of a warp has the classes [round][warp][l], and pair i is
-// two neighbouring columns among those whose y its block computes. Then, in float32:
-// input weights (coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2]), the bias
-// inside the reset product [H], biases of O1, O2, O3, O4. Missing rows and columns are zero.
-#include <cmath>
-#include <cstring>
-
+// two neighbouring columns among those whose y its block computes. Missing rows and columns are
+// zero. Then what plan/gpu_vectors.h says.
 #include "common/error.h"
 #include "common/half.h"
 #include "plan/gpu.h"
+#include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -107,12 +104,6 @@ void walk_output(const Shape& s, const OutputLayer& layer, const Visit& visit) {
     walk_rows(s, layer, visit);
 }
 
-uint16_t checked_fp16(float x, const std::string& name) {
-  WF_CHECK(std::fabs(x) < 65520.0f, "weight ", name, " holds ", x,
-           ", beyond fp16 (65504); use dtype=\"fp32\"");
-  return to_fp16(x);
-}
-
 void put_pair(const Shape& s, std::vector<uint32_t>& out, const Slot& slot, const float* row,
               int width, const std::string& name) {
   for (int e = 0; e < width; ++e) {
@@ -129,19 +120,6 @@ float pair_value(const Shape& s, const std::vector<uint32_t>& packed, const Slot
   return bits_float(packed[slot.word + e]);
 }
 
-void put_floats(std::vector<uint32_t>& out, int64_t at, const float* data, int n) {
-  std::memcpy(out.data() + at, data, size_t(n) * 4);
-}
-
-void put_sample_weights(const Shape& s, std::vector<uint32_t>& out, const float* w) {
-  int64_t at = s.sample_at;
-  for (int side = 0; side < 2; ++side)
-    for (int col = 0; col < 2 + side; ++col)
-      for (int gate = 0; gate < 3; ++gate)
-        for (int unit = 0; unit < s.half; ++unit)
-          out[at++] = float_bits(w[3 * (gate * s.hidden + side * s.half + unit) + col]);
-}
-
 }  // namespace
 
 std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weights) {
@@ -152,19 +130,14 @@ std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weig
     if (slot.row >= 0)
       put_pair(s, out, slot, recurrent + int64_t(slot.row) * s.hidden, width, "gru.w_recurrent");
   });
-  int64_t bias_at = s.fc_bias_at;
   for (const OutputLayer& layer : output_layers(plan)) {
     const std::string name = layer.name;
     const float* w = weights.get(name + ".weight", {layer.rows, layer.cols});
     walk_output(s, layer, [&](const Slot& slot, int width) {
       if (slot.row >= 0) put_pair(s, out, slot, w + int64_t(slot.row) * layer.cols, width, name);
     });
-    put_floats(out, bias_at, weights.get(name + ".bias", {layer.rows}), layer.rows);
-    bias_at += layer.dealt;
   }
-  put_sample_weights(s, out, weights.get("gru.w_sample", {3 * s.hidden, 3}));
-  put_floats(out, s.inner_bias_at, weights.get("gru.b_recurrent", {3 * s.hidden}) + 2 * s.hidden,
-             s.hidden);
+  pack_vectors(s, plan.request.config.fc_size, weights, out);
   return out;
 }
 

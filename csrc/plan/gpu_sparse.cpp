@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -189,10 +190,7 @@ void lay_out_packed(SparsePlan& plan) {
   WF_CHECK(end < INT32_MAX / 2, "The packed weights of ", plan.request.gpu.config.describe(),
            " exceed 2^30 words.");
   s.bins_at = int(bins_at);
-  s.sample_at = int(end);
-  s.inner_bias_at = s.sample_at + 15 * s.half;
-  s.fc_bias_at = s.inner_bias_at + s.hidden;
-  plan.packed_words = s.fc_bias_at + 2 * (s.fc + kClasses);
+  plan.packed_words = lay_out_vectors(s, int(end));
 }
 
 // Teams side by side. Clusters of 8: 15 fit on the 132 multiprocessors of an H100, since those of a

@@ -4,15 +4,14 @@
 //     coarse and fine rows of R [block of the team][warp], then O1, O2, O3, O4 [warp];
 //   heads of all bins [kHeadWords]: columns [32 lanes][4] of 16 bits, then runs;
 //   weights of all bins [pieces of 16 bytes][32 lanes];
-// then, as in plan/gpu_pack.cpp: input weights, the bias inside the reset product, biases of
-// O1..O4. Bins stand in the order of their owners.
+// then what plan/gpu_vectors.h says. Bins stand in the order of their owners.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "common/error.h"
 #include "common/half.h"
 #include "plan/gpu_sparse.h"
+#include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -55,9 +54,7 @@ void put_weight(const Shape& s, uint32_t* bin, int index, float x, const std::st
     std::memcpy(bin + index, &x, sizeof x);
     return;
   }
-  WF_CHECK(std::fabs(x) < 65520.0f, "weight ", name, " holds ", x,
-           ", beyond fp16 (65504); use dtype=\"fp32\"");
-  bin[index / 2] |= uint32_t(to_fp16(x)) << 16 * (index % 2);
+  bin[index / 2] |= uint32_t(checked_fp16(x, name)) << 16 * (index % 2);
 }
 
 float weight_at(const Shape& s, const uint32_t* bin, int index) {
@@ -104,20 +101,6 @@ void put_shares(const SparsePlan& plan, uint32_t* out) {
   }
 }
 
-void put_floats(std::vector<uint32_t>& out, int at, const float* values, int count) {
-  std::memcpy(out.data() + at, values, size_t(count) * sizeof(float));
-}
-
-// Coarse half [c, f][gate][H/2], fine half [c, f, c now][gate][H/2].
-void put_sample_weights(const Shape& s, std::vector<uint32_t>& out, const float* w) {
-  int at = s.sample_at;
-  for (int side = 0; side < 2; ++side)
-    for (int input = 0; input < 2 + side; ++input)
-      for (int gate = 0; gate < 3; ++gate)
-        for (int i = 0; i < s.half; ++i, ++at)
-          put_floats(out, at, w + 3 * (gate * s.hidden + side * s.half + i) + input, 1);
-}
-
 }  // namespace
 
 std::vector<uint32_t> pack_sparse(const SparsePlan& plan, const CanonicalWeights& weights) {
@@ -134,15 +117,7 @@ std::vector<uint32_t> pack_sparse(const SparsePlan& plan, const CanonicalWeights
       put_weight(s, to, at, canonical_row(m, row)[col], m.name);
     });
   });
-  put_sample_weights(s, out, weights.get("gru.w_sample", {3 * int64_t(s.hidden), 3}));
-  put_floats(out, s.inner_bias_at,
-             weights.get("gru.b_recurrent", {3 * int64_t(s.hidden)}) + 2 * s.hidden, s.hidden);
-  int at = s.fc_bias_at;
-  for (const std::string half : {"coarse", "fine"}) {
-    put_floats(out, at, weights.get(half + "_fc1.bias", {c.fc_size}), c.fc_size);
-    put_floats(out, at + s.fc, weights.get(half + "_fc2.bias", {256}), 256);
-    at += s.fc + 256;
-  }
+  pack_vectors(s, c.fc_size, weights, out);
   return out;
 }
 

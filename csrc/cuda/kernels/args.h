@@ -43,9 +43,12 @@ struct KernelArgs {
   unsigned poll_limit;       // failed polls of one word until a thread gives up
   float inv_temperature;
   int greedy;
-  // Of a pruned model, whose launch runs many streams: the arguments of each, one a team of blocks
-  // (sparse.cuh). Everything above is then said there.
+  // Where a launch runs many streams: the arguments of each. Of a pruned model there is one a team
+  // of blocks (sparse.cuh). With `queues` there are several one after the other in every slot
+  // (many.cuh): slot i of all teams has streams [queues[i], queues[i + 1]), and behind these
+  // numbers stands how many steps each team runs. What differs by stream is then said there.
   const KernelArgs* streams;
+  const unsigned* queues;
   unsigned blocks;  // of this launch; 0: all that the kernel was made for
 };
 

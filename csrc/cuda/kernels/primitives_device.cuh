@@ -116,6 +116,67 @@ WF_INLINE void shared_weights(const unsigned* at, Weight* out) {
 #endif
 constexpr int kPairWords = WF_FP16 ? 1 : 2;
 
+// --- tiles of 16 x 16 weights --------------------------------------------------------------------
+
+// One lane's share of a tile, 8 weights in fp16: operand A of mma.m16n8k16 (plan/gpu_many_pack.cpp
+// says which).
+constexpr int kTileWords = 4;
+WF_INLINE void load_tile(const unsigned* at, unsigned* out) {
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "l"(at));
+}
+WF_INLINE void shared_tile(const unsigned* at, unsigned* out) {
+  const uint4 v = *reinterpret_cast<const uint4*>(at);
+  out[0] = v.x;
+  out[1] = v.y;
+  out[2] = v.z;
+  out[3] = v.w;
+}
+WF_INLINE void keep_tile(unsigned* at, const unsigned* tile) {
+  *reinterpret_cast<uint4*>(at) = make_uint4(tile[0], tile[1], tile[2], tile[3]);
+}
+
+// sums += tile x activations of 16 columns for 8 streams. Lane l has, of the activations, stream
+// l / 4 and columns 2 (l % 4), the next, and those 8 further; of the sums, rows l / 4 and
+// l / 4 + 8 for streams 2 (l % 4) and the next.
+WF_INLINE void multiply_tile(const unsigned* tile, unsigned low, unsigned high, float* sums) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(tile[0]), "r"(tile[1]), "r"(tile[2]), "r"(tile[3]), "r"(low), "r"(high));
+#elif __CUDA_ARCH__ >= 750
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(tile[0]), "r"(tile[1]), "r"(low));
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(tile[2]), "r"(tile[3]), "r"(high));
+#endif
+}
+
+// Two values rounded to fp16, the first in the low half; and back.
+WF_INLINE unsigned pack_halves(float low, float high) {
+  unsigned r;
+  asm("{.reg .b16 lo, hi;\n\t cvt.rn.f16.f32 lo, %1;\n\t cvt.rn.f16.f32 hi, %2;\n\t"
+      "mov.b32 %0, {lo, hi};}"
+      : "=r"(r)
+      : "f"(low), "f"(high));
+  return r;
+}
+WF_INLINE float half_value(unsigned half) {
+  float r;
+  asm("{.reg .b16 lo, hi;\n\t mov.b32 {lo, hi}, %1;\n\t cvt.f32.f16 %0, lo;}"
+      : "=f"(r)
+      : "r"(half));
+  return r;
+}
+
+// --- memory --------------------------------------------------------------------------------------
+
 WF_INLINE Float2 load2(const float* at) {  // shared memory, 8-byte aligned
   const float2 v = *reinterpret_cast<const float2*>(at);
   return {v.x, v.y};
@@ -341,6 +402,10 @@ WF_INLINE void cluster_sync(int) {}
 WF_INLINE void publish(Word* at, float value, unsigned tag) {
   const Word word = static_cast<Word>(tag) << 32 | __float_as_uint(value);
   asm volatile(WF_ST_WORD " [%0], %1;" : : "l"(at), "l"(word) : "memory");
+}
+
+WF_INLINE void publish_bits(Word* at, unsigned bits, unsigned tag) {
+  publish(at, __uint_as_float(bits), tag);
 }
 
 struct Poller {

@@ -82,13 +82,41 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_partials, kSharedPartials, WF_SHARED_PARTIALS) /* sums of chunks, by warp */            \
   X(shared_biases, kSharedBiases, WF_SHARED_BIASES)       /* of O1 to O4 */                        \
   X(shared_places, kSharedPlaces, WF_SHARED_PLACES)       /* where a warp's bins are */            \
-  X(shared_heads, kSharedHeads, WF_SHARED_HEADS)          /* of this block's bins */
+  X(shared_heads, kSharedHeads, WF_SHARED_HEADS)          /* of this block's bins */               \
+  /* of many streams (many.cuh); zero otherwise. A tile is 16 rows, 16 columns or 8 streams */     \
+  X(stream_tiles, kStreamTiles, WF_STREAM_TILES)            /* of a team */                        \
+  X(split, kSplit, WF_SPLIT)                                /* activations in two halves */        \
+  X(streams, kStreams, WF_STREAMS)                          /* of a team */                        \
+  X(unit_tiles, kUnitTiles, WF_UNIT_TILES)                  /* of a block, each half */            \
+  X(half_tiles, kHalfTiles, WF_HALF_TILES)                  /* H / 2 / 16 */                       \
+  X(fc_tiles, kFcTiles, WF_FC_TILES)                        /* ceil(F / 16) */                     \
+  X(fc1_tiles, kFc1Tiles, WF_FC1_TILES)                     /* of rows of O1 in a block */         \
+  X(fc2_tiles, kFc2Tiles, WF_FC2_TILES)                     /* of rows of O2 in a block */         \
+  X(fc2_rows, kFc2Rows, WF_FC2_ROWS)                        /* classes of a block */               \
+  X(gru_columns, kGruColumns, WF_GRU_COLUMNS)               /* tiles of columns of R, a warp */    \
+  X(gru_kept, kGruKept, WF_GRU_KEPT)                        /* of them in registers */             \
+  X(draw_apart, kDrawApart, WF_DRAW_APART)                  /* one block draws for a stream */     \
+  X(column_words, kColumnWords, WF_COLUMN_WORDS)            /* words of a stream's activations */  \
+  X(shared_slots, kSharedSlots, WF_SHARED_SLOTS)            /* where each stream is */             \
+  X(shared_slot_args, kSharedSlotArgs, WF_SHARED_SLOT_ARGS) /* its KernelArgs */                   \
+  X(shared_inputs, kSharedInputs, WF_SHARED_INPUTS)         /* scaled samples [3][streams] */      \
+  X(shared_columns, kSharedColumns, WF_SHARED_COLUMNS)      /* activations: h or y */              \
+  X(shared_sums, kSharedSums, WF_SHARED_SUMS)               /* of products, by warp */             \
+  X(shared_ahead, kSharedAhead, WF_SHARED_AHEAD)            /* R h of the next fine half */        \
+  X(shared_inner_bias, kSharedInnerBias, WF_SHARED_INNER_BIAS)                                     \
+  X(shared_gru, kSharedGru, WF_SHARED_GRU) /* tiles of R that registers do not hold */
 
 struct Shape {
 #define WF_FIELD(field, constant, macro) int field = 0;
   WF_SHAPE(WF_FIELD)
 #undef WF_FIELD
 };
+
+// Words of one of both buffers of a team of many streams: h and y by halves and tiles of streams, 8
+// a pair of columns; logits of every stream; classes.
+constexpr int many_buffer_words(const Shape& s) {
+  return s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (256 + 1);
+}
 
 // Shared memory begins with kSharedControl floats: coarse, fine and the stop flag.
 inline constexpr int kSharedControl = 4;

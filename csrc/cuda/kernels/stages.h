@@ -34,6 +34,25 @@ enum SparseBarrier : int {
   kSparseBarriers
 };
 
+// The same of many streams (many.cuh). A half has its own of the first eight.
+enum ManyBarrier : int {
+  kManyHidden = kSparseBarriers,         // the half of all units as activations
+  kManySumsY = kManyHidden + 2,          // products of O1, by warp
+  kManyTakenY = kManySumsY + 2,          // they have been read
+  kManySumsGates = kManyTakenY + 2,      // products of R, by warp
+  kManyTakenGates = kManySumsGates + 2,  // they have been read
+  kManyY = kManyTakenGates + 2,          // y as activations
+  kManySumsLogits = kManyY + 2,          // products of O2, by warp
+  kManyDrawn = kManySumsLogits + 2,      // classes of all streams
+  kManyAdvanced = kManyDrawn + 2,        // every slot is at its next step
+  kManyStart,                            // everything in shared memory
+  kManyStored,                           // states of the streams that end
+  kManyBegun,                            // arguments of those that begin
+  kManyLoaded,                           // half of their states as activations
+  kManyReady = kManyLoaded + 2,          // pre-activations of their first gates
+  kManyBarriers
+};
+
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
   kClockCoarseGates,   // gates of the coarse half, barrier

@@ -1,0 +1,415 @@
+// Plan M: many streams, 8 for the price of one. A team of kBlocks blocks runs kStreams of them side
+// by side in its slots; teams know nothing of each other.
+//
+// A tile of weights is multiplied with 8 streams by one instruction (many_product.cuh), and stays
+// where it is, in registers or in shared memory, for the whole launch. A block has some units with
+// all their gates, and some rows of each output layer. Six messages a sample go from block to
+// block: both halves of the state, of y and of the logits; seven and eight are the classes, where
+// streams are so many that each is drawn by one block only. R times the state is multiplied while
+// the blocks wait for y.
+//
+// Why two buffers by parity of the tag are enough: a block hands on the coarse half of step t + 2
+// only after it has read that of step t + 1 from all blocks, and a block hands that on only after
+// it has read everything of step t. It rests on a rule of the planner: every block owns units of
+// each half.
+#pragma once
+
+#include "cuda/kernels/many_gates.cuh"
+#include "cuda/kernels/sample.cuh"
+#include "cuda/kernels/stage_draw.cuh"
+
+namespace wavernn_fast::gpu {
+
+// What a thread carries from stage to stage.
+struct Team {
+  const KernelArgs& launch;
+  Poller poller;
+  float* shared;
+  RecurrentTiles gru;
+  StageClock clock;
+  unsigned step, tag;
+};
+
+// --- words ---------------------------------------------------------------------------------------
+
+WF_INLINE int many_buffer_size() {
+  return kStreamTiles * 2 * 64 * (kHalfTiles + kFcTiles) + 2 * kStreams * (256 + 1);
+}
+WF_INLINE Word* team_words(const Team& t) {
+  const int buffers = 2 * team_index() + static_cast<int>(t.tag & 1);
+  return t.launch.words + static_cast<long long>(buffers) * many_buffer_size();
+}
+WF_INLINE int pairs_at(int kind, int side) {  // of h (0) or y (1)
+  const int half = kStreamTiles * 64 * kHalfTiles, fc = kStreamTiles * 64 * kFcTiles;
+  return kind == 0 ? side * half : 2 * half + side * fc;
+}
+WF_INLINE int logits_at(int side) { return pairs_at(1, 2) + side * 256 * kStreams; }
+WF_INLINE int classes_at(int side) { return logits_at(2) + side * kStreams; }
+
+// Pairs of columns of all streams, from all blocks, to where the products read them.
+WF_INLINE void collect_columns(const Team& t, const Word* from, int tiles) {
+  const int count = kStreamTiles * tiles * 32;  // two words each
+  for (int first = thread_index(); first < count; first += 4 * kThreads) {
+    WF_REGISTERS(float, got, 8);
+    for (unsigned tries = 0;;) {
+      unsigned wrong = 0;
+      WF_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        WF_REGISTERS(Word, words, 2);
+        const int at = first + i * kThreads;
+        load_words(t.poller, from + 2 * (at < count ? at : first), 0, 1, words);
+        WF_UNROLL
+        for (int e = 0; e < 2; ++e) {
+          wrong |= static_cast<unsigned>(words[e] >> 32) ^ t.tag;
+          got[2 * i + e] = float_of_bits(static_cast<int>(words[e]));
+        }
+      }
+      if (checked(wrong == 0) || !keep_polling(t.poller, tries, from + 2 * first, t.tag)) break;
+    }
+    WF_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int at = first + i * kThreads, pair = at / 4;
+      if (at < count)
+        keep_pair(t.shared, pair / (8 * tiles), pair % (8 * tiles), at % 4,
+                  static_cast<unsigned>(bits_of_float(got[2 * i])),
+                  static_cast<unsigned>(bits_of_float(got[2 * i + 1])));
+    }
+  }
+}
+
+// --- gates and output layers ---------------------------------------------------------------------
+
+// Two units of one stream a thread.
+WF_INLINE void many_gates(Team& t, int side) {
+  Word* words = team_words(t) + pairs_at(0, side);
+  for (int i = thread_index(); i < own_units() / 2 * kStreams; i += kThreads) {
+    const int s = i % kStreams, unit = i / kStreams * 2;
+    if (first_unit() + unit >= kHalf) continue;
+    const float a = update_unit(side, unit, s, t.shared);
+    const float b = update_unit(side, unit + 1, s, t.shared);
+    const int tile = s / streams_of_tile(), pair = (first_unit() + unit) / 2;
+    publish_pair(words + (tile * 8 * kHalfTiles + pair) * 8, s % streams_of_tile(), a, b, t.tag);
+  }
+  stage_done(t.clock, kClockCoarseGates + side * kStagesOfHalf);
+}
+
+// Tiles of O1, O2, O3, O4 in shared memory, in this order; and the biases of their rows.
+WF_INLINE unsigned* layer_tiles(float* shared, int layer) {
+  const int fc1 = kFc1Tiles * kHalfTiles, fc2 = kFc2Tiles * kFcTiles;
+  const int before = layer / 2 * (fc1 + fc2) + layer % 2 * fc1;
+  return reinterpret_cast<unsigned*>(shared + kSharedWeights) + before * 32 * kTileWords;
+}
+WF_INLINE float* layer_biases(float* shared, int layer) {
+  const int fc1 = 16 * kFc1Tiles, fc2 = 16 * kFc2Tiles;
+  return shared + kSharedBiases + layer / 2 * (fc1 + fc2) + layer % 2 * fc1;
+}
+
+WF_INLINE void hand_on_y(const Team& t, int side) {
+  Word* words = team_words(t) + pairs_at(1, side);
+  const float* biases = layer_biases(t.shared, 2 * side);
+  for (int i = thread_index(); i < 8 * kFc1Tiles * kStreams; i += kThreads) {
+    const int s = i % kStreams, row = i / kStreams * 2, m = row / 16;
+    const int global = rank_in_team() * 16 * kFc1Tiles + row;
+    if (global >= 16 * kFcTiles) continue;
+    const int tile = s / streams_of_tile(), column = s % streams_of_tile();
+    const int place = tile * kFc1Tiles + m, stride = kStreamTiles * kFc1Tiles;
+    WF_REGISTERS(float, y, 2);
+    WF_UNROLL
+    for (int e = 0; e < 2; ++e)
+      y[e] =
+          largest(add(total(t.shared, place, stride, row % 16 + e, column), biases[row + e]), 0.0f);
+    publish_pair(words + (tile * 8 * kFcTiles + global / 2) * 8, column, y[0], y[1], t.tag);
+  }
+}
+
+WF_INLINE void hand_on_logits(const Team& t, int side) {
+  Word* words = team_words(t) + logits_at(side);
+  const float* biases = layer_biases(t.shared, 2 * side + 1);
+  for (int i = thread_index(); i < 16 * kFc2Tiles * kStreams; i += kThreads) {
+    const int s = i % kStreams, row = i / kStreams, k = rank_in_team() * kFc2Rows + row;
+    if (row >= kFc2Rows || k >= 256) continue;
+    const int tile = s / streams_of_tile(), column = s % streams_of_tile();
+    const float sum =
+        total(t.shared, tile * kFc2Tiles + row / 16, kStreamTiles * kFc2Tiles, row % 16, column);
+    const float logit = add(sum, biases[row]);
+    publish(words + s * 256 + logit_place(k), logit, t.tag);
+    const Slot& slot = slot_of(t.shared, s);
+    const KernelArgs& args = stream_args(t.shared, s);
+    if (kFull && slot.active && args.logits != nullptr)
+      args.logits[static_cast<long long>(slot.step) * 512 + side * 256 + k] = logit;
+  }
+}
+
+// --- draws ---------------------------------------------------------------------------------------
+
+// Random words of 32 steps of a stream, made where the first of them is wanted: [half][32].
+WF_INLINE unsigned random_word(const KernelArgs& args, int side, unsigned step, int s,
+                               float* shared) {
+  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + 64 * s;
+  if (side == 0 && (step & 31) == 0) {
+    const unsigned own = step + static_cast<unsigned>(lane_index());
+    WF_REGISTERS(unsigned, words, 2);
+    words[0] = words[1] = 0;
+    if (!kFull || args.uniforms == nullptr) {
+      philox(args, args.step0 + own, words);
+    } else if (own < args.steps) {
+      words[0] = args.uniforms[2 * own];
+      words[1] = args.uniforms[2 * own + 1];
+    }
+    kept[lane_index()] = words[0];
+    kept[32 + lane_index()] = words[1];
+    warp_sync();
+  }
+  return kept[32 * side + static_cast<int>(step & 31)];
+}
+
+// By one warp, for one stream. `speaks`: this block reports a logit that is not finite.
+WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
+  const Slot& slot = slot_of(t.shared, s);
+  const KernelArgs& args = stream_args(t.shared, s);
+  WF_REGISTERS(float, l, 8);
+  const Word* words = team_words(t) + logits_at(side) + 256 * s + 2 * lane_index();
+  const unsigned word = random_word(args, side, slot.step, s, t.shared);
+  poll_pairs(t.poller, words, 64, 4, t.tag, l);
+  float top = l[0], probe = 0.0f;
+  WF_UNROLL
+  for (int e = 0; e < 8; ++e) {
+    top = largest(l[e], top);
+    probe = fma(l[e], 0.0f, probe);
+  }
+  top = warp_max(top);
+  int k;
+  if (warp_ballot(!(probe == 0.0f)) != 0) {
+    if (speaks && lane_index() == 0 && args.status->failed_step < 0)
+      args.status->failed_step = static_cast<int>(slot.step);
+    k = lane_index() == 0 ? forced_class(args, side, slot.step, 128) : -1;
+  } else if (kFull && args.forced != nullptr) {
+    k = lane_index() == 0 ? forced_class(args, side, slot.step, 0) : -1;
+  } else {
+    k = kFull && args.greedy ? first_largest(l, top) : draw_class(args, l, top, word);
+  }
+  if (k < 0) return;
+  *class_of(t.shared, side, s) = k;
+  if (kDrawApart)
+    publish_bits(team_words(t) + classes_at(side) + s, static_cast<unsigned>(k), t.tag);
+}
+
+WF_INLINE void many_draws(const Team& t, int side) {
+  const int step = kDrawApart ? kBlocks * kWarps : kWarps;
+  const int first = kDrawApart ? warp_index() * kBlocks + rank_in_team() : warp_index();
+  for (int s = first; s < kStreams; s += step) {
+    if (slot_of(t.shared, s).active) {
+      draw_stream(t, side, s, kDrawApart || rank_in_team() == 0);
+    } else if (kDrawApart && lane_index() == 0) {
+      publish_bits(team_words(t) + classes_at(side) + s, 0, t.tag);
+    }
+  }
+  if (!kDrawApart) return;
+  for (int i = thread_index(); i < kStreams / 2; i += kThreads) {
+    WF_REGISTERS(float, classes, 2);
+    poll_pairs(t.poller, team_words(t) + classes_at(side) + 2 * i, 0, 1, t.tag, classes);
+    WF_UNROLL
+    for (int e = 0; e < 2; ++e) *class_of(t.shared, side, 2 * i + e) = bits_of_float(classes[e]);
+  }
+}
+
+// --- a sample ------------------------------------------------------------------------------------
+
+WF_INLINE void many_half(Team& t, int side) {
+  const int stage = side * kStagesOfHalf;
+  many_gates(t, side);
+  collect_columns(t, team_words(t) + pairs_at(0, side), kHalfTiles);
+  block_sync(kManyHidden + side);
+  multiply_layer(layer_tiles(t.shared, 2 * side), kFc1Tiles, kHalfTiles, t.shared);
+  block_sync(kManySumsY + side);
+  hand_on_y(t, side);
+  block_sync(kManyTakenY + side);
+  recurrent_product(t.gru, side, kNextStep, t.shared);
+  stage_done(t.clock, kClockCoarseY + stage);
+  collect_columns(t, team_words(t) + pairs_at(1, side), kFcTiles);
+  block_sync(kManyY + side);
+  multiply_layer(layer_tiles(t.shared, 2 * side + 1), kFc2Tiles, kFcTiles, t.shared);
+  block_sync(kManySumsLogits + side);
+  hand_on_logits(t, side);
+  stage_done(t.clock, kClockCoarseLogits + stage);
+  many_draws(t, side);
+  block_sync(kManyDrawn + side);
+  stage_done(t.clock, kClockCoarseDraw + stage);
+}
+
+// Written before the barrier that it is read behind: the number of the last step in which a stream
+// ended, and, by parity of the step, whether all threads leave.
+WF_INLINE volatile unsigned* changed_flag(float* shared) {
+  return reinterpret_cast<volatile unsigned*>(shared);
+}
+WF_INLINE volatile int* many_leave_flag(float* shared, unsigned step) {
+  return reinterpret_cast<volatile int*>(shared) + (step & 1 ? 3 : 1);
+}
+
+// A thread a slot: what its stream drew, and on to its next step.
+WF_INLINE void advance(const Team& t) {
+  for (int s = thread_index(); s < kStreams; s += kThreads) {
+    Slot& slot = slot_of(t.shared, s);
+    slot.changes = 0;
+    if (!slot.active) continue;
+    const KernelArgs& args = stream_args(t.shared, s);
+    const int coarse = *class_of(t.shared, 0, s), fine = *class_of(t.shared, 1, s);
+    if (rank_in_team() == 0) args.labels[slot.step] = 256 * coarse + fine;
+    *input_of(t.shared, 0, s) = scaled(coarse);
+    *input_of(t.shared, 1, s) = scaled(fine);
+    slot.at = next(args, slot.at);
+    if (++slot.step < args.steps) continue;
+    slot.changes = 1;
+    *changed_flag(t.shared) = t.step + 1;
+  }
+  if (thread_index() == 0) *many_leave_flag(t.shared, t.step) = *t.poller.stop;
+  block_sync(kManyAdvanced);
+}
+
+// --- streams that end and begin ------------------------------------------------------------------
+
+WF_INLINE void store_states(const Team& t) {
+  for (int i = thread_index(); i < 2 * own_units() * kStreams; i += kThreads) {
+    const int s = i % kStreams, unit = i / kStreams % own_units(),
+              side = i / kStreams / own_units();
+    const Slot& slot = slot_of(t.shared, s);
+    if (!slot.active || !slot.changes || first_unit() + unit >= kHalf) continue;
+    stream_args(t.shared, s).state[side * kHalf + first_unit() + unit] =
+        *hidden_of(t.shared, side, unit, s);
+  }
+  if (rank_in_team() != 0) return;
+  for (int s = thread_index(); s < kStreams; s += kThreads) {
+    const Slot& slot = slot_of(t.shared, s);
+    if (!slot.active || !slot.changes) continue;
+    const KernelArgs& args = stream_args(t.shared, s);
+    for (int side = 0; side < 2; ++side) args.state[kHidden + side] = *input_of(t.shared, side, s);
+    args.status->steps_done = slot.step;
+  }
+}
+
+WF_INLINE void load_states(const Team& t) {
+  for (int i = thread_index(); i < 2 * own_units() * kStreams; i += kThreads) {
+    const int s = i % kStreams, unit = i / kStreams % own_units(),
+              side = i / kStreams / own_units();
+    const Slot& slot = slot_of(t.shared, s);
+    if (!slot.changes) continue;
+    const bool there = slot.active && first_unit() + unit < kHalf;
+    *hidden_of(t.shared, side, unit, s) =
+        there ? stream_args(t.shared, s).state[side * kHalf + first_unit() + unit] : 0.0f;
+  }
+}
+
+// Half of the states of the streams that begin, as activations; zeros for all others.
+WF_INLINE void load_columns(const Team& t, int side) {
+  for (int i = thread_index(); i < 8 * kHalfTiles * kStreams; i += kThreads) {
+    const int pair = i % (8 * kHalfTiles), s = i / (8 * kHalfTiles);
+    const Slot& slot = slot_of(t.shared, s);
+    const float* state = stream_args(t.shared, s).state + side * kHalf + 2 * pair;
+    const bool there = slot.active && slot.changes;
+    keep_values(t.shared, s / streams_of_tile(), pair, s % streams_of_tile(),
+                there ? state[0] : 0.0f, there ? state[1] : 0.0f);
+  }
+}
+
+// The next stream of every slot whose stream has ended: its state, and R times its state.
+WF_INLINE void begin_streams(const Team& t) {
+  for (int s = thread_index(); s < kStreams; s += kThreads) {
+    Slot& slot = slot_of(t.shared, s);
+    if (slot.changes) begin_stream(t.launch, slot, s, t.shared);
+  }
+  block_sync(kManyBegun);
+  load_states(t);
+  for (int side = 0; side < 2; ++side) {
+    load_columns(t, side);
+    block_sync(kManyLoaded + side);
+    if (side == 0)
+      recurrent_product(t.gru, 0, kChanging, t.shared);
+    else
+      recurrent_product(t.gru, 1, kChanging, t.shared);
+  }
+  block_sync(kManyReady);
+}
+
+WF_INLINE void change_streams(const Team& t) {
+  store_states(t);
+  block_sync(kManyStored);
+  for (int s = thread_index(); s < kStreams; s += kThreads)
+    if (slot_of(t.shared, s).changes && slot_of(t.shared, s).active) ++slot_of(t.shared, s).stream;
+  begin_streams(t);
+}
+
+// --- a launch ------------------------------------------------------------------------------------
+
+WF_INLINE void load_layers(const KernelArgs& launch, float* shared) {
+  const int starts[4] = {kCoarseFc1At, kCoarseFc2At, kFineFc1At, kFineFc2At};
+  for (int layer = 0; layer < 4; ++layer) {
+    const int tiles = layer % 2 == 0 ? kFc1Tiles * kHalfTiles : kFc2Tiles * kFcTiles;
+    const unsigned* from = static_cast<const unsigned*>(launch.weights) + starts[layer] +
+                           rank_in_team() * tiles * 32 * kTileWords;
+    for (int i = thread_index(); i < tiles * 32; i += kThreads) {
+      unsigned tile[kTileWords];
+      load_tile(from + kTileWords * i, tile);
+      keep_tile(layer_tiles(shared, layer) + kTileWords * i, tile);
+    }
+  }
+}
+
+WF_INLINE void load_biases(const KernelArgs& launch, float* shared) {
+  const float* packed = static_cast<const float*>(launch.weights);
+  for (int layer = 0; layer < 4; ++layer) {
+    const int rows = 16 * (layer % 2 == 0 ? kFc1Tiles : kFc2Tiles);
+    const int dealt = layer % 2 == 0 ? rows : kFc2Rows, all = layer % 2 == 0 ? kFc : 256;
+    const float* from = packed + kFcBiasAt + layer / 2 * (kFc + 256) + layer % 2 * kFc;
+    for (int i = thread_index(); i < rows; i += kThreads) {
+      const int row = rank_in_team() * dealt + i;
+      layer_biases(shared, layer)[i] = i < dealt && row < all ? load_constant(from + row) : 0.0f;
+    }
+  }
+  for (int i = thread_index(); i < 2 * own_units(); i += kThreads) {
+    const int side = i / own_units(), unit = first_unit() + i % own_units();
+    shared[kSharedInnerBias + i] =
+        unit < kHalf ? load_constant(packed + kInnerBiasAt + side * kHalf + unit) : 0.0f;
+  }
+  for (int i = thread_index(); i < 15 * own_units(); i += kThreads) {
+    const int unit = first_unit() + i % own_units(), row = i / own_units();
+    shared[kSharedSample + i] =
+        unit < kHalf ? load_constant(packed + kSampleAt + row * kHalf + unit) : 0.0f;
+  }
+}
+
+WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
+  for (int s = thread_index(); s < kStreams; s += kThreads) {
+    Slot& slot = slot_of(shared, s);
+    slot.stream = launch.queues[team_index() * kStreams + s];
+    slot.end = launch.queues[team_index() * kStreams + s + 1];
+    slot.changes = 1;
+  }
+  unsigned* columns = reinterpret_cast<unsigned*>(shared + kSharedColumns);
+  for (int i = thread_index(); i < 8 * kStreamTiles * kColumnWords; i += kThreads) columns[i] = 0;
+  if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
+}
+
+WF_INLINE void run_many(const KernelArgs& launch) {
+  float* shared = shared_memory();
+  WF_REGISTERS(unsigned, kept, kGruKept * 6 * kUnitTiles * kTileWords);
+  const RecurrentTiles gru = load_recurrent(launch, kept, shared);
+  load_layers(launch, shared);
+  load_biases(launch, shared);
+  load_slots(launch, shared);
+  block_sync(kManyStart);
+  volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
+  Team t{launch, {launch, stop}, shared, gru, {}, 0, launch.tag0};
+  t.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? launch.clocks : nullptr;
+  const unsigned steps = launch.queues[slots_of_launch(launch) + 1 + team_index()];
+  begin_streams(t);
+  if (kClocks) t.clock.last = clock_ticks();
+  for (; t.step < steps; ++t.step, ++t.tag) {
+    many_half(t, 0);
+    many_half(t, 1);
+    advance(t);
+    if (*many_leave_flag(shared, t.step) != 0) return;
+    if (*changed_flag(shared) == t.step + 1) change_streams(t);
+  }
+}
+
+}  // namespace wavernn_fast::gpu

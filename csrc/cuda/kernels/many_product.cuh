@@ -1,0 +1,178 @@
+// Products of 16 x 16 tiles of weights with the activations of 8 streams at a time. The columns of
+// a matrix are dealt to the warps of a block; the sums of all warps meet in shared memory and are
+// added in the order of the warps, so that a sum does not depend on what runs beside it.
+//
+// Activations are fp16. With kSplit a value is carried by two of them, itself rounded and what that
+// left out, in columns s and s + 4 of a tile of 4 streams: nearly single precision at no cost where
+// so few streams leave columns free.
+#pragma once
+
+#include "cuda/kernels/args.h"
+#include "cuda/kernels/many_slots.cuh"
+#include "cuda/kernels/shape.h"
+
+namespace wavernn_fast::gpu {
+
+WF_INLINE int streams_of_tile() { return kSplit ? 4 : 8; }
+WF_INLINE int own_units() { return 16 * kUnitTiles; }  // of each half
+WF_INLINE int gate_tiles() { return 6 * kUnitTiles; }
+
+// --- which columns a warp has --------------------------------------------------------------------
+
+// Tiles of columns [begin, begin + count) of a warp. What does not divide by the warps goes to the
+// first ones, or for the fine half of R to the last: so a warp has about as many of both halves.
+struct Columns {
+  int begin, count;
+};
+WF_INLINE Columns columns_of_warp(int tiles, bool from_end) {
+  const int each = tiles / kWarps, more = tiles % kWarps;
+  const int warp = from_end ? kWarps - 1 - warp_index() : warp_index();
+  const int count = each + (warp < more ? 1 : 0);
+  const int before = warp * each + (warp < more ? warp : more);
+  return {from_end ? tiles - before - count : before, count};
+}
+
+// --- activations in shared memory ----------------------------------------------------------------
+
+// Pairs of neighbouring columns of a tile's 8 streams, each stream's after the other's. The length
+// of one is 4 more than a multiple of 32, so that a warp reads from all banks.
+WF_INLINE unsigned* activations(float* shared, int tile, int column) {
+  return reinterpret_cast<unsigned*>(shared + kSharedColumns) + (8 * tile + column) * kColumnWords;
+}
+
+// Message of a pair of columns (2 p, 2 p + 1) of stream s of a tile, 8 words for all its streams:
+// whole pairs, or with kSplit for each value itself and what its rounding left.
+WF_INLINE void publish_pair(Word* at, int s, float first, float second, unsigned tag) {
+  if (!kSplit) {
+    publish_bits(at + s, pack_halves(first, second), tag);
+    return;
+  }
+  const float v[2] = {first, second};
+  WF_UNROLL
+  for (int e = 0; e < 2; ++e) {
+    const float rounded = half_value(pack_halves(v[e], 0.0f));
+    publish_bits(at + 2 * s + e, pack_halves(v[e], sub(v[e], rounded)), tag);
+  }
+}
+// The same from words 2 q and 2 q + 1 of such a message.
+WF_INLINE void keep_pair(float* shared, int tile, int pair, int q, unsigned first,
+                         unsigned second) {
+  if (!kSplit) {
+    activations(shared, tile, 2 * q)[pair] = first;
+    activations(shared, tile, 2 * q + 1)[pair] = second;
+    return;
+  }
+  activations(shared, tile, q)[pair] = (first & 0xffffu) | second << 16;
+  activations(shared, tile, q + 4)[pair] = first >> 16 | (second & 0xffff0000u);
+}
+WF_INLINE void keep_values(float* shared, int tile, int pair, int s, float first, float second) {
+  const unsigned rounded = pack_halves(first, second);
+  activations(shared, tile, s)[pair] = rounded;
+  if (kSplit)
+    activations(shared, tile, s + 4)[pair] =
+        pack_halves(sub(first, half_value(rounded)), sub(second, half_value(rounded >> 16)));
+}
+
+// --- products ------------------------------------------------------------------------------------
+
+// Sums of a warp for 16 rows and 8 streams: [row][stream].
+WF_INLINE void store_sums(float* shared, int place, const float* sums) {
+  const int lane = lane_index();
+  float* at = shared + kSharedSums + 128 * place + 8 * (lane >> 2) + 2 * (lane & 3);
+  store2(at, {sums[0], sums[1]});
+  store2(at + 64, {sums[2], sums[3]});
+}
+
+// Sum over all warps of a row of a stream; `place` of warp 0, the others `stride` further each.
+WF_INLINE float total(const float* shared, int place, int stride, int row, int s) {
+  const float* at = shared + kSharedSums + 128 * place + 8 * row + s;
+  float sum = at[0];
+  WF_UNROLL
+  for (int w = 1; w < kWarps; ++w) sum = add(sum, at[128 * stride * w]);
+  if (!kSplit) return sum;
+  float rest = at[4];
+  WF_UNROLL
+  for (int w = 1; w < kWarps; ++w) rest = add(rest, at[128 * stride * w + 4]);
+  return add(sum, rest);
+}
+
+// An output layer: `rows` tiles of rows in this block, all its tiles in shared memory as
+// [tile of rows][tile of columns]. Place of a sum: (warp * tiles of streams + tile) * rows + row.
+WF_INLINE void multiply_layer(const unsigned* weights, int rows, int columns, float* shared) {
+  const Columns own = columns_of_warp(columns, false);
+  const int lane = lane_index();
+  for (int n = 0; n < kStreamTiles; ++n) {
+    const unsigned* x = activations(shared, n, lane >> 2) + (lane & 3);
+    for (int m = 0; m < rows; ++m) {
+      float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      WF_UNROLL_FOUR
+      for (int k = own.begin; k < own.begin + own.count; ++k) {
+        unsigned tile[kTileWords];
+        shared_tile(weights + ((m * columns + k) * 32 + lane) * kTileWords, tile);
+        multiply_tile(tile, x[8 * k], x[8 * k + 4], sums);
+      }
+      store_sums(shared, (warp_index() * kStreamTiles + n) * rows + m, sums);
+    }
+  }
+}
+
+// Rows of R in this block: tiles [coarse, fine][reset, update, candidate][tile of units], and of a
+// warp [tile of columns] of these: those of the coarse half of the state first, of the fine half
+// last. The first kGruKept stay in registers, the rest in shared memory.
+struct RecurrentTiles {
+  const unsigned* kept;
+  const unsigned* shared;  // of this lane
+};
+
+WF_INLINE RecurrentTiles load_recurrent(const KernelArgs& launch, unsigned* kept, float* shared) {
+  const int lane_words = kGruColumns * 6 * kUnitTiles * 32 * kTileWords;
+  const unsigned* from = static_cast<const unsigned*>(launch.weights) + kGruAt +
+                         (rank_in_team() * kWarps + warp_index()) * lane_words +
+                         lane_index() * kTileWords;
+  const int in_registers = kGruKept * 6 * kUnitTiles, all = kGruColumns * 6 * kUnitTiles;
+  WF_UNROLL
+  for (int i = 0; i < in_registers; ++i)
+    load_tile(from + 32 * kTileWords * i, kept + kTileWords * i);
+  unsigned* rest = reinterpret_cast<unsigned*>(shared + kSharedGru) +
+                   warp_index() * (all - in_registers) * 32 * kTileWords +
+                   lane_index() * kTileWords;
+  for (int i = in_registers; i < all; ++i) {
+    unsigned tile[kTileWords];
+    load_tile(from + 32 * kTileWords * i, tile);
+    keep_tile(rest + 32 * kTileWords * (i - in_registers), tile);
+  }
+  return {kept, rest};
+}
+
+// Sums of all gate rows for one tile of streams: R times half `side` of the state. Which of a
+// warp's tiles of columns are of that half only the one in the middle depends on.
+WF_INLINE void multiply_gates(const RecurrentTiles& r, int side, int tile, float* shared,
+                              float* sums) {
+  const int lane = lane_index();
+  const Columns own = columns_of_warp(kHalfTiles, side == 1);
+  const int most = kHalfTiles / kWarps + (kHalfTiles % kWarps != 0 ? 1 : 0);
+  const int first = side == 0 ? 0 : kGruColumns - most,
+            from = side == 0 ? 0 : kGruColumns - own.count;
+  const unsigned* x = activations(shared, tile, lane >> 2) + (lane & 3) + 8 * (own.begin - from);
+  WF_UNROLL
+  for (int i = 0; i < 24 * kUnitTiles; ++i) sums[i] = 0.0f;
+  WF_UNROLL
+  for (int j = 0; j < most; ++j) {
+    const int column = first + j;
+    if (column < from || column >= from + own.count) continue;  // the same for a whole warp
+    const unsigned low = x[8 * column], high = x[8 * column + 4];
+    WF_UNROLL
+    for (int m = 0; m < 6 * kUnitTiles; ++m) {
+      const int i = column * 6 * kUnitTiles + m;
+      if (column < kGruKept) {
+        multiply_tile(r.kept + kTileWords * i, low, high, sums + 4 * m);
+      } else {
+        unsigned weights[kTileWords];
+        shared_tile(r.shared + 32 * kTileWords * (i - kGruKept * 6 * kUnitTiles), weights);
+        multiply_tile(weights, low, high, sums + 4 * m);
+      }
+    }
+  }
+}
+
+}  // namespace wavernn_fast::gpu

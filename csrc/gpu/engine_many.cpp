@@ -1,0 +1,283 @@
+#include "gpu/engine_many.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <numeric>
+#include <queue>
+#include <sstream>
+
+#include "common/error.h"
+#include "cuda/kernels/stages.h"
+#include "gpu/buffer.h"
+#include "gpu/engine_parts.h"
+#include "gpu/errors.h"
+#include "gpu/kernel_sources.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+static_assert(sizeof(KernelArgs) == 4 * 44, "plan/gpu_many.cpp lays out shared memory by it");
+
+int64_t steps_left(const Slice& s) { return s.job->n_steps - *s.done; }
+
+// What a word of a team's exchange area is, for the report of a stall.
+std::string word_name(const Shape& s, int64_t word) {
+  const int64_t buffer = many_buffer_words(s), at = word % buffer;
+  const int64_t team = word / (2 * buffer);
+  const int64_t half = int64_t(s.stream_tiles) * 64 * s.half_tiles;
+  const int64_t fc = int64_t(s.stream_tiles) * 64 * s.fc_tiles, logits = 2 * (half + fc);
+  const int64_t classes = logits + 512 * s.streams;
+  const auto side = [](int64_t i) { return i == 0 ? "coarse" : "fine"; };
+  std::ostringstream out;
+  const auto pair = [&](const char* name, int64_t i, int64_t all, int64_t tiles) {
+    const int64_t in_side = i % all, p = in_side / 8 % (8 * tiles);
+    out << "the " << side(i / all) << " " << name << " " << 2 * p << " and " << 2 * p + 1;
+  };
+  if (at < 2 * half) {
+    pair("units", at, half, s.half_tiles);
+  } else if (at < logits) {
+    pair("y", at - 2 * half, fc, s.fc_tiles);
+  } else if (at < classes) {
+    const int64_t i = at - logits;
+    out << "the " << side(i / (256 * s.streams)) << " logits of slot "
+        << i / 256 % s.streams + team * s.streams;
+  } else {
+    const int64_t i = at - classes;
+    out << "the " << side(i / s.streams) << " class of slot " << i % s.streams + team * s.streams;
+  }
+  return out.str();
+}
+
+class ManyEngine final : public Engine {
+ public:
+  ManyEngine(const ManyRequest& request, const CanonicalWeights& weights,
+             std::unique_ptr<Device> device)
+      : device_(std::move(device)),
+        plan_(choose_many_plan(request)),
+        batch_(*device_, request.gpu.config, weights) {
+    kernel_of(false);  // now, not when the first sample is wanted
+    const std::vector<uint32_t> packed = pack_many(plan_, weights);
+    weights_.upload(packed.data(), packed.size());
+    words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(many_buffer_words(plan_.shape)));
+    words_.zero();
+    tag_ = device_->first_tag();
+    if (!plan_.shape.clocks) return;
+    clocks_.reserve(kClockStages);
+    clocks_.zero();
+  }
+
+  const ModelConfig& config() const override { return plan_.request.gpu.config; }
+  std::string device() const override { return device_->kind(); }
+  std::string isa() const override { return device_->detail(); }
+  std::string dtype() const override { return dtype_name(Dtype::fp16); }
+  int threads() const override { return plan_.teams * plan_.shape.blocks; }
+  uint64_t weight_bytes() const override { return uint64_t(macs_per_step()) * 2; }
+  int64_t macs_per_step() const override {
+    const int64_t h = config().hidden_size, f = config().fc_size;
+    return 3 * h * h + 2 * (f * h / 2 + 256 * f);
+  }
+  std::string describe() const override { return plan_.describe(); }
+  std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
+  void await(uint64_t stream) override { device_->await(stream); }
+  std::vector<float> hold_bias() const override {
+    return config().hold_size() > 0 ? batch_.bias() : std::vector<float>();
+  }
+
+  std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::pair<std::string, int64_t>> result;
+    if (!plan_.shape.clocks) return result;
+    long long ticks[kClockStages];
+    clocks_.download(ticks, kClockStages);
+    for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
+    return result;
+  }
+
+  // Any number of streams of any lengths: in every launch each slot runs several, one after the
+  // other, so that slots are empty only when no stream is left.
+  void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check_jobs(config(), jobs);
+    std::vector<int64_t> done;
+    std::vector<Slice> slices = begin_slices(config(), jobs, done);
+    for (;;) {
+      slices.erase(std::remove_if(slices.begin(), slices.end(),
+                                  [](const Slice& s) { return steps_left(s) == 0; }),
+                   slices.end());
+      if (slices.empty()) return;
+      run_launch(slices);
+      if (interrupt) interrupt();
+    }
+  }
+
+ private:
+  Kernel& kernel_of(bool full) {
+    std::unique_ptr<Kernel>& kernel = full ? full_ : plain_;
+    while (!kernel) {
+      try {
+        kernel = device_->load(kernel_spec(plan_, full));
+      } catch (const TooManyBlocks& refusal) {
+        reduce(refusal);
+      }
+    }
+    return *kernel;
+  }
+
+  // Fewer teams, since others use the device or it keeps some of itself back.
+  void reduce(const TooManyBlocks& refusal) {
+    const int blocks = plan_.teams * plan_.shape.blocks;
+    const int teams = (refusal.fitting > 0 ? refusal.fitting : blocks / 2) / plan_.shape.blocks;
+    if (teams < 1 || teams >= plan_.teams) throw refusal;
+    plan_.teams = teams;
+    plain_.reset();
+    full_.reset();
+  }
+
+  // Steps of a launch: enough for all slots to change streams and not too long to interrupt.
+  int64_t launch_steps(const std::vector<Slice>& slices) const {
+    int64_t most = kLongestSlice;
+    for (const Slice& s : slices)
+      if (s.job->logits) most = std::max(1, kLogitSlice / plan_.slots());
+    return slice_steps(*device_, seconds_per_step_, most);
+  }
+
+  // One launch of as many steps as fit into it. If there is no room for so many teams, nothing has
+  // happened but that there are fewer from now on.
+  void run_launch(std::vector<Slice>& all) {
+    const auto slots = fill_slots(all, plan_.slots(), launch_steps(all));
+    bool full = false;
+    std::vector<Slice> slices;  // in the order of their slots
+    std::vector<unsigned> queues{0};
+    std::vector<unsigned> team_steps(size_t(plan_.teams), 0u);
+    for (size_t slot = 0; slot < slots.size(); ++slot) {
+      unsigned steps = 0;
+      for (const int i : slots[slot]) {
+        slices.push_back(all[size_t(i)]);
+        full = full || needs_full(*all[size_t(i)].job);
+        steps += unsigned(all[size_t(i)].steps);
+      }
+      queues.push_back(unsigned(slices.size()));
+      unsigned& most = team_steps[slot / size_t(plan_.shape.streams)];
+      most = std::max(most, steps);
+    }
+    const unsigned longest = *std::max_element(team_steps.begin(), team_steps.end());
+    queues.insert(queues.end(), team_steps.begin(), team_steps.end());
+    const int teams = plan_.teams;
+    Kernel& kernel = kernel_of(full);
+    if (plan_.teams < teams) return;
+    const KernelArgs launch = arguments(slices, queues, longest);
+    tag_ += longest + 1;  // of words that a launch may have published before it failed, too
+    const auto begin = Clock::now();
+    try {
+      kernel.launch(launch);
+    } catch (const TooManyBlocks& refusal) {
+      reduce(refusal);
+      return;
+    }
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    seconds_per_step_ = seconds / longest;
+    KernelStatus status{0, -1, 0}, whole;
+    const int failed = batch_.take(slices, status);
+    status_.download(&whole, 1);
+    if (whole.stall != 0 || failed >= 0) report_stall(whole);
+  }
+
+  KernelArgs arguments(const std::vector<Slice>& slices, const std::vector<unsigned>& queues,
+                       unsigned steps) {
+    KernelArgs a{};
+    a.weights = weights_.get();
+    a.words = words_.get();
+    a.poll_limit = kPollLimit;
+    a.tag0 = next_tag(steps);
+    a.blocks = unsigned(plan_.teams * plan_.shape.blocks);
+    a.streams = batch_.upload(slices, weights_.get(), words_.get(), nullptr);
+    a.queues = queues_.upload(queues.data(), queues.size());
+    const KernelStatus fresh{0, -1, 0};
+    a.status = status_.upload(&fresh, 1);
+    if (plan_.shape.clocks) a.clocks = clocks_.get();
+    return a;
+  }
+
+  // Tags are never used twice; before they run out the exchange area is cleared.
+  unsigned next_tag(unsigned steps) {
+    if (tag_ > UINT32_MAX - steps - 2) {
+      words_.zero();
+      tag_ = 1;
+    }
+    return tag_;
+  }
+
+  [[noreturn]] void report_stall(const KernelStatus& status) const {
+    if (status.stall == 0)
+      fail<EngineError>("The kernel on ", device_->detail(), " ended without a reason.");
+    const auto place = unsigned(status.stall >> 32);
+    fail<EngineError>(
+        "The kernel on ", device_->detail(), " stalled: block ", place >> kStallWordBits,
+        " waited in vain for ",
+        word_name(plan_.shape, int64_t(place & ((1u << kStallWordBits) - 1))), " (tag ",
+        unsigned(status.stall),
+        "). Streams that had not ended are as they were before this slice and may be run again.");
+  }
+
+  std::unique_ptr<Device> device_;  // outlives the kernels and the buffers
+  ManyPlan plan_;
+  StreamBatch batch_;
+  std::unique_ptr<Kernel> plain_, full_;  // full_: null until a job needs it
+  Buffer<uint32_t> weights_{*device_};
+  Buffer<Word> words_{*device_};
+  Buffer<unsigned> queues_{*device_};
+  Buffer<KernelStatus> status_{*device_};
+  Buffer<long long> clocks_{*device_};
+  std::mutex mutex_;
+  unsigned tag_ = 1;
+  double seconds_per_step_ = 0;
+};
+
+}  // namespace
+
+std::vector<std::vector<int>> fill_slots(std::vector<Slice>& slices, int slots, int64_t steps) {
+  std::vector<int> order(slices.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+    return steps_left(slices[size_t(a)]) > steps_left(slices[size_t(b)]);
+  });
+  std::vector<std::vector<int>> result{size_t(slots)};
+  using Load = std::pair<int64_t, int>;  // steps so far, slot
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
+  for (int slot = 0; slot < slots; ++slot) loads.emplace(0, slot);
+  for (const int i : order) {
+    const auto [load, slot] = loads.top();
+    if (load >= steps) break;  // the emptiest is full
+    Slice& s = slices[size_t(i)];
+    s.steps = std::min(steps_left(s), steps - load);
+    result[size_t(slot)].push_back(i);
+    loads.pop();
+    loads.emplace(load + s.steps, slot);
+  }
+  return result;
+}
+
+KernelSpec kernel_spec(const ManyPlan& plan, bool full) {
+  KernelSpec spec;
+  spec.shape = plan.shape;
+  spec.shape.full = full;
+  spec.name = "wavernn_many";
+  spec.entry = "cuda/kernels/entry_many.cuh";
+  spec.sources = kernel_sources();
+  spec.defines = shape_macros(spec.shape);
+  spec.blocks = plan.teams * plan.shape.blocks;
+  spec.threads = plan.shape.threads;
+  spec.shared_bytes = plan.shared_bytes;
+  return spec;
+}
+
+std::unique_ptr<Engine> make_many_engine(const ManyRequest& request,
+                                         const CanonicalWeights& weights,
+                                         std::unique_ptr<Device> device) {
+  return std::make_unique<ManyEngine>(request, weights, std::move(device));
+}
+
+}  // namespace wavernn_fast::gpu

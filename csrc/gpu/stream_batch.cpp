@@ -1,0 +1,189 @@
+#include "gpu/stream_batch.h"
+
+#include <algorithm>
+
+#include "gpu/engine_parts.h"
+
+namespace wavernn_fast::gpu {
+
+bool needs_full(const Job& job) {
+  return job.logits || job.forced_labels || job.words || job.state->greedy;
+}
+
+std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& jobs,
+                                std::vector<int64_t>& done) {
+  done.assign(jobs.size(), 0);
+  std::vector<Slice> slices;
+  for (size_t i = 0; i < jobs.size(); ++i)
+    slices.push_back(
+        {&jobs[i], &done[i], int64_t(jobs[i].state->position()) / config.hop_length, 0});
+  return slices;
+}
+
+StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights)
+    : config_(config),
+      taps_(config.interp_size() > 0 ? config.taps() : 0),
+      bias_(gate_bias(config, weights)),
+      base_(device),
+      upsample_(device),
+      logits_(device),
+      hold_(device),
+      interp_(device),
+      state_(device),
+      uniforms_(device),
+      forced_(device),
+      labels_(device),
+      status_(device),
+      args_(device) {
+  base_.upload(bias_.data(), bias_.size());
+  if (taps_ == 0) return;
+  const int64_t hop = config.hop_length;
+  upsample_.upload(weights.get("upsample.kernel", {hop, taps_}), size_t(hop * taps_));
+}
+
+const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const uint32_t* weights,
+                                      Word* words, long long* clocks) {
+  const size_t width = size_t(config_.hidden_size) + 2;
+  size_t steps = 0, logit_steps = 0;
+  for (auto* pool : {&hold_, &interp_, &state_}) pool->values.clear();
+  uniforms_.values.clear();
+  forced_.values.clear();
+  std::vector<KernelArgs> args;
+  std::vector<Places> places(slices.size());
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const Slice& s = slices[i];
+    steps += size_t(s.steps);
+    if (s.job->logits) logit_steps += size_t(s.steps);
+    args.push_back(stream_arguments(s, weights, words));
+    const StreamState& state = *s.job->state;
+    state_.add(state.hidden.data(), width - 2);
+    state_.add(state.feedback, 2);
+    put_conditioning(args.back(), s, places[i]);
+    if (s.job->words)
+      places[i].uniforms = uniforms_.add(s.job->words + 2 * *s.done, 2 * size_t(s.steps));
+    if (s.job->forced_labels)
+      places[i].forced = forced_.add(s.job->forced_labels + *s.done, size_t(s.steps));
+  }
+  labels_.reserve(steps);
+  logits_.reserve(logit_steps * 512);
+  const std::vector<KernelStatus> fresh(slices.size(), KernelStatus{0, -1, 0});
+  status_.upload(fresh.data(), fresh.size());
+  const float *hold = hold_.upload(), *interp = interp_.upload();
+  const uint32_t* uniforms = uniforms_.upload();
+  const int* forced = forced_.upload();
+  state_.upload();
+  size_t label = 0, logit = 0;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const Job& job = *slices[i].job;
+    KernelArgs& a = args[i];
+    if (a.base == nullptr) a.base = hold + places[i].hold;
+    if (taps_ > 0 && a.interp == nullptr) a.interp = interp + places[i].interp;
+    if (job.words) a.uniforms = uniforms + places[i].uniforms;
+    if (job.forced_labels) a.forced = forced + places[i].forced;
+    a.state = state_.buffer.get() + i * width;
+    a.status = status_.get() + i;
+    a.labels = labels_.get() + label;
+    label += size_t(slices[i].steps);
+    if (!job.logits) continue;
+    a.logits = logits_.get() + logit * 512;
+    logit += size_t(slices[i].steps);
+  }
+  if (!args.empty()) args[0].clocks = clocks;
+  return args_.upload(args.data(), args.size());
+}
+
+// What needs no memory of the launch.
+KernelArgs StreamBatch::stream_arguments(const Slice& s, const uint32_t* weights,
+                                         Word* words) const {
+  const StreamState& state = *s.job->state;
+  KernelArgs a{};
+  a.weights = weights;
+  a.words = words;
+  a.steps = unsigned(s.steps);
+  a.seed = state.key.seed;
+  a.item = state.key.item;
+  a.fold = state.key.fold;
+  a.step0 = state.step;
+  a.hop = unsigned(config_.hop_length);
+  a.poll_limit = kPollLimit;
+  a.inv_temperature = state.inv_temperature;
+  a.greedy = state.greedy;
+  return a;
+}
+
+// Rows of the frames that these steps see, as in the engine for one stream; `base` and `interp`
+// stay null where they go to a pool.
+void StreamBatch::put_conditioning(KernelArgs& a, const Slice& s, Places& places) {
+  const Job& job = *s.job;
+  const int64_t position = int64_t(job.state->position()), hop = config_.hop_length;
+  const int64_t row = position / hop - s.first_frame;
+  const int64_t rows = (position % hop + s.steps + hop - 1) / hop;
+  const int64_t width = 3 * config_.hidden_size;
+  a.phase0 = unsigned(position % hop);
+  places.hold = hold_.values.size();
+  places.interp = interp_.values.size();
+  if (job.hold == nullptr) {
+    a.base = base_.get();
+  } else {
+    a.base_stride = unsigned(width);
+    if (job.hold_on_device)
+      a.base = job.hold + row * width;
+    else
+      for (int64_t i = 0; i < rows * width; ++i)
+        hold_.values.push_back(job.hold[row * width + i] + bias_[size_t(i % width)]);
+  }
+  if (taps_ == 0) return;
+  a.upsample = upsample_.get();
+  if (job.interp_on_device)
+    a.interp = job.interp + row * width;
+  else
+    interp_.add(job.interp + row * width, size_t((rows + taps_ - 1) * width));
+}
+
+int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
+  const size_t width = size_t(config_.hidden_size) + 2;
+  std::vector<KernelStatus> status(slices.size());
+  status_.download(status.data(), status.size());
+  size_t steps = 0, logit_steps = 0;
+  for (const Slice& s : slices) {
+    steps += size_t(s.steps);
+    if (s.job->logits) logit_steps += size_t(s.steps);
+  }
+  std::vector<int> labels(steps);
+  std::vector<float> logits(logit_steps * 512), state(slices.size() * width);
+  labels_.download(labels.data(), labels.size());
+  logits_.download(logits.data(), logits.size());
+  state_.buffer.download(state.data(), state.size());
+  const int* label = labels.data();
+  const float* logit = logits.data();
+  int first = -1;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const Slice& s = slices[i];
+    const bool whole = status[i].stall == 0 && status[i].steps_done == unsigned(s.steps);
+    if (!whole && first < 0) {
+      first = int(i);
+      first_status = status[i];
+    }
+    if (s.job->logits) {
+      if (whole) std::copy(logit, logit + s.steps * 512, s.job->logits + *s.done * 512);
+      logit += s.steps * 512;
+    }
+    if (whole) take_one(s, status[i], label, state.data() + i * width);
+    label += s.steps;
+  }
+  return first;
+}
+
+void StreamBatch::take_one(const Slice& s, const KernelStatus& status, const int* labels,
+                           const float* state) {
+  std::copy(labels, labels + s.steps, s.job->labels + *s.done);
+  StreamState& to = *s.job->state;
+  std::copy(state, state + to.hidden.size(), to.hidden.begin());
+  std::copy(state + to.hidden.size(), state + to.hidden.size() + 2, to.feedback);
+  to.step += uint64_t(s.steps);
+  if (status.failed_step >= 0 && s.job->failed_step < 0)
+    s.job->failed_step = *s.done + status.failed_step;
+  *s.done += s.steps;
+}
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,138 @@
+// The order of packed weights of plan M: tiles of 16 rows and 16 columns, [32 lanes][4] words of
+// two fp16 weights. Word i of lane l holds row l / 4 + 8 (i % 2) and columns 2 (l % 4) + 8 (i / 2)
+// and the next: operand A of mma.m16n8k16.
+//   R [block][warp][tile of columns][coarse, fine][reset, update, candidate][tile of units];
+//   O1, O2, O3, O4 [block][tile of rows][tile of columns];
+// then what plan/gpu_vectors.h says. Missing rows and columns are zero.
+#include <algorithm>
+
+#include "common/error.h"
+#include "common/half.h"
+#include "plan/gpu_many.h"
+#include "plan/gpu_vectors.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+constexpr int kTileWords = 128;
+
+// Columns [begin, begin + count) of a warp: columns_of_warp in the kernel.
+struct Columns {
+  int begin, count;
+};
+Columns columns_of_warp(int tiles, int warps, int warp, bool from_end) {
+  const int each = tiles / warps, more = tiles % warps;
+  if (from_end) warp = warps - 1 - warp;
+  const int count = each + (warp < more ? 1 : 0);
+  const int before = warp * each + std::min(warp, more);
+  return {from_end ? tiles - before - count : before, count};
+}
+
+// Visits the weights of a tile: visit(word, in its high half, row, column), from 0 in the tile.
+template <class Visit>
+void walk_tile(int64_t at, const Visit& visit) {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i)
+      for (int e = 0; e < 2; ++e)
+        visit(at + 4 * lane + i, e, lane / 4 + 8 * (i % 2), lane % 4 * 2 + 8 * (i / 2) + e);
+}
+
+// visit(word, half of it, canonical row, canonical column) of all weights of R.
+template <class Visit>
+void walk_recurrent(const Shape& s, const Visit& visit) {
+  const int units = 16 * s.unit_tiles;
+  int64_t at = s.gru_at;
+  for (int block = 0; block < s.blocks; ++block)
+    for (int warp = 0; warp < s.warps; ++warp)
+      for (int column = 0; column < s.gru_columns; ++column) {
+        const Columns coarse = columns_of_warp(s.half_tiles, s.warps, warp, false);
+        const Columns fine = columns_of_warp(s.half_tiles, s.warps, warp, true);
+        const int first_fine = s.gru_columns - fine.count;
+        int begin = -1;  // canonical column; none: a place that this warp does not use
+        if (column < coarse.count) begin = 16 * (coarse.begin + column);
+        if (column >= first_fine) begin = s.half + 16 * (fine.begin + column - first_fine);
+        for (int m = 0; m < 6 * s.unit_tiles; ++m, at += kTileWords) {
+          const int side = m / (3 * s.unit_tiles), gate = m / s.unit_tiles % 3;
+          const int first = block * units + m % s.unit_tiles * 16;  // unit of the half
+          if (begin < 0) continue;
+          walk_tile(at, [&](int64_t word, int e, int row, int col) {
+            if (first + row < s.half)
+              visit(word, e, gate * s.hidden + side * s.half + first + row, begin + col);
+          });
+        }
+      }
+}
+
+struct Layer {
+  const char* name;
+  int rows, cols;    // canonical
+  int dealt, tiles;  // rows of a block, and their tiles
+  int column_tiles, at;
+};
+
+std::vector<Layer> layers(const Shape& s) {
+  const int fc1 = 16 * s.fc1_tiles;
+  return {{"coarse_fc1", s.fc, s.half, fc1, s.fc1_tiles, s.half_tiles, s.coarse_fc1_at},
+          {"coarse_fc2", 256, s.fc, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.coarse_fc2_at},
+          {"fine_fc1", s.fc, s.half, fc1, s.fc1_tiles, s.half_tiles, s.fine_fc1_at},
+          {"fine_fc2", 256, s.fc, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.fine_fc2_at}};
+}
+
+template <class Visit>
+void walk_layer(const Shape& s, const Layer& layer, const Visit& visit) {
+  int64_t at = layer.at;
+  for (int block = 0; block < s.blocks; ++block)
+    for (int m = 0; m < layer.tiles; ++m)
+      for (int k = 0; k < layer.column_tiles; ++k, at += kTileWords)
+        walk_tile(at, [&](int64_t word, int e, int row, int col) {
+          const int in_block = 16 * m + row, canonical = block * layer.dealt + in_block;
+          if (in_block < layer.dealt && canonical < layer.rows && 16 * k + col < layer.cols)
+            visit(word, e, canonical, 16 * k + col);
+        });
+}
+
+}  // namespace
+
+std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& weights) {
+  const Shape& s = plan.shape;
+  std::vector<uint32_t> out(size_t(plan.packed_words), 0);
+  const auto put = [&out](const float* w, int cols, const std::string& name) {
+    return [&out, w, cols, name](int64_t word, int e, int row, int col) {
+      out[size_t(word)] |= uint32_t(checked_fp16(w[int64_t(row) * cols + col], name)) << 16 * e;
+    };
+  };
+  walk_recurrent(s, put(weights.get("gru.w_recurrent", {3 * s.hidden, s.hidden}), s.hidden,
+                        "gru.w_recurrent"));
+  for (const Layer& layer : layers(s)) {
+    const std::string name = std::string(layer.name) + ".weight";
+    walk_layer(s, layer, put(weights.get(name, {layer.rows, layer.cols}), layer.cols, name));
+  }
+  pack_vectors(s, plan.request.gpu.config.fc_size, weights, out);
+  return out;
+}
+
+std::vector<float> unpack_many(const ManyPlan& plan, const std::vector<uint32_t>& packed,
+                               const std::string& name) {
+  const Shape& s = plan.shape;
+  std::vector<float> out;
+  const auto take = [&](int cols) {
+    return [&, cols](int64_t word, int e, int row, int col) {
+      // Added: a weight that stands in two places is seen to be wrong.
+      out[size_t(int64_t(row) * cols + col)] += from_fp16(uint16_t(packed[size_t(word)] >> 16 * e));
+    };
+  };
+  if (name == "gru") {
+    out.assign(size_t(3) * size_t(s.hidden) * size_t(s.hidden), 0.0f);
+    walk_recurrent(s, take(s.hidden));
+    return out;
+  }
+  for (const Layer& layer : layers(s)) {
+    if (name != layer.name) continue;
+    out.assign(size_t(layer.rows) * size_t(layer.cols), 0.0f);
+    walk_layer(s, layer, take(layer.cols));
+    return out;
+  }
+  fail("There is no packed matrix ", name, ".");
+}
+
+}  // namespace wavernn_fast::gpu
