@@ -10,6 +10,7 @@
 #define WF_INLINE [[maybe_unused]] static inline
 #define WF_UNROLL
 #define WF_UNROLL_FOUR
+#define WF_ROLLED
 #define WF_REGISTERS(type, name, count) type name[(count) > 0 ? (count) : 1]
 
 namespace wavernn_fast::gpu {

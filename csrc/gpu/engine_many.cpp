@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <queue>
@@ -58,7 +59,7 @@ class ManyEngine final : public Engine {
       : device_(std::move(device)),
         plan_(choose_many_plan(request)),
         batch_(*device_, request.gpu.config, weights) {
-    kernel_of(false);  // now, not when the first sample is wanted
+    kernel_of(plan_.shape.stream_tiles, false);  // now, not when the first sample is wanted
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
     words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(many_buffer_words(plan_.shape)));
@@ -114,16 +115,30 @@ class ManyEngine final : public Engine {
   }
 
  private:
-  Kernel& kernel_of(bool full) {
-    std::unique_ptr<Kernel>& kernel = full ? full_ : plain_;
-    while (!kernel) {
+  // Of the plan with so many tiles of streams a team.
+  struct Form {
+    ManyPlan plan;
+    std::unique_ptr<Kernel> plain, full;  // null until a job needs them
+  };
+
+  Form& form_of(int stream_tiles) {
+    const auto found = forms_.find(stream_tiles);
+    if (found != forms_.end()) return found->second;
+    return forms_.emplace(stream_tiles, Form{with_stream_tiles(plan_, stream_tiles), {}, {}})
+        .first->second;
+  }
+
+  Kernel& kernel_of(int stream_tiles, bool full) {
+    for (;;) {
+      Form& form = form_of(stream_tiles);
+      std::unique_ptr<Kernel>& kernel = full ? form.full : form.plain;
+      if (kernel) return *kernel;
       try {
-        kernel = device_->load(kernel_spec(plan_, full));
+        kernel = device_->load(kernel_spec(form.plan, full));
       } catch (const TooManyBlocks& refusal) {
         reduce(refusal);
       }
     }
-    return *kernel;
   }
 
   // Fewer teams, since others use the device or it keeps some of itself back.
@@ -132,26 +147,39 @@ class ManyEngine final : public Engine {
     const int teams = (refusal.fitting > 0 ? refusal.fitting : blocks / 2) / plan_.shape.blocks;
     if (teams < 1 || teams >= plan_.teams) throw refusal;
     plan_.teams = teams;
-    plain_.reset();
-    full_.reset();
+    forms_.clear();
+  }
+
+  // Tiles of streams a team for a launch of `streams`: as few as have room for all, of 1, 2, 4, 8
+  // and so on, so that few kernels are compiled.
+  int tiles_for(size_t streams) const {
+    const int most = plan_.shape.stream_tiles, per_tile = plan_.shape.streams / most;
+    int tiles = 1;
+    while (tiles < most && size_t(tiles * per_tile * plan_.teams) < streams) tiles *= 2;
+    return std::min(tiles, most);
   }
 
   // Steps of a launch: enough for all slots to change streams and not too long to interrupt.
   int64_t launch_steps(const std::vector<Slice>& slices) const {
     int64_t most = kLongestSlice;
     for (const Slice& s : slices)
-      if (s.job->logits) most = std::max(1, kLogitSlice / plan_.slots());
+      if (s.job->logits)
+        most = std::max(1, kLogitSlice / std::min(plan_.slots(), int(slices.size())));
     return slice_steps(*device_, seconds_per_step_, most);
   }
 
   // One launch of as many steps as fit into it. If there is no room for so many teams, nothing has
   // happened but that there are fewer from now on.
   void run_launch(std::vector<Slice>& all) {
-    const auto slots = fill_slots(all, plan_.slots(), launch_steps(all));
+    const int tiles = tiles_for(all.size());
+    const Shape shape = form_of(tiles).plan.shape;
+    const int needed = int(std::min<size_t>(
+        size_t(plan_.teams), (all.size() + size_t(shape.streams) - 1) / size_t(shape.streams)));
+    const auto slots = fill_slots(all, needed * shape.streams, launch_steps(all));
     bool full = false;
     std::vector<Slice> slices;  // in the order of their slots
     std::vector<unsigned> queues{0};
-    std::vector<unsigned> team_steps(size_t(plan_.teams), 0u);
+    std::vector<unsigned> team_steps(size_t(needed), 0u);
     for (size_t slot = 0; slot < slots.size(); ++slot) {
       unsigned steps = 0;
       for (const int i : slots[slot]) {
@@ -160,15 +188,15 @@ class ManyEngine final : public Engine {
         steps += unsigned(all[size_t(i)].steps);
       }
       queues.push_back(unsigned(slices.size()));
-      unsigned& most = team_steps[slot / size_t(plan_.shape.streams)];
+      unsigned& most = team_steps[slot / size_t(shape.streams)];
       most = std::max(most, steps);
     }
     const unsigned longest = *std::max_element(team_steps.begin(), team_steps.end());
     queues.insert(queues.end(), team_steps.begin(), team_steps.end());
-    const int teams = plan_.teams;
-    Kernel& kernel = kernel_of(full);
-    if (plan_.teams < teams) return;
-    const KernelArgs launch = arguments(slices, queues, longest);
+    Kernel& kernel = kernel_of(tiles, full);
+    if (plan_.teams < needed) return;
+    KernelArgs launch = arguments(slices, queues, longest);
+    launch.blocks = unsigned(needed * shape.blocks);
     tag_ += longest + 1;  // of words that a launch may have published before it failed, too
     const auto begin = Clock::now();
     try {
@@ -182,7 +210,7 @@ class ManyEngine final : public Engine {
     KernelStatus status{0, -1, 0}, whole;
     const int failed = batch_.take(slices, status);
     status_.download(&whole, 1);
-    if (whole.stall != 0 || failed >= 0) report_stall(whole);
+    if (whole.stall != 0 || failed >= 0) report_stall(shape, whole);
   }
 
   KernelArgs arguments(const std::vector<Slice>& slices, const std::vector<unsigned>& queues,
@@ -192,7 +220,6 @@ class ManyEngine final : public Engine {
     a.words = words_.get();
     a.poll_limit = kPollLimit;
     a.tag0 = next_tag(steps);
-    a.blocks = unsigned(plan_.teams * plan_.shape.blocks);
     a.streams = batch_.upload(slices, weights_.get(), words_.get(), nullptr);
     a.queues = queues_.upload(queues.data(), queues.size());
     const KernelStatus fresh{0, -1, 0};
@@ -210,22 +237,21 @@ class ManyEngine final : public Engine {
     return tag_;
   }
 
-  [[noreturn]] void report_stall(const KernelStatus& status) const {
+  [[noreturn]] void report_stall(const Shape& shape, const KernelStatus& status) const {
     if (status.stall == 0)
       fail<EngineError>("The kernel on ", device_->detail(), " ended without a reason.");
     const auto place = unsigned(status.stall >> 32);
     fail<EngineError>(
         "The kernel on ", device_->detail(), " stalled: block ", place >> kStallWordBits,
-        " waited in vain for ",
-        word_name(plan_.shape, int64_t(place & ((1u << kStallWordBits) - 1))), " (tag ",
-        unsigned(status.stall),
+        " waited in vain for ", word_name(shape, int64_t(place & ((1u << kStallWordBits) - 1))),
+        " (tag ", unsigned(status.stall),
         "). Streams that had not ended are as they were before this slice and may be run again.");
   }
 
   std::unique_ptr<Device> device_;  // outlives the kernels and the buffers
-  ManyPlan plan_;
+  ManyPlan plan_;                   // with most streams
   StreamBatch batch_;
-  std::unique_ptr<Kernel> plain_, full_;  // full_: null until a job needs it
+  std::map<int, Form> forms_;  // by tiles of streams a team
   Buffer<uint32_t> weights_{*device_};
   Buffer<Word> words_{*device_};
   Buffer<unsigned> queues_{*device_};

@@ -20,11 +20,11 @@ constexpr int kFewestArch = 75;        // with mma of fp16 and fp32 sums
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
-// Tiles of R's columns a warp has of both halves: see columns_of_warp in the kernel. One in the
-// middle serves either half where few warps have one more.
-int gru_columns(int half_tiles, int warps) {
-  const int each = half_tiles / warps, more = half_tiles % warps;
-  return 2 * each + (more == 0 ? 0 : 2 * more <= warps ? 1 : 2);
+// Tiles of R's columns a warp has of both halves: see columns_of in the kernel. One in the middle
+// serves either half where few groups of warps have one more.
+int gru_columns(int half_tiles, int groups) {
+  const int each = half_tiles / groups, more = half_tiles % groups;
+  return 2 * each + (more == 0 ? 0 : 2 * more <= groups ? 1 : 2);
 }
 
 Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles) {
@@ -44,7 +44,7 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles) {
   s.fc1_tiles = up(s.fc_tiles, s.blocks);
   s.fc2_rows = up(kClasses, s.blocks);
   s.fc2_tiles = up(s.fc2_rows, 16);
-  s.gru_columns = gru_columns(s.half_tiles, s.warps);
+  s.gru_columns = gru_columns(s.half_tiles, s.warps / 2);
   s.stream_tiles = stream_tiles;
   s.split = request.split;
   s.streams = stream_tiles * (request.split ? 4 : 8);
@@ -62,7 +62,7 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles) {
 void lay_out_weights(ManyPlan& plan) {
   Shape& s = plan.shape;
   const int64_t fc1 = int64_t(s.fc1_tiles) * s.half_tiles, fc2 = int64_t(s.fc2_tiles) * s.fc_tiles;
-  const int64_t gru = int64_t(6) * s.unit_tiles * s.gru_columns * s.warps;
+  const int64_t gru = int64_t(3) * s.unit_tiles * s.gru_columns * s.warps;
   int64_t at = 0;
   const auto place = [&](int& field, int64_t tiles) {
     field = int(at);
@@ -100,11 +100,12 @@ void lay_out_shared(ManyPlan& plan) {
   place(s.shared_columns, int64_t(8) * s.stream_tiles * s.column_words);
   place(s.shared_sums,
         int64_t(kTileFloats) * s.warps *
-            std::max(6 * s.unit_tiles, s.stream_tiles * std::max(s.fc1_tiles, s.fc2_tiles)));
-  place(s.shared_weights,
-        int64_t(2) * kTileFloats * (s.fc1_tiles * s.half_tiles + s.fc2_tiles * s.fc_tiles));
+            std::max(3 * s.unit_tiles, s.stream_tiles * std::max(s.fc1_tiles, s.fc2_tiles)));
+  place(s.shared_weights, int64_t(2) * kTileFloats *
+                              ((s.fc1_place == kInShared ? s.fc1_tiles * s.half_tiles : 0) +
+                               (s.fine_fc2_place == kInShared ? s.fc2_tiles * s.fc_tiles : 0)));
   place(s.shared_gru,
-        int64_t(kTileFloats) * 6 * s.unit_tiles * (s.gru_columns - s.gru_kept) * s.warps);
+        int64_t(kTileFloats) * 3 * s.unit_tiles * (s.gru_columns - s.gru_kept) * s.warps);
   plan.shared_bytes = int(std::min<int64_t>(4 * at, INT32_MAX));
 }
 
@@ -112,9 +113,9 @@ void lay_out_shared(ManyPlan& plan) {
 void keep_in_registers(ManyPlan& plan) {
   Shape& s = plan.shape;
   const int all = std::min(255, plan.request.gpu.limits.registers / s.threads / 8 * 8);
-  const int room = all - kWorkingRegisters - 24 * s.unit_tiles;
-  s.gru_kept = std::clamp(room / (24 * s.unit_tiles), 0, s.gru_columns);
-  plan.weight_registers = 24 * s.unit_tiles * s.gru_kept;
+  const int room = all - kWorkingRegisters - 12 * s.unit_tiles;
+  s.gru_kept = std::clamp(room / (12 * s.unit_tiles), 0, s.gru_columns);
+  plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
 }
 
 // --- the model of a sample --------------------------------------------------------------------
@@ -129,34 +130,47 @@ ManyLatency predict(const ManyPlan& plan) {
   // A message: the trip, and reading all of its words at 64 bytes a cycle.
   const auto message = [&](int64_t words) { return int(hop + double(words) * 8 / 64 + 60); };
   // Sums of all warps, one value a thread and round.
-  const auto meet = [&](int64_t values) { return 60 + rounds(values) * pace * (4 + 3 * s.warps); };
-  // Tiles of a layer: shared memory gives one in 4 cycles, the tensor cores multiply one in 4.
-  const auto layer = [&](int rows, int columns) {
-    return 150 + 4.0 * s.stream_tiles * rows * columns + meet(int64_t(16) * rows * s.streams);
+  const auto meet = [&](int64_t values, int groups) {
+    return 60 + rounds(values) * pace * (4 + 3 * groups);
+  };
+  // Tiles of a layer: shared memory gives one in 4 cycles, the tensor cores multiply one in 2.
+  const auto layer = [&](int rows, int columns, int place) {
+    const double tile = place == kInShared ? 4.0 : 8.0;
+    return 150 + tile * s.stream_tiles * rows * columns + (place == kInShared ? 0 : 300) +
+           meet(int64_t(16) * rows * s.streams, s.warps);
   };
   const int64_t units = 16 * s.unit_tiles;
   ManyLatency l;
   l.gates = int(100 + rounds(units / 2 * s.streams) * 150 * pace);
   l.hidden = message(int64_t(s.half) / 2 * 8 * s.stream_tiles);
   const double product =
-      s.stream_tiles * (4.0 * 6 * s.unit_tiles * s.half_tiles + 100 +
-                        meet(96 * s.unit_tiles * int64_t(s.split ? 4 : 8)) + 300);
+      s.stream_tiles * (2.0 * 6 * s.unit_tiles * s.half_tiles + 100 +
+                        meet(96 * s.unit_tiles * int64_t(s.split ? 4 : 8), s.warps / 2) + 300);
   const int y = message(int64_t(8) * s.fc_tiles * 8 * s.stream_tiles);
-  l.y = int(layer(s.fc1_tiles, s.half_tiles) + std::max(double(y), product));
+  l.y = int(layer(s.fc1_tiles, s.half_tiles, s.fc1_place) + std::max(double(y), product));
   const int64_t drawn = s.draw_apart ? up(s.streams, s.blocks) : s.streams;
-  l.logits = int(layer(s.fc2_tiles, s.fc_tiles)) + message(kClasses * drawn);
+  l.logits = int(layer(s.fc2_tiles, s.fc_tiles, s.fine_fc2_place)) + message(kClasses * drawn);
   l.draw = int(400 * up(int(drawn), s.warps) + 60) + (s.draw_apart ? message(s.streams) : 0);
   l.advance = 100;
   return l;
 }
 
-std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int stream_tiles) {
+// Where O1 with O3 and O2 with O4 are, best first.
+struct Places {
+  Place fc1, fc2;
+};
+constexpr Places kPlaces[] = {{kInShared, kInShared}, {kInShared, kInL2}, {kInL2, kInL2}};
+
+std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int stream_tiles,
+                                Places places) {
   ManyPlan plan;
   plan.request = request;
   plan.shape = make_shape(request, unit_tiles, stream_tiles);
+  plan.shape.fc1_place = places.fc1;
+  plan.shape.coarse_fc2_place = plan.shape.fine_fc2_place = places.fc2;
   const DeviceLimits& d = request.gpu.limits;
   plan.teams = d.multiprocessors / plan.shape.blocks;
-  if (plan.teams < 1 || 24 * unit_tiles + kWorkingRegisters > 255) return std::nullopt;
+  if (plan.teams < 1 || 12 * unit_tiles + kWorkingRegisters > 255) return std::nullopt;
   keep_in_registers(plan);
   lay_out_shared(plan);
   if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
@@ -184,15 +198,15 @@ void check_request(const ManyRequest& request) {
                       "; many streams side by side need 7.5 or more. Use streams=1.");
   WF_CHECK(request.streams >= 0 && request.streams <= 1 << 16, "streams is ", request.streams,
            ", expected 0 (most samples) to 65536");
-  WF_CHECK(r.warps == 0 || r.warps == 4 || r.warps == 8 || r.warps == 16, "warps is ", r.warps,
-           ", expected 4, 8 or 16, or 0 for the planner's choice");
+  WF_CHECK(r.warps == 0 || r.warps == 2 || r.warps == 4 || r.warps == 8 || r.warps == 16,
+           "warps is ", r.warps, ", expected 2, 4, 8 or 16, or 0 for the planner's choice");
   WF_CHECK(r.blocks >= 0 && r.blocks <= c.hidden_size / 32, "blocks is ", r.blocks,
            ", expected 1 to ", c.hidden_size / 32, ": a team has 16 units of each half a block");
   WF_CHECK(r.exchanges == 0 && r.cluster <= 1,
            "exchanges and cluster are of plans for one stream; leave them out with streams > 1");
 }
 
-// The most columns of weights that blocks of `unit_tiles` tiles do not waste.
+// Whether no other number of tiles a block has as many blocks: only the last may have fewer.
 bool is_even(const ModelConfig& c, int unit_tiles) {
   const int tiles = c.half() / 16, blocks = up(tiles, unit_tiles);
   return up(tiles, blocks) == unit_tiles;
@@ -211,17 +225,19 @@ ManyPlan choose_many_plan(const ManyRequest& request) {
     if (!a_enough && a.slots() != b.slots()) return a.slots() > b.slots();
     return a.latency.total() < b.latency.total();
   };
-  for (int unit_tiles = 1; unit_tiles <= r.config.half() / 16; ++unit_tiles) {
-    if (r.blocks ? up(r.config.half() / 16, unit_tiles) != r.blocks
-                 : !is_even(r.config, unit_tiles))
-      continue;
-    for (int stream_tiles = 1; stream_tiles <= kMostStreamTiles; ++stream_tiles) {
-      const std::optional<ManyPlan> plan = plan_of(request, unit_tiles, stream_tiles);
-      if (!plan) break;  // more streams need more of everything
-      if (!best || better(*plan, *best)) best = plan;
+  for (const Places& places : kPlaces) {
+    for (int unit_tiles = 1; unit_tiles <= r.config.half() / 16; ++unit_tiles) {
+      if (r.blocks ? up(r.config.half() / 16, unit_tiles) != r.blocks
+                   : !is_even(r.config, unit_tiles))
+        continue;
+      for (int stream_tiles = 1; stream_tiles <= kMostStreamTiles; ++stream_tiles) {
+        const std::optional<ManyPlan> plan = plan_of(request, unit_tiles, stream_tiles, places);
+        if (!plan) break;  // more streams need more of everything
+        if (!best || better(*plan, *best)) best = plan;
+      }
     }
+    if (best) return *best;  // weights from L2 are read once a tile of streams: only where it must
   }
-  if (best) return *best;
   const DeviceLimits& d = r.limits;
   fail<DeviceError>("The model does not fit on ", d.name,
                     " for many streams side by side: ", r.config.hidden_size,
@@ -230,6 +246,15 @@ ManyPlan choose_many_plan(const ManyRequest& request) {
                     " bytes of shared memory of a block, in teams of at most ",
                     std::min(d.multiprocessors, r.config.half() / 16),
                     r.blocks ? " blocks (blocks was given)" : " blocks", ". Use streams=1.");
+}
+
+ManyPlan with_stream_tiles(const ManyPlan& plan, int stream_tiles) {
+  const Shape& s = plan.shape;
+  ManyPlan fewer = plan_of(plan.request, s.unit_tiles, stream_tiles,
+                           {Place(s.fc1_place), Place(s.fine_fc2_place)})
+                       .value();
+  fewer.teams = plan.teams;
+  return fewer;
 }
 
 double ManyPlan::predicted_samples_per_s() const {
@@ -247,7 +272,9 @@ std::string ManyPlan::describe() const {
       << "a block: " << 16 * s.unit_tiles << " units of each half, " << 16 * s.fc1_tiles
       << " rows of fc1, " << s.fc2_rows << " of fc2; "
       << (s.draw_apart ? "a block draws for a stream\n" : "every block draws\n")
-      << "R: " << s.gru_kept << " of " << s.gru_columns << " tiles of columns a warp in registers\n"
+      << "R: " << s.gru_kept << " of " << s.gru_columns << " tiles of columns a warp in registers"
+      << (s.fc1_place == kInL2 ? "; fc1 in L2" : "")
+      << (s.fine_fc2_place == kInL2 ? "; fc2 in L2" : "") << "\n"
       << weight_registers << " registers a thread hold weights, " << shared_bytes
       << " bytes of shared memory a block, " << resident_bytes << " bytes resident a team\n"
       << "predicted: " << latency.total() << " cycles a sample, "

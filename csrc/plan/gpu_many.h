@@ -54,6 +54,10 @@ struct ManyPlan {
 // instruction for it or the core has no kernel.
 ManyPlan choose_many_plan(const ManyRequest& request);
 
+// The same plan with fewer streams a team, for launches of few: packed weights, and the bits of
+// every stream, are the same.
+ManyPlan with_stream_tiles(const ManyPlan& plan, int stream_tiles);
+
 // Packed weights, `packed_words` of them. Error if a weight is beyond fp16.
 std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& weights);
 

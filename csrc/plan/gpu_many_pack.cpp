@@ -1,8 +1,9 @@
 // The order of packed weights of plan M: tiles of 16 rows and 16 columns, [32 lanes][4] words of
 // two fp16 weights. Word i of lane l holds row l / 4 + 8 (i % 2) and columns 2 (l % 4) + 8 (i / 2)
 // and the next: operand A of mma.m16n8k16.
-//   R [block][warp][tile of columns][coarse, fine][reset, update, candidate][tile of units];
-//   O1, O2, O3, O4 [block][tile of rows][tile of columns];
+//   R [block][warp][tile of columns][reset, update, candidate][tile of units]; warps have the rows
+//   of the coarse and of the fine half by turns, and two share their columns; O1, O2, O3, O4
+//   [block][tile of rows][tile of columns];
 // then what plan/gpu_vectors.h says. Missing rows and columns are zero.
 #include <algorithm>
 
@@ -16,15 +17,15 @@ namespace {
 
 constexpr int kTileWords = 128;
 
-// Columns [begin, begin + count) of a warp: columns_of_warp in the kernel.
+// Columns [begin, begin + count) of a group of warps: columns_of in the kernel.
 struct Columns {
   int begin, count;
 };
-Columns columns_of_warp(int tiles, int warps, int warp, bool from_end) {
-  const int each = tiles / warps, more = tiles % warps;
-  if (from_end) warp = warps - 1 - warp;
-  const int count = each + (warp < more ? 1 : 0);
-  const int before = warp * each + std::min(warp, more);
+Columns columns_of(int tiles, int groups, int group, bool from_end) {
+  const int each = tiles / groups, more = tiles % groups;
+  if (from_end) group = groups - 1 - group;
+  const int count = each + (group < more ? 1 : 0);
+  const int before = group * each + std::min(group, more);
   return {from_end ? tiles - before - count : before, count};
 }
 
@@ -45,14 +46,14 @@ void walk_recurrent(const Shape& s, const Visit& visit) {
   for (int block = 0; block < s.blocks; ++block)
     for (int warp = 0; warp < s.warps; ++warp)
       for (int column = 0; column < s.gru_columns; ++column) {
-        const Columns coarse = columns_of_warp(s.half_tiles, s.warps, warp, false);
-        const Columns fine = columns_of_warp(s.half_tiles, s.warps, warp, true);
+        const Columns coarse = columns_of(s.half_tiles, s.warps / 2, warp / 2, false);
+        const Columns fine = columns_of(s.half_tiles, s.warps / 2, warp / 2, true);
         const int first_fine = s.gru_columns - fine.count;
         int begin = -1;  // canonical column; none: a place that this warp does not use
         if (column < coarse.count) begin = 16 * (coarse.begin + column);
         if (column >= first_fine) begin = s.half + 16 * (fine.begin + column - first_fine);
-        for (int m = 0; m < 6 * s.unit_tiles; ++m, at += kTileWords) {
-          const int side = m / (3 * s.unit_tiles), gate = m / s.unit_tiles % 3;
+        for (int m = 0; m < 3 * s.unit_tiles; ++m, at += kTileWords) {
+          const int side = warp % 2, gate = m / s.unit_tiles;
           const int first = block * units + m % s.unit_tiles * 16;  // unit of the half
           if (begin < 0) continue;
           walk_tile(at, [&](int64_t word, int e, int row, int col) {

@@ -49,6 +49,7 @@ WF_INLINE int classes_at(int side) { return logits_at(2) + side * kStreams; }
 // Pairs of columns of all streams, from all blocks, to where the products read them.
 WF_INLINE void collect_columns(const Team& t, const Word* from, int tiles) {
   const int count = kStreamTiles * tiles * 32;  // two words each
+  WF_ROLLED
   for (int first = thread_index(); first < count; first += 4 * kThreads) {
     WF_REGISTERS(float, got, 8);
     for (unsigned tries = 0;;) {
@@ -82,6 +83,7 @@ WF_INLINE void collect_columns(const Team& t, const Word* from, int tiles) {
 // Two units of one stream a thread.
 WF_INLINE void many_gates(Team& t, int side) {
   Word* words = team_words(t) + pairs_at(0, side);
+  WF_ROLLED
   for (int i = thread_index(); i < own_units() / 2 * kStreams; i += kThreads) {
     const int s = i % kStreams, unit = i / kStreams * 2;
     if (first_unit() + unit >= kHalf) continue;
@@ -93,20 +95,40 @@ WF_INLINE void many_gates(Team& t, int side) {
   stage_done(t.clock, kClockCoarseGates + side * kStagesOfHalf);
 }
 
-// Tiles of O1, O2, O3, O4 in shared memory, in this order; and the biases of their rows.
-WF_INLINE unsigned* layer_tiles(float* shared, int layer) {
-  const int fc1 = kFc1Tiles * kHalfTiles, fc2 = kFc2Tiles * kFcTiles;
-  const int before = layer / 2 * (fc1 + fc2) + layer % 2 * fc1;
-  return reinterpret_cast<unsigned*>(shared + kSharedWeights) + before * 32 * kTileWords;
+// Tiles of O1, O2, O3, O4 of this block: in L2 where they are packed, in shared memory those that
+// are kept there; and the biases of their rows.
+WF_INLINE int layer_place(int layer) { return layer % 2 == 0 ? kFc1Place : kFineFc2Place; }
+WF_INLINE int layer_size(int layer) {  // words
+  return (layer % 2 == 0 ? kFc1Tiles * kHalfTiles : kFc2Tiles * kFcTiles) * 32 * kTileWords;
+}
+WF_INLINE const unsigned* packed_layer(const KernelArgs& launch, int layer) {
+  const int at = layer == 0   ? kCoarseFc1At
+                 : layer == 1 ? kCoarseFc2At
+                 : layer == 2 ? kFineFc1At
+                              : kFineFc2At;
+  return static_cast<const unsigned*>(launch.weights) + at + rank_in_team() * layer_size(layer);
+}
+WF_INLINE unsigned* kept_layer(float* shared, int layer) {
+  int before = 0;
+  for (int i = 0; i < layer; ++i) before += layer_place(i) == kInShared ? layer_size(i) : 0;
+  return reinterpret_cast<unsigned*>(shared + kSharedWeights) + before;
 }
 WF_INLINE float* layer_biases(float* shared, int layer) {
   const int fc1 = 16 * kFc1Tiles, fc2 = 16 * kFc2Tiles;
   return shared + kSharedBiases + layer / 2 * (fc1 + fc2) + layer % 2 * fc1;
 }
 
+WF_INLINE void run_layer(const Team& t, int layer, int rows, int columns) {
+  const int place = layer_place(layer);
+  const unsigned* weights =
+      place == kInShared ? kept_layer(t.shared, layer) : packed_layer(t.launch, layer);
+  multiply_layer(weights, place, rows, columns, t.shared);
+}
+
 WF_INLINE void hand_on_y(const Team& t, int side) {
   Word* words = team_words(t) + pairs_at(1, side);
   const float* biases = layer_biases(t.shared, 2 * side);
+  WF_ROLLED
   for (int i = thread_index(); i < 8 * kFc1Tiles * kStreams; i += kThreads) {
     const int s = i % kStreams, row = i / kStreams * 2, m = row / 16;
     const int global = rank_in_team() * 16 * kFc1Tiles + row;
@@ -116,8 +138,8 @@ WF_INLINE void hand_on_y(const Team& t, int side) {
     WF_REGISTERS(float, y, 2);
     WF_UNROLL
     for (int e = 0; e < 2; ++e)
-      y[e] =
-          largest(add(total(t.shared, place, stride, row % 16 + e, column), biases[row + e]), 0.0f);
+      y[e] = largest(
+          add(total(t.shared, place, stride, kWarps, row % 16 + e, column), biases[row + e]), 0.0f);
     publish_pair(words + (tile * 8 * kFcTiles + global / 2) * 8, column, y[0], y[1], t.tag);
   }
 }
@@ -125,12 +147,13 @@ WF_INLINE void hand_on_y(const Team& t, int side) {
 WF_INLINE void hand_on_logits(const Team& t, int side) {
   Word* words = team_words(t) + logits_at(side);
   const float* biases = layer_biases(t.shared, 2 * side + 1);
+  WF_ROLLED
   for (int i = thread_index(); i < 16 * kFc2Tiles * kStreams; i += kThreads) {
     const int s = i % kStreams, row = i / kStreams, k = rank_in_team() * kFc2Rows + row;
     if (row >= kFc2Rows || k >= 256) continue;
     const int tile = s / streams_of_tile(), column = s % streams_of_tile();
-    const float sum =
-        total(t.shared, tile * kFc2Tiles + row / 16, kStreamTiles * kFc2Tiles, row % 16, column);
+    const float sum = total(t.shared, tile * kFc2Tiles + row / 16, kStreamTiles * kFc2Tiles, kWarps,
+                            row % 16, column);
     const float logit = add(sum, biases[row]);
     publish(words + s * 256 + logit_place(k), logit, t.tag);
     const Slot& slot = slot_of(t.shared, s);
@@ -197,6 +220,7 @@ WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
 WF_INLINE void many_draws(const Team& t, int side) {
   const int step = kDrawApart ? kBlocks * kWarps : kWarps;
   const int first = kDrawApart ? warp_index() * kBlocks + rank_in_team() : warp_index();
+  WF_ROLLED
   for (int s = first; s < kStreams; s += step) {
     if (slot_of(t.shared, s).active) {
       draw_stream(t, side, s, kDrawApart || rank_in_team() == 0);
@@ -205,6 +229,7 @@ WF_INLINE void many_draws(const Team& t, int side) {
     }
   }
   if (!kDrawApart) return;
+  WF_ROLLED
   for (int i = thread_index(); i < kStreams / 2; i += kThreads) {
     WF_REGISTERS(float, classes, 2);
     poll_pairs(t.poller, team_words(t) + classes_at(side) + 2 * i, 0, 1, t.tag, classes);
@@ -220,7 +245,7 @@ WF_INLINE void many_half(Team& t, int side) {
   many_gates(t, side);
   collect_columns(t, team_words(t) + pairs_at(0, side), kHalfTiles);
   block_sync(kManyHidden + side);
-  multiply_layer(layer_tiles(t.shared, 2 * side), kFc1Tiles, kHalfTiles, t.shared);
+  run_layer(t, 2 * side, kFc1Tiles, kHalfTiles);
   block_sync(kManySumsY + side);
   hand_on_y(t, side);
   block_sync(kManyTakenY + side);
@@ -228,7 +253,7 @@ WF_INLINE void many_half(Team& t, int side) {
   stage_done(t.clock, kClockCoarseY + stage);
   collect_columns(t, team_words(t) + pairs_at(1, side), kFcTiles);
   block_sync(kManyY + side);
-  multiply_layer(layer_tiles(t.shared, 2 * side + 1), kFc2Tiles, kFcTiles, t.shared);
+  run_layer(t, 2 * side + 1, kFc2Tiles, kFcTiles);
   block_sync(kManySumsLogits + side);
   hand_on_logits(t, side);
   stage_done(t.clock, kClockCoarseLogits + stage);
@@ -248,6 +273,7 @@ WF_INLINE volatile int* many_leave_flag(float* shared, unsigned step) {
 
 // A thread a slot: what its stream drew, and on to its next step.
 WF_INLINE void advance(const Team& t) {
+  WF_ROLLED
   for (int s = thread_index(); s < kStreams; s += kThreads) {
     Slot& slot = slot_of(t.shared, s);
     slot.changes = 0;
@@ -269,6 +295,7 @@ WF_INLINE void advance(const Team& t) {
 // --- streams that end and begin ------------------------------------------------------------------
 
 WF_INLINE void store_states(const Team& t) {
+  WF_ROLLED
   for (int i = thread_index(); i < 2 * own_units() * kStreams; i += kThreads) {
     const int s = i % kStreams, unit = i / kStreams % own_units(),
               side = i / kStreams / own_units();
@@ -278,6 +305,7 @@ WF_INLINE void store_states(const Team& t) {
         *hidden_of(t.shared, side, unit, s);
   }
   if (rank_in_team() != 0) return;
+  WF_ROLLED
   for (int s = thread_index(); s < kStreams; s += kThreads) {
     const Slot& slot = slot_of(t.shared, s);
     if (!slot.active || !slot.changes) continue;
@@ -288,6 +316,7 @@ WF_INLINE void store_states(const Team& t) {
 }
 
 WF_INLINE void load_states(const Team& t) {
+  WF_ROLLED
   for (int i = thread_index(); i < 2 * own_units() * kStreams; i += kThreads) {
     const int s = i % kStreams, unit = i / kStreams % own_units(),
               side = i / kStreams / own_units();
@@ -301,6 +330,7 @@ WF_INLINE void load_states(const Team& t) {
 
 // Half of the states of the streams that begin, as activations; zeros for all others.
 WF_INLINE void load_columns(const Team& t, int side) {
+  WF_ROLLED
   for (int i = thread_index(); i < 8 * kHalfTiles * kStreams; i += kThreads) {
     const int pair = i % (8 * kHalfTiles), s = i / (8 * kHalfTiles);
     const Slot& slot = slot_of(t.shared, s);
@@ -311,8 +341,10 @@ WF_INLINE void load_columns(const Team& t, int side) {
   }
 }
 
-// The next stream of every slot whose stream has ended: its state, and R times its state.
+// The next stream of every slot whose stream has ended: its state, and R times its state. The same
+// for the first of all slots.
 WF_INLINE void begin_streams(const Team& t) {
+  WF_ROLLED
   for (int s = thread_index(); s < kStreams; s += kThreads) {
     Slot& slot = slot_of(t.shared, s);
     if (slot.changes) begin_stream(t.launch, slot, s, t.shared);
@@ -330,26 +362,25 @@ WF_INLINE void begin_streams(const Team& t) {
   block_sync(kManyReady);
 }
 
-WF_INLINE void change_streams(const Team& t) {
+// The streams that this step was the last of.
+WF_INLINE void end_streams(const Team& t) {
   store_states(t);
   block_sync(kManyStored);
+  WF_ROLLED
   for (int s = thread_index(); s < kStreams; s += kThreads)
     if (slot_of(t.shared, s).changes && slot_of(t.shared, s).active) ++slot_of(t.shared, s).stream;
-  begin_streams(t);
 }
 
 // --- a launch ------------------------------------------------------------------------------------
 
 WF_INLINE void load_layers(const KernelArgs& launch, float* shared) {
-  const int starts[4] = {kCoarseFc1At, kCoarseFc2At, kFineFc1At, kFineFc2At};
   for (int layer = 0; layer < 4; ++layer) {
-    const int tiles = layer % 2 == 0 ? kFc1Tiles * kHalfTiles : kFc2Tiles * kFcTiles;
-    const unsigned* from = static_cast<const unsigned*>(launch.weights) + starts[layer] +
-                           rank_in_team() * tiles * 32 * kTileWords;
-    for (int i = thread_index(); i < tiles * 32; i += kThreads) {
+    if (layer_place(layer) != kInShared) continue;
+    WF_ROLLED
+    for (int i = kTileWords * thread_index(); i < layer_size(layer); i += kTileWords * kThreads) {
       unsigned tile[kTileWords];
-      load_tile(from + kTileWords * i, tile);
-      keep_tile(layer_tiles(shared, layer) + kTileWords * i, tile);
+      load_tile(packed_layer(launch, layer) + i, tile);
+      keep_tile(kept_layer(shared, layer) + i, tile);
     }
   }
 }
@@ -360,16 +391,19 @@ WF_INLINE void load_biases(const KernelArgs& launch, float* shared) {
     const int rows = 16 * (layer % 2 == 0 ? kFc1Tiles : kFc2Tiles);
     const int dealt = layer % 2 == 0 ? rows : kFc2Rows, all = layer % 2 == 0 ? kFc : 256;
     const float* from = packed + kFcBiasAt + layer / 2 * (kFc + 256) + layer % 2 * kFc;
+    WF_ROLLED
     for (int i = thread_index(); i < rows; i += kThreads) {
       const int row = rank_in_team() * dealt + i;
       layer_biases(shared, layer)[i] = i < dealt && row < all ? load_constant(from + row) : 0.0f;
     }
   }
+  WF_ROLLED
   for (int i = thread_index(); i < 2 * own_units(); i += kThreads) {
     const int side = i / own_units(), unit = first_unit() + i % own_units();
     shared[kSharedInnerBias + i] =
         unit < kHalf ? load_constant(packed + kInnerBiasAt + side * kHalf + unit) : 0.0f;
   }
+  WF_ROLLED
   for (int i = thread_index(); i < 15 * own_units(); i += kThreads) {
     const int unit = first_unit() + i % own_units(), row = i / own_units();
     shared[kSharedSample + i] =
@@ -378,6 +412,7 @@ WF_INLINE void load_biases(const KernelArgs& launch, float* shared) {
 }
 
 WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
+  WF_ROLLED
   for (int s = thread_index(); s < kStreams; s += kThreads) {
     Slot& slot = slot_of(shared, s);
     slot.stream = launch.queues[team_index() * kStreams + s];
@@ -385,13 +420,14 @@ WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
     slot.changes = 1;
   }
   unsigned* columns = reinterpret_cast<unsigned*>(shared + kSharedColumns);
+  WF_ROLLED
   for (int i = thread_index(); i < 8 * kStreamTiles * kColumnWords; i += kThreads) columns[i] = 0;
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
 WF_INLINE void run_many(const KernelArgs& launch) {
   float* shared = shared_memory();
-  WF_REGISTERS(unsigned, kept, kGruKept * 6 * kUnitTiles * kTileWords);
+  WF_REGISTERS(unsigned, kept, kGruKept * 3 * kUnitTiles * kTileWords);
   const RecurrentTiles gru = load_recurrent(launch, kept, shared);
   load_layers(launch, shared);
   load_biases(launch, shared);
@@ -401,14 +437,16 @@ WF_INLINE void run_many(const KernelArgs& launch) {
   Team t{launch, {launch, stop}, shared, gru, {}, 0, launch.tag0};
   t.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? launch.clocks : nullptr;
   const unsigned steps = launch.queues[slots_of_launch(launch) + 1 + team_index()];
-  begin_streams(t);
   if (kClocks) t.clock.last = clock_ticks();
+  bool begins = true;
   for (; t.step < steps; ++t.step, ++t.tag) {
+    if (begins) begin_streams(t);
     many_half(t, 0);
     many_half(t, 1);
     advance(t);
     if (*many_leave_flag(shared, t.step) != 0) return;
-    if (*changed_flag(shared) == t.step + 1) change_streams(t);
+    begins = *changed_flag(shared) == t.step + 1;
+    if (begins) end_streams(t);
   }
 }
 

@@ -60,20 +60,22 @@ WF_INLINE void take_gate_sum(float* shared, int part, Wanted wanted, int m, int 
 // Rows of R in this block times half `part` of the state of all streams, for the pre-activations
 // of every stream's next step, or of the first step of those that have just begun.
 WF_INLINE void recurrent_product(const RecurrentTiles& r, int part, Wanted wanted, float* shared) {
-  WF_REGISTERS(float, sums, 24 * kUnitTiles);
+  WF_REGISTERS(float, sums, 12 * kUnitTiles);
   const int tiles = gate_tiles(), streams = streams_of_tile();
+  WF_ROLLED
   for (int n = 0; n < kStreamTiles; ++n) {
     multiply_gates(r, part, n, shared, sums);
     if (n > 0) block_sync(kManyTakenGates + part);
     WF_UNROLL
-    for (int m = 0; m < 6 * kUnitTiles; ++m)
-      store_sums(shared, warp_index() * tiles + m, sums + 4 * m);
+    for (int m = 0; m < 3 * kUnitTiles; ++m)
+      store_sums(shared, gate_group() * tiles + gate_side() * 3 * kUnitTiles + m, sums + 4 * m);
     block_sync(kManySumsGates + part);
+    WF_ROLLED
     for (int i = thread_index(); i < 16 * tiles * streams; i += kThreads) {
       const int column = i % streams, row = i / streams, s = n * streams + column;
       if (wanted == kChanging && !slot_of(shared, s).changes) continue;
       take_gate_sum(shared, part, wanted, row / 16, row % 16, s,
-                    total(shared, row / 16, tiles, row % 16, column));
+                    total(shared, row / 16, tiles, gate_groups(), row % 16, column));
     }
   }
 }

@@ -15,20 +15,27 @@ namespace wavernn_fast::gpu {
 
 WF_INLINE int streams_of_tile() { return kSplit ? 4 : 8; }
 WF_INLINE int own_units() { return 16 * kUnitTiles; }  // of each half
-WF_INLINE int gate_tiles() { return 6 * kUnitTiles; }
+WF_INLINE int gate_tiles() { return 6 * kUnitTiles; }  // of both
 
-// --- which columns a warp has --------------------------------------------------------------------
+// --- what a warp has
+// ------------------------------------------------------------------------------
 
-// Tiles of columns [begin, begin + count) of a warp. What does not divide by the warps goes to the
-// first ones, or for the fine half of R to the last: so a warp has about as many of both halves.
+// Of an output layer: all rows of its block, and some of the columns. Of R: the rows of one half,
+// coarse or fine, by turns, and some of the columns; so fewer sums of a row have to meet.
+WF_INLINE int gate_groups() { return kWarps / 2; }  // of warps that share the columns of R
+WF_INLINE int gate_group() { return warp_index() >> 1; }
+WF_INLINE int gate_side() { return warp_index() & 1; }
+
+// Tiles of columns [begin, begin + count) of one of `groups`. What does not divide goes to the
+// first ones, or for the fine half of the state to the last: so a warp has about as many of both.
 struct Columns {
   int begin, count;
 };
-WF_INLINE Columns columns_of_warp(int tiles, bool from_end) {
-  const int each = tiles / kWarps, more = tiles % kWarps;
-  const int warp = from_end ? kWarps - 1 - warp_index() : warp_index();
-  const int count = each + (warp < more ? 1 : 0);
-  const int before = warp * each + (warp < more ? warp : more);
+WF_INLINE Columns columns_of(int tiles, int groups, int group, bool from_end) {
+  const int each = tiles / groups, more = tiles % groups;
+  const int place = from_end ? groups - 1 - group : group;
+  const int count = each + (place < more ? 1 : 0);
+  const int before = place * each + (place < more ? place : more);
   return {from_end ? tiles - before - count : before, count};
 }
 
@@ -83,24 +90,28 @@ WF_INLINE void store_sums(float* shared, int place, const float* sums) {
   store2(at + 64, {sums[2], sums[3]});
 }
 
-// Sum over all warps of a row of a stream; `place` of warp 0, the others `stride` further each.
-WF_INLINE float total(const float* shared, int place, int stride, int row, int s) {
+// Sum of a row of a stream over `groups` of warps; `place` of the first, the others `stride`
+// further each.
+WF_INLINE float total(const float* shared, int place, int stride, int groups, int row, int s) {
   const float* at = shared + kSharedSums + 128 * place + 8 * row + s;
   float sum = at[0];
   WF_UNROLL
-  for (int w = 1; w < kWarps; ++w) sum = add(sum, at[128 * stride * w]);
+  for (int g = 1; g < groups; ++g) sum = add(sum, at[128 * stride * g]);
   if (!kSplit) return sum;
   float rest = at[4];
   WF_UNROLL
-  for (int w = 1; w < kWarps; ++w) rest = add(rest, at[128 * stride * w + 4]);
+  for (int g = 1; g < groups; ++g) rest = add(rest, at[128 * stride * g + 4]);
   return add(sum, rest);
 }
 
-// An output layer: `rows` tiles of rows in this block, all its tiles in shared memory as
-// [tile of rows][tile of columns]. Place of a sum: (warp * tiles of streams + tile) * rows + row.
-WF_INLINE void multiply_layer(const unsigned* weights, int rows, int columns, float* shared) {
-  const Columns own = columns_of_warp(columns, false);
+// An output layer: `rows` tiles of rows in this block, as [tile of rows][tile of columns] in shared
+// memory, or in L2 where that is too small. Place of a sum: (warp * tiles of streams + tile) * rows
+// + row.
+WF_INLINE void multiply_layer(const unsigned* weights, int place, int rows, int columns,
+                              float* shared) {
+  const Columns own = columns_of(columns, kWarps, warp_index(), false);
   const int lane = lane_index();
+  WF_ROLLED
   for (int n = 0; n < kStreamTiles; ++n) {
     const unsigned* x = activations(shared, n, lane >> 2) + (lane & 3);
     for (int m = 0; m < rows; ++m) {
@@ -108,7 +119,11 @@ WF_INLINE void multiply_layer(const unsigned* weights, int rows, int columns, fl
       WF_UNROLL_FOUR
       for (int k = own.begin; k < own.begin + own.count; ++k) {
         unsigned tile[kTileWords];
-        shared_tile(weights + ((m * columns + k) * 32 + lane) * kTileWords, tile);
+        const unsigned* at = weights + ((m * columns + k) * 32 + lane) * kTileWords;
+        if (place == kInShared)
+          shared_tile(at, tile);
+        else
+          load_tile(at, tile);
         multiply_tile(tile, x[8 * k], x[8 * k + 4], sums);
       }
       store_sums(shared, (warp_index() * kStreamTiles + n) * rows + m, sums);
@@ -116,26 +131,24 @@ WF_INLINE void multiply_layer(const unsigned* weights, int rows, int columns, fl
   }
 }
 
-// Rows of R in this block: tiles [coarse, fine][reset, update, candidate][tile of units], and of a
-// warp [tile of columns] of these: those of the coarse half of the state first, of the fine half
-// last. The first kGruKept stay in registers, the rest in shared memory.
+// Rows of R in this warp: tiles [reset, update, candidate][tile of units] of its half, for each of
+// its tiles of columns: those of the coarse half of the state first, of the fine half last. The
+// first kGruKept tiles of columns stay in registers, the rest in shared memory.
 struct RecurrentTiles {
   const unsigned* kept;
   const unsigned* shared;  // of this lane
 };
 
 WF_INLINE RecurrentTiles load_recurrent(const KernelArgs& launch, unsigned* kept, float* shared) {
-  const int lane_words = kGruColumns * 6 * kUnitTiles * 32 * kTileWords;
-  const unsigned* from = static_cast<const unsigned*>(launch.weights) + kGruAt +
-                         (rank_in_team() * kWarps + warp_index()) * lane_words +
-                         lane_index() * kTileWords;
-  const int in_registers = kGruKept * 6 * kUnitTiles, all = kGruColumns * 6 * kUnitTiles;
+  const int all = kGruColumns * 3 * kUnitTiles, in_registers = kGruKept * 3 * kUnitTiles;
+  const unsigned* from =
+      static_cast<const unsigned*>(launch.weights) + kGruAt +
+      ((rank_in_team() * kWarps + warp_index()) * all * 32 + lane_index()) * kTileWords;
   WF_UNROLL
   for (int i = 0; i < in_registers; ++i)
     load_tile(from + 32 * kTileWords * i, kept + kTileWords * i);
   unsigned* rest = reinterpret_cast<unsigned*>(shared + kSharedGru) +
-                   warp_index() * (all - in_registers) * 32 * kTileWords +
-                   lane_index() * kTileWords;
+                   (warp_index() * (all - in_registers) * 32 + lane_index()) * kTileWords;
   for (int i = in_registers; i < all; ++i) {
     unsigned tile[kTileWords];
     load_tile(from + 32 * kTileWords * i, tile);
@@ -144,31 +157,31 @@ WF_INLINE RecurrentTiles load_recurrent(const KernelArgs& launch, unsigned* kept
   return {kept, rest};
 }
 
-// Sums of all gate rows for one tile of streams: R times half `side` of the state. Which of a
-// warp's tiles of columns are of that half only the one in the middle depends on.
-WF_INLINE void multiply_gates(const RecurrentTiles& r, int side, int tile, float* shared,
+// Sums of this warp's gate rows for one tile of streams: R times half `part` of the state. Which of
+// its tiles of columns are of that half only the one in the middle depends on.
+WF_INLINE void multiply_gates(const RecurrentTiles& r, int part, int tile, float* shared,
                               float* sums) {
   const int lane = lane_index();
-  const Columns own = columns_of_warp(kHalfTiles, side == 1);
-  const int most = kHalfTiles / kWarps + (kHalfTiles % kWarps != 0 ? 1 : 0);
-  const int first = side == 0 ? 0 : kGruColumns - most,
-            from = side == 0 ? 0 : kGruColumns - own.count;
+  const Columns own = columns_of(kHalfTiles, gate_groups(), gate_group(), part == 1);
+  const int most = (kHalfTiles + gate_groups() - 1) / gate_groups();
+  const int first = part == 0 ? 0 : kGruColumns - most;
+  const int from = part == 0 ? 0 : kGruColumns - own.count;
   const unsigned* x = activations(shared, tile, lane >> 2) + (lane & 3) + 8 * (own.begin - from);
   WF_UNROLL
-  for (int i = 0; i < 24 * kUnitTiles; ++i) sums[i] = 0.0f;
+  for (int i = 0; i < 12 * kUnitTiles; ++i) sums[i] = 0.0f;
   WF_UNROLL
   for (int j = 0; j < most; ++j) {
     const int column = first + j;
     if (column < from || column >= from + own.count) continue;  // the same for a whole warp
     const unsigned low = x[8 * column], high = x[8 * column + 4];
     WF_UNROLL
-    for (int m = 0; m < 6 * kUnitTiles; ++m) {
-      const int i = column * 6 * kUnitTiles + m;
+    for (int m = 0; m < 3 * kUnitTiles; ++m) {
+      const int i = column * 3 * kUnitTiles + m;
       if (column < kGruKept) {
         multiply_tile(r.kept + kTileWords * i, low, high, sums + 4 * m);
       } else {
         unsigned weights[kTileWords];
-        shared_tile(r.shared + 32 * kTileWords * (i - kGruKept * 6 * kUnitTiles), weights);
+        shared_tile(r.shared + 32 * kTileWords * (i - kGruKept * 3 * kUnitTiles), weights);
         multiply_tile(weights, low, high, sums + 4 * m);
       }
     }

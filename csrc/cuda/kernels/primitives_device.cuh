@@ -9,6 +9,7 @@
 #define WF_INLINE static __device__ __forceinline__
 #define WF_UNROLL _Pragma("unroll")
 #define WF_UNROLL_FOUR _Pragma("unroll 4")
+#define WF_ROLLED _Pragma("unroll 1")
 #define WF_REGISTERS(type, name, count) type name[(count) > 0 ? (count) : 1]
 
 namespace wavernn_fast::gpu {
