@@ -118,12 +118,14 @@ uint32_t float_to_half(float x) { return std::isnan(x) ? 0x7e00u : to_fp16(x); }
 
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape) {
-  if (shape.stream_tiles > 0) {  // a pair of buffers a team
-    const int64_t size = gpu::many_buffer_words(shape);
-    return (at - words) / size % 2 == 1 ? at - size : at;
-  }
   const int64_t size = 3 * shape.hidden + 2 * (shape.fc + 256);
   return at - words >= size && at - words < 2 * size ? at - size : at;
+}
+
+const uint32_t* in_first_buffer(const uint32_t* words, const uint32_t* at,
+                                const gpu::Shape& shape) {
+  const int64_t size = gpu::many_buffer_words(shape);  // a pair of buffers a team
+  return (at - words) / size % 2 == 1 ? at - size : at;
 }
 
 }  // namespace wavernn_fast::emulate

@@ -33,6 +33,7 @@ uint32_t float_to_half(float x);
 // The same word of the first of both buffers of the exchange area.
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape);
+const uint32_t* in_first_buffer(const uint32_t* words, const uint32_t* at, const gpu::Shape& shape);
 
 // Sets the sizes of the launch that follows, and the code of one thread of it. `fused`: with the
 // processor's own fused multiply-add (the same bits, much faster).

@@ -185,11 +185,6 @@ WF_INLINE void publish(Word* at, float value, unsigned tag) {
   emulate::machine->progressed();
 }
 
-WF_INLINE void publish_bits(Word* at, unsigned bits, unsigned tag) {
-  *at = static_cast<Word>(tag) << 32 | bits;
-  emulate::machine->progressed();
-}
-
 struct Poller {
   const KernelArgs& args;
   volatile int* stop;
@@ -200,6 +195,16 @@ WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int 
     at = emulate::in_first_buffer(poller.args.words, at, running_shape);
   for (int i = 0; i < count; ++i)
     for (int e = 0; e < 2; ++e) out[2 * i + e] = at[i * stride + e];
+}
+
+WF_INLINE void store_word(unsigned* at, unsigned word) {
+  *at = word;
+  emulate::machine->progressed();
+}
+WF_INLINE void load_words4(const Poller& poller, const unsigned* at, unsigned* out) {
+  const auto* words = reinterpret_cast<const unsigned*>(poller.args.words);
+  if (emulate::machine->fault().parity) at = emulate::in_first_buffer(words, at, running_shape);
+  for (int i = 0; i < 4; ++i) out[i] = at[i];
 }
 
 WF_INLINE bool checked(bool ready) {

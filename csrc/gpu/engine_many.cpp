@@ -63,8 +63,6 @@ class ManyEngine final : public Engine {
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
     words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(many_buffer_words(plan_.shape)));
-    words_.zero();
-    tag_ = device_->first_tag();
     if (!plan_.shape.clocks) return;
     clocks_.reserve(kClockStages);
     clocks_.zero();
@@ -195,9 +193,8 @@ class ManyEngine final : public Engine {
     queues.insert(queues.end(), team_steps.begin(), team_steps.end());
     Kernel& kernel = kernel_of(tiles, full);
     if (plan_.teams < needed) return;
-    KernelArgs launch = arguments(slices, queues, longest);
+    KernelArgs launch = arguments(slices, queues);
     launch.blocks = unsigned(needed * shape.blocks);
-    tag_ += longest + 1;  // of words that a launch may have published before it failed, too
     const auto begin = Clock::now();
     try {
       kernel.launch(launch);
@@ -213,28 +210,18 @@ class ManyEngine final : public Engine {
     if (whole.stall != 0 || failed >= 0) report_stall(shape, whole);
   }
 
-  KernelArgs arguments(const std::vector<Slice>& slices, const std::vector<unsigned>& queues,
-                       unsigned steps) {
+  KernelArgs arguments(const std::vector<Slice>& slices, const std::vector<unsigned>& queues) {
     KernelArgs a{};
     a.weights = weights_.get();
-    a.words = words_.get();
+    a.words = reinterpret_cast<Word*>(words_.get());
+    words_.zero();  // a launch begins with its first round
     a.poll_limit = kPollLimit;
-    a.tag0 = next_tag(steps);
-    a.streams = batch_.upload(slices, weights_.get(), words_.get(), nullptr);
+    a.streams = batch_.upload(slices, weights_.get(), a.words, nullptr);
     a.queues = queues_.upload(queues.data(), queues.size());
     const KernelStatus fresh{0, -1, 0};
     a.status = status_.upload(&fresh, 1);
     if (plan_.shape.clocks) a.clocks = clocks_.get();
     return a;
-  }
-
-  // Tags are never used twice; before they run out the exchange area is cleared.
-  unsigned next_tag(unsigned steps) {
-    if (tag_ > UINT32_MAX - steps - 2) {
-      words_.zero();
-      tag_ = 1;
-    }
-    return tag_;
   }
 
   [[noreturn]] void report_stall(const Shape& shape, const KernelStatus& status) const {
@@ -243,8 +230,8 @@ class ManyEngine final : public Engine {
     const auto place = unsigned(status.stall >> 32);
     fail<EngineError>(
         "The kernel on ", device_->detail(), " stalled: block ", place >> kStallWordBits,
-        " waited in vain for ", word_name(shape, int64_t(place & ((1u << kStallWordBits) - 1))),
-        " (tag ", unsigned(status.stall),
+        " waited in vain for ", word_name(shape, 2 * int64_t(place & ((1u << kStallWordBits) - 1))),
+        " (step ", unsigned(status.stall) - kFirstRound,
         "). Streams that had not ended are as they were before this slice and may be run again.");
   }
 
@@ -253,12 +240,11 @@ class ManyEngine final : public Engine {
   StreamBatch batch_;
   std::map<int, Form> forms_;  // by tiles of streams a team
   Buffer<uint32_t> weights_{*device_};
-  Buffer<Word> words_{*device_};
+  Buffer<unsigned> words_{*device_};
   Buffer<unsigned> queues_{*device_};
   Buffer<KernelStatus> status_{*device_};
   Buffer<long long> clocks_{*device_};
   std::mutex mutex_;
-  unsigned tag_ = 1;
   double seconds_per_step_ = 0;
 };
 

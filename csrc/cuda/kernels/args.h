@@ -19,6 +19,9 @@ struct KernelStatus {
 // index of its word in the exchange area, then the block that waited.
 constexpr int kStallWordBits = 22;
 
+// Of steps of a launch of many streams (many_exchange.cuh).
+constexpr unsigned kFirstRound = 2;
+
 struct KernelArgs {
   const void* weights;       // packed as plan/gpu_pack.cpp says
   const float* base;         // [frames, 3H] biases and per-frame conditioning of the gates

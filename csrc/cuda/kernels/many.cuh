@@ -6,12 +6,7 @@
 // all their gates, and some rows of each output layer. Six messages a sample go from block to
 // block: both halves of the state, of y and of the logits; seven and eight are the classes, where
 // streams are so many that each is drawn by one block only. R times the state is multiplied while
-// the blocks wait for y.
-//
-// Why two buffers by parity of the tag are enough: a block hands on the coarse half of step t + 2
-// only after it has read that of step t + 1 from all blocks, and a block hands that on only after
-// it has read everything of step t. It rests on a rule of the planner: every block owns units of
-// each half.
+// the blocks wait for y. many_exchange.cuh has the messages.
 #pragma once
 
 #include "cuda/kernels/many_gates.cuh"
@@ -23,66 +18,17 @@ namespace wavernn_fast::gpu {
 // What a thread carries from stage to stage.
 struct Team {
   const KernelArgs& launch;
-  Poller poller;
+  Exchange exchange;
   float* shared;
   RecurrentTiles gru;
   StageClock clock;
-  unsigned step, tag;
+  unsigned step;
 };
-
-// --- words ---------------------------------------------------------------------------------------
-
-WF_INLINE int many_buffer_size() {
-  return kStreamTiles * 2 * 64 * (kHalfTiles + kFcTiles) + 2 * kStreams * (256 + 1);
-}
-WF_INLINE Word* team_words(const Team& t) {
-  const int buffers = 2 * team_index() + static_cast<int>(t.tag & 1);
-  return t.launch.words + static_cast<long long>(buffers) * many_buffer_size();
-}
-WF_INLINE int pairs_at(int kind, int side) {  // of h (0) or y (1)
-  const int half = kStreamTiles * 64 * kHalfTiles, fc = kStreamTiles * 64 * kFcTiles;
-  return kind == 0 ? side * half : 2 * half + side * fc;
-}
-WF_INLINE int logits_at(int side) { return pairs_at(1, 2) + side * 256 * kStreams; }
-WF_INLINE int classes_at(int side) { return logits_at(2) + side * kStreams; }
-
-// Pairs of columns of all streams, from all blocks, to where the products read them.
-WF_INLINE void collect_columns(const Team& t, const Word* from, int tiles) {
-  const int count = kStreamTiles * tiles * 32;  // two words each
-  WF_ROLLED
-  for (int first = thread_index(); first < count; first += 4 * kThreads) {
-    WF_REGISTERS(float, got, 8);
-    for (unsigned tries = 0;;) {
-      unsigned wrong = 0;
-      WF_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        WF_REGISTERS(Word, words, 2);
-        const int at = first + i * kThreads;
-        load_words(t.poller, from + 2 * (at < count ? at : first), 0, 1, words);
-        WF_UNROLL
-        for (int e = 0; e < 2; ++e) {
-          wrong |= static_cast<unsigned>(words[e] >> 32) ^ t.tag;
-          got[2 * i + e] = float_of_bits(static_cast<int>(words[e]));
-        }
-      }
-      if (checked(wrong == 0) || !keep_polling(t.poller, tries, from + 2 * first, t.tag)) break;
-    }
-    WF_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const int at = first + i * kThreads, pair = at / 4;
-      if (at < count)
-        keep_pair(t.shared, pair / (8 * tiles), pair % (8 * tiles), at % 4,
-                  static_cast<unsigned>(bits_of_float(got[2 * i])),
-                  static_cast<unsigned>(bits_of_float(got[2 * i + 1])));
-    }
-  }
-}
 
 // --- gates and output layers ---------------------------------------------------------------------
 
 // Two units of one stream a thread.
 WF_INLINE void many_gates(Team& t, int side) {
-  Word* words = team_words(t) + pairs_at(0, side);
   WF_ROLLED
   for (int i = thread_index(); i < own_units() / 2 * kStreams; i += kThreads) {
     const int s = i % kStreams, unit = i / kStreams * 2;
@@ -90,7 +36,8 @@ WF_INLINE void many_gates(Team& t, int side) {
     const float a = update_unit(side, unit, s, t.shared);
     const float b = update_unit(side, unit + 1, s, t.shared);
     const int tile = s / streams_of_tile(), pair = (first_unit() + unit) / 2;
-    publish_pair(words + (tile * 8 * kHalfTiles + pair) * 8, s % streams_of_tile(), a, b, t.tag);
+    send_pair(t.exchange, hidden_words(side) + (tile * 8 * kHalfTiles + pair) * 8,
+              s % streams_of_tile(), a, b);
   }
   stage_done(t.clock, kClockCoarseGates + side * kStagesOfHalf);
 }
@@ -126,7 +73,6 @@ WF_INLINE void run_layer(const Team& t, int layer, int rows, int columns) {
 }
 
 WF_INLINE void hand_on_y(const Team& t, int side) {
-  Word* words = team_words(t) + pairs_at(1, side);
   const float* biases = layer_biases(t.shared, 2 * side);
   WF_ROLLED
   for (int i = thread_index(); i < 8 * kFc1Tiles * kStreams; i += kThreads) {
@@ -140,12 +86,12 @@ WF_INLINE void hand_on_y(const Team& t, int side) {
     for (int e = 0; e < 2; ++e)
       y[e] = largest(
           add(total(t.shared, place, stride, kWarps, row % 16 + e, column), biases[row + e]), 0.0f);
-    publish_pair(words + (tile * 8 * kFcTiles + global / 2) * 8, column, y[0], y[1], t.tag);
+    send_pair(t.exchange, y_pair_words(side) + (tile * 8 * kFcTiles + global / 2) * 8, column, y[0],
+              y[1]);
   }
 }
 
 WF_INLINE void hand_on_logits(const Team& t, int side) {
-  Word* words = team_words(t) + logits_at(side);
   const float* biases = layer_biases(t.shared, 2 * side + 1);
   WF_ROLLED
   for (int i = thread_index(); i < 16 * kFc2Tiles * kStreams; i += kThreads) {
@@ -154,12 +100,13 @@ WF_INLINE void hand_on_logits(const Team& t, int side) {
     const int tile = s / streams_of_tile(), column = s % streams_of_tile();
     const float sum = total(t.shared, tile * kFc2Tiles + row / 16, kStreamTiles * kFc2Tiles, kWarps,
                             row % 16, column);
-    const float logit = add(sum, biases[row]);
-    publish(words + s * 256 + logit_place(k), logit, t.tag);
+    const unsigned bits = static_cast<unsigned>(bits_of_float(add(sum, biases[row]))) & ~1u;
+    send(t.exchange, stream_logits(side, s) + stream_logit_place(k), bits);
     const Slot& slot = slot_of(t.shared, s);
     const KernelArgs& args = stream_args(t.shared, s);
     if (kFull && slot.active && args.logits != nullptr)
-      args.logits[static_cast<long long>(slot.step) * 512 + side * 256 + k] = logit;
+      args.logits[static_cast<long long>(slot.step) * 512 + side * 256 + k] =
+          float_of_bits(static_cast<int>(bits));
   }
 }
 
@@ -191,9 +138,13 @@ WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
   const Slot& slot = slot_of(t.shared, s);
   const KernelArgs& args = stream_args(t.shared, s);
   WF_REGISTERS(float, l, 8);
-  const Word* words = team_words(t) + logits_at(side) + 256 * s + 2 * lane_index();
+  WF_REGISTERS(unsigned, bits, 8);
+  const int places[2] = {stream_logits(side, s) + 4 * lane_index(),
+                         stream_logits(side, s) + 4 * lane_index() + 128};
   const unsigned word = random_word(args, side, slot.step, s, t.shared);
-  poll_pairs(t.poller, words, 64, 4, t.tag, l);
+  receive(t.exchange, places, 2, bits);
+  WF_UNROLL
+  for (int e = 0; e < 8; ++e) l[e] = float_of_bits(static_cast<int>(bits[e]));
   float top = l[0], probe = 0.0f;
   WF_UNROLL
   for (int e = 0; e < 8; ++e) {
@@ -213,8 +164,7 @@ WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
   }
   if (k < 0) return;
   *class_of(t.shared, side, s) = k;
-  if (kDrawApart)
-    publish_bits(team_words(t) + classes_at(side) + s, static_cast<unsigned>(k), t.tag);
+  if (kDrawApart) send(t.exchange, stream_classes(side, s), 2 * static_cast<unsigned>(k));
 }
 
 WF_INLINE void many_draws(const Team& t, int side) {
@@ -225,16 +175,18 @@ WF_INLINE void many_draws(const Team& t, int side) {
     if (slot_of(t.shared, s).active) {
       draw_stream(t, side, s, kDrawApart || rank_in_team() == 0);
     } else if (kDrawApart && lane_index() == 0) {
-      publish_bits(team_words(t) + classes_at(side) + s, 0, t.tag);
+      send(t.exchange, stream_classes(side, s), 0);
     }
   }
   if (!kDrawApart) return;
   WF_ROLLED
-  for (int i = thread_index(); i < kStreams / 2; i += kThreads) {
-    WF_REGISTERS(float, classes, 2);
-    poll_pairs(t.poller, team_words(t) + classes_at(side) + 2 * i, 0, 1, t.tag, classes);
+  for (int i = thread_index(); i < kStreams / 4; i += kThreads) {
+    WF_REGISTERS(unsigned, classes, 4);
+    const int place = stream_classes(side, 4 * i);
+    receive(t.exchange, &place, 1, classes);
     WF_UNROLL
-    for (int e = 0; e < 2; ++e) *class_of(t.shared, side, 2 * i + e) = bits_of_float(classes[e]);
+    for (int e = 0; e < 4; ++e)
+      *class_of(t.shared, side, 4 * i + e) = static_cast<int>(classes[e] / 2);
   }
 }
 
@@ -243,7 +195,7 @@ WF_INLINE void many_draws(const Team& t, int side) {
 WF_INLINE void many_half(Team& t, int side) {
   const int stage = side * kStagesOfHalf;
   many_gates(t, side);
-  collect_columns(t, team_words(t) + pairs_at(0, side), kHalfTiles);
+  receive_columns(t.exchange, hidden_words(side), kHalfTiles, t.shared);
   block_sync(kManyHidden + side);
   run_layer(t, 2 * side, kFc1Tiles, kHalfTiles);
   block_sync(kManySumsY + side);
@@ -251,7 +203,7 @@ WF_INLINE void many_half(Team& t, int side) {
   block_sync(kManyTakenY + side);
   recurrent_product(t.gru, side, kNextStep, t.shared);
   stage_done(t.clock, kClockCoarseY + stage);
-  collect_columns(t, team_words(t) + pairs_at(1, side), kFcTiles);
+  receive_columns(t.exchange, y_pair_words(side), kFcTiles, t.shared);
   block_sync(kManyY + side);
   run_layer(t, 2 * side + 1, kFc2Tiles, kFcTiles);
   block_sync(kManySumsLogits + side);
@@ -288,7 +240,7 @@ WF_INLINE void advance(const Team& t) {
     slot.changes = 1;
     *changed_flag(t.shared) = t.step + 1;
   }
-  if (thread_index() == 0) *many_leave_flag(t.shared, t.step) = *t.poller.stop;
+  if (thread_index() == 0) *many_leave_flag(t.shared, t.step) = *t.exchange.poller.stop;
   block_sync(kManyAdvanced);
 }
 
@@ -434,12 +386,12 @@ WF_INLINE void run_many(const KernelArgs& launch) {
   load_slots(launch, shared);
   block_sync(kManyStart);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
-  Team t{launch, {launch, stop}, shared, gru, {}, 0, launch.tag0};
+  Team t{launch, {{launch, stop}, kFirstRound}, shared, gru, {}, 0};
   t.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? launch.clocks : nullptr;
   const unsigned steps = launch.queues[slots_of_launch(launch) + 1 + team_index()];
   if (kClocks) t.clock.last = clock_ticks();
   bool begins = true;
-  for (; t.step < steps; ++t.step, ++t.tag) {
+  for (; t.step < steps; ++t.step, ++t.exchange.round) {
     if (begins) begin_streams(t);
     many_half(t, 0);
     many_half(t, 1);

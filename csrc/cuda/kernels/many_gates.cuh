@@ -28,54 +28,80 @@ WF_INLINE float* hidden_of(float* shared, int side, int unit, int s) {
 // Whose rows are wanted.
 enum Wanted { kNextStep, kChanging };
 
-// One row of R times half `part` of the state of one stream. After the fine half it is complete:
-// biases and conditioning of the step that it is for are added.
-WF_INLINE void take_gate_sum(float* shared, int part, Wanted wanted, int m, int row, int s,
-                             float sum) {
-  const int side = m / (3 * kUnitTiles), gate = m / kUnitTiles % 3;
-  const int unit = m % kUnitTiles * 16 + row;
-  float* stored = side == 1 && part == 0 ? ahead_of(shared, gate, unit, s)
-                                         : pre_of(shared, side, gate, unit, s);
+// Sum i of a tile of streams: a row of this block and a stream.
+struct GateRowOfStream {
+  int m, row, s;         // tile of rows, row in it
+  int side, gate, unit;  // unit of this block
+};
+WF_INLINE GateRowOfStream gate_row(int tile, int i) {
+  const int streams = streams_of_tile(), row = i / streams, m = row / 16;
+  return {m,
+          row % 16,
+          tile * streams + i % streams,
+          m / (3 * kUnitTiles),
+          m / kUnitTiles % 3,
+          m % kUnitTiles * 16 + row % 16};
+}
+
+// Conditioning and biases of a row outside the reset product, of the step that its pre-activation
+// is for. Zero where there is no such step.
+WF_INLINE float gate_condition(float* shared, Wanted wanted, const GateRowOfStream& r) {
+  const Slot& slot = slot_of(shared, r.s);
+  const KernelArgs& args = stream_args(shared, r.s);
+  const bool ends = wanted == kNextStep && slot.step + 1 >= args.steps;
+  if (!slot.active || ends || first_unit() + r.unit >= kHalf) return 0.0f;
+  const Cursor at = wanted == kNextStep ? next(args, slot.at) : slot.at;
+  return condition_of(args, at, r.gate * kHidden + r.side * kHalf + first_unit() + r.unit);
+}
+
+// One row of R times half `part` of the state of one stream. After the fine half it is complete.
+WF_INLINE void take_gate_sum(float* shared, int part, const GateRowOfStream& r, float sum,
+                             float condition) {
+  float* ahead = ahead_of(shared, r.gate, r.unit, r.s);
+  float* stored = pre_of(shared, r.side, r.gate, r.unit, r.s);
   if (part == 0) {
-    *stored = sum;
+    *(r.side == 1 ? ahead : stored) = sum;
     return;
   }
-  float all = add(side == 1 ? *ahead_of(shared, gate, unit, s) : *stored, sum);
-  const Slot& slot = slot_of(shared, s);
-  const KernelArgs& args = stream_args(shared, s);
-  const bool ends = wanted == kNextStep && slot.step + 1 >= args.steps;
-  float condition = 0.0f;
-  if (slot.active && !ends && first_unit() + unit < kHalf) {
-    const Cursor at = wanted == kNextStep ? next(args, slot.at) : slot.at;
-    condition = condition_of(args, at, gate * kHidden + side * kHalf + first_unit() + unit);
-  }
-  if (gate < kInner) {
+  const float all = add(r.side == 1 ? *ahead : *stored, sum);
+  if (r.gate < kInner) {
     *stored = add(all, condition);
   } else {
-    *stored = add(all, shared[kSharedInnerBias + side * own_units() + unit]);
-    *pre_of(shared, side, kOuter, unit, s) = condition;
+    *stored = add(all, shared[kSharedInnerBias + r.side * own_units() + r.unit]);
+    *pre_of(shared, r.side, kOuter, r.unit, r.s) = condition;
   }
 }
 
 // Rows of R in this block times half `part` of the state of all streams, for the pre-activations
 // of every stream's next step, or of the first step of those that have just begun.
-WF_INLINE void recurrent_product(const RecurrentTiles& r, int part, Wanted wanted, float* shared) {
+WF_INLINE void recurrent_product(const RecurrentTiles& gru, int part, Wanted wanted,
+                                 float* shared) {
+  const int tiles = gate_tiles(), count = 16 * tiles * streams_of_tile();
   WF_REGISTERS(float, sums, 12 * kUnitTiles);
-  const int tiles = gate_tiles(), streams = streams_of_tile();
+  // Loaded before they are wanted.
+  WF_REGISTERS(float, conditions, kGateRounds);
   WF_ROLLED
   for (int n = 0; n < kStreamTiles; ++n) {
-    multiply_gates(r, part, n, shared, sums);
+    WF_UNROLL
+    for (int j = 0; j < kGateRounds; ++j) {
+      const int i = thread_index() + j * kThreads;
+      conditions[j] =
+          part == 1 && i < count ? gate_condition(shared, wanted, gate_row(n, i)) : 0.0f;
+    }
+    multiply_gates(gru, part, n, shared, sums);
     if (n > 0) block_sync(kManyTakenGates + part);
     WF_UNROLL
     for (int m = 0; m < 3 * kUnitTiles; ++m)
       store_sums(shared, gate_group() * tiles + gate_side() * 3 * kUnitTiles + m, sums + 4 * m);
     block_sync(kManySumsGates + part);
-    WF_ROLLED
-    for (int i = thread_index(); i < 16 * tiles * streams; i += kThreads) {
-      const int column = i % streams, row = i / streams, s = n * streams + column;
-      if (wanted == kChanging && !slot_of(shared, s).changes) continue;
-      take_gate_sum(shared, part, wanted, row / 16, row % 16, s,
-                    total(shared, row / 16, tiles, gate_groups(), row % 16, column));
+    WF_UNROLL
+    for (int j = 0; j < kGateRounds; ++j) {
+      const int i = thread_index() + j * kThreads;
+      const GateRowOfStream r = gate_row(n, i);
+      if (i >= count || (wanted == kChanging && !slot_of(shared, r.s).changes)) continue;
+      take_gate_sum(shared, part, r,
+                    total(shared, r.m, tiles, gate_groups(), r.row, i % streams_of_tile()),
+                    conditions[j]);
     }
   }
 }

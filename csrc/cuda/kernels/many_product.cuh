@@ -8,7 +8,7 @@
 #pragma once
 
 #include "cuda/kernels/args.h"
-#include "cuda/kernels/many_slots.cuh"
+#include "cuda/kernels/many_exchange.cuh"
 #include "cuda/kernels/shape.h"
 
 namespace wavernn_fast::gpu {
@@ -37,47 +37,6 @@ WF_INLINE Columns columns_of(int tiles, int groups, int group, bool from_end) {
   const int count = each + (place < more ? 1 : 0);
   const int before = place * each + (place < more ? place : more);
   return {from_end ? tiles - before - count : before, count};
-}
-
-// --- activations in shared memory ----------------------------------------------------------------
-
-// Pairs of neighbouring columns of a tile's 8 streams, each stream's after the other's. The length
-// of one is 4 more than a multiple of 32, so that a warp reads from all banks.
-WF_INLINE unsigned* activations(float* shared, int tile, int column) {
-  return reinterpret_cast<unsigned*>(shared + kSharedColumns) + (8 * tile + column) * kColumnWords;
-}
-
-// Message of a pair of columns (2 p, 2 p + 1) of stream s of a tile, 8 words for all its streams:
-// whole pairs, or with kSplit for each value itself and what its rounding left.
-WF_INLINE void publish_pair(Word* at, int s, float first, float second, unsigned tag) {
-  if (!kSplit) {
-    publish_bits(at + s, pack_halves(first, second), tag);
-    return;
-  }
-  const float v[2] = {first, second};
-  WF_UNROLL
-  for (int e = 0; e < 2; ++e) {
-    const float rounded = half_value(pack_halves(v[e], 0.0f));
-    publish_bits(at + 2 * s + e, pack_halves(v[e], sub(v[e], rounded)), tag);
-  }
-}
-// The same from words 2 q and 2 q + 1 of such a message.
-WF_INLINE void keep_pair(float* shared, int tile, int pair, int q, unsigned first,
-                         unsigned second) {
-  if (!kSplit) {
-    activations(shared, tile, 2 * q)[pair] = first;
-    activations(shared, tile, 2 * q + 1)[pair] = second;
-    return;
-  }
-  activations(shared, tile, q)[pair] = (first & 0xffffu) | second << 16;
-  activations(shared, tile, q + 4)[pair] = first >> 16 | (second & 0xffff0000u);
-}
-WF_INLINE void keep_values(float* shared, int tile, int pair, int s, float first, float second) {
-  const unsigned rounded = pack_halves(first, second);
-  activations(shared, tile, s)[pair] = rounded;
-  if (kSplit)
-    activations(shared, tile, s + 4)[pair] =
-        pack_halves(sub(first, half_value(rounded)), sub(second, half_value(rounded >> 16)));
 }
 
 // --- products ------------------------------------------------------------------------------------

@@ -405,10 +405,6 @@ WF_INLINE void publish(Word* at, float value, unsigned tag) {
   asm volatile(WF_ST_WORD " [%0], %1;" : : "l"(at), "l"(word) : "memory");
 }
 
-WF_INLINE void publish_bits(Word* at, unsigned bits, unsigned tag) {
-  publish(at, __uint_as_float(bits), tag);
-}
-
 struct Poller {
   const KernelArgs& args;
   volatile int* stop;  // shared: this block has given up
@@ -424,6 +420,22 @@ WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int 
                  : "=l"(out[2 * i]), "=l"(out[2 * i + 1])
                  : "l"(at + i * stride)
                  : "memory");
+}
+
+// Words of 32 bits, and four neighbours of them, each of which stands for itself.
+WF_INLINE void store_word(unsigned* at, unsigned word) {
+#if __CUDA_ARCH__ >= 700
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" : : "l"(at), "r"(word) : "memory");
+#endif
+}
+WF_INLINE void load_words4(const Poller& poller, const unsigned* at, unsigned* out) {
+  (void)poller;
+#if __CUDA_ARCH__ >= 700
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "l"(at)
+               : "memory");
+#endif
 }
 
 // The emulator can pretend that words are there which are not.

@@ -26,7 +26,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(row_slots, kRowSlots, WF_ROW_SLOTS)          /* the larger of both */                          \
   X(half_pairs, kHalfPairs, WF_HALF_PAIRS)       /* pairs of columns a lane: ceil(H/2 / 64) */     \
   X(fc_pairs, kFcPairs, WF_FC_PAIRS)             /* ceil(F / 64) */                                \
-  X(gate_rounds, kGateRounds, WF_GATE_ROUNDS)    /* pairs of units a thread: ceil(H/4 / T) */      \
+  X(gate_rounds, kGateRounds, WF_GATE_ROUNDS)    /* of a thread: pairs of units; many: sums */     \
   X(fc_rounds, kFcRounds, WF_FC_ROUNDS)          /* pairs of y a thread: ceil(F/2 / T) */          \
   X(exchanges, kExchanges, WF_EXCHANGES)         /* between blocks, a sample: 4, or 2 with sums */ \
   X(cluster, kCluster, WF_CLUSTER)               /* blocks of a cluster; 1: no clusters */         \
@@ -112,8 +112,7 @@ struct Shape {
 #undef WF_FIELD
 };
 
-// Words of one of both buffers of a team of many streams: h and y by halves and tiles of streams, 8
-// a pair of columns; logits of every stream; classes.
+// Words of 32 bits of one of both buffers of a team of many streams (many_exchange.cuh).
 constexpr int many_buffer_words(const Shape& s) {
   return s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (256 + 1);
 }
