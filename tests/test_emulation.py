@@ -379,7 +379,7 @@ def test_a_block_of_a_cluster_that_gives_up_stays_until_its_peers_push_no_more(w
         ({"exchanges": 0, "cluster": 2}, DeviceError, "blocks=4, warps=2, cluster=2 .*32 rows"),
         ({"dtype": "bf16"}, DeviceError, "bf16 is not available on a GPU; use fp32 or fp16"),
         ({"gpu": "H900"}, InputError, 'no known GPU "H900"; there are P100, .*H200'),
-        ({"isa": "sometimes"}, InputError, "not fair, random:SEED or starve:BLOCK"),
+        ({"isa": "sometimes"}, InputError, "not fair, random:SEED, starve:BLOCK or slow:WARP"),
         ({"isa": "random:x"}, InputError, "expected a number after random:"),
         ({"isa": "fair/lose:heart"}, InputError, "is not lose:tag, lose:parity"),
         ({"isa": "fair/lose:barrier:99"}, InputError, "expected a barrier from 0 to"),

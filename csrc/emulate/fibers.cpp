@@ -104,7 +104,8 @@ void Machine::suspend() {
 
 void Machine::make_ready(Fiber* fiber) {
   const Schedule& s = options_.schedule;
-  const bool starved = s.kind == Schedule::Kind::starve && fiber->block == s.block;
+  const bool starved = (s.kind == Schedule::Kind::starve && fiber->block == s.block) ||
+                       (s.kind == Schedule::Kind::slow && fiber->thread / kLanes == s.block);
   (starved ? starved_ : ready_).push_back(fiber);
 }
 

@@ -28,13 +28,18 @@ Schedule parse_schedule(const std::string& text) {
     WF_CHECK(block <= INT32_MAX, "schedule \"", text, "\": expected a block from 0 to ", INT32_MAX);
     return {Schedule::Kind::starve, 0, int(block)};
   }
-  fail("schedule \"", text, "\" is not fair, random:SEED or starve:BLOCK");
+  if (starts(text, "slow:")) {
+    const uint64_t warp = number_after(text, "slow:");
+    WF_CHECK(warp < 32, "schedule \"", text, "\": expected a warp from 0 to 31");
+    return {Schedule::Kind::slow, 0, int(warp)};
+  }
+  fail("schedule \"", text, "\" is not fair, random:SEED, starve:BLOCK or slow:WARP");
 }
 
 int parse_barrier(const std::string& text) {
   const uint64_t barrier = number_after(text, "lose:barrier:");
-  WF_CHECK(barrier < gpu::kSparseBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
-           gpu::kSparseBarriers - 1);
+  WF_CHECK(barrier < gpu::kManyBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
+           gpu::kManyBarriers - 1);
   return int(barrier);
 }
 
@@ -59,6 +64,7 @@ void parse_option(Options& options, const std::string& text) {
 std::string describe(const Schedule& s) {
   if (s.kind == Schedule::Kind::random) return "random:" + std::to_string(s.seed);
   if (s.kind == Schedule::Kind::starve) return "starve:" + std::to_string(s.block);
+  if (s.kind == Schedule::Kind::slow) return "slow:" + std::to_string(s.block);
   return "fair";
 }
 

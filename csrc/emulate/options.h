@@ -8,9 +8,9 @@ namespace wavernn_fast::emulate {
 
 // In which order fibers run. Results must not depend on it.
 struct Schedule {
-  enum class Kind { fair, random, starve } kind = Kind::fair;
+  enum class Kind { fair, random, starve, slow } kind = Kind::fair;
   uint64_t seed = 0;  // random
-  int block = 0;      // starve: this block runs only when no other can
+  int block = 0;      // starve: this block runs only when no other can; slow: this warp of each
 };
 
 // What a test leaves out of the machine, to see that its checks can fail.
@@ -27,7 +27,7 @@ struct Options {
   unsigned first_tag = 1;  // of the first launch of an engine: tests begin near the last one
 };
 
-// "fair", "random:SEED" or "starve:BLOCK"; after it may follow, each with a slash before it,
+// "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash before it,
 // "lose:tag", "lose:parity", "lose:barrier:N", "generic" and "tag:N". "auto" is "fair". Error if it
 // is none of these.
 Options parse_options(const std::string& text);

@@ -384,7 +384,6 @@ WF_INLINE void run_many(const KernelArgs& launch) {
   load_layers(launch, shared);
   load_biases(launch, shared);
   load_slots(launch, shared);
-  block_sync(kManyStart);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
   Team t{launch, {{launch, stop}, kFirstRound}, shared, gru, {}, 0};
   t.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? launch.clocks : nullptr;

@@ -45,9 +45,8 @@ enum ManyBarrier : int {
   kManySumsLogits = kManyY + 2,          // products of O2, by warp
   kManyDrawn = kManySumsLogits + 2,      // classes of all streams
   kManyAdvanced = kManyDrawn + 2,        // every slot is at its next step
-  kManyStart,                            // everything in shared memory
   kManyStored,                           // states of the streams that end
-  kManyBegun,                            // arguments of those that begin
+  kManyBegun,                            // arguments of those that begin; at first everything
   kManyLoaded,                           // half of their states as activations
   kManyReady = kManyLoaded + 2,          // pre-activations of their first gates
   kManyBarriers

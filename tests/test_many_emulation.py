@@ -1,0 +1,430 @@
+"""The kernel for many streams on fibers: draws, packing, refilled slots, planted faults.
+
+`test_emulation.py` has what holds for the kernel of one stream; this file asks the same of plan M,
+and what only it can be asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+import cases
+import numpy as np
+import pytest
+import reference
+import test_sparse_emulation
+import tolerances
+from engine_work import Work, make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_emulation import Truth, rounded
+
+from wavernn_fast import _C
+from wavernn_fast.errors import DeviceError, EngineError, InputError
+
+SMALL = cases.dual_config(64, 33)  # an odd fc: its last tile has rows that are none
+CONDITIONED = {"hop_length": 8, "n_mels": 5, "upsample_left": 1, "upsample_right": 1}
+# 20 teams of two blocks: few fibers run, since a launch takes only the teams that it needs.
+LAUNCH = {"gpu": "T4", "blocks": 2, "warps": 4, "streams": 100}
+
+
+def many(config, tensors, **options) -> _C.Engine:
+    return make(config, tensors, device="emu", dtype="fp16", **(LAUNCH | options))
+
+
+def barriers() -> list[str]:
+    """Names of the barriers of this kernel, in order, those of a half once a side."""
+    source = dict(_C.kernel_sources())["cuda/kernels/stages.h"]
+    listed = re.search(r"enum ManyBarrier : int \{(.*?)kManyBarriers", source, re.S)
+    assert listed is not None
+    names = re.findall(r"^ +(k\w+)", listed[1], re.M)
+    once = ("kManyAdvanced", "kManyStored", "kManyBegun", "kManyReady")
+    return [n for name in names for n in ([name] if name in once else [name] * 2)]
+
+
+def first_barrier() -> int:
+    """They follow those of the kernel for pruned models."""
+    return test_sparse_emulation.first_barrier() + len(test_sparse_emulation.barriers())
+
+
+# --- draws ----------------------------------------------------------------------------------------
+
+
+class ManyTruth(Truth):
+    """A model with fp16 weights whose draws the numpy reference made."""
+
+    def __init__(self, config, n_steps: int, seed: int) -> None:
+        super().__init__(config, n_steps, seed, alter=rounded)
+
+    def engine(self, **options) -> _C.Engine:
+        return many(self.config, self.tensors, **options)
+
+    def check_forced(self, engine: _C.Engine, bound: float) -> None:
+        logits = engine.run(
+            [engine.open(0)],
+            [self.n],
+            *[[r] for r in self.rows],
+            forced=[self.expected["samples"]],
+            return_logits=True,
+        )[0][1]
+        expected = self.expected["logits"]
+        spread = float(np.abs(expected).max())
+        assert tolerances.logit_error(logits, expected) <= bound * spread
+
+
+@pytest.fixture(scope="module")
+def truth() -> ManyTruth:
+    truth = ManyTruth(cases.dual_config(64, 33, **CONDITIONED), 300, seed=18)
+    assert truth.expected["margin"].min() > 1e-5  # no draw so close that rounding may decide it
+    return truth
+
+
+@pytest.mark.parametrize("schedule", ["fair", "random:1", "random:2", "starve:0", "starve:1"])
+def test_300_draws_with_split_activations_equal_the_double_references(truth, schedule):
+    truth.check(truth.engine(isa=schedule, split=True))
+
+
+@pytest.mark.parametrize("schedule", ["fair", "random:1", "starve:0", "starve:1"])
+def test_forced_logits_are_within_the_rounding_of_activations(truth, schedule):
+    truth.check_forced(truth.engine(isa=schedule), tolerances.FP16_ACTIVATIONS)
+
+
+# Hidden size, fc, options, and a word of describe() that says what the case is there for.
+SHAPES = [
+    (96, 40, {"blocks": 3}, "3 blocks"),
+    (96, 40, {"blocks": 2}, "32 units of each half"),  # the last block has fewer
+    (64, 300, {"gpu": "H200"}, "160 rows of fc1"),
+    (128, 400, {"blocks": 4}, "fc2 in L2"),
+    (128, 900, {"blocks": 4}, "fc1 in L2; fc2 in L2"),
+    (64, 33, {"warps": 2, "streams": 1000, "gpu": "H200"}, "a block draws for a stream"),
+    (224, 60, {"blocks": 2, "warps": 2, "gpu": "H200"}, "R: 3 of 14 tiles"),
+    (64, 33, {"blocks": 1}, "teams of 1 blocks"),
+    (160, 70, {"blocks": 5, "warps": 8}, "5 blocks of 8 warps"),
+    (160, 70, {"blocks": 5, "warps": 16}, "5 blocks of 16 warps"),
+]
+
+
+@pytest.mark.parametrize(("hidden", "fc", "options", "what"), SHAPES)
+def test_every_shape_of_a_plan_equals_the_double_reference(hidden, fc, options, what):
+    truth = ManyTruth(cases.dual_config(hidden, fc), 24, seed=hidden + fc)
+    engine = truth.engine(**options)
+    assert what in engine.describe(), engine.describe()
+    truth.check_forced(engine, tolerances.FP16_ACTIVATIONS)
+    split = truth.engine(**(options | {"split": True}))
+    truth.check_forced(split, tolerances.KERNEL_EXACT[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["fair", "random:1", "starve:5"])
+def test_draws_of_the_papers_model_equal_the_double_references(schedule):
+    truth = ManyTruth(cases.dual_config(896, 448, sample_rate=24000), 3, seed=11)
+    options = {"gpu": "H200", "streams": 8, "blocks": 28, "warps": 8, "isa": schedule}
+    truth.check(truth.engine(split=True, **options))
+    truth.check_forced(truth.engine(**options), tolerances.FP16_ACTIVATIONS)
+
+
+# --- what must make no difference -----------------------------------------------------------------
+
+
+class Streams:
+    """Streams of any lengths with their own conditioning, and what each gives alone."""
+
+    def __init__(self, config, count: int, seed: int = 0, longest: int = 70) -> None:
+        self.config = config
+        self.tensors = cases.random_tensors(config, seed=seed)
+        twin = make(config, self.tensors, device="reference")
+        rng = np.random.default_rng(seed)
+        self.lengths = [int(n) for n in rng.integers(1, longest, count)]
+        self.rows = []
+        for n in self.lengths:
+            frames = n // config.hop_length + 2
+            sizes = {"interp": (frames + 2, twin.interp_size), "hold": (frames, twin.hold_size)}
+            self.rows.append(
+                [
+                    0.3 * rng.normal(size=size).astype(np.float32) if size[1] else None
+                    for size in sizes.values()
+                ]
+            )
+
+    def run(self, engine: _C.Engine, chosen, **options):
+        return engine.run(
+            [engine.open(1000 + i) for i in chosen],
+            [self.lengths[i] for i in chosen],
+            [self.rows[i][0] for i in chosen],
+            [self.rows[i][1] for i in chosen],
+            return_logits=True,
+            **options,
+        )
+
+
+def same(found, expected) -> bool:
+    return all(
+        np.array_equal(a[0], b[0]) and a[1].tobytes() == b[1].tobytes()
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+HELD = cases.dual_config(
+    64, 33, aux_size=3, aux_channels=4, aux_blocks=1, aux_kernel=3, **CONDITIONED
+)
+
+
+COUNT = 200  # more than the 160 slots of 20 teams
+
+
+@pytest.fixture(scope="module", params=[SMALL, HELD], ids=["plain", "conditioned"])
+def streams(request) -> Streams:
+    return Streams(request.param, COUNT, longest=24)
+
+
+@pytest.fixture(scope="module")
+def together(streams) -> list:
+    return streams.run(many(streams.config, streams.tensors, streams=2), range(COUNT))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_streams_in_any_company_give_what_they_give_alone(streams, together, split):
+    """Slots take one stream after the other; 24 of them are run again, each alone."""
+    engine = many(streams.config, streams.tensors, streams=2, split=split)
+    slots = int(re.search(r"(\d+) in all", engine.describe())[1])
+    assert slots < COUNT
+    found = streams.run(engine, range(COUNT)) if split else together
+    chosen = range(0, COUNT, 9)
+    assert same([streams.run(engine, [i])[0] for i in chosen], [found[i] for i in chosen])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blocks": 1},
+        {"streams": 400, "gpu": "H200"},
+        {"isa": "random:3"},
+        {"isa": "starve:1/generic"},
+    ],
+    ids=str,
+)
+def test_plans_of_any_size_give_the_same_bits_in_any_order(streams, together, options):
+    """As long as warps are as many: they are the order in which sums are added."""
+    engine = many(streams.config, streams.tensors, **options)
+    order = list(np.random.default_rng(1).permutation(COUNT))
+    assert same(streams.run(engine, order), [together[i] for i in order])
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    st.integers(1, 40),
+    st.sampled_from([2, 20, 60]),
+)
+def test_streams_that_go_on_run_beside_streams_that_begin(lengths, cut, wanted):
+    """Every stream in two runs, cut at another place, with others that are new: the same bits."""
+    config = SMALL
+    tensors = cases.random_tensors(config)
+    engine = many(config, tensors, streams=wanted)
+    n = len(lengths)
+
+    def run(opened, steps):
+        empty = [None] * len(opened)
+        return [r[0] for r in engine.run(opened, steps, empty, empty)]
+
+    expected = [run([engine.open(i)], [lengths[i]])[0] for i in range(n)]
+    first = [min(length, 1 + (cut + 7 * i) % 40) for i, length in enumerate(lengths)]
+    opened = [engine.open(i) for i in range(n)]
+    begun = run(opened, first)
+    left = [length - done for length, done in zip(lengths, first, strict=True)]
+    fresh = [engine.open(i) for i in range(n)]
+    both = run(opened + fresh, left + lengths)
+    for i in range(n):
+        assert np.array_equal(np.concatenate([begun[i], both[i]]), expected[i]), i
+        assert np.array_equal(both[n + i], expected[i]), i
+
+
+def test_streams_that_are_forced_given_chance_or_greedy_may_run_beside_others():
+    tensors = cases.random_tensors(SMALL)
+    engine, n = many(SMALL, tensors), 45
+    ways = [
+        {"forced": cases.random_samples(SMALL, n)},
+        {"uniforms": cases.random_uniforms(SMALL, n, seed=3)},
+        {"greedy": True},
+        {"temperature": 0.7},
+        {},
+    ] * 4
+
+    def run(chosen: list[dict]) -> list[np.ndarray]:
+        opened = [
+            engine.open(7, **{k: v for k, v in way.items() if k in ("greedy", "temperature")})
+            for way in chosen
+        ]
+        empty = [None] * len(chosen)
+        given_ = {k: [way.get(k) for way in chosen] for k in ("forced", "uniforms")}
+        return [r[0] for r in engine.run(opened, [n] * len(chosen), empty, empty, **given_)]
+
+    for together, way in zip(run(ways), ways, strict=True):
+        assert np.array_equal(together, run([way])[0]), way
+
+
+def test_the_inexact_kernel_stays_within_the_rounding_of_activations():
+    work = Work(SMALL, 60, tensors=rounded(cases.random_tensors(SMALL)))
+    engine = many(SMALL, work.tensors, exact=False)
+    logits = work.run(engine, forced=work.samples, return_logits=True)[1]
+    spread = float(np.abs(work.logits).max())
+    assert tolerances.logit_error(logits, work.logits) <= tolerances.FP16_ACTIVATIONS * spread
+
+
+def test_stages_of_a_sample_have_clocks_when_asked_for():
+    tensors = cases.random_tensors(SMALL)
+    engine = many(SMALL, tensors, clocks=True)
+    engine.run([engine.open(1)], [20], [None], [None])
+    assert next(name for name, _ in engine.stage_ticks()) == "coarse gates"
+    assert many(SMALL, tensors).stage_ticks() == []
+
+
+# --- logits that are not numbers, and faults ------------------------------------------------------
+
+
+def test_an_infinite_logit_of_one_stream_is_named_and_all_go_on():
+    config = cases.dual_config(64, 32, hop_length=4, n_mels=5)
+    work = Work(config, 40)
+    tensors, rows = work.tensors, work.rows["interp"]
+    half = config.hidden_size // 2
+    update, candidate = config.hidden_size, 2 * config.hidden_size
+    healthy = rows.copy()
+    for r in (rows, healthy):
+        r[:, update], r[:, candidate] = -60.0, -60.0  # the unit follows its candidate at once
+    rows[5:7, candidate] = 60.0
+    tensors["coarse_fc1.weight"][0] = [6e4] + [0.0] * (half - 1)
+    tensors["coarse_fc1.bias"][0] = 3e4  # with the unit at 1 it is beyond fp16
+    engine = many(config, tensors)
+    opened = [engine.open(5) for _ in range(3)]
+    with pytest.raises(EngineError, match="stream 1 is not finite at step 20"):
+        engine.run(opened, [29, 29, 29], [healthy, rows, healthy], [None] * 3)
+    assert [s.step for s in opened] == [29, 29, 29]
+
+
+NAMES = barriers()
+ORDERS = ("fair", "random:1", "starve:0", "slow:0", "slow:1")
+# A plan with one tile of streams a team has most barriers; those between tiles need one with two.
+PLANS = {
+    "one tile": (SMALL, {"warps": 8, "streams": 2}, 12, 24),
+    "two tiles": (
+        cases.dual_config(256, 120),
+        {"warps": 4, "blocks": 8, "streams": 100, "split": True},
+        24,
+        4,
+    ),
+}
+
+
+class Faulty:
+    """Streams in two runs, so that what the first left of them is seen in the second."""
+
+    def __init__(self, plan: str) -> None:
+        self.config, self.options, self.count, longest = PLANS[plan]
+        self.streams = Streams(self.config, self.count, seed=5, longest=longest)
+        self.sound = self.run("fair")
+
+    def run(self, isa: str) -> list:
+        engine = many(self.config, self.streams.tensors, isa=isa, **self.options)
+        opened = [engine.open(i) for i in range(self.count)]
+        empty, found = [None] * self.count, []
+        for part in (0, 1):
+            steps = [(n + part) // 2 for n in self.streams.lengths]
+            found += engine.run(opened, steps, empty, empty, return_logits=True)
+        return found
+
+    def found_by(self, fault: str) -> list[str]:
+        found = []
+        for order in ORDERS:
+            try:
+                if not same(self.run(f"{order}/lose:{fault}"), self.sound):
+                    found.append(order)
+            except (EngineError, InputError):  # a stall, or threads that wait at other barriers
+                found.append(order)
+        return found
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    return functools.cache(Faulty)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["tag", "parity", *(f"barrier:{first_barrier() + n}" for n in range(len(NAMES)))],
+    ids=["tag", "parity", *(f"{name}-{n}" for n, name in enumerate(NAMES))],
+)
+def test_a_planted_fault_is_found(faulty, fault):
+    """By a report or by other bits, in some order of few."""
+    number = int(fault.rpartition(":")[2]) - first_barrier() if ":" in fault else 0
+    plan = "two tiles" if NAMES[number] == "kManyTakenGates" else "one tile"
+    assert faulty(plan).found_by(fault)
+
+
+def test_a_stall_says_who_waited_for_what():
+    engine = many(SMALL, cases.random_tensors(SMALL), isa="starve:0/lose:parity")
+    pattern = r"stalled: block 0 waited in vain for the coarse units \d+ and \d+ \(step 1\)"
+    with pytest.raises(EngineError, match=pattern):
+        engine.run([engine.open(1)], [30], [None], [None])
+
+
+# --- which kernel, and what it refuses ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "fp32"}, r'weights in fp16; dtype is fp32. Use dtype="fp16", or streams=1'),
+        ({"gpu": "V100"}, r"V100 has compute capability 7.0; .* need 7.5 or more. Use streams=1"),
+        ({"gpu": "P100"}, r"P100 has compute capability 6.0"),
+        ({"blocks": 3}, r"blocks is 3, expected 1 to 2: a team has 16 units of each half a block"),
+        ({"warps": 3}, r"warps is 3, expected 2, 4, 8 or 16"),
+        ({"streams": -1}, r"streams is -1, expected 0 \(most samples\) to 65536"),
+        ({"exchanges": 4}, r"exchanges and cluster are of plans for one stream"),
+        ({"cluster": 2, "gpu": "H200"}, r"exchanges and cluster are of plans for one stream"),
+    ],
+    ids=str,
+)
+def test_what_the_kernel_cannot_do_is_refused(options, message):
+    tensors = cases.random_tensors(SMALL)
+    options = {"device": "emu", "dtype": "fp16"} | LAUNCH | options
+    with pytest.raises((DeviceError, ValueError), match=message):
+        make(SMALL, tensors, **options)
+
+
+def test_models_that_it_has_no_place_for_are_refused():
+    residual = cases.residual_config(32, 32, bits=8)
+    with pytest.raises(DeviceError, match="runs the dual core; this model has another"):
+        many(residual, cases.random_tensors(residual))
+    wide = dataclasses.asdict(cases.dual_config(4096, 2048))
+    with pytest.raises(DeviceError, match=r"does not fit on H200 .* 4096 units .* Use streams=1"):
+        _C.many_plan(wide, gpu="H200")
+
+
+def test_weights_beyond_fp16_are_refused_by_name():
+    tensors = cases.random_tensors(SMALL)
+    tensors["fine_fc2.weight"][3, 2] = 7e4
+    with pytest.raises(ValueError, match=r"weight fine_fc2\.weight holds 70000, beyond fp16"):
+        many(SMALL, tensors)
+
+
+def test_one_stream_has_the_kernel_of_one_stream_unless_asked():
+    tensors = cases.random_tensors(SMALL)
+    config = dataclasses.asdict(SMALL)
+    assert "exchanges a sample" in _C.Engine(config, tensors, device="emu").describe()
+    engine = _C.Engine(config, tensors, device="emu", dtype="fp16", streams=0)
+    assert "streams a team" in engine.describe()
+
+
+def test_the_reference_of_these_tests_rounds_as_the_kernel_keeps():
+    """A model whose weights are not fp16 differs from its rounded self by more than the bound of
+    split activations: so that bound would see a weight that was rounded wrongly."""
+    config, n = SMALL, 40
+    tensors = cases.random_tensors(config)
+    forced = cases.random_samples(config, n)
+    a, b = (
+        reference.run(config, t, None, n_steps=n, forced=forced)["logits"]
+        for t in (tensors, rounded(tensors))
+    )
+    assert tolerances.logit_error(a, b) > 10 * tolerances.KERNEL_EXACT[0]
