@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, utterance
+from .batch import run_batch
 from .config import ModelConfig
 from .devices import make_engine, resolve_device
 from .errors import InputError
-from .lanes import Lane, run_lanes
 
 if TYPE_CHECKING:
     from . import _C
@@ -216,7 +216,7 @@ class Vocoder:
         """
         one = self._request(mel, n_samples, seed)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        return self._run([one], sampling, fade_out, DEFAULT_STREAMS, progress)[0]
+        return run_batch(self._voice(fade_out), [one], sampling, DEFAULT_STREAMS, progress)[0]
 
     def generate_batch(
         self,
@@ -264,7 +264,7 @@ class Vocoder:
                 raise InputError(f"Item {i} of the batch: {error}") from error
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         slots = arrays.to_count(streams, "streams", 1)
-        return self._run(requests, sampling, fade_out, slots, progress)
+        return run_batch(self._voice(fade_out), requests, sampling, slots, progress)
 
     def stream(
         self,
@@ -371,35 +371,3 @@ class Vocoder:
         if chunk_frames is not None:
             return arrays.to_count(chunk_frames, "chunk_frames", 1)
         return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))
-
-    def _run(
-        self,
-        requests: Sequence[utterance.Request],
-        sampling: utterance.Sampling,
-        fade_out: bool,
-        slots: int,
-        progress: Callable[[int], None] | None,
-    ) -> list[Any]:
-        voice = self._voice(fade_out)
-        jobs = [utterance.Job(voice, request, sampling) for request in requests]
-        drawn = 0
-
-        def count(samples: int) -> None:
-            nonlocal drawn
-            drawn += samples
-            if progress is not None:
-                progress(drawn)
-
-        run_lanes(
-            self._engine,
-            _longest_first(jobs),
-            hop_length=self._config.hop_length,
-            slots=slots,
-            on_samples=count,
-        )
-        return [job.request.restore(job.result()) for job in jobs]
-
-
-def _longest_first(jobs: Sequence[utterance.Job]) -> Iterator[Lane]:
-    for job in sorted(jobs, key=lambda job: -job.request.n_drawn):
-        yield from job.lanes()
