@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .lanes import Lane, run_lanes
+from .lanes import Lane, Tally, run_lanes
 from .utterance import Job, Request, Sampling, Voice
+
+LEAST_STREAMS = 16  # side by side by default, where an engine asks for fewer
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How a batch went; `Vocoder.generate_batch` hands one to `report`."""
+
+    samples: int  # drawn, all utterances together
+    seconds: float  # from the first mel to the last waveform
+    engine_seconds: float  # of these inside the engine; the rest is conditioning and decoding
+    slots: int  # utterances or folds that had a place at the same time
+    occupancy: float  # samples / (slots * steps run), in [0, 1]; 0 for an empty batch
+    rtf: float  # real-time factor: seconds / seconds of audio; 0 for an empty batch
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples a second, all utterances together."""
+        return self.samples / self.seconds if self.seconds > 0 else 0.0
 
 
 def run_batch(
     voice: Voice,
     requests: Sequence[Request],
     sampling: Sampling,
-    slots: int,
+    streams: int | None = None,
+    *,
     progress: Callable[[int], None] | None = None,
+    report: Callable[[BatchReport], None] | None = None,
 ) -> list[Any]:
-    """Turn requests into waveforms, at most `slots` utterances (or folds) side by side.
+    """Turn requests into waveforms, several utterances (or folds) side by side.
 
     Parameters
     ----------
     voice : Voice
     requests : sequence of Request
     sampling : Sampling
-    slots : int
-        1 or more; changes the speed, never the samples.
+    streams : int, optional
+        How many at most, 1 or more; changes the speed, never the samples. Default: as many as the
+        engine runs at its best, but `LEAST_STREAMS` at least.
     progress : callable, optional
         Called with the number of samples drawn so far, all requests together.
+    report : callable, optional
+        Called once, at the end.
 
     Returns
     -------
     list of float32 arrays
         In the order of the requests, each of the kind that its request says.
     """
+    begun = time.perf_counter()
     jobs = [Job(voice, request, sampling) for request in requests]
+    if streams is None:
+        streams = max(LEAST_STREAMS, voice.engine.lanes)
+    slots = max(1, min(streams, sum(job.n_lanes for job in jobs)))
     drawn = 0
 
     def count(samples: int) -> None:
@@ -42,16 +72,31 @@ def run_batch(
         if progress is not None:
             progress(drawn)
 
-    run_lanes(
+    tally = run_lanes(
         voice.engine,
         _longest_first(jobs),
         hop_length=voice.config.hop_length,
         slots=slots,
         on_samples=count,
     )
-    return [job.request.restore(job.result()) for job in jobs]
+    waves = [job.request.restore(job.result()) for job in jobs]
+    if report is not None:
+        report(_report(tally, slots, time.perf_counter() - begun, voice.config.sample_rate))
+    return waves
 
 
 def _longest_first(jobs: Sequence[Job]) -> Iterator[Lane]:
     for job in sorted(jobs, key=lambda job: -job.request.n_drawn):
         yield from job.lanes()
+
+
+def _report(tally: Tally, slots: int, seconds: float, sample_rate: int) -> BatchReport:
+    empty = tally.samples == 0
+    return BatchReport(
+        samples=tally.samples,
+        seconds=seconds,
+        engine_seconds=tally.engine_seconds,
+        slots=slots,
+        occupancy=0.0 if empty else tally.samples / tally.place_steps,
+        rtf=0.0 if empty else seconds * sample_rate / tally.samples,
+    )

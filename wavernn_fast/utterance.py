@@ -172,6 +172,11 @@ class Job:
             self._decoder = OutputDecoder(voice.config, request.n_drawn)
             self._chunks: list[NDArray[np.float32]] = []
 
+    @property
+    def n_lanes(self) -> int:
+        """How many `lanes` there are."""
+        return 1 if self._plan is None else self._plan.num_folds
+
     def lanes(self) -> Iterator[Lane]:
         """Lanes to be drawn, made when asked for."""
         if self._plan is None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, utterance
-from .batch import run_batch
+from .batch import BatchReport, run_batch
 from .config import ModelConfig
 from .devices import make_engine, resolve_device
 from .errors import InputError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from . import _C
     from .conditioning import Conditioner
 
-DEFAULT_STREAMS = 16  # utterances or folds side by side
 CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
 
 Wave = NDArray[np.float32]
@@ -216,7 +215,7 @@ class Vocoder:
         """
         one = self._request(mel, n_samples, seed)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        return run_batch(self._voice(fade_out), [one], sampling, DEFAULT_STREAMS, progress)[0]
+        return run_batch(self._voice(fade_out), [one], sampling, progress=progress)[0]
 
     def generate_batch(
         self,
@@ -227,20 +226,28 @@ class Vocoder:
         greedy: bool = False,
         fold: utterance.Fold = None,
         fade_out: bool = True,
-        streams: int = DEFAULT_STREAMS,
+        streams: int | None = None,
         progress: Callable[[int], None] | None = None,
+        report: Callable[[BatchReport], None] | None = None,
     ) -> list[Any]:
         """Turn many mels of any lengths into waveforms, several side by side.
+
+        A place is refilled the moment its utterance ends, so a mixture of lengths is as fast as
+        equal ones; memory beside mels and waveforms does not grow with the lengths.
 
         Parameters
         ----------
         mels : iterable of arrays [n_mels, n_frames]
         seeds : sequence of int, optional
             One for each mel; by default item i has seed i.
-        streams : int
-            Utterances (or folds) run side by side; changes the speed, never the samples.
+        streams : int, optional
+            Utterances (or folds) run side by side at most; changes the speed, never the samples.
+            Default: as many as the engine runs at its best (`engine.lanes`), 16 at least.
         temperature, greedy, fold, fade_out, progress
             As in `generate`; progress counts the samples of all items together.
+        report : callable, optional
+            Called once, at the end, with a `batch.BatchReport`: samples, seconds, occupancy of the
+            places, real-time factor.
 
         Returns
         -------
@@ -263,8 +270,10 @@ class Vocoder:
             except InputError as error:
                 raise InputError(f"Item {i} of the batch: {error}") from error
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        slots = arrays.to_count(streams, "streams", 1)
-        return run_batch(self._voice(fade_out), requests, sampling, slots, progress)
+        most = None if streams is None else arrays.to_count(streams, "streams", 1)
+        return run_batch(
+            self._voice(fade_out), requests, sampling, most, progress=progress, report=report
+        )
 
     def stream(
         self,
