@@ -5,10 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .devices import Device
+from .errors import EngineError
 from .lanes import Lane, Tally, run_lanes
 from .utterance import Job, Request, Sampling, Voice
+from .workers import run_on_devices
+
+if TYPE_CHECKING:
+    from . import _C
 
 LEAST_STREAMS = 16  # side by side by default, where an engine asks for fewer
 
@@ -19,8 +25,8 @@ class BatchReport:
 
     samples: int  # drawn, all utterances together
     seconds: float  # from the first mel to the last waveform
-    engine_seconds: float  # of these inside the engine; the rest is conditioning and decoding
-    slots: int  # utterances or folds that had a place at the same time
+    engine_seconds: float  # of these inside an engine; the rest is conditioning and decoding
+    slots: int  # utterances or folds that had a place at the same time, on all devices together
     occupancy: float  # samples / (slots * steps run), in [0, 1]; 0 for an empty batch
     rtf: float  # real-time factor: seconds / seconds of audio; 0 for an empty batch
 
@@ -36,6 +42,7 @@ def run_batch(
     sampling: Sampling,
     streams: int | None = None,
     *,
+    devices: Sequence[Device] = (),
     progress: Callable[[int], None] | None = None,
     report: Callable[[BatchReport], None] | None = None,
 ) -> list[Any]:
@@ -47,8 +54,10 @@ def run_batch(
     requests : sequence of Request
     sampling : Sampling
     streams : int, optional
-        How many at most, 1 or more; changes the speed, never the samples. Default: as many as the
-        engine runs at its best, but `LEAST_STREAMS` at least.
+        How many at most on a device, 1 or more; changes the speed, never the samples. Default:
+        `default_streams`.
+    devices : sequence of Device, optional
+        Engines that share the work; by default the voice's alone works.
     progress : callable, optional
         Called with the number of samples drawn so far, all requests together.
     report : callable, optional
@@ -61,9 +70,9 @@ def run_batch(
     """
     begun = time.perf_counter()
     jobs = [Job(voice, request, sampling) for request in requests]
-    if streams is None:
-        streams = max(LEAST_STREAMS, voice.engine.lanes)
-    slots = max(1, min(streams, sum(job.n_lanes for job in jobs)))
+    engines = [device.engine for device in devices] or [voice.engine]
+    share = -(-sum(job.n_lanes for job in jobs) // len(engines))  # of the lanes, for each
+    slots = [max(1, min(share, streams or default_streams(engine))) for engine in engines]
     drawn = 0
 
     def count(samples: int) -> None:
@@ -72,17 +81,24 @@ def run_batch(
         if progress is not None:
             progress(drawn)
 
-    tally = run_lanes(
-        voice.engine,
-        _longest_first(jobs),
-        hop_length=voice.config.hop_length,
-        slots=slots,
-        on_samples=count,
-    )
+    lanes, hop = _longest_first(jobs), voice.config.hop_length
+    if len(engines) == 1:
+        tally = run_lanes(engines[0], lanes, hop_length=hop, slots=slots[0], on_samples=count)
+    else:
+        tally = run_on_devices(devices, lanes, hop_length=hop, slots=slots, on_samples=count)
+    lost = sum(job.n_samples for job in jobs) - tally.samples
+    if lost:
+        raise EngineError(f"{lost} samples of the batch were never drawn; please report this.")
     waves = [job.request.restore(job.result()) for job in jobs]
     if report is not None:
-        report(_report(tally, slots, time.perf_counter() - begun, voice.config.sample_rate))
+        seconds = time.perf_counter() - begun
+        report(_report(tally, sum(slots), seconds, voice.config.sample_rate))
     return waves
+
+
+def default_streams(engine: _C.Engine) -> int:
+    """How many run side by side where nobody says: as many as are best, some at least."""
+    return max(LEAST_STREAMS, engine.lanes)
 
 
 def _longest_first(jobs: Sequence[Job]) -> Iterator[Lane]:

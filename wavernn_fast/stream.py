@@ -114,7 +114,7 @@ class _Feed:
     def _push(self, piece: Any) -> None:
         number = next(self._number)
         try:
-            given = arrays.take(piece, "mel frame", self._voice.engine.device)
+            given = arrays.take(piece, "mel frame", self._voice.memory)
             if number == 0:
                 self.restore, self._place = given.restore, given.place
                 with self._place.scope():

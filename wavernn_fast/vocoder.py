@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import arrays, utterance
 from .batch import BatchReport, run_batch
 from .config import ModelConfig
-from .devices import make_engine, resolve_device
+from .devices import make_devices, resolve_devices
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Vocoder:
 
         canonical.validate(config, tensors)
         self._config = config
-        self._engine = make_engine(config, tensors, device, dtype, cpu_threads)
+        self._devices = make_devices(config, tensors, device, dtype, cpu_threads)
+        self._engine = self._devices[0].engine
         self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
         self._elsewhere: dict[arrays.Place, Conditioner] = {}  # the same for arrays on a GPU
 
@@ -83,8 +84,10 @@ class Vocoder:
             is no file of that name. PyTorch files need the extra ``wavernn-fast[torch]`` and are
             read without running any code from them; `wavernn-fast convert` makes a file that needs
             no torch.
-        device : {"auto", "cpu", "cuda", "emu"}
-            "auto" takes the best there is and logs why.
+        device : str
+            "auto" takes the best there is and logs why; "cpu"; "cuda" or a GPU by number,
+            "cuda:1"; "emu". "cuda:0,1" and "cuda:all" put the model on several GPUs, which share
+            the utterances of a batch; `generate` and `stream` run on the first.
         dtype : {"auto", "fp32", "fp16", "bf16", "int8", "int8-fast"}
             How weights are stored while running; sums are float32. "auto" is fp32. "int8" rounds
             activations to 14 bits, "int8-fast" to 7: half the work, several times the error.
@@ -107,7 +110,7 @@ class Vocoder:
         from . import checkpoints
 
         if device != "auto":
-            resolve_device(device)  # before a long load
+            resolve_devices(device)  # before a long load
         config, tensors = checkpoints.load(path_or_name, preset=preset)
         return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
 
@@ -129,6 +132,11 @@ class Vocoder:
         return self._engine.device
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that it runs on, such as "cuda:0" and "cuda:1"."""
+        return tuple(device.name for device in self._devices)
+
+    @property
     def dtype(self) -> str:
         """How weights are stored: "fp32", "fp16", "bf16", "int8" or "int8-fast"."""
         return self._engine.dtype
@@ -145,7 +153,7 @@ class Vocoder:
 
     @property
     def engine(self) -> _C.Engine:
-        """The compiled engine below, for benchmarks and verification."""
+        """The compiled engine below (of the first device), for benchmarks and verification."""
         return self._engine
 
     @property
@@ -158,7 +166,8 @@ class Vocoder:
         return (
             f"Vocoder({c.core} {c.hidden_size}, {c.head}, {c.sample_rate} Hz, "
             f"{self.device}/{self.isa}/{self.dtype}, {self.cpu_threads} "
-            f"{'threads' if self.device == 'cpu' else 'blocks'})"
+            f"{'threads' if self.device == 'cpu' else 'blocks'}"
+            f"{f' on each of {len(self.devices)} devices' if len(self.devices) > 1 else ''})"
         )
 
     # --- sound ---
@@ -241,8 +250,8 @@ class Vocoder:
         seeds : sequence of int, optional
             One for each mel; by default item i has seed i.
         streams : int, optional
-            Utterances (or folds) run side by side at most; changes the speed, never the samples.
-            Default: as many as the engine runs at its best (`engine.lanes`), 16 at least.
+            Utterances (or folds) run side by side at most on each device; changes the speed, never
+            the samples. Default: as many as the engine is best with (`engine.lanes`), 16 at least.
         temperature, greedy, fold, fade_out, progress
             As in `generate`; progress counts the samples of all items together.
         report : callable, optional
@@ -264,15 +273,23 @@ class Vocoder:
         if len(given) != len(items):
             raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
         requests = []
+        # Rows on one GPU are of no use to another: there the mels pass through the host.
+        memory = "cpu" if len(self._devices) > 1 else self._devices[0].name
         for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
             try:
-                requests.append(self._request(mel, None, seed))
+                requests.append(self._request(mel, None, seed, memory))
             except InputError as error:
                 raise InputError(f"Item {i} of the batch: {error}") from error
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         most = None if streams is None else arrays.to_count(streams, "streams", 1)
         return run_batch(
-            self._voice(fade_out), requests, sampling, most, progress=progress, report=report
+            self._voice(fade_out),
+            requests,
+            sampling,
+            most,
+            devices=self._devices,
+            progress=progress,
+            report=report,
         )
 
     def stream(
@@ -371,10 +388,14 @@ class Vocoder:
         if not fade_out and config.output.fade_out_frames:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)
-        return utterance.Voice(config, self._engine, self._conditioner, self._elsewhere)
+        name, engine = self._devices[0]
+        return utterance.Voice(config, engine, self._conditioner, self._elsewhere, name)
 
-    def _request(self, mel: Any, n_samples: int | None, seed: Any) -> utterance.Request:
-        return utterance.make_request(self._config, mel, n_samples, seed, self._engine.device)
+    def _request(
+        self, mel: Any, n_samples: int | None, seed: Any, memory: str | None = None
+    ) -> utterance.Request:
+        memory = memory or self._devices[0].name
+        return utterance.make_request(self._config, mel, n_samples, seed, memory)
 
     def _chunk_frames(self, chunk_frames: int | None) -> int:
         if chunk_frames is not None:

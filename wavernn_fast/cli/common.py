@@ -55,7 +55,12 @@ def temperature(
 
 
 engine_options = stack(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or emu."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, emu; GPUs by number: cuda:1, cuda:0,1 or cuda:all.",
+    ),
     click.option(
         "--dtype",
         default="auto",
