@@ -33,10 +33,12 @@ MELS = [mel(CONFIG, n, seed) for seed, n in enumerate(FRAMES)]
 
 
 class Watched:
-    """An engine that counts its calls, and fails when it is told to."""
+    """An engine that counts its calls, begins with the others, and fails when it is told to."""
 
-    def __init__(self, engine: _C.Engine, error: Exception | None = None, at: int = 2) -> None:
-        self._engine, self._error, self._at = engine, error, at
+    def __init__(self, engine: _C.Engine, others: threading.Barrier) -> None:
+        self._engine, self._others = engine, others
+        self.error: Exception | None = None
+        self.at = 2  # call in which it fails
         self.calls = self.jobs = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -45,18 +47,18 @@ class Watched:
     def run(self, streams: Any, *args: Any, **how: Any) -> Any:
         self.calls += 1
         self.jobs += len(streams)
-        if self._error is not None and self.calls == self._at:
-            raise self._error
+        if self.calls == 1:
+            self._others.wait(timeout=30)
+        if self.error is not None and self.calls == self.at:
+            raise self.error
         return self._engine.run(streams, *args, **how)
 
 
-def watched(device: str, *errors: Exception | None) -> tuple[Vocoder, list[Watched]]:
-    """A vocoder whose engines are watched, the n-th failing with the n-th error."""
+def watched(device: str, *, begin: int = 0) -> tuple[Vocoder, list[Watched]]:
+    """A vocoder whose engines are watched; `begin` of them wait for each other: by default all."""
     voc = Vocoder(CONFIG, TENSORS, device=device)
-    engines = [
-        Watched(one.engine, error)
-        for one, error in zip(voc._devices, errors or [None] * len(voc._devices), strict=True)
-    ]
+    together = threading.Barrier(begin or len(voc.devices))
+    engines = [Watched(one.engine, together) for one in voc._devices]
     voc._devices = [Device(name, e) for name, e in zip(voc.devices, engines, strict=True)]  # type: ignore[arg-type]
     return voc, engines
 
@@ -118,7 +120,7 @@ def made(device: str, kept: dict[str, Vocoder] = {}) -> Vocoder:  # noqa: B006  
 
 
 def test_generate_and_stream_run_on_the_first(expected: list[np.ndarray]) -> None:
-    voc, engines = watched("emu:0,1")
+    voc, engines = watched("emu:0,1", begin=1)
     voc._engine = engines[0]  # type: ignore[assignment]
     assert same_bits(voc.generate(MELS[2], seed=2), expected[2])
     assert same_bits(np.concatenate([*voc.stream(MELS[2], seed=2)]), expected[2])
@@ -136,23 +138,21 @@ def test_a_few_items_are_dealt_to_all_devices() -> None:
 def test_a_device_that_fails_stops_the_batch_and_is_named(
     failing: int, kind: type[Exception], expected: list[np.ndarray]
 ) -> None:
-    errors = [None, None]
-    errors[failing] = kind("the cable was cut.")  # type: ignore[call-overload]
-    voc, engines = watched("emu:0,1", *errors)
+    voc, engines = watched("emu:0,1")
+    engines[failing].error = kind("the cable was cut.")
     sentence = rf"Device emu:{failing} \(.*\) failed, and the batch was stopped .*cable was cut\."
     with pytest.raises(kind, match=sentence) as caught:
-        voc.generate_batch(MELS * 3, streams=1)
-    assert caught.value.__cause__ is errors[failing]
+        voc.generate_batch([mel(CONFIG, 300)] * 4, streams=1)
+    assert caught.value.__cause__ is engines[failing].error
     assert alive() == []
-    assert engines[1 - failing].jobs < 3 * len(MELS)
     again = voc.generate_batch(MELS, streams=1)  # nothing is left behind
     assert all(same_bits(a, b) for a, b in zip(again, expected, strict=True))
 
 
 def test_a_device_in_the_middle_of_a_long_slice_is_stopped_when_another_fails() -> None:
     """What it draws would take a minute."""
-    voc, engines = watched("emu:0,1", None, DeviceError("gone."))
-    engines[1]._at = 1
+    voc, engines = watched("emu:0,1")
+    engines[1].error, engines[1].at = DeviceError("gone."), 1
     begun = time.perf_counter()
     with pytest.raises(DeviceError, match="emu:1"):
         voc.generate_batch([mel(CONFIG, 20_000)] * 2, streams=1)
@@ -161,11 +161,11 @@ def test_a_device_in_the_middle_of_a_long_slice_is_stopped_when_another_fails() 
 
 
 def test_an_error_that_is_none_of_the_package_comes_as_it_is() -> None:
-    error = MemoryError("rows")
-    voc, _ = watched("emu:0,1", None, error)
+    voc, engines = watched("emu:0,1")
+    engines[1].error = MemoryError("rows")
     with pytest.raises(MemoryError) as caught:
-        voc.generate_batch(MELS, streams=1)
-    assert caught.value is error
+        voc.generate_batch([mel(CONFIG, 300)] * 4, streams=1)
+    assert caught.value is engines[1].error
     assert alive() == []
 
 
@@ -177,7 +177,7 @@ def test_a_caller_that_raises_in_progress_leaves_no_thread() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        voc.generate_batch(MELS * 5, streams=1, progress=stop)
+        voc.generate_batch([mel(CONFIG, 300)] * 4, streams=1, progress=stop)
     assert alive() == []
 
 
@@ -221,11 +221,21 @@ def test_lanes_that_get_lost_are_an_error(monkeypatch: pytest.MonkeyPatch) -> No
             made(device).generate_batch(MELS)
 
 
-def test_mels_on_a_device_pass_through_the_host_where_several_share_them() -> None:
+def test_mels_on_a_device_pass_through_the_host_where_several_share_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
 
+    brought: list[str] = []
+    to_array = arrays.to_array
+    monkeypatch.setattr(
+        arrays, "to_array", lambda value, what: (brought.append(what), to_array(value, what))[1]
+    )
     mels = [torch.from_numpy(one) for one in MELS]
     batch = made("emu:0,1").generate_batch(mels)
+    assert brought == ["mel"] * len(mels)
+    made("emu:0,1").generate(mels[0])  # only the first device runs, which reads them where they are
+    assert brought == ["mel"] * len(mels)
     for wave, one, seed in zip(batch, MELS, range(len(MELS)), strict=True):
         assert isinstance(wave, torch.Tensor)
         assert same_bits(wave.numpy(), made("emu").generate(one, seed=seed))
@@ -295,12 +305,12 @@ def opened(gpus: Fake) -> list[str]:
 
 @pytest.mark.parametrize("device", ["cuda:0,1", "cuda:all"])
 def test_two_gpus_are_opened_and_share_a_batch(device: str, two: Fake) -> None:
-    voc = Vocoder(CONFIG, TENSORS, device=device)
+    voc, _ = watched(device)
     assert opened(two) == ["0", "1"]
     assert voc.devices == ("cuda:0", "cuda:1")
     assert [one.engine.isa for one in voc._devices] == ["NVIDIA Big", "NVIDIA Other"]
-    waves = voc.generate_batch(MELS * 2, streams=2)
-    assert [len(wave) for wave in waves] == [n * CONFIG.hop_length for n in FRAMES * 2]
+    waves = voc.generate_batch(MELS * 8, streams=1)
+    assert [len(wave) for wave in waves] == [n * CONFIG.hop_length for n in FRAMES * 8]
     launches = two.calls("cuLaunchCooperativeKernel")
     streams = {call.details.split("stream=")[1].split()[0] for call in launches}
     assert len(streams) == 2  # each GPU has one of its own
@@ -361,10 +371,10 @@ def test_all_of_no_gpu_is_refused(script: dict[str, str], sentence: str, two: Fa
 
 
 def test_a_launch_that_fails_on_one_gpu_stops_both(two: Fake) -> None:
-    voc = Vocoder(CONFIG, TENSORS, device="cuda:0,1")
+    voc, _ = watched("cuda:0,1")
     two.script(fail="cuLaunchCooperativeKernel@5=999")
     with pytest.raises(DeviceError, match=r"^Device cuda:[01] \(NVIDIA (Big|Other)\) failed.*999"):
-        voc.generate_batch(MELS * 3, streams=1)
+        voc.generate_batch(MELS * 8, streams=1)
     assert alive() == []
 
 
