@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from voices import CONDITIONED, DTYPES, LABELS, UNCONDITIONED, mel, same_bits, voice
 
 from wavernn_fast import lanes
-from wavernn_fast.batch import LEAST_STREAMS, BatchReport
+from wavernn_fast.batch import LEAST_STREAMS, BatchReport, total
 from wavernn_fast.lanes import SLICE_STEPS, Lane, Slice, plan_slice, run_lanes
 from wavernn_fast.vocoder import Vocoder
 
@@ -196,10 +196,21 @@ def test_the_report_of_an_empty_batch_divides_by_nothing():
         assert (report.samples, report.occupancy, report.rtf) == (0, 0.0, 0.0)
 
 
+def test_reports_are_summed_as_one_long_batch():
+    one = BatchReport(300, 2.0, 1.5, 4, 0.75, 200.0)  # of 400 steps of places, at 30,000 Hz
+    two = BatchReport(100, 4.0, 3.0, 2, 1.0, 1200.0)
+    empty = BatchReport(0, 0.5, 0.0, 1, 0.0, 0.0)
+    found = total([one, two, empty])
+    assert (found.samples, found.seconds, found.engine_seconds, found.slots) == (400, 6.5, 4.5, 4)
+    assert found.occupancy == pytest.approx(400 / 500)
+    assert found.rtf == pytest.approx(6.0 * 30_000 / 400)
+    assert total([empty]).occupancy == 0.0
+
+
 def test_a_batch_takes_as_many_places_as_the_engine_runs_at_its_best():
     for threads in (1, 2):
         voc = voice(LABELS, threads)
-        assert voc.engine.lanes == 32 * threads > LEAST_STREAMS
+        assert voc.streams == voc.engine.lanes == 32 * threads > LEAST_STREAMS
         assert report_of(voc, [3] * 100)[1].slots == voc.engine.lanes
         assert report_of(voc, [3] * 20)[1].slots == 20
 

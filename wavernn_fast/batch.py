@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .config import ModelConfig
 from .devices import Device
-from .errors import EngineError
+from .errors import EngineError, InputError
 from .lanes import Lane, Tally, run_lanes
-from .utterance import Job, Request, Sampling, Voice
+from .utterance import Job, Request, Sampling, Voice, make_request
 from .workers import run_on_devices
 
 if TYPE_CHECKING:
@@ -34,6 +35,43 @@ class BatchReport:
     def samples_per_s(self) -> float:
         """Samples a second, all utterances together."""
         return self.samples / self.seconds if self.seconds > 0 else 0.0
+
+
+def total(reports: Sequence[BatchReport]) -> BatchReport:
+    """Sum up the reports of batches that one vocoder ran one after the other; one or more."""
+    samples = sum(one.samples for one in reports)
+    place_steps = sum(one.samples / one.occupancy for one in reports if one.samples)
+    return BatchReport(
+        samples=samples,
+        seconds=sum(one.seconds for one in reports),
+        engine_seconds=sum(one.engine_seconds for one in reports),
+        slots=max(one.slots for one in reports),
+        occupancy=samples / place_steps if samples else 0.0,
+        rtf=sum(one.rtf * one.samples for one in reports) / samples if samples else 0.0,
+    )
+
+
+def make_requests(
+    config: ModelConfig, mels: Iterable[Any], seeds: Sequence[int] | None, memory: str
+) -> list[Request]:
+    """Check what a batch is asked for with; see `Vocoder.generate_batch` and `make_request`.
+
+    Raises
+    ------
+    InputError
+        If there are not as many seeds as mels, or an item is unusable, naming it.
+    """
+    items = list(mels)
+    given = list(range(len(items))) if seeds is None else list(seeds)
+    if len(given) != len(items):
+        raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
+    requests = []
+    for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
+        try:
+            requests.append(make_request(config, mel, None, seed, memory))
+        except InputError as error:
+            raise InputError(f"Item {i} of the batch: {error}") from error
+    return requests
 
 
 def run_batch(

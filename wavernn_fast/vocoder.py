@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, utterance
-from .batch import BatchReport, run_batch
+from .batch import BatchReport, default_streams, make_requests, run_batch
 from .config import ModelConfig
 from .devices import make_devices, resolve_devices
 from .errors import InputError
@@ -152,6 +152,11 @@ class Vocoder:
         return self._engine.threads
 
     @property
+    def streams(self) -> int:
+        """Utterances that a batch runs side by side by default, all devices together."""
+        return sum(default_streams(device.engine) for device in self._devices)
+
+    @property
     def engine(self) -> _C.Engine:
         """The compiled engine below (of the first device), for benchmarks and verification."""
         return self._engine
@@ -268,18 +273,9 @@ class Vocoder:
         InputError, EngineError
             As in `generate`; the message names the item.
         """
-        items = list(mels)
-        given = list(range(len(items))) if seeds is None else list(seeds)
-        if len(given) != len(items):
-            raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
-        requests = []
         # Rows on one GPU are of no use to another: there the mels pass through the host.
         memory = "cpu" if len(self._devices) > 1 else self._devices[0].name
-        for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
-            try:
-                requests.append(self._request(mel, None, seed, memory))
-            except InputError as error:
-                raise InputError(f"Item {i} of the batch: {error}") from error
+        requests = make_requests(self._config, mels, seeds, memory)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         most = None if streams is None else arrays.to_count(streams, "streams", 1)
         return run_batch(
@@ -391,10 +387,8 @@ class Vocoder:
         name, engine = self._devices[0]
         return utterance.Voice(config, engine, self._conditioner, self._elsewhere, name)
 
-    def _request(
-        self, mel: Any, n_samples: int | None, seed: Any, memory: str | None = None
-    ) -> utterance.Request:
-        memory = memory or self._devices[0].name
+    def _request(self, mel: Any, n_samples: int | None, seed: Any) -> utterance.Request:
+        memory = self._devices[0].name
         return utterance.make_request(self._config, mel, n_samples, seed, memory)
 
     def _chunk_frames(self, chunk_frames: int | None) -> int:

@@ -114,10 +114,9 @@ sampling_options = stack(
 output_options = stack(
     click.option(
         "--streams",
-        default=8,
-        show_default=True,
         type=click.IntRange(1, 4096),
-        help="Files (or folds) run side by side; changes the speed, never the audio.",
+        help="Files (or folds) run side by side on each device; changes the speed, not the "
+        "audio. [default: as many as the device is best with]",
     ),
     click.option(
         "--subtype",
