@@ -79,6 +79,18 @@ def test_vocode_writes_what_generate_gives(model, voc, mels, tmp_path):
     assert result.stdout == ""
 
 
+def test_json_tells_how_full_the_places_were(model, mels, tmp_path):
+    """Mels of 3, 5 and 2 frames sound 2, 4 and 1; in two places, 4 beside 2 + 1."""
+    arguments = ("vocode", mels, "-m", model, "-o", tmp_path / "out", "--json")
+    for options, slots, occupancy in (((), 3, 7 / 12), (("--streams", 2), 2, 7 / 8)):
+        batch = json.loads(run(*arguments, *options).stdout)["batch"]
+        assert (batch["slots"], batch["samples"]) == (slots, 7 * 275)
+        assert batch["occupancy"] == pytest.approx(occupancy)
+        assert batch["rtf"] == pytest.approx(batch["seconds"] * 22050 / batch["samples"])
+    nothing = json.loads(run(*arguments, "--skip-existing").stdout)
+    assert nothing["batch"] is None
+
+
 def test_vocode_writes_one_file_and_the_options_reach_the_engine(model, voc, mels, tmp_path):
     frames = preset_mel(5, 2)
     cases = {

@@ -65,7 +65,7 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "devices kernels lanes nvrtc selfcheck stream utterance vocoder",
+    "voice": "batch devices kernels lanes nvrtc selfcheck stream utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "cli": "cli",
     "main": "__main__",

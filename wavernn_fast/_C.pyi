@@ -57,6 +57,8 @@ class Engine:
     @property
     def threads(self) -> int: ...
     @property
+    def lanes(self) -> int: ...
+    @property
     def weight_bytes(self) -> int: ...
     @property
     def macs_per_step(self) -> int: ...
@@ -94,6 +96,7 @@ class Engine:
         uniforms: Sequence[NDArray[np.float64] | None] | None = ...,
         forced: Sequence[NDArray[np.int32] | NDArray[np.float32] | None] | None = ...,
         return_logits: bool = ...,
+        lanes: int = ...,
         interrupt: Callable[[], None] | None = ...,
     ) -> list[tuple[NDArray[np.int32] | NDArray[np.float32], NDArray[np.float32] | None]]: ...
 

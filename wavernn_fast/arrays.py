@@ -87,9 +87,15 @@ def as_it_is(wave: NDArray[np.float32]) -> NDArray[np.float32]:
 
 # --- arrays that stay where they are --------------------------------------------------------------
 
-# Engine's device -> DLPack's numbers of the memory that it reads: that of a GPU (2), managed (13),
-# the host's (1). An engine of `Vocoder` runs on GPU 0.
-_MEMORY = {"cuda": ((2, 0), (13, 0)), "emu": ((1, 0),)}
+
+def _memory(device: str) -> tuple[tuple[int, int], ...]:
+    """Memory that an engine on a device reads: DLPack's type, and number of the device.
+
+    That of a GPU (2), managed (13), the host's (1).
+    """
+    kind, _, number = device.partition(":")
+    gpu = int(number or 0)
+    return {"cuda": ((2, gpu), (13, gpu)), "emu": ((1, 0),)}.get(kind, ())
 
 
 class Place:
@@ -143,13 +149,13 @@ class DeviceRows:
 
 
 class _CupyPlace(Place):
-    """CuPy on GPU 0."""
+    """CuPy on one GPU."""
 
-    def __init__(self, cupy: Any) -> None:
-        self.xp = cupy
+    def __init__(self, cupy: Any, number: int) -> None:
+        self.xp, self._number = cupy, number
 
     def scope(self) -> AbstractContextManager[Any]:
-        device: AbstractContextManager[Any] = self.xp.cuda.Device(0)
+        device: AbstractContextManager[Any] = self.xp.cuda.Device(self._number)
         return device
 
     def export(self, rows: Any) -> DeviceRows:
@@ -190,7 +196,9 @@ class _TorchPlace(Place):
 
 @functools.cache  # a place is known by its identity: weights are brought to it once
 def _place(module: Any, device: Any) -> Place:
-    return _CupyPlace(module) if device is None else _TorchPlace(module, device)
+    if isinstance(device, int):
+        return _CupyPlace(module, device)
+    return _TorchPlace(module, device)
 
 
 class Given(NamedTuple):
@@ -210,8 +218,9 @@ def take(value: Any, what: str, device: str = "cpu") -> Given:
         CuPy's or PyTorch's, or by `__cuda_array_interface__`, to stay; or what `to_array` takes.
     what : str
         What it is, for the message of an error.
-    device : {"cpu", "cuda", "emu", "reference"}
-        The engine's. An array on another GPU than the engine's passes through the host.
+    device : str
+        The engine's: "cpu", "cuda" (GPU 0), "cuda:1", "emu" or "reference". An array on another
+        GPU than the engine's passes through the host.
 
     Raises
     ------
@@ -221,14 +230,14 @@ def take(value: Any, what: str, device: str = "cpu") -> Given:
     module = type(value).__module__.partition(".")[0]
     if module not in ("cupy", "torch") and hasattr(value, "__cuda_array_interface__"):
         module, value = "cupy", _cupy(what).asarray(value)
-    if module not in ("cupy", "torch") or not _lies_in(value, _MEMORY.get(device, ())):
+    if module not in ("cupy", "torch") or not _lies_in(value, _memory(device)):
         return Given(*to_array(value, what), HOST)
     library = sys.modules[module]
     if module == "torch":
         value, where = value.detach(), value.device
         place = _place(library, where)
         return Given(value, lambda wave: library.from_numpy(wave).to(where), place)
-    place = _place(library, None)
+    place = _place(library, int(device.partition(":")[2] or 0))
 
     def restore(wave: NDArray[np.float32]) -> Any:
         with place.scope():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,40 +23,108 @@ DEVICES = ("auto", "cpu", "cuda", "emu")
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 
 
+class Target(NamedTuple):
+    """One device that an engine runs on."""
+
+    kind: str  # "cpu", "cuda" or "emu"
+    number: int = 0  # of the GPU, as the driver counts those it shows
+
+    @property
+    def name(self) -> str:
+        """Such as "cuda:1"; "cpu" has no number."""
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.number}"
+
+
 def resolve_device(device: str) -> str:
-    """Name the device that will run.
+    """Name the kind of device that will run: "cpu", "cuda" or "emu"; see `resolve_devices`."""
+    return resolve_devices(device)[0].kind
+
+
+def resolve_devices(device: str) -> list[Target]:
+    """Name the devices that will run.
 
     Parameters
     ----------
-    device : {"auto", "cpu", "cuda", "emu"}
+    device : str
+        "auto", "cpu", "cuda" (the first GPU) or "emu"; "cuda:1", "cuda:0,1" (several GPUs) or
+        "cuda:all" (every one that can run the kernels); "emu:0,1" stands for several GPUs.
         "auto" never fails; why it is not a GPU is logged at level INFO.
 
     Raises
     ------
     DeviceError
-        If the device is not available, saying why and what is.
+        If a device is not available, saying why and what is.
     InputError
-        If there is no such device.
+        If there is no such device, or one is named twice.
     """
-    if device not in DEVICES:
-        raise InputError(f"There is no device {device!r}; choose {', '.join(DEVICES)}.")
-    if device == "cpu":
-        return device
-    if device == "auto":
+    kind, numbers = _parse(device)
+    if kind == "cpu":
+        return [Target(kind)]
+    if kind == "auto":
         reason = device_problem("cuda")
         if reason:
             logger.info("Running on the CPU, not on a GPU: %s.", reason)
-        return "cpu" if reason else "cuda"
-    reason = device_problem(device)
-    if reason:
-        raise DeviceError(
-            f"Device {device!r} is not available: {reason}. Use device='cpu' or 'auto'; "
-            "`wavernn-fast doctor` reports what this machine has."
+        return [Target("cpu" if reason else "cuda")]
+    if numbers is None:
+        numbers = _usable_gpus()
+    for number in numbers:
+        reason = device_problem(kind, number)
+        if reason:
+            raise DeviceError(
+                f"Device {device!r} is not available: {reason}. Use device='cpu' or 'auto'; "
+                "`wavernn-fast doctor` reports what this machine has."
+            )
+    return [Target(kind, number) for number in numbers]
+
+
+def _parse(device: str) -> tuple[str, tuple[int, ...] | None]:
+    """Kind of a device, and which of them; None: all."""
+    kind, colon, which = device.partition(":")
+    if kind not in DEVICES:
+        raise InputError(
+            f"There is no device {device!r}; choose {', '.join(DEVICES)}, or GPUs by number, "
+            "such as cuda:1, cuda:0,1 or cuda:all."
         )
-    return device
+    if not colon:
+        return kind, (0,)
+    if kind not in ("cuda", "emu"):
+        raise InputError(f"Device {device!r}: {kind} has no numbers; write {kind!r}.")
+    if which == "all" and kind == "cuda":
+        return kind, None
+    parts = [part.strip() for part in which.split(",")]
+    if any(part.partition(":")[0] in (*DEVICES, "gpu") for part in parts):
+        raise InputError(
+            f"Device {device!r} names more than one kind; all must be of one, such as cuda:0,1."
+        )
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError(
+            f"Device {device!r} is not understood: after {kind}: come numbers, such as {kind}:0,1"
+            f"{', or all' if kind == 'cuda' else ''}."
+        )
+    numbers = tuple(map(int, parts))
+    twice = next((n for i, n in enumerate(numbers) if n in numbers[:i]), None)
+    if twice is not None:
+        raise InputError(f"Device {device!r} names number {twice} twice; name each once.")
+    return kind, numbers
 
 
-def device_problem(device: str) -> str:
+def _usable_gpus() -> tuple[int, ...]:
+    """Numbers of the GPUs that can run the kernels; if there are none, 0, to hear why."""
+    try:
+        from . import _C
+
+        gpus = _C.cuda_devices()
+    except (ImportError, DeviceError):
+        return (0,)
+    for gpu in gpus:
+        if gpu["problem"]:
+            logger.warning(
+                "GPU %d, %s, is left out: %s.", gpu["ordinal"], gpu["name"], gpu["problem"]
+            )
+    return tuple(gpu["ordinal"] for gpu in gpus if not gpu["problem"]) or (0,)
+
+
+def device_problem(device: str, number: int = 0) -> str:
     """Why a device other than the CPU cannot run, without a full stop; empty if it can."""
     try:
         from . import _C
@@ -67,11 +135,21 @@ def device_problem(device: str) -> str:
             gpus = _C.cuda_devices()
         except DeviceError as error:
             return str(error)
-        if gpus[0]["problem"]:
-            return f"GPU 0, {gpus[0]['name']}: {gpus[0]['problem']}"
+        if number >= len(gpus):
+            names = "; ".join(f"GPU {gpu['ordinal']}, {gpu['name']}" for gpu in gpus)
+            return f"there is no GPU {number}, there is {names}"
+        if gpus[number]["problem"]:
+            return f"GPU {number}, {gpus[number]['name']}: {gpus[number]['problem']}"
     if device not in _C.available_devices():
         return f"this build has no {'CUDA engine' if device == 'cuda' else 'emulator'}"
     return ""
+
+
+class Device(NamedTuple):
+    """A compiled engine with resident weights, and where it runs."""
+
+    name: str  # such as "cpu" or "cuda:1"
+    engine: _C.Engine
 
 
 def make_engine(
@@ -81,38 +159,59 @@ def make_engine(
     dtype: str,
     cpu_threads: int | None,
 ) -> _C.Engine:
-    """Make the compiled engine with resident weights; see `Vocoder` for the arguments.
+    """Make the engine of one device, or of the first of several; see `make_devices`."""
+    return make_devices(config, tensors, device, dtype, cpu_threads)[0].engine
+
+
+def make_devices(
+    config: ModelConfig,
+    tensors: Mapping[str, NDArray[np.float32]],
+    device: str,
+    dtype: str,
+    cpu_threads: int | None,
+) -> list[Device]:
+    """Make an engine on every device that is named; see `Vocoder` for the arguments.
 
     Raises
     ------
     DeviceError
-        If device, instruction set or compiled extension is not available, memory is short, or a
-        GPU does not compute what the CPU does (`selfcheck`).
+        If a device, instruction set or the compiled extension is not available, memory is short,
+        or a GPU does not compute what the CPU does (`selfcheck`).
     InputError
         If an argument has no meaning.
     """
-    chosen = resolve_device(device)
+    targets = resolve_devices(device)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
     threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
+
+    def make(target: Target, dtype: str = dtype) -> Device:
+        return Device(target.name, _construct(config, tensors, target, dtype, threads))
+
+    cpu = Target("cpu")
     try:
-        engine = _construct(config, tensors, chosen, dtype, threads)
+        made = [make(target) for target in targets]
     except (DeviceError, InputError) as error:  # what is wrong with the model, the CPU says again
-        if device != "auto" or chosen == "cpu":
+        if device != "auto" or targets == [cpu]:
             raise
         logger.info("Running on the CPU, not on a GPU: %s", error)
-        return _construct(config, tensors, "cpu", dtype, threads)
-    if chosen != "cuda":
-        return engine
-    twin = _construct(config, tensors, "cpu", engine.dtype, threads)
-    wrong = selfcheck.problem(engine, twin, config)
-    if not wrong:
-        return engine
-    sentence = f"The kernel on {engine.isa} was compared with the CPU before use, and {wrong}."
-    if device != "auto":
-        raise DeviceError(f"{sentence} Use device='cpu', and please report it with {engine.isa}.")
-    logger.warning("%s Running on the CPU.", sentence)
-    return twin
+        return [make(cpu)]
+    if targets[0].kind != "cuda":
+        return made
+    twin = make(cpu, made[0].engine.dtype)
+    for one in made:
+        wrong = selfcheck.problem(one.engine, twin.engine, config)
+        if not wrong:
+            continue
+        name = f"{one.engine.isa}{f' ({one.name})' if len(made) > 1 else ''}"
+        sentence = f"The kernel on {name} was compared with the CPU before use, and {wrong}."
+        if device != "auto":
+            raise DeviceError(
+                f"{sentence} Use device='cpu', and please report it with {one.engine.isa}."
+            )
+        logger.warning("%s Running on the CPU.", sentence)
+        return [twin]
+    return made
 
 
 def _emulated_blocks(config: ModelConfig, dtype: str) -> int:
@@ -138,10 +237,11 @@ def _emulated_blocks(config: ModelConfig, dtype: str) -> int:
 def _construct(
     config: ModelConfig,
     tensors: Mapping[str, NDArray[np.float32]],
-    device: str,
+    target: Target,
     dtype: str,
     threads: int | None,
 ) -> _C.Engine:
+    device = target.kind
     try:
         from . import _C
     except ImportError as error:
@@ -158,6 +258,7 @@ def _construct(
             threads=threads or _C.available_threads(),
             isa="auto",
             blocks=_emulated_blocks(config, dtype) if device == "emu" else 0,
+            ordinal=target.number if device == "cuda" else 0,
             exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
             nvrtc=nvrtc.libraries() if device == "cuda" else (),
             cubins=nvrtc.packaged_kernels(),

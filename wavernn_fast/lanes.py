@@ -1,14 +1,26 @@
 """Driving the engine: streams of any length side by side, refilled as they end.
 
-What is packed with what never changes a sample: the engine promises the same bits for a stream
-whatever runs beside it, and so does the conditioning for a frame.
+One call of the engine draws a slice: pieces of lanes, often more than there are places. The engine
+gives a place to the next piece the moment the one before has ended there, and pieces are cut so
+that all places end together::
+
+    place 0   |<------ lane 0 ------------------->      (goes on in the next slice)
+    place 1   |<- lane 1 ->|<- lane 3 -->|<- lane 4 ->
+    place 2   |<------ lane 2 ------>|<--- lane 5 --->
+
+So no place is idle while lanes wait, and only the rows of a slice are in memory, whatever the
+lengths. What is packed with what never changes a sample: the engine promises the same bits for a
+stream whatever runs beside it, and so does the conditioning for a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +28,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from . import _C
 
-SLICE_STEPS = 2048  # samples of every stream between two looks at progress, memory and Ctrl-C
+SLICE_STEPS = 2048  # samples of a place in one slice at most: they bound the rows in memory
+_LEAST_STEPS = 128  # and at least: a slice costs some 30 us of Python a lane
+_SLICE_SECONDS = 0.25  # about as long as a slice should take, for progress
+_PIECES_A_PLACE = 4  # of a slice at most, each of which has rows for some frames of context
 
 Drawn = NDArray[np.int32] | NDArray[np.float32]  # classes, or x of a mixture; see _C.pyi
 Rows = tuple[Any, Any]  # (interp, hold): float32 ndarray, `arrays.DeviceRows` or None
@@ -56,6 +71,65 @@ class Lane:
         return self.source.rows(first_frame, last_frame - first_frame + 1)
 
 
+class Piece(NamedTuple):
+    """What one lane draws in a slice."""
+
+    lane: Lane
+    n_steps: int
+
+
+class Slice(NamedTuple):
+    """What one call of the engine draws."""
+
+    pieces: list[Piece]  # in the order in which they begin; the first ones at once
+    n_steps: int  # from the beginning to the end of the place that ends last
+
+
+@dataclass
+class Tally:
+    """What a run of lanes came to."""
+
+    samples: int = 0  # drawn, all lanes together
+    place_steps: int = 0  # samples that all places could have drawn in the same steps
+    engine_seconds: float = 0.0  # inside the engine
+
+
+def plan_slice(lanes: Iterator[Lane], slots: int, n_steps: int) -> Slice:
+    """Fill `slots` places for `n_steps` steps with the next lanes.
+
+    Parameters
+    ----------
+    lanes : iterator of Lane
+        Those in flight first. As many are taken as find a place, and each is given one: what a
+        lane has left after the slice is for the next slice.
+    slots : int
+        Places, 1 or more.
+    n_steps : int
+        Samples of a place, 1 or more. The slice is shorter where lanes are so short that very
+        many would be needed, and where there are no more.
+
+    Returns
+    -------
+    Slice
+        Without pieces if no lane has anything left.
+    """
+    ends = [0] * slots  # of each place, smallest first: where the next lane begins
+    begun: list[tuple[Lane, int]] = []
+    most = slots * _PIECES_A_PLACE
+    while ends[0] < n_steps and len(begun) < most:
+        lane = next((lane for lane in lanes if lane.remaining > 0), None)
+        if lane is None:
+            n_steps = min(n_steps, max(ends))
+            break
+        start = heapq.heapreplace(ends, min(ends[0] + lane.remaining, n_steps))
+        begun.append((lane, start))
+    else:
+        n_steps = ends[0]
+    return Slice(
+        [Piece(lane, min(lane.remaining, n_steps - start)) for lane, start in begun], n_steps
+    )
+
+
 def run_lanes(
     engine: _C.Engine,
     queue: Iterator[Lane],
@@ -63,47 +137,67 @@ def run_lanes(
     hop_length: int,
     slots: int,
     on_samples: Callable[[int], None] | None = None,
-) -> None:
+    interrupt: Callable[[], None] | None = None,
+) -> Tally:
     """Draw every lane of `queue` to its end, at most `slots` at a time.
 
-    Lanes should come longest first, so that the last ones to run alone are short.
+    Lanes should come longest first, so that the last ones to run alone are short. If anything is
+    raised on the way, streams are at their last finished sample, and what was drawn in the slice is
+    lost.
 
     Parameters
     ----------
     on_samples : callable, optional
         Called after every slice with the number of samples drawn in it, all lanes together.
+    interrupt : callable, optional
+        Called every 10 ms or so by the engine; may raise to stop the run.
+
+    Returns
+    -------
+    Tally
     """
-    active: list[Lane] = []
+    tally, active, n_steps = Tally(), list[Lane](), min(2 * _LEAST_STEPS, SLICE_STEPS)
     while True:
-        while len(active) < slots:
-            lane = next(queue, None)
-            if lane is None:
-                break
-            if lane.remaining > 0:
-                active.append(lane)
-        if not active:
-            return
-        n_steps = min(SLICE_STEPS, min(lane.remaining for lane in active))
-        advance(engine, active, n_steps, hop_length)
+        pieces, steps = plan_slice(itertools.chain(active, queue), slots, n_steps)
+        if not pieces:
+            return tally
+        seconds = advance(engine, pieces, hop_length, slots, interrupt)
+        drawn = sum(piece.n_steps for piece in pieces)
+        tally.samples += drawn
+        tally.place_steps += slots * steps
+        tally.engine_seconds += seconds
         if on_samples is not None:
-            on_samples(n_steps * len(active))
-        active = [lane for lane in active if lane.remaining > 0]
+            on_samples(drawn)
+        active = [piece.lane for piece in pieces if piece.lane.remaining > 0]
+        wanted = int(steps * _SLICE_SECONDS / max(seconds, 1e-9))
+        n_steps = min(max(wanted, _LEAST_STEPS), SLICE_STEPS)
 
 
-def advance(engine: _C.Engine, lanes: list[Lane], n_steps: int, hop_length: int) -> None:
-    """Draw the next `n_steps` samples of every lane."""
-    rows = [lane.rows(n_steps, hop_length) for lane in lanes]
+def advance(
+    engine: _C.Engine,
+    pieces: Sequence[Piece],
+    hop_length: int,
+    slots: int = 1,
+    interrupt: Callable[[], None] | None = None,
+) -> float:
+    """Draw pieces, at most `slots` at a time; returns the seconds that the engine took."""
+    pieces = [piece for piece in pieces if piece.n_steps > 0]
+    rows = [lane.rows(n_steps, hop_length) for lane, n_steps in pieces]
+    begun = time.perf_counter()
     results = engine.run(
-        [lane.stream for lane in lanes],
-        [n_steps] * len(lanes),
+        [lane.stream for lane, _ in pieces],
+        [n_steps for _, n_steps in pieces],
         [interp for interp, _ in rows],
         [hold for _, hold in rows],
-        interrupt=let_signals_in,
+        lanes=slots,
+        interrupt=interrupt or let_signals_in,
     )
-    for lane, (drawn, _) in zip(lanes, results, strict=True):
+    seconds = time.perf_counter() - begun
+    for (lane, n_steps), (drawn, _) in zip(pieces, results, strict=True):
         lane.remaining -= n_steps
         lane.position += n_steps
         lane.take(drawn)
+    return seconds
 
 
 def let_signals_in() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import arrays
 from .errors import InputError
 from .features import check_mel
-from .lanes import Drawn, Lane, advance
+from .lanes import Drawn, Lane, Piece, advance
 from .samples import OutputDecoder
 from .utterance import Request, Sampling, Voice, sounding_samples
 
@@ -33,7 +33,8 @@ def from_mel(
         take=drawn.append,
     )
     while lane.remaining:
-        advance(voice.engine, [lane], min(chunk_samples, lane.remaining), voice.config.hop_length)
+        piece = Piece(lane, min(chunk_samples, lane.remaining))
+        advance(voice.engine, [piece], voice.config.hop_length)
         yield decoder.push(drawn.pop())
 
 
@@ -63,7 +64,7 @@ def from_frames(
         lane.remaining = known - lane.position
         while lane.remaining:
             steps = min(chunk_frames * hop, lane.remaining)
-            advance(voice.engine, [lane], steps, hop)
+            advance(voice.engine, [Piece(lane, steps)], hop)
             pending = np.concatenate([pending, decoder.push(drawn.pop())])
             while len(pending) >= chunk_frames * hop:
                 yield feed.restore(pending[: chunk_frames * hop].copy())
@@ -113,7 +114,7 @@ class _Feed:
     def _push(self, piece: Any) -> None:
         number = next(self._number)
         try:
-            given = arrays.take(piece, "mel frame", self._voice.engine.device)
+            given = arrays.take(piece, "mel frame", self._voice.memory)
             if number == 0:
                 self.restore, self._place = given.restore, given.place
                 with self._place.scope():

@@ -33,6 +33,7 @@ class Voice:
     engine: _C.Engine
     conditioner: Conditioner | None  # None: unconditioned
     elsewhere: dict[arrays.Place, Conditioner] = field(default_factory=dict)  # made when needed
+    memory: str = "cpu"  # device whose memory the engine reads, such as "cuda:1"; see `arrays.take`
 
     def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
         """Start a stream with a fresh state at sample `start` of the utterance."""
@@ -171,6 +172,18 @@ class Job:
         else:
             self._decoder = OutputDecoder(voice.config, request.n_drawn)
             self._chunks: list[NDArray[np.float32]] = []
+
+    @property
+    def n_lanes(self) -> int:
+        """How many `lanes` there are."""
+        return 1 if self._plan is None else self._plan.num_folds
+
+    @property
+    def n_samples(self) -> int:
+        """Samples that all of them draw."""
+        if self._plan is None:
+            return sounding_samples(self._voice, self.request)
+        return sum(self._plan.lengths)
 
     def lanes(self) -> Iterator[Lane]:
         """Lanes to be drawn, made when asked for."""

@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, utterance
+from .batch import BatchReport, default_streams, make_requests, run_batch
 from .config import ModelConfig
-from .devices import make_engine, resolve_device
+from .devices import make_devices, resolve_devices
 from .errors import InputError
-from .lanes import Lane, run_lanes
 
 if TYPE_CHECKING:
     from . import _C
     from .conditioning import Conditioner
 
-DEFAULT_STREAMS = 16  # utterances or folds side by side
 CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
 
 Wave = NDArray[np.float32]
@@ -62,7 +61,8 @@ class Vocoder:
 
         canonical.validate(config, tensors)
         self._config = config
-        self._engine = make_engine(config, tensors, device, dtype, cpu_threads)
+        self._devices = make_devices(config, tensors, device, dtype, cpu_threads)
+        self._engine = self._devices[0].engine
         self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
         self._elsewhere: dict[arrays.Place, Conditioner] = {}  # the same for arrays on a GPU
 
@@ -84,8 +84,10 @@ class Vocoder:
             is no file of that name. PyTorch files need the extra ``wavernn-fast[torch]`` and are
             read without running any code from them; `wavernn-fast convert` makes a file that needs
             no torch.
-        device : {"auto", "cpu", "cuda", "emu"}
-            "auto" takes the best there is and logs why.
+        device : str
+            "auto" takes the best there is and logs why; "cpu"; "cuda" or a GPU by number,
+            "cuda:1"; "emu". "cuda:0,1" and "cuda:all" put the model on several GPUs, which share
+            the utterances of a batch; `generate` and `stream` run on the first.
         dtype : {"auto", "fp32", "fp16", "bf16", "int8", "int8-fast"}
             How weights are stored while running; sums are float32. "auto" is fp32. "int8" rounds
             activations to 14 bits, "int8-fast" to 7: half the work, several times the error.
@@ -108,7 +110,7 @@ class Vocoder:
         from . import checkpoints
 
         if device != "auto":
-            resolve_device(device)  # before a long load
+            resolve_devices(device)  # before a long load
         config, tensors = checkpoints.load(path_or_name, preset=preset)
         return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
 
@@ -130,6 +132,11 @@ class Vocoder:
         return self._engine.device
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that it runs on, such as "cuda:0" and "cuda:1"."""
+        return tuple(device.name for device in self._devices)
+
+    @property
     def dtype(self) -> str:
         """How weights are stored: "fp32", "fp16", "bf16", "int8" or "int8-fast"."""
         return self._engine.dtype
@@ -145,8 +152,13 @@ class Vocoder:
         return self._engine.threads
 
     @property
+    def streams(self) -> int:
+        """Utterances that a batch runs side by side by default, all devices together."""
+        return sum(default_streams(device.engine) for device in self._devices)
+
+    @property
     def engine(self) -> _C.Engine:
-        """The compiled engine below, for benchmarks and verification."""
+        """The compiled engine below (of the first device), for benchmarks and verification."""
         return self._engine
 
     @property
@@ -159,7 +171,8 @@ class Vocoder:
         return (
             f"Vocoder({c.core} {c.hidden_size}, {c.head}, {c.sample_rate} Hz, "
             f"{self.device}/{self.isa}/{self.dtype}, {self.cpu_threads} "
-            f"{'threads' if self.device == 'cpu' else 'blocks'})"
+            f"{'threads' if self.device == 'cpu' else 'blocks'}"
+            f"{f' on each of {len(self.devices)} devices' if len(self.devices) > 1 else ''})"
         )
 
     # --- sound ---
@@ -216,7 +229,7 @@ class Vocoder:
         """
         one = self._request(mel, n_samples, seed)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        return self._run([one], sampling, fade_out, DEFAULT_STREAMS, progress)[0]
+        return run_batch(self._voice(fade_out), [one], sampling, progress=progress)[0]
 
     def generate_batch(
         self,
@@ -227,20 +240,28 @@ class Vocoder:
         greedy: bool = False,
         fold: utterance.Fold = None,
         fade_out: bool = True,
-        streams: int = DEFAULT_STREAMS,
+        streams: int | None = None,
         progress: Callable[[int], None] | None = None,
+        report: Callable[[BatchReport], None] | None = None,
     ) -> list[Any]:
         """Turn many mels of any lengths into waveforms, several side by side.
+
+        A place is refilled the moment its utterance ends, so a mixture of lengths is as fast as
+        equal ones; memory beside mels and waveforms does not grow with the lengths.
 
         Parameters
         ----------
         mels : iterable of arrays [n_mels, n_frames]
         seeds : sequence of int, optional
             One for each mel; by default item i has seed i.
-        streams : int
-            Utterances (or folds) run side by side; changes the speed, never the samples.
+        streams : int, optional
+            Utterances (or folds) run side by side at most on each device; changes the speed, never
+            the samples. Default: as many as the engine is best with (`engine.lanes`), 16 at least.
         temperature, greedy, fold, fade_out, progress
             As in `generate`; progress counts the samples of all items together.
+        report : callable, optional
+            Called once, at the end, with a `batch.BatchReport`: samples, seconds, occupancy of the
+            places, real-time factor.
 
         Returns
         -------
@@ -252,19 +273,20 @@ class Vocoder:
         InputError, EngineError
             As in `generate`; the message names the item.
         """
-        items = list(mels)
-        given = list(range(len(items))) if seeds is None else list(seeds)
-        if len(given) != len(items):
-            raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
-        requests = []
-        for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
-            try:
-                requests.append(self._request(mel, None, seed))
-            except InputError as error:
-                raise InputError(f"Item {i} of the batch: {error}") from error
+        # Rows on one GPU are of no use to another: there the mels pass through the host.
+        memory = "cpu" if len(self._devices) > 1 else self._devices[0].name
+        requests = make_requests(self._config, mels, seeds, memory)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        slots = arrays.to_count(streams, "streams", 1)
-        return self._run(requests, sampling, fade_out, slots, progress)
+        most = None if streams is None else arrays.to_count(streams, "streams", 1)
+        return run_batch(
+            self._voice(fade_out),
+            requests,
+            sampling,
+            most,
+            devices=self._devices,
+            progress=progress,
+            report=report,
+        )
 
     def stream(
         self,
@@ -362,44 +384,14 @@ class Vocoder:
         if not fade_out and config.output.fade_out_frames:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)
-        return utterance.Voice(config, self._engine, self._conditioner, self._elsewhere)
+        name, engine = self._devices[0]
+        return utterance.Voice(config, engine, self._conditioner, self._elsewhere, name)
 
     def _request(self, mel: Any, n_samples: int | None, seed: Any) -> utterance.Request:
-        return utterance.make_request(self._config, mel, n_samples, seed, self._engine.device)
+        memory = self._devices[0].name
+        return utterance.make_request(self._config, mel, n_samples, seed, memory)
 
     def _chunk_frames(self, chunk_frames: int | None) -> int:
         if chunk_frames is not None:
             return arrays.to_count(chunk_frames, "chunk_frames", 1)
         return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))
-
-    def _run(
-        self,
-        requests: Sequence[utterance.Request],
-        sampling: utterance.Sampling,
-        fade_out: bool,
-        slots: int,
-        progress: Callable[[int], None] | None,
-    ) -> list[Any]:
-        voice = self._voice(fade_out)
-        jobs = [utterance.Job(voice, request, sampling) for request in requests]
-        drawn = 0
-
-        def count(samples: int) -> None:
-            nonlocal drawn
-            drawn += samples
-            if progress is not None:
-                progress(drawn)
-
-        run_lanes(
-            self._engine,
-            _longest_first(jobs),
-            hop_length=self._config.hop_length,
-            slots=slots,
-            on_samples=count,
-        )
-        return [job.request.restore(job.result()) for job in jobs]
-
-
-def _longest_first(jobs: Sequence[utterance.Job]) -> Iterator[Lane]:
-    for job in sorted(jobs, key=lambda job: -job.request.n_drawn):
-        yield from job.lanes()

@@ -149,7 +149,7 @@ void check_length(const py::object& list, size_t n, const char* name) {
 }
 
 // Runs with the GIL released; Python signals (and `interrupt`) are served at slice borders.
-void run_jobs(Engine& engine, Call& call, const py::object& interrupt) {
+void run_jobs(Engine& engine, Call& call, int lanes, const py::object& interrupt) {
   const Interrupt serve = [&interrupt] {
     const py::gil_scoped_acquire acquire;
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -158,7 +158,7 @@ void run_jobs(Engine& engine, Call& call, const py::object& interrupt) {
   {
     const py::gil_scoped_release release;
     for (const uint64_t stream : call.producers) engine.await(stream);
-    engine.run(call.jobs, serve);
+    engine.run_in(call.jobs, lanes, serve);
   }
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
@@ -171,11 +171,12 @@ void run_jobs(Engine& engine, Call& call, const py::object& interrupt) {
 
 py::list run(Engine& engine, const std::vector<Stream*>& streams,
              const std::vector<int64_t>& n_steps, const py::object& interp, const py::object& hold,
-             const py::object& uniforms, const py::object& forced, bool return_logits,
+             const py::object& uniforms, const py::object& forced, bool return_logits, int lanes,
              const py::object& interrupt) {
   const ModelConfig& c = engine.config();
   WF_CHECK(n_steps.size() == streams.size(), "n_steps has ", n_steps.size(), " entries for ",
            streams.size(), " streams");
+  WF_CHECK(lanes >= 0, "lanes is ", lanes, ", expected a number of streams, or 0 for the best");
   check_length(interp, streams.size(), "interp");
   check_length(hold, streams.size(), "hold");
   check_length(uniforms, streams.size(), "uniforms");
@@ -202,7 +203,7 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
     set_forced(call, job, item_of(forced, i), i, c);
     set_outputs(call, job, c, return_logits);
   }
-  run_jobs(engine, call, interrupt);
+  run_jobs(engine, call, lanes, interrupt);
   return call.results;
 }
 
@@ -264,6 +265,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("dtype", &Engine::dtype)
       .def_property_readonly("isa", &Engine::isa)
       .def_property_readonly("threads", &Engine::threads)
+      .def_property_readonly("lanes", &Engine::lanes)
       .def_property_readonly("weight_bytes", &Engine::weight_bytes)
       .def_property_readonly("macs_per_step", &Engine::macs_per_step)
       .def_property_readonly("interp_size",
@@ -287,7 +289,8 @@ void bind_engine(py::module_& m) {
            py::arg("greedy") = false)
       .def("run", &run, py::arg("streams"), py::arg("n_steps"), py::arg("interp"), py::arg("hold"),
            py::kw_only(), py::arg("uniforms") = py::none(), py::arg("forced") = py::none(),
-           py::arg("return_logits") = false, py::arg("interrupt") = py::none());
+           py::arg("return_logits") = false, py::arg("lanes") = 0,
+           py::arg("interrupt") = py::none());
 }
 
 }  // namespace wavernn_fast

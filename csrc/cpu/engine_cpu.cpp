@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <exception>
 #include <mutex>
 
 #include "common/error.h"
@@ -17,11 +19,45 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSliceSeconds = 0.01;  // between interrupt checks
-constexpr double kLongestSlice = 0.03;  // when the machine turns out slower than expected
-constexpr int kFirstSlice = 8;          // steps, before the speed is known
-constexpr int kSplitStreams = 8;        // streams a thread from which each thread works alone
-constexpr int kCalmSlices = 50;         // slices for which the choice of members stands
+constexpr double kSliceSeconds = 0.01;                         // between interrupt checks
+constexpr auto kLongestSlice = std::chrono::milliseconds(30);  // the machine may turn out slower
+constexpr int kFirstSlice = 8;                                 // steps, before the speed is known
+constexpr int kSplitStreams = 8;  // streams a thread from which each thread works alone
+constexpr int kBestStreams = 32;  // streams a thread from which more make it no faster
+constexpr int kCalmSlices = 50;   // slices for which the choice of members stands
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void drop_finished(std::vector<Lane*>& lanes) {
+  std::erase_if(lanes, [](const Lane* lane) { return lane->done == lane->job->n_steps; });
+}
+
+// Steps of a slice: as many as the time for one allows, none beyond the end of a lane.
+int slice_steps(const std::vector<Lane*>& lanes, double seconds_per_lane_step) {
+  int64_t shortest = 1 << 20;
+  for (const Lane* lane : lanes) shortest = std::min(shortest, lane->job->n_steps - lane->done);
+  const double per_step = seconds_per_lane_step * double(lanes.size());
+  const int64_t wanted = per_step > 0 ? int64_t(kSliceSeconds / per_step) : kFirstSlice;
+  return int(std::clamp<int64_t>(wanted, 1, shortest));
+}
+
+// Lanes that wait for a place, in order; threads may share it.
+class Queue {
+ public:
+  explicit Queue(std::vector<Lane>& lanes) : lanes_(lanes) {}
+  // Adds the next ones to `active` until it has `places`.
+  void fill(std::vector<Lane*>& active, size_t places) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    while (active.size() < places && next_ < lanes_.size()) active.push_back(&lanes_[next_++]);
+  }
+
+ private:
+  std::vector<Lane>& lanes_;
+  size_t next_ = 0;
+  std::mutex mutex_;
+};
 
 class CpuEngine final : public Engine {
  public:
@@ -44,16 +80,35 @@ class CpuEngine final : public Engine {
   std::string describe() const override { return plan_.describe(); }
   std::string sparse() const override { return plan_.describe_sparse(); }
 
+  int lanes() const override { return kBestStreams * threads(); }
+
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    run_in(jobs, 0, interrupt);
+  }
+
+  void run_in(std::vector<Job>& jobs, int places, const Interrupt& interrupt) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     check_jobs(config(), jobs);
     if (getpid() != pid_) start_threads();  // after fork() only the calling thread exists
     std::vector<Lane> lanes;
-    for (Job& job : jobs)
-      lanes.push_back({&job, 0, int64_t(job.state->position()) / config().hop_length});
+    lanes.reserve(jobs.size());
     // Rows handed over start at the first frame; `position` moves on, `first_frame` stays.
-    while (run_slice(lanes))
+    for (Job& job : jobs)
+      if (job.n_steps > 0)
+        lanes.push_back({&job, 0, int64_t(job.state->position()) / config().hop_length});
+    Queue queue(lanes);
+    std::vector<Lane*> active;
+    for (;;) {
+      queue.fill(active, size_t(places > 0 ? places : this->lanes()));
+      if (active.empty()) return;
+      if (threads() > 1 && int(active.size()) >= kSplitStreams * threads()) {
+        run_apart(active, queue, interrupt);
+        continue;
+      }
+      run_slice(active);
+      drop_finished(active);
       if (interrupt) interrupt();
+    }
   }
 
  private:
@@ -64,35 +119,19 @@ class CpuEngine final : public Engine {
     pool_ = std::make_unique<ThreadPool>(n);
     barrier_ = std::make_unique<Barrier>(n);
     steppers_.clear();
+    apart_seconds_.assign(n, 0.0);
     for (int i = 0; i < n; ++i)
       steppers_.push_back(config().core == Core::dual
                               ? make_dual_stepper(plan_, kernels_, upsample_kernel_.data())
                               : make_residual_stepper(plan_, kernels_, upsample_kernel_.data()));
   }
 
-  // Advances every unfinished lane by the same number of steps; false when all are finished.
-  bool run_slice(std::vector<Lane>& lanes) {
-    std::vector<Lane*> active;
-    int64_t shortest = INT64_MAX;
-    for (Lane& lane : lanes) {
-      const int64_t left = lane.job->n_steps - lane.done;
-      if (left <= 0) continue;
-      active.push_back(&lane);
-      shortest = std::min(shortest, left);
-    }
-    if (active.empty()) return false;
-    const double per_step = seconds_per_lane_step_ * double(active.size());
-    const int64_t wanted = per_step > 0 ? int64_t(kSliceSeconds / per_step) : kFirstSlice;
-    const int n = int(std::clamp<int64_t>(wanted, 1, std::min<int64_t>(shortest, 1 << 20)));
-
+  // Advances every lane by the same number of steps.
+  void run_slice(const std::vector<Lane*>& active) {
+    const int n = slice_steps(active, seconds_per_lane_step_);
     const auto begin = Clock::now();
-    const auto deadline = begin + std::chrono::duration_cast<Clock::duration>(
-                                      std::chrono::duration<double>(kLongestSlice));
-    const bool alone = threads() > 1 && int(active.size()) >= kSplitStreams * threads();
-    const int done = alone ? run_alone(active, n, deadline) : run_together(active, n, deadline);
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    seconds_per_lane_step_ = seconds / double(done) / double(active.size());
-    return true;
+    const int done = run_together(active, n, begin + kLongestSlice);
+    seconds_per_lane_step_ = seconds_since(begin) / double(done) / double(active.size());
   }
 
   // All threads share every product; they meet several times a sample.
@@ -106,7 +145,7 @@ class CpuEngine final : public Engine {
       const int mine = stepper.steps(i, members, barrier_.get(), n, deadline);
       if (i == 0) done = mine;
     });
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count() / done;
+    const double seconds = seconds_since(begin) / done;
     stepper.store(done);
     if (threads() > 1 && done > kFirstSlice) choose_members(members, seconds, done < n);
     return done;
@@ -137,17 +176,53 @@ class CpuEngine final : public Engine {
     }
   }
 
-  // Each thread steps its own share of the lanes and never waits for another. Shares may end
-  // their slices at different steps; the lanes carry their own counts.
-  int run_alone(const std::vector<Lane*>& active, int n, Clock::time_point deadline) {
-    const int count = threads(), lanes = int(active.size());
-    std::vector<int> done(count);
+  // What threads that work apart share.
+  struct Apart {
+    Queue& queue;
+    const Interrupt& interrupt;
+    std::vector<std::vector<Lane*>> shares;  // of each thread
+    std::atomic<bool> over{false};
+    std::mutex mutex;          // of what follows
+    std::exception_ptr error;  // the first
+  };
+
+  // Each thread steps its own share of the lanes, takes the next one that waits whenever one of its
+  // own has ended, and never waits for another thread; lanes carry their own counts. It is over
+  // when a thread finds too few lanes: the caller then deals again what the others have left.
+  void run_apart(std::vector<Lane*>& active, Queue& queue, const Interrupt& interrupt) {
+    const int count = threads(), n = int(active.size());
+    Apart apart{queue, interrupt, {}, {}, {}, {}};
     for (int i = 0; i < count; ++i)
-      steppers_[i]->load({active.begin() + part_begin(lanes, count, i),
-                          active.begin() + part_begin(lanes, count, i + 1)});
-    pool_->run(count, [&](int i) { done[i] = steppers_[i]->steps(0, 1, nullptr, n, deadline); });
-    for (int i = 0; i < count; ++i) steppers_[i]->store(done[i]);
-    return std::max(1, *std::min_element(done.begin(), done.end()));
+      apart.shares.emplace_back(active.begin() + part_begin(n, count, i),
+                                active.begin() + part_begin(n, count, i + 1));
+    pool_->run(count, [&](int i) { work_apart(apart, i); });
+    active.clear();
+    for (const std::vector<Lane*>& share : apart.shares)
+      active.insert(active.end(), share.begin(), share.end());
+    if (apart.error) std::rethrow_exception(apart.error);
+  }
+
+  void work_apart(Apart& apart, int i) {
+    std::vector<Lane*>& share = apart.shares[i];
+    const size_t places = share.size();
+    try {
+      while (!apart.over) {
+        const auto begin = Clock::now();
+        const int n = slice_steps(share, apart_seconds_[i]);
+        steppers_[i]->load(share);
+        const int done = steppers_[i]->steps_alone(n, begin + kLongestSlice, apart.over);
+        steppers_[i]->store(done);
+        apart_seconds_[i] = seconds_since(begin) / double(done) / double(share.size());
+        drop_finished(share);
+        apart.queue.fill(share, places);
+        if (share.size() < kSplitStreams) apart.over = true;
+        if (i == 0 && apart.interrupt) apart.interrupt();  // thread 0 is the caller's
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(apart.mutex);
+      if (!apart.error) apart.error = std::current_exception();
+      apart.over = true;
+    }
   }
 
   Plan plan_;
@@ -159,7 +234,8 @@ class CpuEngine final : public Engine {
   std::mutex mutex_;
   pid_t pid_ = 0;
   double seconds_per_lane_step_ = 0;
-  int calm_slices_ = 0;     // to be run on one thread
+  std::vector<double> apart_seconds_;  // the same of each thread that works alone
+  int calm_slices_ = 0;                // to be run on one thread
   int trusted_slices_ = 0;  // of the team in which slow meetings are no reason to try one thread
   bool doubtful_ = true;    // whether a team is faster
   bool trying_alone_ = false;

@@ -6,6 +6,11 @@
 #include "cpu/isa.h"
 
 namespace wavernn_fast::cpu {
+namespace {
+
+constexpr int kStepsPerLook = 4;  // between looks at the clock
+
+}  // namespace
 
 Stepper::Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel)
     : plan_(plan),
@@ -58,22 +63,35 @@ void Stepper::store(int n_steps) {
   }
 }
 
-int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline) {
-  constexpr int kStepsPerLook = 4;  // between looks at the clock
+Stepper::Member Stepper::member_of(int member, int members, Barrier* barrier) {
   const int parts = plan_.request.threads;
-  const Member me{member,
-                  members,
-                  members > 1 ? barrier : nullptr,
-                  &locals_[member],
-                  part_begin(parts, members, member),
-                  part_begin(parts, members, member + 1),
-                  &locals_[members > 1 && plan_.overlapped ? 0 : member]};
+  return {member,
+          members,
+          members > 1 ? barrier : nullptr,
+          &locals_[member],
+          part_begin(parts, members, member),
+          part_begin(parts, members, member + 1),
+          &locals_[members > 1 && plan_.overlapped ? 0 : member]};
+}
+
+int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline) {
+  const Member me = member_of(member, members, barrier);
   for (int step = 0; step < n; ++step) {
     // Written before the meetings of this sample and read after them, so all members agree.
     if (member == 0 && step % kStepsPerLook == 0 && Clock::now() > deadline)
       last_step_.store(step, std::memory_order_relaxed);
     sample(me, step, step + 1 == n);
     if (last_step_.load(std::memory_order_relaxed) == step) return step + 1;
+  }
+  return n;
+}
+
+int Stepper::steps_alone(int n, Clock::time_point deadline, const std::atomic<bool>& over) {
+  const Member me = member_of(0, 1, nullptr);
+  for (int step = 0; step < n; ++step) {
+    sample(me, step, step + 1 == n);
+    if (over.load(std::memory_order_relaxed)) return step + 1;
+    if (step % kStepsPerLook == 0 && Clock::now() > deadline) return step + 1;
   }
   return n;
 }

@@ -48,6 +48,8 @@ class Stepper {
   // it passes `deadline`, as happens when another program takes the core of a member.
   using Clock = std::chrono::steady_clock;
   int steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline);
+  // The same of a thread that works alone; also ends early, after one sample at least, when `over`.
+  int steps_alone(int n, Clock::time_point deadline, const std::atomic<bool>& over);
 
  protected:
   // Private to one thread: quantised inputs, draw weights, and a copy of every lane's feedback
@@ -114,6 +116,7 @@ class Stepper {
 
  private:
   using ProductFunction = void (*)(const MatmulArgs&);
+  Member member_of(int member, int members, Barrier* barrier);
   void matmul_sparse(const Member& me, const Product& p) const;
   void quantize(const Member& me, const Product& p, int first, int cols) const;
   void matmul_range(const Member& me, const Product& p, int index) const;

@@ -53,7 +53,17 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual const ModelConfig& config() const = 0;
+  // Runs every job to its end, lanes() side by side.
   virtual void run(std::vector<Job>& jobs, const Interrupt& interrupt) = 0;
+  // The same with at most `places` jobs side by side; 0: lanes(). The next job takes a place the
+  // moment the one before has ended there, so jobs should come in the order in which they may
+  // begin. An engine that has a number of places of its own need not care for `places`.
+  virtual void run_in(std::vector<Job>& jobs, [[maybe_unused]] int places,
+                      const Interrupt& interrupt) {
+    run(jobs, interrupt);
+  }
+  // Streams that it runs side by side at their best: with fewer it is slower, with more not faster.
+  virtual int lanes() const { return 1; }
   virtual std::string device() const = 0;
   virtual std::string isa() const = 0;
   virtual std::string dtype() const = 0;

@@ -138,10 +138,13 @@ static size_t memory_size(void) {
 
 static int inside(Pointer address, size_t bytes) {
   const char* p = (const char*)address;
-  for (int i = 0; i < kMaxBlocks; ++i)
-    if (blocks[i].start && p >= blocks[i].start && p + bytes <= blocks[i].start + blocks[i].bytes)
-      return 1;
-  return 0;
+  int found = 0;
+  pthread_mutex_lock(&mutex);
+  for (int i = 0; i < kMaxBlocks && !found; ++i)
+    found =
+        blocks[i].start && p >= blocks[i].start && p + bytes <= blocks[i].start + blocks[i].bytes;
+  pthread_mutex_unlock(&mutex);
+  return found;
 }
 
 Result cuInit(unsigned flags) {
@@ -284,8 +287,7 @@ Result cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   return 0;
 }
 
-Result cuMemAlloc_v2(Pointer* address, size_t bytes) {
-  BEGIN("cuMemAlloc_v2", 1, "%zu", bytes);
+static Result allocate(Pointer* address, size_t bytes) {
   if (bytes == 0) return 1;
   if (used + bytes > memory_size()) return 2;
   for (int i = 0; i < kMaxBlocks; ++i) {
@@ -300,8 +302,7 @@ Result cuMemAlloc_v2(Pointer* address, size_t bytes) {
   return 2;
 }
 
-Result cuMemFree_v2(Pointer address) {
-  BEGIN("cuMemFree_v2", 1);
+static Result release(Pointer address) {
   for (int i = 0; i < kMaxBlocks; ++i) {
     if (!blocks[i].start || (Pointer)blocks[i].start != address) continue;
     used -= blocks[i].bytes;
@@ -310,6 +311,22 @@ Result cuMemFree_v2(Pointer address) {
     return 0;
   }
   return 1;
+}
+
+Result cuMemAlloc_v2(Pointer* address, size_t bytes) {
+  BEGIN("cuMemAlloc_v2", 1, "%zu", bytes);
+  pthread_mutex_lock(&mutex);
+  const Result result = allocate(address, bytes);
+  pthread_mutex_unlock(&mutex);
+  return result;
+}
+
+Result cuMemFree_v2(Pointer address) {
+  BEGIN("cuMemFree_v2", 1);
+  pthread_mutex_lock(&mutex);
+  const Result result = release(address);
+  pthread_mutex_unlock(&mutex);
+  return result;
 }
 
 Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {

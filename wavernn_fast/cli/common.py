@@ -55,7 +55,12 @@ def temperature(
 
 
 engine_options = stack(
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or emu."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, emu; GPUs by number: cuda:1, cuda:0,1 or cuda:all.",
+    ),
     click.option(
         "--dtype",
         default="auto",
@@ -109,10 +114,9 @@ sampling_options = stack(
 output_options = stack(
     click.option(
         "--streams",
-        default=8,
-        show_default=True,
         type=click.IntRange(1, 4096),
-        help="Files (or folds) run side by side; changes the speed, never the audio.",
+        help="Files (or folds) run side by side on each device; changes the speed, not the "
+        "audio. [default: as many as the device is best with]",
     ),
     click.option(
         "--subtype",

@@ -80,11 +80,14 @@ def _evaluator(options: dict[str, Any]) -> Evaluator:
     from ..devices import resolve_device
     from ..evaluation import Evaluator, Settings
 
-    device = resolve_device(options["device"])  # before a long load
+    device = options["device"]
+    kind = resolve_device(device)  # before a long load
     config, tensors = checkpoints.load(options["model"], preset=options["preset"])
     names = ("dtypes", "dtype", "threads", "seed", "temperature", "greedy", "fold")
     settings = Settings(
-        device=device, with_torch=not options["no_torch"], **{name: options[name] for name in names}
+        device=kind if device == "auto" else device,
+        with_torch=not options["no_torch"],
+        **{name: options[name] for name in names},
     )
     return Evaluator(config, tensors, settings)
 

@@ -7,13 +7,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import audio
+from ..batch import BatchReport, total
 from ..errors import AudioError, WaveRNNError
 from ..features import MelRangeWarning
 from ..metrics import mel_correlation
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("wavernn_fast")
 
-_POOL = 4  # mels held in memory at once, in units of --streams
+_POOL = 4  # mels held in memory at once, in units of the streams side by side
+_MOST_MELS = 1024  # but no more, where a machine runs very many streams
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # no later file can be written
 
 
@@ -44,13 +46,16 @@ class SynthesisJob:
         self.options = options
         self.quiet = quiet
         self.report = common.Report()
+        self.batches: list[BatchReport] = []
 
     def run(self, items: Sequence[common.Item]) -> int:
         """Do all items and return the exit code."""
         if self.options["skip_existing"]:
             self.report.skipped = [i.target for i in items if os.path.exists(i.target)]
             items = [i for i in items if i.target not in set(self.report.skipped)]
-        size = _POOL * self.options["streams"]
+        each = self.options["streams"]
+        streams = each * len(self.voc.devices) if each else self.voc.streams
+        size = max(streams, min(_POOL * streams, _MOST_MELS))
         with common.Progress(len(items), self.quiet) as progress:
             for first in range(0, len(items), size):
                 self._pool(items[first : first + size], progress)
@@ -58,7 +63,11 @@ class SynthesisJob:
                     self._note_what_is_left(items)
                     break
         return self.report.finish(
-            progress, self.options["as_json"], model=self.options["model"], **self.summary()
+            progress,
+            self.options["as_json"],
+            model=self.options["model"],
+            batch=asdict(total(self.batches)) if self.batches else None,
+            **self.summary(),
         )
 
     def _note_what_is_left(self, items: Sequence[common.Item]) -> None:
@@ -141,6 +150,7 @@ class SynthesisJob:
                 greedy=self.options["greedy"],
                 fold=self.options["fold"],
                 progress=count,
+                report=self.batches.append,
             )
 
     def _write(self, one: Ready, wave: NDArray[np.float32]) -> None:
