@@ -23,6 +23,7 @@ from test_emulation import Truth, rounded
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError, EngineError, InputError
+from wavernn_fast.vocoder import Vocoder
 
 SMALL = cases.dual_config(64, 33)  # an odd fc: its last tile has rows that are none
 CONDITIONED = {"hop_length": 8, "n_mels": 5, "upsample_left": 1, "upsample_right": 1}
@@ -428,3 +429,26 @@ def test_the_reference_of_these_tests_rounds_as_the_kernel_keeps():
         for t in (tensors, rounded(tensors))
     )
     assert tolerances.logit_error(a, b) > 10 * tolerances.KERNEL_EXACT[0]
+
+
+# --- through the package --------------------------------------------------------------------------
+
+
+def test_a_vocoder_for_many_streams_gives_each_what_it_gives_alone():
+    config = cases.dual_config(64, 33, **CONDITIONED)
+    tensors = cases.random_tensors(config)
+    vocoder = Vocoder(config, tensors, device="emu", gpu_streams=12)
+    assert (vocoder.dtype, vocoder.engine.lanes) == ("fp16", vocoder.streams)
+    mels = [cases.mel_for(config, 8 * frames, seed=frames) for frames in (1, 4, 2, 0, 3, 2)]
+    reports = []
+    together = vocoder.generate_batch(mels, report=reports.append)
+    for seed, (mel, wave) in enumerate(zip(mels, together, strict=True)):
+        assert np.array_equal(vocoder.generate(mel, seed=seed), wave)
+    assert reports[0].samples == sum(len(wave) for wave in together)
+    one = Vocoder(config, tensors, device="emu", dtype="fp16")
+    assert "exchanges a sample" in one.engine.describe()
+    with pytest.raises(InputError, match="gpu_streams is -1, expected an integer of at least 0"):
+        Vocoder(config, tensors, device="emu", gpu_streams=-1)
+    with pytest.raises(DeviceError, match="weights in fp16; dtype is fp32"):
+        Vocoder(config, tensors, device="emu", dtype="fp32", gpu_streams=2)
+    assert Vocoder(config, tensors, device="cpu", gpu_streams=2).dtype == "fp32"

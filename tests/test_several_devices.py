@@ -327,7 +327,7 @@ def test_each_gpu_is_compared_with_the_cpu_before_use(two: Fake) -> None:
     two.monkeypatch.delenv("WAVERNN_FAST_GPU_CHECK")
     checked: list[str] = []
 
-    def problem(engine: _C.Engine, twin: _C.Engine, config: object) -> str:
+    def problem(engine: _C.Engine, twin: _C.Engine, config: object, share: float) -> str:
         assert twin.device == "cpu"
         checked.append(engine.isa)
         return "its logits differ" if engine.isa == "NVIDIA Other" else ""

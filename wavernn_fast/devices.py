@@ -158,9 +158,10 @@ def make_engine(
     device: str,
     dtype: str,
     cpu_threads: int | None,
+    gpu_streams: int = 1,
 ) -> _C.Engine:
     """Make the engine of one device, or of the first of several; see `make_devices`."""
-    return make_devices(config, tensors, device, dtype, cpu_threads)[0].engine
+    return make_devices(config, tensors, device, dtype, cpu_threads, gpu_streams)[0].engine
 
 
 def make_devices(
@@ -169,6 +170,7 @@ def make_devices(
     device: str,
     dtype: str,
     cpu_threads: int | None,
+    gpu_streams: int = 1,
 ) -> list[Device]:
     """Make an engine on every device that is named; see `Vocoder` for the arguments.
 
@@ -184,9 +186,10 @@ def make_devices(
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
     threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
+    streams = arrays.to_count(gpu_streams, "gpu_streams", 0)
 
     def make(target: Target, dtype: str = dtype) -> Device:
-        return Device(target.name, _construct(config, tensors, target, dtype, threads))
+        return Device(target.name, _construct(config, tensors, target, dtype, threads, streams))
 
     cpu = Target("cpu")
     try:
@@ -200,7 +203,8 @@ def make_devices(
         return made
     twin = make(cpu, made[0].engine.dtype)
     for one in made:
-        wrong = selfcheck.problem(one.engine, twin.engine, config)
+        share = selfcheck.SHARE if streams == 1 else selfcheck.MANY_SHARE
+        wrong = selfcheck.problem(one.engine, twin.engine, config, share)
         if not wrong:
             continue
         name = f"{one.engine.isa}{f' ({one.name})' if len(made) > 1 else ''}"
@@ -240,8 +244,12 @@ def _construct(
     target: Target,
     dtype: str,
     threads: int | None,
+    gpu_streams: int,
 ) -> _C.Engine:
     device = target.kind
+    many = device != "cpu" and gpu_streams != 1
+    if many and dtype == "auto":
+        dtype = "fp16"  # the only one that many streams have
     try:
         from . import _C
     except ImportError as error:
@@ -257,7 +265,8 @@ def _construct(
             dtype=dtype,
             threads=threads or _C.available_threads(),
             isa="auto",
-            blocks=_emulated_blocks(config, dtype) if device == "emu" else 0,
+            blocks=_emulated_blocks(config, dtype) if device == "emu" and not many else 0,
+            streams=gpu_streams if many else 1,
             ordinal=target.number if device == "cuda" else 0,
             exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
             nvrtc=nvrtc.libraries() if device == "cuda" else (),

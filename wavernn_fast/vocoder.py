@@ -37,7 +37,7 @@ class Vocoder:
     config : ModelConfig
     tensors : mapping of str to float32 array
         Canonical weights (docs/formats.md).
-    device, dtype, cpu_threads
+    device, dtype, cpu_threads, gpu_streams
         As in `from_pretrained`.
 
     Raises
@@ -56,12 +56,13 @@ class Vocoder:
         device: str = "auto",
         dtype: str = "auto",
         cpu_threads: int | None = None,
+        gpu_streams: int = 1,
     ) -> None:
         from . import canonical, conditioning
 
         canonical.validate(config, tensors)
         self._config = config
-        self._devices = make_devices(config, tensors, device, dtype, cpu_threads)
+        self._devices = make_devices(config, tensors, device, dtype, cpu_threads, gpu_streams)
         self._engine = self._devices[0].engine
         self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
         self._elsewhere: dict[arrays.Place, Conditioner] = {}  # the same for arrays on a GPU
@@ -74,6 +75,7 @@ class Vocoder:
         dtype: str = "auto",
         preset: str | None = None,
         cpu_threads: int | None = None,
+        gpu_streams: int = 1,
     ) -> Vocoder:
         """Load a checkpoint: a canonical .safetensors file, or a .pt file of a known family.
 
@@ -95,6 +97,11 @@ class Vocoder:
             Mel and output rules, for checkpoints that do not carry them.
         cpu_threads : int, optional
             Default: the processors this process may use.
+        gpu_streams : int
+            On a GPU: utterances that are to run side by side. 1 makes one utterance as fast as
+            can be; more (0: as many as give most samples a second) makes many at once many times
+            as fast, with weights and activations in fp16 ("auto" is fp16 then). Another kernel,
+            and so other samples; for each, the same ones in any batch.
 
         Raises
         ------
@@ -112,7 +119,14 @@ class Vocoder:
         if device != "auto":
             resolve_devices(device)  # before a long load
         config, tensors = checkpoints.load(path_or_name, preset=preset)
-        return cls(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
+        return cls(
+            config,
+            tensors,
+            device=device,
+            dtype=dtype,
+            cpu_threads=cpu_threads,
+            gpu_streams=gpu_streams,
+        )
 
     # --- what it is ---
 

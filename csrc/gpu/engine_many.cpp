@@ -4,7 +4,6 @@
 #include <chrono>
 #include <map>
 #include <mutex>
-#include <numeric>
 #include <queue>
 #include <sstream>
 
@@ -73,6 +72,7 @@ class ManyEngine final : public Engine {
   std::string isa() const override { return device_->detail(); }
   std::string dtype() const override { return dtype_name(Dtype::fp16); }
   int threads() const override { return plan_.teams * plan_.shape.blocks; }
+  int lanes() const override { return plan_.slots(); }
   uint64_t weight_bytes() const override { return uint64_t(macs_per_step()) * 2; }
   int64_t macs_per_step() const override {
     const int64_t h = config().hidden_size, f = config().fc_size;
@@ -251,21 +251,16 @@ class ManyEngine final : public Engine {
 }  // namespace
 
 std::vector<std::vector<int>> fill_slots(std::vector<Slice>& slices, int slots, int64_t steps) {
-  std::vector<int> order(slices.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-    return steps_left(slices[size_t(a)]) > steps_left(slices[size_t(b)]);
-  });
   std::vector<std::vector<int>> result{size_t(slots)};
   using Load = std::pair<int64_t, int>;  // steps so far, slot
   std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
   for (int slot = 0; slot < slots; ++slot) loads.emplace(0, slot);
-  for (const int i : order) {
+  for (size_t i = 0; i < slices.size(); ++i) {
     const auto [load, slot] = loads.top();
     if (load >= steps) break;  // the emptiest is full
-    Slice& s = slices[size_t(i)];
+    Slice& s = slices[i];
     s.steps = std::min(steps_left(s), steps - load);
-    result[size_t(slot)].push_back(i);
+    result[size_t(slot)].push_back(int(i));
     loads.pop();
     loads.emplace(load + s.steps, slot);
   }

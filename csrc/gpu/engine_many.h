@@ -19,7 +19,8 @@ std::unique_ptr<Engine> make_many_engine(const ManyRequest& request,
 
 // Which slices run in which slot, one after the other, in a launch of at most `steps` steps: sets
 // Slice::steps and returns the places of the slices by slot. A slice that has no room is in no
-// slot. Slots are filled evenly, longest first; a slice is in one slot only, and cut at the end.
+// slot. The next slice goes to the slot that ends first; it is in one slot only, and cut at the
+// end.
 std::vector<std::vector<int>> fill_slots(std::vector<Slice>& slices, int slots, int64_t steps);
 
 }  // namespace wavernn_fast::gpu

@@ -49,6 +49,7 @@ class SparseEngine final : public Engine {
   std::string isa() const override { return device_->detail(); }
   std::string dtype() const override { return dtype_name(one_->plan.request.gpu.dtype); }
   int threads() const override { return one_->plan.teams * one_->plan.shape.cluster; }
+  int lanes() const override { return many_->plan.teams; }
   uint64_t weight_bytes() const override {
     return uint64_t(macs_per_step()) * dtype_bytes(one_->plan.request.gpu.dtype);
   }

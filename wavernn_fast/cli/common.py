@@ -71,6 +71,14 @@ engine_options = stack(
     click.option(
         "--threads", type=click.IntRange(1), help="CPU threads. [default: all allowed here]"
     ),
+    click.option(
+        "--gpu-streams",
+        type=click.IntRange(0, 65536),
+        default=1,
+        show_default=True,
+        help="On a GPU, utterances that the engine is made for side by side (0: as many as are "
+        "fastest); more than one is fp16, another kernel and so other samples.",
+    ),
 )
 _preset_option = click.option(
     "--preset", help="Mel and output rules when the checkpoint does not say (see 'inspect')."
@@ -141,6 +149,7 @@ def load_vocoder(options: dict[str, Any]) -> Vocoder:
         dtype=options["dtype"],
         preset=options["preset"],
         cpu_threads=options["threads"],
+        gpu_streams=options["gpu_streams"],
     )
 
 

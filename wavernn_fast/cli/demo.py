@@ -69,6 +69,7 @@ def _sound(output: str, options: dict[str, Any]) -> dict[str, Any]:
         device=options["device"],
         dtype=options["dtype"],
         cpu_threads=options["threads"],
+        gpu_streams=options["gpu_streams"],
     )
     mel = voices.mel(voices.DEFAULT)
     if options["seconds"] is not None:
