@@ -137,10 +137,10 @@ def draw(target: str, rows: Sequence[dict[str, Any]]) -> None:
         milliseconds = [1000 * row["chunk_seconds"] for row in points]
         right.plot(x, milliseconds, "o-", markersize=3, label=name)
     right.axhline(1000 * CHUNK_SECONDS, color="0.5", linestyle="--", linewidth=1)
-    right.text(1, 1000 * CHUNK_SECONDS, "real time", color="0.4", va="bottom")
     left.set_ylabel("samples/s, all streams")
     right.set_ylabel("ms until every stream has its next 50 ms")
     counts = sorted({row["streams"] for row in rows})
+    right.text(counts[-1], 1000 * CHUNK_SECONDS, "real time", color="0.4", ha="right", va="bottom")
     for panel in (left, right):
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")

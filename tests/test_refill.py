@@ -76,6 +76,21 @@ def test_a_stream_gets_its_samples_whatever_it_shares_the_places_with(
         assert np.array_equal(drawn, alone(config, dtype, seed)[:length])
 
 
+@pytest.mark.parametrize("config", [DUAL, LABELS], ids=["dual", "labels"])
+@pytest.mark.parametrize("threads", THREADS)
+def test_many_streams_pass_through_few_places_of_threads_that_work_apart(config, threads):
+    random = np.random.default_rng(threads)
+    lengths = [LONGEST, *random.integers(0, 60, 200).tolist()]
+    engine = engine_of(config, threads)
+    streams = [engine.open(seed) for seed in range(len(lengths))]
+    results = run(engine, config, streams, lengths, lanes=8 * threads + 3)
+    for seed, (stream, length, (drawn, _)) in enumerate(
+        zip(streams, lengths, results, strict=True)
+    ):
+        assert stream.step == length
+        assert np.array_equal(drawn, alone(config, "fp32", seed)[:length])
+
+
 class Stopped(Exception):
     """Raised by a caller in the middle of a run."""
 

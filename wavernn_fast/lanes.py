@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from . import _C
 
 SLICE_STEPS = 2048  # samples of a place in one slice at most: they bound the rows in memory
-_LEAST_STEPS = 128  # and at least: a slice costs some 30 us of Python a lane
+_LEAST_STEPS = 128  # and at least: a slice costs some 20 us of Python a lane
 _SLICE_SECONDS = 0.25  # about as long as a slice should take, for progress
 _PIECES_A_PLACE = 4  # of a slice at most, each of which has rows for some frames of context
 
