@@ -4,11 +4,13 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <string>
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
 #include "emulate/fibers.h"
 #include "emulate/kernel_fiber.h"
+#include "gpu/errors.h"
 
 namespace wavernn_fast::emulate {
 namespace {
@@ -96,6 +98,10 @@ class EmuDevice final : public gpu::Device {
     if (spec.blocks > limits_.multiprocessors)
       fail<DeviceError>("The kernel has ", spec.blocks, " blocks, ", limits_.name, " has ",
                         limits_.multiprocessors, " multiprocessors.");
+    if (options_.room > 0 && spec.blocks > options_.room)
+      throw gpu::TooManyBlocks("The kernel has " + std::to_string(spec.blocks) +
+                                   " blocks, room is for " + std::to_string(options_.room) + ".",
+                               options_.room);
     return std::make_unique<EmuKernel>(spec, options_);
   }
 

@@ -50,6 +50,10 @@ void parse_option(Options& options, const std::string& text) {
     const uint64_t tag = number_after(text, "tag:");
     WF_CHECK(tag >= 1 && tag <= UINT32_MAX, "option \"", text, "\": expected 1 to ", UINT32_MAX);
     options.first_tag = unsigned(tag);
+  } else if (starts(text, "room:")) {
+    const uint64_t room = number_after(text, "room:");
+    WF_CHECK(room >= 1 && room <= INT32_MAX, "option \"", text, "\": expected 1 to ", INT32_MAX);
+    options.room = int(room);
   } else if (text == "lose:tag") {
     options.fault.tag = true;
   } else if (text == "lose:parity") {
@@ -57,7 +61,8 @@ void parse_option(Options& options, const std::string& text) {
   } else if (starts(text, "lose:barrier:")) {
     options.fault.barrier = parse_barrier(text);
   } else {
-    fail("option \"", text, "\" is not lose:tag, lose:parity, lose:barrier:N, generic or tag:N");
+    fail("option \"", text,
+         "\" is not lose:tag, lose:parity, lose:barrier:N, generic, tag:N or room:N");
   }
 }
 
@@ -94,6 +99,7 @@ std::string describe(const Options& options) {
   std::string text = describe(options.schedule) + describe(options.fault);
   if (options.generic) text += "/generic";
   if (options.first_tag != 1) text += "/tag:" + std::to_string(options.first_tag);
+  if (options.room > 0) text += "/room:" + std::to_string(options.room);
   return text;
 }
 

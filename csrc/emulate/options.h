@@ -25,11 +25,12 @@ struct Options {
   Fault fault;
   bool generic = false;    // the build without the processor's own fused multiply-add
   unsigned first_tag = 1;  // of the first launch of an engine: tests begin near the last one
+  int room = 0;            // blocks that are resident together; 0: one a multiprocessor
 };
 
-// "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash before it,
-// "lose:tag", "lose:parity", "lose:barrier:N", "generic" and "tag:N". "auto" is "fair". Error if it
-// is none of these.
+// "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash before
+// it, "lose:tag", "lose:parity", "lose:barrier:N", "generic", "tag:N" and "room:N". "auto" is "fair".
+// Error if it is none of these.
 Options parse_options(const std::string& text);
 std::string describe(const Options& options);
 
