@@ -17,7 +17,7 @@ struct KernelStatus {
 
 // KernelStatus::stall, from its lowest bit: 32 bits of the tag that was waited for, so many of the
 // index of its word in the exchange area, then the block that waited.
-constexpr int kStallWordBits = 22;
+constexpr int kStallWordBits = 24;
 
 // Of steps of a launch of many streams (many_exchange.cuh).
 constexpr unsigned kFirstRound = 2;
