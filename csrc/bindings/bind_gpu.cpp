@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "cuda/images.h"
 #include "gpu/engine_gpu.h"
+#include "gpu/engine_many.h"
 #include "gpu/engine_sparse.h"
 #include "gpu/kernel_sources.h"
 #include "plan/gpu.h"
@@ -231,7 +232,28 @@ py::dict unpack_many_plan(const py::dict& config, const py::dict& tensors, const
   return result;
 }
 
+// (stream, steps) of every slot, one list a slot.
+std::vector<std::vector<std::pair<int, int64_t>>> fill_slots(const std::vector<int64_t>& lengths,
+                                                             int slots, int64_t steps) {
+  std::vector<Job> jobs(lengths.size());
+  std::vector<int64_t> done(lengths.size(), 0);
+  std::vector<gpu::Slice> slices;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    jobs[i].n_steps = lengths[i];
+    slices.push_back({&jobs[i], &done[i], 0, 0});
+  }
+  std::vector<std::vector<std::pair<int, int64_t>>> result;
+  for (const std::vector<int>& slot : gpu::fill_slots(slices, slots, steps)) {
+    auto& filled = result.emplace_back();
+    for (const int i : slot) filled.emplace_back(i, slices[size_t(i)].steps);
+  }
+  return result;
+}
+
 void bind_many(py::module_& m) {
+  m.def("fill_slots", &fill_slots, py::arg("lengths"), py::arg("slots"), py::arg("steps"),
+        "Which streams of those lengths run in which slot in one launch, and for how many steps: "
+        "a list of (stream, steps) a slot (for tests).");
   m.def("many_plan", &many_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
         py::arg("streams") = 0, py::arg("split") = false, py::arg("blocks") = 0,
         py::arg("warps") = 0, py::arg("exact") = false, py::arg("full") = false,

@@ -58,11 +58,14 @@ void parse_option(Options& options, const std::string& text) {
     options.fault.tag = true;
   } else if (text == "lose:parity") {
     options.fault.parity = true;
+  } else if (starts(text, "lose:word:")) {
+    options.fault.word = static_cast<long long>(number_after(text, "lose:word:"));
   } else if (starts(text, "lose:barrier:")) {
     options.fault.barrier = parse_barrier(text);
   } else {
     fail("option \"", text,
-         "\" is not lose:tag, lose:parity, lose:barrier:N, generic, tag:N or room:N");
+         "\" is not lose:tag, lose:parity, lose:barrier:N, lose:word:N, "
+         "generic, tag:N or room:N");
   }
 }
 
@@ -78,6 +81,7 @@ std::string describe(const Fault& f) {
   if (f.tag) text += "/lose:tag";
   if (f.parity) text += "/lose:parity";
   if (f.barrier >= 0) text += "/lose:barrier:" + std::to_string(f.barrier);
+  if (f.word >= 0) text += "/lose:word:" + std::to_string(f.word);
   return text;
 }
 

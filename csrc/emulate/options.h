@@ -18,6 +18,7 @@ struct Fault {
   bool tag = false;     // a poll takes whatever is there
   bool parity = false;  // reads are always from the first buffer
   int barrier = -1;     // this one does not wait
+  long long word = -1;  // this one of the exchange area never comes
 };
 
 struct Options {
@@ -29,8 +30,8 @@ struct Options {
 };
 
 // "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash before
-// it, "lose:tag", "lose:parity", "lose:barrier:N", "generic", "tag:N" and "room:N". "auto" is "fair".
-// Error if it is none of these.
+// it, "lose:tag", "lose:parity", "lose:barrier:N", "lose:word:N", "generic", "tag:N" and "room:N".
+// "auto" is "fair". Error if it is none of these.
 Options parse_options(const std::string& text);
 std::string describe(const Options& options);
 

@@ -194,7 +194,10 @@ WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int 
   if (emulate::machine->fault().parity)
     at = emulate::in_first_buffer(poller.args.words, at, running_shape);
   for (int i = 0; i < count; ++i)
-    for (int e = 0; e < 2; ++e) out[2 * i + e] = at[i * stride + e];
+    for (int e = 0; e < 2; ++e) {
+      const Word* word = at + i * stride + e;
+      out[2 * i + e] = word - poller.args.words == emulate::machine->fault().word ? 0 : *word;
+    }
 }
 
 WF_INLINE void store_word(unsigned* at, unsigned word) {
@@ -204,7 +207,8 @@ WF_INLINE void store_word(unsigned* at, unsigned word) {
 WF_INLINE void load_words4(const Poller& poller, const unsigned* at, unsigned* out) {
   const auto* words = reinterpret_cast<const unsigned*>(poller.args.words);
   if (emulate::machine->fault().parity) at = emulate::in_first_buffer(words, at, running_shape);
-  for (int i = 0; i < 4; ++i) out[i] = at[i];
+  for (int i = 0; i < 4; ++i)
+    out[i] = at + i - words == emulate::machine->fault().word ? 0 : at[i];
 }
 
 WF_INLINE bool checked(bool ready) {
