@@ -24,6 +24,7 @@ from wavernn_fast import _C
 ENTRIES = {
     "wavernn_persistent": "cuda/kernels/entry_device.cuh",
     "wavernn_sparse": "cuda/kernels/entry_sparse.cuh",
+    "wavernn_many": "cuda/kernels/entry_many.cuh",
 }
 PLACES = ("nvidia/cuda_nvrtc/lib", "nvidia/cu12/lib", "nvidia/cu13/lib", ".")
 

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-PARTS = ["build", "exchange", "tests", "sanitize", "speed", "sparse", "baselines", "stages", "ncu"]
+PARTS = ["build", "exchange", "tests", "sanitize", "speed", "sparse", "many", "baselines"]
+PARTS += ["stages", "ncu"]
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # A version that knows some of the fields; others cost themselves only.
 SMI = """case "$1" in
@@ -26,10 +27,14 @@ esac"""
 
 sys.path.insert(0, str(BENCHMARKS))
 
+import cases  # noqa: E402
 import cuda_driver  # noqa: E402
 import exchange  # noqa: E402
+import gpu_many  # noqa: E402
+import gpu_models  # noqa: E402
 import gpu_record  # noqa: E402
 import gpu_report  # noqa: E402
+import gpu_sparse  # noqa: E402
 import gpu_tools  # noqa: E402
 
 
@@ -240,6 +245,45 @@ def test_exchange_rows_become_the_hop():
     assert exchange.summary(rows)["sums_hop_ns_by_blocks"] == {"56": 800.0}
     assert exchange.summary(rows)["hop_us"] == pytest.approx(0.55)
     assert exchange.summary([])["hop_us"] is None
+
+
+# --- many streams ---------------------------------------------------------------------------------
+
+
+def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_path):
+    """On the emulator, whose times mean nothing."""
+    output = tmp_path / "many.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu_many.py"), "--device", "emu"]
+    command += ["--hidden", "64", "--first-steps", "4", "--seconds", "0.01", "--counts", "2"]
+    command += ["--clips", "40", "--output", str(output)]
+    path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert [row["wanted"] for row in result["rows"]] == [1, 8, 0]
+    for row in result["rows"]:
+        assert row["samples_per_s"] == pytest.approx(
+            row["samples_per_s_of_a_stream"] * row["streams"]
+        )
+        rounds = -(-row["streams"] // row["slots"])
+        steps_a_second = 1e6 / row["us_per_step"] / rounds
+        assert row["samples_per_s"] == pytest.approx(row["streams"] * steps_a_second)
+        assert row["predicted_samples_per_s"] > 0
+        assert 0 < row["share_of_tensor_floor"] < 1
+    assert result["mixed"]["slot_occupancy_of_one_launch"] > 0.5
+    assert {row["wanted"] for row in result["stages"]} == {8, 64, 0}
+    assert "coarse gates" in result["stages"][0]["stages"]
+    assert result["baselines"][0]["batch"] == 32
+    assert "MEASURED 40 clips" in done.stdout
+
+
+def test_the_floor_of_the_papers_model_is_130_million_samples_a_second():
+    engine = gpu_sparse.engine_of(
+        (gpu_models.dual(896), cases.random_tensors(gpu_models.dual(896))), "cpu", dtype="fp16"
+    )
+    assert gpu_many.floor(engine) == pytest.approx(130e6, rel=0.01)
 
 
 # --- reading what the tools say -------------------------------------------------------------------

@@ -29,9 +29,9 @@ struct Options {
   int room = 0;            // blocks that are resident together; 0: one a multiprocessor
 };
 
-// "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash before
-// it, "lose:tag", "lose:parity", "lose:barrier:N", "lose:word:N", "generic", "tag:N" and "room:N".
-// "auto" is "fair". Error if it is none of these.
+// "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash
+// before it, "lose:tag", "lose:parity", "lose:barrier:N", "lose:word:N", "generic", "tag:N" and
+// "room:N". "auto" is "fair". Error if it is none of these.
 Options parse_options(const std::string& text);
 std::string describe(const Options& options);
 

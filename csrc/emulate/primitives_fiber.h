@@ -207,8 +207,7 @@ WF_INLINE void store_word(unsigned* at, unsigned word) {
 WF_INLINE void load_words4(const Poller& poller, const unsigned* at, unsigned* out) {
   const auto* words = reinterpret_cast<const unsigned*>(poller.args.words);
   if (emulate::machine->fault().parity) at = emulate::in_first_buffer(words, at, running_shape);
-  for (int i = 0; i < 4; ++i)
-    out[i] = at + i - words == emulate::machine->fault().word ? 0 : at[i];
+  for (int i = 0; i < 4; ++i) out[i] = at + i - words == emulate::machine->fault().word ? 0 : at[i];
 }
 
 WF_INLINE bool checked(bool ready) {

@@ -1,0 +1,140 @@
+"""The kernel for many streams through the compiler, with no GPU: registers, spills, code."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from typing import Any, NamedTuple
+
+import cases
+import nvrtc_compiler
+import pytest
+from gpu_chips import SHARED_LIMIT, TARGETS
+from test_gpu_compile import COMPILERS, READ_ONLY_LOAD, SPILL_LIMIT, Loop, compiler_of, longest_loop
+
+from wavernn_fast import _C
+
+pytestmark = pytest.mark.skipif(
+    not COMPILERS, reason="no libnvrtc (pip install nvidia-cuda-nvrtc-cu12)"
+)
+NAME = "wavernn_many"
+PRODUCT = r"\bHMMA\b"
+
+
+class Case(NamedTuple):
+    """One kernel: a model, what the planner is asked, and the architecture."""
+
+    target: int
+    options: dict[str, Any]
+    hidden: int = 896
+    conditioned: bool = False
+
+    def plan(self) -> dict[str, Any]:
+        fields = {"hop_length": 64, "n_mels": 80, "upsample_left": 1, "upsample_right": 1}
+        config = cases.dual_config(
+            self.hidden, self.hidden // 2, **(fields if self.conditioned else {})
+        )
+        gpu = next(name for name, targets in TARGETS.items() if self.target in targets)
+        return _C.many_plan(dataclasses.asdict(config), gpu=gpu, **self.options)
+
+    def __str__(self) -> str:
+        options = "-".join(f"{k}={v}" for k, v in self.options.items())
+        return f"sm_{self.target}-{self.hidden}-{options}{'-mel' * self.conditioned}"
+
+
+EIGHT, MOST, SPLIT = {"streams": 8}, {"streams": 0}, {"streams": 4, "split": True}
+BOTH = {"exact": True, "full": True}
+
+
+TARGET_LIST = (75, 80, 86, 89, 90, 100, 120)
+
+
+def covering() -> list[tuple[int, Case]]:
+    """(compiler, kernel): every architecture by both compilers, and every way by one or two."""
+    found = [Case(t, EIGHT) for t in TARGET_LIST] + [Case(t, MOST) for t in (80, 90, 100, 120)]
+    found += [Case(t, SPLIT) for t in (75, 90)]
+    found += [Case(75, EIGHT | BOTH), Case(90, MOST | BOTH), Case(120, SPLIT | BOTH)]
+    found += [Case(90, EIGHT, conditioned=True)]
+    found += [Case(75, EIGHT | {"full": True}, conditioned=True)]
+    found += [Case(90, MOST, 224), Case(90, MOST, 1024)]
+    newer = [Case(t, EIGHT) for t in TARGET_LIST] + [Case(90, MOST), Case(80, SPLIT | BOTH)]
+    newer += [Case(100, MOST | {"full": True}, conditioned=True)]
+    return [(12, case) for case in found] + [(13, case) for case in newer]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("major", "case"), covering(), ids=str)
+def test_a_planned_kernel_compiles_without_spilling(major, case, record_property):
+    plan = case.plan()
+    compiled = compiler_of(major).compile(plan["macros"], case.target, NAME)
+    record_property("registers", compiled.registers)
+    assert compiled.registers <= 255
+    assert max(compiled.spill_stores, compiled.spill_loads) <= SPILL_LIMIT
+    assert compiled.registers * plan["shape"]["threads"] <= 65536
+    assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
+
+
+def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():
+    """The check above can fail: more of R in registers than fits."""
+    case = Case(90, EIGHT | {"warps": 2}, 512)
+    plan = case.plan()
+    assert plan["shape"]["gru_kept"] < plan["shape"]["gru_columns"]
+    macros = dict(plan["macros"]) | {"WF_GRU_KEPT": str(plan["shape"]["gru_kept"] + 6)}
+    compiled = COMPILERS[0].compile(list(macros.items()), case.target, NAME)
+    assert compiled.spill_loads > SPILL_LIMIT
+
+
+# --- the code of the sample loop ------------------------------------------------------------------
+
+# Instructions of the sample loop, the paper's model: what it is now and a little more, so that it
+# does not grow unseen.
+LOOP_LIMITS = {(80, "eight"): 3000, (90, "eight"): 3080, (90, "most"): 3920}
+WAYS = {"eight": EIGHT, "most": MOST}
+BARRIERS = 21  # of a sample and of streams that end and begin
+# Loads through the read-only path that are no weights: conditioning of the gates, here and
+# for streams that begin.
+CONDITIONING_LOADS = 6
+IN_L2 = 2  # a Place of csrc/cuda/kernels/shape.h
+
+
+def sample_loop(case: Case, folder) -> Loop:
+    if nvrtc_compiler.disassembler() is None:
+        pytest.skip("no nvdisasm on PATH or in an installed triton")
+    cubin = compiler_of(12).compile(case.plan()["macros"], case.target, NAME).cubin
+    try:
+        return longest_loop(nvrtc_compiler.disassemble(cubin, folder))
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this nvdisasm does not read sm_{case.target}: {error.stderr.strip()}")
+
+
+@pytest.mark.parametrize(("target", "way"), LOOP_LIMITS)
+def test_the_sample_loop_loads_no_weight_and_stays_short(target, way, tmp_path, record_property):
+    case = Case(target, WAYS[way])
+    s = case.plan()["shape"]
+    assert IN_L2 not in (s["fc1_place"], s["fine_fc2_place"])
+    loop = sample_loop(case, tmp_path)
+    record_property("instructions", len(loop.instructions))
+    assert loop.count(r"\bBAR\b") >= BARRIERS  # it is the loop over samples
+    # R by the state, of every stream and of those that begin, and four output layers.
+    gates = 3 * s["unit_tiles"] * s["gru_columns"]
+    assert loop.count(PRODUCT) >= 2 * gates + 4
+    assert loop.count(READ_ONLY_LOAD) <= CONDITIONING_LOADS
+    assert loop.count(r"\bLDL\b") == 0
+    assert len(loop.instructions) <= LOOP_LIMITS[target, way]
+
+
+def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
+    """Before compute capability 8.0 two instructions do what one does after."""
+    case = Case(75, EIGHT)
+    s = case.plan()["shape"]
+    assert s["fine_fc2_place"] == IN_L2
+    loop = sample_loop(case, tmp_path)
+    assert loop.count(READ_ONLY_LOAD) > CONDITIONING_LOADS
+    assert loop.count(PRODUCT) >= 2 * (2 * 3 * s["unit_tiles"] * s["gru_columns"] + 4)
+
+
+def test_entries_of_all_kernels_are_sources():
+    sources = dict(_C.kernel_sources())
+    for name, entry in nvrtc_compiler.ENTRIES.items():
+        assert re.search(rf"\b{name}\(", sources[entry])
