@@ -153,7 +153,7 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
             record["stages"].append(stages(options, wanted))
         record.save()
     if importlib.util.find_spec("torch") is not None:
-        for count in TORCH_STREAMS[: options.counts]:
+        for count in options.torch_streams:
             with record.attempt(f"torch CUDA graph, {count} streams"):
                 row = torch_graph(options, count)
                 record["baselines"].append(row)
@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--first-steps", type=int, default=2000)
     parser.add_argument("--counts", type=int, default=len(STREAMS), help="of numbers of streams")
     parser.add_argument("--clips", type=int, default=600, help="of the job of mixed lengths")
+    parser.add_argument("--torch-streams", nargs="*", type=int, default=list(TORCH_STREAMS))
     options = parser.parse_args()
     lists: dict[str, Any] = {"rows": [], "stages": [], "baselines": [], "mixed": {}}
     with gpu_record.Record("many", options.output, **lists) as record:

@@ -254,8 +254,8 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     """On the emulator, whose times mean nothing."""
     output = tmp_path / "many.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_many.py"), "--device", "emu"]
-    command += ["--hidden", "64", "--first-steps", "4", "--seconds", "0.01", "--counts", "2"]
-    command += ["--clips", "40", "--output", str(output)]
+    command += ["--hidden", "64", "--first-steps", "2", "--seconds", "0.01", "--counts", "2"]
+    command += ["--clips", "150", "--torch-streams", "2", "--output", str(output)]
     path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=100
@@ -272,11 +272,11 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
         assert row["samples_per_s"] == pytest.approx(row["streams"] * steps_a_second)
         assert row["predicted_samples_per_s"] > 0
         assert 0 < row["share_of_tensor_floor"] < 1
-    assert result["mixed"]["slot_occupancy_of_one_launch"] > 0.5
+    assert result["mixed"]["slot_occupancy_of_one_launch"] > 0.7
     assert {row["wanted"] for row in result["stages"]} == {8, 64, 0}
     assert "coarse gates" in result["stages"][0]["stages"]
-    assert result["baselines"][0]["batch"] == 32
-    assert "MEASURED 40 clips" in done.stdout
+    assert result["baselines"][0]["batch"] == 2
+    assert "MEASURED 150 clips" in done.stdout
 
 
 def test_the_floor_of_the_papers_model_is_130_million_samples_a_second():

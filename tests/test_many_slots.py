@@ -399,9 +399,9 @@ def test_a_stall_names_the_word_that_did_not_come():
             if "slot" in name:
                 slot = int(name.split()[-1])
                 name = name.replace(f"slot {slot}", f"slot {slot + 16 * team}")
-                if "logits" in name:  # other blocks wait for its class, and the next
-                    side, pair = name.split()[1], (slot + 16 * team) // 2 * 2
-                    name = f"({name}|the {side} class of slot {pair})"
+                if "logits" in name:  # other blocks wait for its class, and read four
+                    side, read = name.split()[1], (slot + 16 * team) // 4 * 4
+                    name = f"({name}|the {side} class of slot {read})"
             streams = [engine.open(s) for s in range(32)]
             report = (
                 rf"stalled: block [{2 * team}{2 * team + 1}] waited in vain for {name} \(step [01]"
@@ -415,18 +415,17 @@ def test_a_stall_names_the_word_that_did_not_come():
 
 
 def test_a_stall_of_the_last_of_many_small_teams_names_its_block_too():
-    """Their words are numbers of 23 bits."""
-    config, count = cases.dual_config(32, 1), 132 * 8 * 4 + 1
-    tensors, options = cases.random_tensors(config), layout(config, teams=132, tiles=7)
-    streams, team = 56, (count - 1) // 56
-    # Its first logit of the first step.
-    at = (2 * team + 1) * buffer_words(config, streams) + 2 * 64 * 7 * 2
-    assert at >= 1 << 22
+    """Its pairs of words are numbers of 23 bits."""
+    config, streams, team = cases.dual_config(32, 1), 56, 147
+    options = layout(config, teams=148, tiles=7, gpu="B200")
+    # The first logit of the first step.
+    at = 2 * team * buffer_words(config, streams) + 2 * 64 * 7 * 2
+    assert at // 2 >= 1 << 22
     options["isa"] += f"/lose:word:{at}"
-    engine = many(config, tensors, **options)
+    engine = many(config, cases.random_tensors(config), **options)
     report = rf"block {team} waited in vain for the coarse logits of slot {team * streams} "
     with pytest.raises(EngineError, match=report):
-        run(engine, [1] * count)
+        run(engine, [1] * (team * streams + 1))
 
 
 def buffer_words(config, streams: int) -> int:

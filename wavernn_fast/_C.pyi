@@ -241,9 +241,7 @@ def many_plan(
     exact: bool = ...,
     full: bool = ...,
 ) -> dict[str, Any]: ...
-def fill_slots(
-    lengths: Sequence[int], slots: int, steps: int
-) -> list[list[tuple[int, int]]]: ...
+def fill_slots(lengths: Sequence[int], slots: int, steps: int) -> list[list[tuple[int, int]]]: ...
 def unpack_many_plan(
     config: Mapping[str, Any],
     tensors: Mapping[str, NDArray[np.float32]],
