@@ -124,7 +124,7 @@ const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
 
 const uint32_t* in_first_buffer(const uint32_t* words, const uint32_t* at,
                                 const gpu::Shape& shape) {
-  const int64_t size = gpu::many_buffer_words(shape);  // a pair of buffers a team
+  const int64_t size = shape.buffer_words;  // a pair of buffers a team
   return (at - words) / size % 2 == 1 ? at - size : at;
 }
 

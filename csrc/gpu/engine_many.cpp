@@ -25,7 +25,7 @@ int64_t steps_left(const Slice& s) { return s.job->n_steps - *s.done; }
 
 // What a word of a team's exchange area is, for the report of a stall.
 std::string word_name(const Shape& s, int64_t word) {
-  const int64_t buffer = many_buffer_words(s), at = word % buffer;
+  const int64_t buffer = s.buffer_words, at = word % buffer;
   const int64_t team = word / (2 * buffer);
   const int64_t half = int64_t(s.stream_tiles) * 64 * s.half_tiles;
   const int64_t fc = int64_t(s.stream_tiles) * 64 * s.fc_tiles, logits = 2 * (half + fc);
@@ -61,7 +61,7 @@ class ManyEngine final : public Engine {
     kernel_of(plan_.shape.stream_tiles, false);  // now, not when the first sample is wanted
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
-    words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(many_buffer_words(plan_.shape)));
+    words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(plan_.shape.buffer_words));
     if (!plan_.shape.clocks) return;
     clocks_.reserve(kClockStages);
     clocks_.zero();

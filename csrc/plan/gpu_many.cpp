@@ -53,6 +53,8 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles) {
   s.streams = stream_tiles * (request.split ? 4 : 8);
   // Each block draws for all streams, up to two a warp; from there on a message more is shorter.
   s.draw_apart = s.streams > 2 * s.warps && s.blocks > 1;
+  s.buffer_words =
+      s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (kClasses + 1);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
   s.column_words = up(8 * std::max(s.half_tiles, s.fc_tiles), 32) * 32 + 4;
   s.gate_rounds = up(96 * unit_tiles * (request.split ? 4 : 8), s.threads);

@@ -26,13 +26,10 @@ struct Exchange {
 
 // --- where words are -----------------------------------------------------------------------------
 
-WF_INLINE int many_buffer_size() {
-  return kStreamTiles * 2 * 64 * (kHalfTiles + kFcTiles) + 2 * kStreams * (256 + 1);
-}
 WF_INLINE unsigned* team_words(const Exchange& x) {
   const int buffer = 2 * team_index() + static_cast<int>(x.round & 1);
   return reinterpret_cast<unsigned*>(x.poller.args.words) +
-         static_cast<long long>(buffer) * many_buffer_size();
+         static_cast<long long>(buffer) * kBufferWords;
 }
 // Both halves of h and of y: [tile of streams][pair of columns][8]; logits [stream][256], classes
 // [stream].

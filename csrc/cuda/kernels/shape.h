@@ -96,6 +96,7 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(gru_columns, kGruColumns, WF_GRU_COLUMNS)               /* tiles of columns of R, a warp */    \
   X(gru_kept, kGruKept, WF_GRU_KEPT)                        /* of them in registers */             \
   X(draw_apart, kDrawApart, WF_DRAW_APART)                  /* one block draws for a stream */     \
+  X(buffer_words, kBufferWords, WF_BUFFER_WORDS)            /* of 32 bits, of a step */            \
   X(column_words, kColumnWords, WF_COLUMN_WORDS)            /* words of a stream's activations */  \
   X(shared_slots, kSharedSlots, WF_SHARED_SLOTS)            /* where each stream is */             \
   X(shared_slot_args, kSharedSlotArgs, WF_SHARED_SLOT_ARGS) /* its KernelArgs */                   \
@@ -111,11 +112,6 @@ struct Shape {
   WF_SHAPE(WF_FIELD)
 #undef WF_FIELD
 };
-
-// Words of 32 bits of one of both buffers of a team of many streams (many_exchange.cuh).
-constexpr int many_buffer_words(const Shape& s) {
-  return s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (256 + 1);
-}
 
 // Shared memory begins with kSharedControl floats: coarse, fine and the stop flag.
 inline constexpr int kSharedControl = 4;
