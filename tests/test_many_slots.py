@@ -381,8 +381,8 @@ def lost_words(config, engine: _C.Engine) -> list[tuple[int, int, str]]:
             found.append(
                 (logits + (side * streams + slot) * 256, f"the {name} logits of slot {slot}")
             )
-        at = logits + 512 * streams + side * streams + 2
-        found.append((at, f"the {name} class of slot 2"))
+        at = logits + 512 * streams + side * streams + 4
+        found.append((at, f"the {name} class of slot 4"))
     return [(buffer, *word) for buffer in (0, 1) for word in found]
 
 
