@@ -95,7 +95,7 @@ def mixed(options: argparse.Namespace, clips: int) -> dict[str, Any]:
     engine = engine_of(options, 0)
     slots, scale = slots_of(engine), options.first_steps / 2000
     lengths = np.random.default_rng(0).integers(2400, 240_001, clips) * scale
-    steps = [max(1, int(n)) for n in lengths]
+    steps = sorted((max(1, int(n)) for n in lengths), reverse=True)  # as the package does
     full = gpu_sparse.measure(engine, slots, options.seconds, options.first_steps)
     streams = [engine.open(seed) for seed in range(clips)]
     begin = time.perf_counter()
