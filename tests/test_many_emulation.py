@@ -1,12 +1,11 @@
 """The kernel for many streams on fibers: draws, packing, refilled slots, planted faults.
 
-`test_emulation.py` has what holds for the kernel of one stream; this file asks the same of plan M,
-and what only it can be asked.
+`test_emulation.py` has what holds for the kernel of one stream, `test_many_slots.py` what holds for
+teams and slots of every number; this file has shapes of plans, company of streams, and faults.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 
@@ -16,7 +15,7 @@ import pytest
 import reference
 import test_sparse_emulation
 import tolerances
-from engine_work import Work, make
+from engine_work import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_emulation import Truth, rounded
@@ -75,23 +74,6 @@ class ManyTruth(Truth):
         assert tolerances.logit_error(logits, expected) <= bound * spread
 
 
-@pytest.fixture(scope="module")
-def truth() -> ManyTruth:
-    truth = ManyTruth(cases.dual_config(64, 33, **CONDITIONED), 300, seed=18)
-    assert truth.expected["margin"].min() > 1e-5  # no draw so close that rounding may decide it
-    return truth
-
-
-@pytest.mark.parametrize("schedule", ["fair", "random:1", "random:2", "starve:0", "starve:1"])
-def test_300_draws_with_split_activations_equal_the_double_references(truth, schedule):
-    truth.check(truth.engine(isa=schedule, split=True))
-
-
-@pytest.mark.parametrize("schedule", ["fair", "random:1", "starve:0", "starve:1"])
-def test_forced_logits_are_within_the_rounding_of_activations(truth, schedule):
-    truth.check_forced(truth.engine(isa=schedule), tolerances.FP16_ACTIVATIONS)
-
-
 # Hidden size, fc, options, and a word of describe() that says what the case is there for.
 SHAPES = [
     (96, 40, {"blocks": 3}, "3 blocks"),
@@ -101,7 +83,7 @@ SHAPES = [
     (128, 900, {"blocks": 4}, "fc1 in L2; fc2 in L2"),
     (64, 33, {"warps": 2, "streams": 1000, "gpu": "H200"}, "a block draws for a stream"),
     (224, 60, {"blocks": 2, "warps": 2, "gpu": "H200"}, "R: 3 of 14 tiles"),
-    (64, 33, {"blocks": 1}, "teams of 1 blocks"),
+    (64, 33, {"blocks": 1}, "teams of 1 block "),
     (160, 70, {"blocks": 5, "warps": 8}, "5 blocks of 8 warps"),
     (160, 70, {"blocks": 5, "warps": 16}, "5 blocks of 16 warps"),
 ]
@@ -115,15 +97,6 @@ def test_every_shape_of_a_plan_equals_the_double_reference(hidden, fc, options, 
     truth.check_forced(engine, tolerances.FP16_ACTIVATIONS)
     split = truth.engine(**(options | {"split": True}))
     truth.check_forced(split, tolerances.KERNEL_EXACT[0])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["fair", "random:1", "starve:5"])
-def test_draws_of_the_papers_model_equal_the_double_references(schedule):
-    truth = ManyTruth(cases.dual_config(896, 448, sample_rate=24000), 3, seed=11)
-    options = {"gpu": "H200", "streams": 8, "blocks": 28, "warps": 8, "isa": schedule}
-    truth.check(truth.engine(split=True, **options))
-    truth.check_forced(truth.engine(**options), tolerances.FP16_ACTIVATIONS)
 
 
 # --- what must make no difference -----------------------------------------------------------------
@@ -266,14 +239,6 @@ def test_streams_that_are_forced_given_chance_or_greedy_may_run_beside_others():
         assert np.array_equal(together, run([way])[0]), way
 
 
-def test_the_inexact_kernel_stays_within_the_rounding_of_activations():
-    work = Work(SMALL, 60, tensors=rounded(cases.random_tensors(SMALL)))
-    engine = many(SMALL, work.tensors, exact=False)
-    logits = work.run(engine, forced=work.samples, return_logits=True)[1]
-    spread = float(np.abs(work.logits).max())
-    assert tolerances.logit_error(logits, work.logits) <= tolerances.FP16_ACTIVATIONS * spread
-
-
 def test_stages_of_a_sample_have_clocks_when_asked_for():
     tensors = cases.random_tensors(SMALL)
     engine = many(SMALL, tensors, clocks=True)
@@ -283,25 +248,6 @@ def test_stages_of_a_sample_have_clocks_when_asked_for():
 
 
 # --- logits that are not numbers, and faults ------------------------------------------------------
-
-
-def test_an_infinite_logit_of_one_stream_is_named_and_all_go_on():
-    config = cases.dual_config(64, 32, hop_length=4, n_mels=5)
-    work = Work(config, 40)
-    tensors, rows = work.tensors, work.rows["interp"]
-    half = config.hidden_size // 2
-    update, candidate = config.hidden_size, 2 * config.hidden_size
-    healthy = rows.copy()
-    for r in (rows, healthy):
-        r[:, update], r[:, candidate] = -60.0, -60.0  # the unit follows its candidate at once
-    rows[5:7, candidate] = 60.0
-    tensors["coarse_fc1.weight"][0] = [6e4] + [0.0] * (half - 1)
-    tensors["coarse_fc1.bias"][0] = 3e4  # with the unit at 1 it is beyond fp16
-    engine = many(config, tensors)
-    opened = [engine.open(5) for _ in range(3)]
-    with pytest.raises(EngineError, match="stream 1 is not finite at step 20"):
-        engine.run(opened, [29, 29, 29], [healthy, rows, healthy], [None] * 3)
-    assert [s.step for s in opened] == [29, 29, 29]
 
 
 NAMES = barriers()
@@ -373,49 +319,11 @@ def test_a_stall_says_who_waited_for_what():
 # --- which kernel, and what it refuses ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dtype": "fp32"}, r'weights in fp16; dtype is fp32. Use dtype="fp16", or streams=1'),
-        ({"gpu": "V100"}, r"V100 has compute capability 7.0; .* need 7.5 or more. Use streams=1"),
-        ({"gpu": "P100"}, r"P100 has compute capability 6.0"),
-        ({"blocks": 3}, r"blocks is 3, expected 1 to 2: a team has 16 units of each half a block"),
-        ({"warps": 3}, r"warps is 3, expected 2, 4, 8 or 16"),
-        ({"streams": -1}, r"streams is -1, expected 0 \(most samples\) to 65536"),
-        ({"exchanges": 4}, r"exchanges and cluster are of plans for one stream"),
-        ({"cluster": 2, "gpu": "H200"}, r"exchanges and cluster are of plans for one stream"),
-    ],
-    ids=str,
-)
-def test_what_the_kernel_cannot_do_is_refused(options, message):
-    tensors = cases.random_tensors(SMALL)
-    options = {"device": "emu", "dtype": "fp16"} | LAUNCH | options
-    with pytest.raises((DeviceError, ValueError), match=message):
-        make(SMALL, tensors, **options)
-
-
-def test_models_that_it_has_no_place_for_are_refused():
-    residual = cases.residual_config(32, 32, bits=8)
-    with pytest.raises(DeviceError, match="runs the dual core; this model has another"):
-        many(residual, cases.random_tensors(residual))
-    wide = dataclasses.asdict(cases.dual_config(4096, 2048))
-    with pytest.raises(DeviceError, match=r"does not fit on H200 .* 4096 units .* Use streams=1"):
-        _C.many_plan(wide, gpu="H200")
-
-
 def test_weights_beyond_fp16_are_refused_by_name():
     tensors = cases.random_tensors(SMALL)
     tensors["fine_fc2.weight"][3, 2] = 7e4
     with pytest.raises(ValueError, match=r"weight fine_fc2\.weight holds 70000, beyond fp16"):
         many(SMALL, tensors)
-
-
-def test_one_stream_has_the_kernel_of_one_stream_unless_asked():
-    tensors = cases.random_tensors(SMALL)
-    config = dataclasses.asdict(SMALL)
-    assert "exchanges a sample" in _C.Engine(config, tensors, device="emu").describe()
-    engine = _C.Engine(config, tensors, device="emu", dtype="fp16", streams=0)
-    assert "streams a team" in engine.describe()
 
 
 def test_the_reference_of_these_tests_rounds_as_the_kernel_keeps():

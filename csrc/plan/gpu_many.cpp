@@ -272,9 +272,9 @@ std::string ManyPlan::describe() const {
   std::ostringstream out;
   out << request.gpu.config.describe() << "\n"
       << request.gpu.limits.name << ": " << teams << (teams == 1 ? " team of " : " teams of ")
-      << s.blocks << " blocks of " << s.warps << " warps, " << s.streams << " streams a team, "
-      << slots() << " in all, fp16" << (s.split ? ", activations in two halves" : "")
-      << (s.exact ? ", exact" : "") << "\n"
+      << s.blocks << (s.blocks == 1 ? " block of " : " blocks of ") << s.warps << " warps, "
+      << s.streams << " streams a team, " << slots() << " in all, fp16"
+      << (s.split ? ", activations in two halves" : "") << (s.exact ? ", exact" : "") << "\n"
       << "a block: " << 16 * s.unit_tiles << " units of each half, " << 16 * s.fc1_tiles
       << " rows of fc1, " << s.fc2_rows << " of fc2; "
       << (s.draw_apart ? "a block draws for a stream\n" : "every block draws\n")
