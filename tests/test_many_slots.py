@@ -482,20 +482,20 @@ def test_slots_are_busy_95_percent_of_a_job_of_clips_of_all_lengths(streams, slo
 FIT = (
     "The model does not fit on T4 for many streams side by side: 2048 units and outputs of 1024 "
     "need more than the registers and the 65536 bytes of shared memory of a block, in teams of at "
-    "most 40 blocks. Use streams=1."
+    "most 40 blocks. Use gpu_streams=1."
 )
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"dtype": "fp32"},
         DeviceError,
         "Many streams side by side have their weights in fp16; dtype is fp32. "
-        'Use dtype="fp16", or streams=1.',
+        'Use dtype="fp16", or gpu_streams=1.',
     ),
     (
         {"gpu": "V100"},
         DeviceError,
         "V100 has compute capability 7.0; many streams side by side need 7.5 or more. "
-        "Use streams=1.",
+        "Use gpu_streams=1.",
     ),
     (
         {"blocks": 3},
@@ -514,7 +514,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         (
             asked,
             InputError,
-            "exchanges and cluster are of plans for one stream; leave them out with streams > 1",
+            "exchanges and cluster are of plans for one stream; leave them out with gpu_streams "
+            "other than 1",
         )
         for asked in ({"exchanges": 2}, {"cluster": 2})
     ),

@@ -197,11 +197,11 @@ void check_request(const ManyRequest& request) {
   WF_CHECK(c.n_classes == kClasses, "n_classes is ", c.n_classes, ", expected 256");
   if (r.dtype != Dtype::fp16)
     fail<DeviceError>("Many streams side by side have their weights in fp16; dtype is ",
-                      dtype_name(r.dtype), ". Use dtype=\"fp16\", or streams=1.");
+                      dtype_name(r.dtype), ". Use dtype=\"fp16\", or gpu_streams=1.");
   if (r.limits.arch < kFewestArch)
     fail<DeviceError>(r.limits.name, " has compute capability ", r.limits.arch / 10, ".",
                       r.limits.arch % 10,
-                      "; many streams side by side need 7.5 or more. Use streams=1.");
+                      "; many streams side by side need 7.5 or more. Use gpu_streams=1.");
   WF_CHECK(request.streams >= 0 && request.streams <= 1 << 16, "streams is ", request.streams,
            ", expected 0 (most samples) to 65536");
   WF_CHECK(r.warps == 0 || r.warps == 2 || r.warps == 4 || r.warps == 8 || r.warps == 16,
@@ -209,7 +209,8 @@ void check_request(const ManyRequest& request) {
   WF_CHECK(r.blocks >= 0 && r.blocks <= c.hidden_size / 32, "blocks is ", r.blocks,
            ", expected 1 to ", c.hidden_size / 32, ": a team has 16 units of each half a block");
   WF_CHECK(r.exchanges == 0 && r.cluster <= 1,
-           "exchanges and cluster are of plans for one stream; leave them out with streams > 1");
+           "exchanges and cluster are of plans for one stream; leave them out with gpu_streams "
+           "other than 1");
 }
 
 // Whether no other number of tiles a block has as many blocks: only the last may have fewer.
@@ -251,7 +252,7 @@ ManyPlan choose_many_plan(const ManyRequest& request) {
                     " need more than the registers and the ", d.shared_per_block,
                     " bytes of shared memory of a block, in teams of at most ",
                     std::min(d.multiprocessors, r.config.half() / 16),
-                    r.blocks ? " blocks (blocks was given)" : " blocks", ". Use streams=1.");
+                    r.blocks ? " blocks (blocks was given)" : " blocks", ". Use gpu_streams=1.");
 }
 
 ManyPlan with_stream_tiles(const ManyPlan& plan, int stream_tiles) {
