@@ -85,19 +85,24 @@ py::tuple compile_plan(const py::dict& config, const std::string& target, const 
   return py::make_tuple(py::bytes(compiled.image), compiled.log);
 }
 
-// {name: weights} in canonical order after packing and unpacking again.
+// {name: weights} in canonical order, of what `unpack` gives for each matrix.
+template <class Unpack>
+py::dict unpacked(const Unpack& unpack) {
+  py::dict result;
+  for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
+    const std::vector<float> flat = unpack(matrix);
+    result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
+  }
+  return result;
+}
+
 py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
                          const std::string& dtype, int exchanges, int blocks, int warps,
                          int cluster) {
   const gpu::GpuPlan plan =
       choose(config, name, dtype, exchanges, blocks, warps, cluster, true, false);
   const std::vector<uint32_t> packed = gpu::pack_gpu(plan, read_weights(tensors));
-  py::dict result;
-  for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
-    const std::vector<float> flat = gpu::unpack_gpu(plan, packed, matrix);
-    result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
-  }
-  return result;
+  return unpacked([&](const char* matrix) { return gpu::unpack_gpu(plan, packed, matrix); });
 }
 
 gpu::SparsePlan choose_sparse(const py::dict& config, const CanonicalWeights& weights,
@@ -224,12 +229,7 @@ py::dict unpack_many_plan(const py::dict& config, const py::dict& tensors, const
                           int blocks, int warps) {
   const gpu::ManyPlan plan = choose_many(config, name, 1, false, blocks, warps, true);
   const std::vector<uint32_t> packed = gpu::pack_many(plan, read_weights(tensors));
-  py::dict result;
-  for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
-    const std::vector<float> flat = gpu::unpack_many(plan, packed, matrix);
-    result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
-  }
-  return result;
+  return unpacked([&](const char* matrix) { return gpu::unpack_many(plan, packed, matrix); });
 }
 
 // (stream, steps) of every slot, one list a slot.

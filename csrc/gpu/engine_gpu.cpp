@@ -97,12 +97,7 @@ class GpuEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<std::pair<std::string, int64_t>> result;
-    if (!plan_.shape.clocks) return result;
-    long long ticks[kClockStages];
-    clocks_.download(ticks, kClockStages);
-    for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
-    return result;
+    return read_ticks(clocks_);
   }
 
   // One stream after the other: this kernel is made for one utterance at a time.
@@ -152,10 +147,7 @@ class GpuEngine final : public Engine {
       const int64_t hop = config().hop_length, taps = plan_.shape.taps;
       upsample_.upload(canonical_.get("upsample.kernel", {hop, taps}), size_t(hop * taps));
     }
-    if (plan_.shape.clocks) {
-      clocks_.reserve(kClockStages);
-      clocks_.zero();
-    }
+    if (plan_.shape.clocks) begin_ticks(clocks_);
   }
 
   void load_plain() {

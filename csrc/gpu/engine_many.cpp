@@ -62,9 +62,7 @@ class ManyEngine final : public Engine {
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
     words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(plan_.shape.buffer_words));
-    if (!plan_.shape.clocks) return;
-    clocks_.reserve(kClockStages);
-    clocks_.zero();
+    if (plan_.shape.clocks) begin_ticks(clocks_);
   }
 
   const ModelConfig& config() const override { return plan_.request.gpu.config; }
@@ -87,12 +85,7 @@ class ManyEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<std::pair<std::string, int64_t>> result;
-    if (!plan_.shape.clocks) return result;
-    long long ticks[kClockStages];
-    clocks_.download(ticks, kClockStages);
-    for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
-    return result;
+    return read_ticks(clocks_);
   }
 
   // Any number of streams of any lengths: in every launch each slot runs several, one after the
@@ -195,6 +188,9 @@ class ManyEngine final : public Engine {
     if (plan_.teams < needed) return;
     KernelArgs launch = arguments(slices, queues);
     launch.blocks = unsigned(needed * shape.blocks);
+    // A launch begins with its first round.
+    device_->zero(uint64_t(uintptr_t(words_.get())),
+                  size_t(2 * needed) * size_t(shape.buffer_words) * sizeof(unsigned));
     const auto begin = Clock::now();
     try {
       kernel.launch(launch);
@@ -214,7 +210,6 @@ class ManyEngine final : public Engine {
     KernelArgs a{};
     a.weights = weights_.get();
     a.words = reinterpret_cast<Word*>(words_.get());
-    words_.zero();  // a launch begins with its first round
     a.poll_limit = kPollLimit;
     a.streams = batch_.upload(slices, weights_.get(), a.words, nullptr);
     a.queues = queues_.upload(queues.data(), queues.size());

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "cuda/kernels/stages.h"
+#include "gpu/buffer.h"
 #include "gpu/device.h"
 #include "model/weights.h"
 
@@ -21,6 +25,21 @@ inline int64_t slice_steps(const Device& device, double seconds_per_step, int64_
   const double target = device.limits().watchdog ? kWatchdogSliceSeconds : kSliceSeconds;
   const int64_t n = seconds_per_step > 0 ? int64_t(target / seconds_per_step) : kFirstSlice;
   return std::max<int64_t>(device.shortest_slice(), std::min(n, most));
+}
+
+// Sums of ticks of every stage, from zero, and what they have come to: see Engine::stage_ticks.
+// Empty where they were not begun.
+inline void begin_ticks(Buffer<long long>& clocks) {
+  clocks.reserve(kClockStages);
+  clocks.zero();
+}
+inline std::vector<std::pair<std::string, int64_t>> read_ticks(Buffer<long long>& clocks) {
+  std::vector<std::pair<std::string, int64_t>> result;
+  if (clocks.get() == nullptr) return result;
+  long long ticks[kClockStages];
+  clocks.download(ticks, kClockStages);
+  for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
+  return result;
 }
 
 // [3H] biases of the gates that are added before the activations; the candidate's recurrent bias is

@@ -38,10 +38,7 @@ class SparseEngine final : public Engine {
     many_ = std::make_unique<Form>(choose_sparse_plan({request, true}, model), *device_);
     kernel_of(*one_, false);  // now, not when the first sample is wanted
     words_.reserve(2);
-    if (one_->plan.shape.clocks) {
-      clocks_.reserve(kClockStages);
-      clocks_.zero();
-    }
+    if (one_->plan.shape.clocks) begin_ticks(clocks_);
   }
 
   const ModelConfig& config() const override { return one_->plan.request.gpu.config; }
@@ -70,12 +67,7 @@ class SparseEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<std::pair<std::string, int64_t>> result;
-    if (!one_->plan.shape.clocks) return result;
-    long long ticks[kClockStages];
-    clocks_.download(ticks, kClockStages);
-    for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
-    return result;
+    return read_ticks(clocks_);
   }
 
   // As many streams at once as there are teams, those with most steps left first. If there are more

@@ -129,8 +129,7 @@ void StreamBatch::put_conditioning(KernelArgs& a, const Slice& s, Places& places
     if (job.hold_on_device)
       a.base = job.hold + row * width;
     else
-      for (int64_t i = 0; i < rows * width; ++i)
-        hold_.values.push_back(job.hold[row * width + i] + bias_[size_t(i % width)]);
+      add_biased(job.hold + row * width, rows);
   }
   if (taps_ == 0) return;
   a.upsample = upsample_.get();
@@ -138,6 +137,14 @@ void StreamBatch::put_conditioning(KernelArgs& a, const Slice& s, Places& places
     a.interp = job.interp + row * width;
   else
     interp_.add(job.interp + row * width, size_t((rows + taps_ - 1) * width));
+}
+
+void StreamBatch::add_biased(const float* hold, int64_t rows) {
+  const size_t width = bias_.size(), at = hold_.values.size();
+  hold_.values.resize(at + size_t(rows) * width);
+  float* to = hold_.values.data() + at;
+  for (int64_t row = 0; row < rows; ++row, hold += width, to += width)
+    for (size_t k = 0; k < width; ++k) to[k] = hold[k] + bias_[k];
 }
 
 int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {

@@ -64,6 +64,7 @@ class StreamBatch {
 
   KernelArgs stream_arguments(const Slice& slice, const uint32_t* weights, Word* words) const;
   void put_conditioning(KernelArgs& args, const Slice& slice, Places& places);
+  void add_biased(const float* hold, int64_t rows);  // to the pool: rows of the host, with biases
   static void take_one(const Slice& slice, const KernelStatus& status, const int* labels,
                        const float* state);
 

@@ -278,14 +278,7 @@ void check_cluster(const GpuRequest& request) {
 
 void check_request(const GpuRequest& request) {
   const ModelConfig& c = request.config;
-  if (c.core != Core::dual)
-    fail<DeviceError>(
-        "The GPU kernel runs the dual core; this model has another. Use "
-        "device=\"cpu\".");
-  WF_CHECK(c.hidden_size % 32 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
-           ", the GPU kernel needs a multiple of 32");
-  WF_CHECK(c.fc_size > 0, "fc_size is ", c.fc_size, ", expected at least 1");
-  WF_CHECK(c.n_classes == kClasses, "n_classes is ", c.n_classes, ", expected 256");
+  check_model(c);
   if (request.dtype != Dtype::fp32 && request.dtype != Dtype::fp16)
     fail<DeviceError>("dtype ", dtype_name(request.dtype),
                       " is not available on a GPU; use fp32 or fp16.");
@@ -306,6 +299,17 @@ const char* place_name(int place) {
 }
 
 }  // namespace
+
+void check_model(const ModelConfig& c) {
+  if (c.core != Core::dual)
+    fail<DeviceError>(
+        "The GPU kernel runs the dual core; this model has another. Use "
+        "device=\"cpu\".");
+  WF_CHECK(c.hidden_size % 32 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
+           ", the GPU kernel needs a multiple of 32");
+  WF_CHECK(c.fc_size > 0, "fc_size is ", c.fc_size, ", expected at least 1");
+  WF_CHECK(c.n_classes == kClasses, "n_classes is ", c.n_classes, ", expected 256");
+}
 
 double hop_us(int arch, int blocks) {
   const double few = arch < 70 ? 0.73 : arch < 80 ? 0.52 : arch < 90 ? 0.67 : 0.62;

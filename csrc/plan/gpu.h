@@ -60,6 +60,9 @@ struct GpuPlan {
 // raised by as much as the H200's was above its own (0.42).
 double hop_us(int arch, int blocks);
 
+// Error if no kernel runs such a model at all.
+void check_model(const ModelConfig& config);
+
 // How many blocks the output layers are dealt to; the others, in other clusters, have copies.
 // output_parts in the kernel.
 int output_parts(const Shape& shape);

@@ -188,13 +188,7 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
 void check_request(const ManyRequest& request) {
   const GpuRequest& r = request.gpu;
   const ModelConfig& c = r.config;
-  if (c.core != Core::dual)
-    fail<DeviceError>(
-        "The GPU kernel runs the dual core; this model has another. Use device=\"cpu\".");
-  WF_CHECK(c.hidden_size % 32 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
-           ", the GPU kernel needs a multiple of 32");
-  WF_CHECK(c.fc_size > 0, "fc_size is ", c.fc_size, ", expected at least 1");
-  WF_CHECK(c.n_classes == kClasses, "n_classes is ", c.n_classes, ", expected 256");
+  check_model(c);
   if (r.dtype != Dtype::fp16)
     fail<DeviceError>("Many streams side by side have their weights in fp16; dtype is ",
                       dtype_name(r.dtype), ". Use dtype=\"fp16\", or gpu_streams=1.");
