@@ -104,7 +104,7 @@ def trainer_corpus(frames: int):
 
 def test_cut_gives_both_parts_their_own_context():
     batch = batch_of(5)
-    first, rest = cut(batch, 2, HOP, 2)
+    first, rest = cut(batch, 2, CONFIG)
     assert torch.equal(torch.cat([first.samples, rest.samples], 1), batch.samples)
     assert first.samples.shape[1] == 2 * HOP
     assert torch.equal(first.before, batch.before)
@@ -131,7 +131,7 @@ def test_a_warm_up_teaches_nothing(tmp_path):
     batch = batch_of(4)
     one._losses(one.model, batch).sum().backward()
     found = [p.grad.clone() for p in one.model.parameters()]
-    first, rest = cut(batch, 2, HOP, 2)
+    first, rest = cut(batch, 2, CONFIG)
     with torch.no_grad():
         _, h = one.model(first)
     one.model.zero_grad()

@@ -28,8 +28,8 @@ def _dual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "gru.b_input": (gates,),
         "gru.w_sample": (gates, 3),
     }
-    if config.n_mels:
-        shapes["gru.w_conditioning"] = (gates, config.n_mels + config.aux_size)
+    if config.conditioning_size:
+        shapes["gru.w_conditioning"] = (gates, config.conditioning_size)
     for part in ("coarse", "fine"):
         shapes[f"{part}_fc1.weight"] = (width, half)
         shapes[f"{part}_fc1.bias"] = (width,)
@@ -79,10 +79,28 @@ def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _subscale_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    if config.subscale is None:
+        return {}
+    rows, wide = config.subscale.factor, config.subscale.channels
+    columns = 2 * config.subscale.reach + 1
+    shapes: dict[str, tuple[int, ...]] = {
+        "subscale.input.weight": (rows, wide, rows, columns),
+        "subscale.input.bias": (rows, wide),
+    }
+    for block in range(config.subscale.blocks):
+        name = f"subscale.blocks.{block}"
+        shapes[f"{name}.conv1.weight"] = (wide, wide, 3)
+        shapes[f"{name}.conv1.bias"] = (wide,)
+        shapes[f"{name}.conv2.weight"] = (wide, wide)
+        shapes[f"{name}.conv2.bias"] = (wide,)
+    return shapes
+
+
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return every canonical tensor name of a model with its shape ([out, in] for matrices)."""
     core = _dual_shapes(config) if config.core == "dual" else _residual_shapes(config)
-    shapes = {**core, **_conditioner_shapes(config)}
+    shapes = {**core, **_conditioner_shapes(config), **_subscale_shapes(config)}
     return {**shapes, **_mask_shapes(config, shapes)}
 
 
@@ -186,6 +204,19 @@ def _coarse_column_problem(config: ModelConfig, w_sample: NDArray[np.float32]) -
     )
 
 
+def _subscale_problem(weight: NDArray[Any]) -> str | None:
+    """A row may see the rows before it only: weights [row, channels, row seen, columns]."""
+    rows = np.arange(len(weight))
+    seen = weight.transpose(0, 2, 1, 3)[rows[None, :] >= rows[:, None]]
+    count = int(np.count_nonzero(seen))
+    if not count:
+        return None
+    return (
+        f"subscale.input.weight has {count} non-zero values where a row would see itself or one "
+        "after it, expected 0: those samples are drawn later"
+    )
+
+
 def problems(config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> list[str]:
     """List everything that keeps `tensors` from being the weights of `config`."""
     expected = expected_shapes(config)
@@ -205,6 +236,11 @@ def problems(config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> list[s
     w_sample = tensors.get("gru.w_sample")
     if w_sample is not None and w_sample.shape == expected.get("gru.w_sample"):
         sentence = _coarse_column_problem(config, w_sample)
+        if sentence:
+            found.append(sentence)
+    between = tensors.get("subscale.input.weight")
+    if between is not None and between.shape == expected.get("subscale.input.weight"):
+        sentence = _subscale_problem(between)
         if sentence:
             found.append(sentence)
     return found

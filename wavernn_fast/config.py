@@ -69,6 +69,49 @@ class OutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubscaleConfig:
+    """How an utterance is made as a batch of interleaved rows (docs/subscale.md).
+
+    Row s holds the samples n = factor * i + s, i being their column. A network of residual blocks
+    over columns, dilated 1, 2, 4, ..., looks at the rows before: its first layer at columns
+    i - reach to i + reach, all of it together `horizon` columns to either side.
+    """
+
+    factor: int  # rows, B of Kalchbrenner et al. 2018; 1: one row that has none before it
+    horizon: int  # columns that a row sees ahead of its own in the rows before it, their F
+    channels: int  # width of the network
+    blocks: int  # of the network; together they reach 2**blocks - 1 columns
+
+    @property
+    def reach(self) -> int:
+        """Columns on each side that the first layer reads."""
+        return self.horizon + 1 - (1 << self.blocks)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Distance, in columns, between the three taps of each block."""
+        return tuple(1 << i for i in range(self.blocks))
+
+    def problems(self, hop_length: int, conditioned: bool) -> list[str]:
+        """What is impossible about it, a sentence each."""
+        need = (
+            (1 <= self.factor <= 64, f"subscale factor is {self.factor}, must be 1 to 64"),
+            (0 <= self.horizon <= 4096, f"horizon is {self.horizon}, must be 0 to 4096"),
+            (self.channels > 0, f"subscale channels is {self.channels}, must be positive"),
+            (
+                0 <= self.blocks <= 12 and 2**self.blocks - 1 <= self.horizon,
+                f"{self.blocks} subscale blocks reach 2**{self.blocks} - 1 columns, more than "
+                f"the horizon of {self.horizon} allows",
+            ),
+            (
+                not conditioned or self.factor < 1 or hop_length % self.factor == 0,
+                f"hop_length {hop_length} is not a multiple of the subscale factor {self.factor}",
+            ),
+        )
+        return [sentence for ok, sentence in need if not ok]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything about a model that is not a weight.
 
@@ -96,6 +139,7 @@ class ModelConfig:
     first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
     block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
     pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
+    subscale: SubscaleConfig | None = None  # None: one sample after the other
     mel: MelConfig | None = None
     output: OutputConfig = field(default_factory=OutputConfig)
     source: str = "native"  # the checkpoint dialect it came from
@@ -142,6 +186,13 @@ class ModelConfig:
         )
         if self.block_shape is not None:
             need(min(self.block_shape) > 0, f"block_shape is {self.block_shape}, must be positive")
+        if self.subscale is not None:
+            need(self.core == "dual", f"a {self.core} core has no subscale form")
+            need(
+                self.upsample_left + self.upsample_right == 0 and self.pad == "zeros",
+                "a subscale model hears a mel that is constant over a frame and padded with zeros",
+            )
+            found.extend(self.subscale.problems(self.hop_length, self.n_mels > 0))
         if self.mel is not None:
             for name in ("sample_rate", "hop_length", "n_mels"):
                 ours, theirs = getattr(self, name), getattr(self.mel, name)
@@ -157,6 +208,17 @@ class ModelConfig:
     def logits_size(self) -> int:
         """Values of the output layers per sample: dual 512 (coarse then fine), else n_classes."""
         return 512 if self.core == "dual" else self.n_classes
+
+    @property
+    def subscale_factor(self) -> int:
+        """Samples of one utterance that are drawn side by side; 1 without subscale."""
+        return 1 if self.subscale is None else self.subscale.factor
+
+    @property
+    def conditioning_size(self) -> int:
+        """Values that are added to the gates of a dual core: mel, auxiliary, subscale network."""
+        between = 0 if self.subscale is None else self.subscale.channels
+        return self.n_mels + self.aux_size + between
 
     @property
     def aux_radius(self) -> int:
@@ -206,11 +268,13 @@ class ModelConfig:
         if not isinstance(raw, dict):
             raise ModelError("The model configuration is not a JSON object.")
         mel, output = raw.pop("mel", None), raw.pop("output", None)
+        subscale = raw.pop("subscale", None)
         config: ModelConfig = _build(
             cls,
             raw,
             mel=None if mel is None else _build(MelConfig, mel),
             output=OutputConfig() if output is None else _build(OutputConfig, output),
+            subscale=None if subscale is None else _build(SubscaleConfig, subscale),
         )
         return config
 

@@ -85,7 +85,7 @@ def whitening_of(mean: Tensor, matrix: Tensor) -> Whitening:
 
 def fold(tensors: Tensors, whitening: Whitening) -> None:
     """Make canonical weights that hear white frames hear frames instead, in place."""
-    for name, bias, n_mels in _hearing(tensors):
+    for name, bias, n_mels in _hearing(tensors, len(whitening.mean)):
         whole = tensors[name]
         weight = _rows(whole, n_mels) @ whitening.matrix
         _put(whole, weight, n_mels)
@@ -97,23 +97,19 @@ def fold(tensors: Tensors, whitening: Whitening) -> None:
 def unfold(tensors: Tensors, whitening: Whitening) -> None:
     """Undo `fold`, in place."""
     inverse = np.linalg.inv(whitening.matrix)
-    for name, bias, n_mels in _hearing(tensors):
+    for name, bias, n_mels in _hearing(tensors, len(whitening.mean)):
         whole = tensors[name]
         shift = _rows(whole, n_mels) @ whitening.mean
         _put(whole, _rows(whole, n_mels) @ inverse, n_mels)
         tensors[bias] = _less(tensors[bias], -shift)
 
 
-def _hearing(tensors: Tensors) -> list[tuple[str, str, int]]:
+def _hearing(tensors: Tensors, n_mels: int) -> list[tuple[str, str, int]]:
     """(weight, bias, mel bins) of what reads the mel."""
-    if "aux.conv_in.weight" not in tensors:
-        inputs = tensors["gru.w_conditioning"].shape[1]
-        return [("gru.w_conditioning", "gru.b_input", inputs)]
-    n_mels = tensors["aux.conv_in.weight"].shape[1]
-    return [
-        ("gru.w_conditioning", "gru.b_input", n_mels),
-        ("aux.conv_in.weight", "aux.conv_in.bias", n_mels),
-    ]
+    found = [("gru.w_conditioning", "gru.b_input", n_mels)]
+    if "aux.conv_in.weight" in tensors:
+        found.append(("aux.conv_in.weight", "aux.conv_in.bias", n_mels))
+    return found
 
 
 def _rows(weight: NDArray[np.float32], n_mels: int) -> NDArray[np.float64]:

@@ -10,6 +10,9 @@ Conditioning, which the paper leaves open: log-mel frames go through a small con
 and the mel itself are constant over a frame and are added to the gate pre-activations outside the
 reset product. Everything up to that addition is done once a frame, so the engine pays three
 additions a unit and sample for it, and `aux_kernel // 2` frames of lookahead.
+
+A subscale model (`subscale`) runs the same cell over rows of interleaved samples, as a batch. What
+its network hears of the rows before is added to the conditioning, so nothing else changes.
 """
 
 from __future__ import annotations
@@ -28,14 +31,22 @@ from ..config import ModelConfig
 from ..errors import ModelError
 from .mel_scale import MelScale, fold, unfold, whitening_of
 from .recurrence import Segment, recurrence
+from .subscale import SubscaleNetwork, input_layer
+
+_NONE = torch.empty(0, 0, dtype=torch.int64)
 
 
 class Batch(NamedTuple):
-    """Segments of recordings, all of one length T = F * hop_length, each starting at a frame."""
+    """Segments of recordings, all of one length T = F * hop_length, each starting at a frame.
+
+    T is a multiple of the subscale factor S (1 without).
+    """
 
     samples: Tensor  # [B, T] int64, 256 coarse + fine: what is to be predicted
-    before: Tensor  # [B] int64, the sample before the segment; -1 at the start of a recording
+    before: Tensor  # [B] or [B, S] int64, the samples before; -1 before the start of a recording
     mel: Tensor  # [B, n_mels, F + left + right], see `WaveRNN.context`; [B, 0, 0] unconditioned
+    # subscale: [B, T + 2 S horizon], the samples with those around them; -1 beyond the recording
+    around: Tensor = _NONE
 
 
 class Losses(NamedTuple):
@@ -50,7 +61,7 @@ class _Cell(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        size, inputs = config.hidden_size, config.n_mels + config.aux_size
+        size, inputs = config.hidden_size, config.conditioning_size
         self.w_recurrent = nn.Parameter(torch.empty(3 * size, size))
         self.b_recurrent = nn.Parameter(torch.empty(3 * size))
         self.b_input = nn.Parameter(torch.empty(3 * size))
@@ -159,6 +170,8 @@ class WaveRNN(nn.Module):
             self.mel = MelScale(config.n_mels)
         if config.aux_size:
             self.aux = _Aux(config)
+        if config.subscale is not None:
+            self.subscale = SubscaleNetwork(config.subscale)
 
     @property
     def context(self) -> int:
@@ -171,45 +184,52 @@ class WaveRNN(nn.Module):
         Parameters
         ----------
         batch : Batch
-        h : [B, H] state before the segment; zeros by default
+        h : [B * S, H] state before the segment, a row each, S rows of a segment together; zeros
+            by default
 
         Returns
         -------
         logits : [T, B, 512]
             Coarse then fine; those of step t come before sample t is known.
-        h : [B, H], detached
+        h : [B * S, H], detached
             State after the segment.
         """
         y, h = self.hidden(batch, h)
         coarse, fine = torch.split(y, self.config.hidden_size // 2, dim=2)
-        return torch.cat([self._coarse(coarse), self._fine(fine)], dim=2), h
+        logits = torch.cat([self._coarse(coarse), self._fine(fine)], dim=2)
+        rows = self.config.subscale_factor
+        logits = logits.view(len(logits), -1, rows, logits.shape[2]).transpose(1, 2)
+        return logits.flatten(0, 1), h
 
     def losses(self, batch: Batch, h: Tensor | None = None) -> tuple[Losses, Tensor]:
-        """Mean negative log-likelihoods of a batch, and its last state [B, H]."""
+        """Mean negative log-likelihoods of a batch, and its last state [B * S, H]."""
         y, h = self.hidden(batch, h)
         y_coarse, y_fine = torch.split(y, self.config.hidden_size // 2, dim=2)
-        targets = batch.samples.t().flatten()
+        targets = self._by_step(batch.samples).flatten()
         return Losses(
             _cross_entropy(self._coarse(y_coarse), targets >> 8),
             _cross_entropy(self._fine(y_fine), targets & 255),
         ), h
 
     def hidden(self, batch: Batch, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Hidden states [T, B, H] after every step, and the last one [B, H]."""
+        """Hidden states [T / S, B * S, H] after every step, and the last one [B * S, H]."""
         x = self._inputs(batch)
         if h is None:
-            h = self.gru.b_input.new_zeros(len(batch.samples), self.config.hidden_size)
-        if x.is_cuda:
-            return self._fused(x, self._features(batch.mel), h)
-        return self._stepwise(x, self._features(batch.mel), h)
+            h = self.gru.b_input.new_zeros(x.shape[1], self.config.hidden_size)
+        return self._fused(x, batch, h) if x.is_cuda else self._stepwise(x, batch, h)
+
+    def _by_step(self, values: Tensor) -> Tensor:
+        """What belongs to samples [B, T, ...] -> [T / S, B * S, ...]: a step draws all rows."""
+        count, rows = len(values), self.config.subscale_factor
+        columns = values.reshape(count, -1, rows, *values.shape[2:])
+        return columns.transpose(0, 1).flatten(1, 2)
 
     def _inputs(self, batch: Batch) -> Tensor:
-        """c(t-1), f(t-1), c(t) of every step, scaled to [-1, 1]: float32 [T, B, 3]."""
-        samples = batch.samples.t()
-        halves = torch.stack([samples >> 8, samples & 255], dim=2) / 127.5 - 1.0  # [T, B, 2]
-        before = torch.stack([batch.before >> 8, batch.before & 255], dim=1) / 127.5 - 1.0
-        start = torch.full_like(before, self.config.first_input)
-        first = torch.where(batch.before[:, None] < 0, start, before)
+        """c(t-1), f(t-1), c(t) of every step of a row, in [-1, 1]: float32 [T / S, B * S, 3]."""
+        halves = _halves(self._by_step(batch.samples))
+        before = batch.before.flatten()  # of all rows, as `_by_step` puts them
+        start = torch.full_like(halves[0], self.config.first_input)
+        first = torch.where(before[:, None] < 0, start, _halves(before))
         return torch.cat([torch.cat([first[None], halves[:-1]]), halves[:, :, :1]], dim=2)
 
     def _features(self, mel: Tensor) -> Tensor | None:
@@ -220,27 +240,54 @@ class WaveRNN(nn.Module):
         own = white[:, :, radius : mel.shape[2] - radius].transpose(1, 2)
         return torch.cat([own, self.aux(white)], dim=2) if self.config.aux_size else own
 
-    def _stepwise(self, x: Tensor, features: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _rows_before(self, batch: Batch) -> Tensor:
+        """What each sample hears of the rows before its own: [T / S, B * S, channels]."""
+        around = (batch.around - 32768) / 32768.0
+        heard: Tensor = self.subscale(around.masked_fill(batch.around < 0, 0.0))
+        return self._by_step(heard.flatten(1, 2))
+
+    def _stepwise(self, x: Tensor, batch: Batch, h: Tensor) -> tuple[Tensor, Tensor]:
         """The CPU's recurrence: conditioning as gate pre-activations, one row a frame."""
-        cell = self.gru
+        cell, config = self.gru, self.config
+        features, heard = self._features(batch.mel), config.n_mels + config.aux_size
         if features is None:
-            frames = cell.b_input.expand(1, len(h), -1)
-            hop = len(x)
+            frames, steps = cell.b_input.expand(1, len(batch.samples), -1), len(x)
         else:
-            frames = nn.functional.linear(features, cell.w_conditioning).float().transpose(0, 1)
-            frames, hop = frames + cell.b_input, self.config.hop_length
+            weight = cell.w_conditioning[:, :heard]
+            frames = nn.functional.linear(features, weight).float().transpose(0, 1) + cell.b_input
+            steps = config.hop_length // config.subscale_factor
+        if config.subscale is not None:
+            with torch.autocast("cpu", enabled=False):
+                weight = cell.w_conditioning[:, heard:]
+                rows = nn.functional.linear(self._rows_before(batch), weight)
+            frames = self._each_step(frames, steps, len(x), 1).unsqueeze(2)  # alike in all rows
+            rows = rows.view(len(x), -1, config.subscale_factor, len(weight))
+            frames = (rows + frames).flatten(1, 2)
+            steps = 1
         low = torch.is_autocast_enabled("cpu")
-        segment = Segment(x, frames.contiguous(), hop, h)
+        segment = Segment(x, frames.contiguous(), steps, h)
         return recurrence(segment, cell.masked_sample, cell.w_recurrent, cell.b_recurrent, low)
 
-    def _fused(self, x: Tensor, features: Tensor | None, h: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _each_step(frames: Tensor, steps: int, count: int, rows: int) -> Tensor:
+        """Frames [F, B, K], each of so many steps -> [count, B * rows, K]."""
+        each = frames.repeat_interleave(steps, dim=0)[:count]
+        return each.repeat_interleave(rows, dim=1) if rows > 1 else each
+
+    def _fused(self, x: Tensor, batch: Batch, h: Tensor) -> tuple[Tensor, Tensor]:
         """PyTorch's fused GRU (cuDNN): under teacher forcing the masked cell is a standard GRU."""
-        cell = self.gru
-        weight = cell.masked_sample
+        cell, config = self.gru, self.config
+        inputs, rows = [x], config.subscale_factor
+        features = self._features(batch.mel)
         if features is not None:
-            rows = features.transpose(0, 1).repeat_interleave(self.config.hop_length, dim=0)
-            x = torch.cat([x, rows[: len(x)].to(x.dtype)], dim=2)
+            steps = config.hop_length // rows
+            inputs.append(self._each_step(features.transpose(0, 1), steps, len(x), rows))
+        if config.subscale is not None:
+            inputs.append(self._rows_before(batch))
+        weight = cell.masked_sample
+        if len(inputs) > 1:
             weight = torch.cat([weight, cell.w_conditioning], dim=1)
+        x = torch.cat([part.to(x.dtype) for part in inputs], dim=2)
         flat = [weight, cell.w_recurrent, cell.b_input, cell.b_recurrent]
         if torch.is_autocast_enabled("cuda"):
             kind = torch.get_autocast_dtype("cuda")
@@ -278,7 +325,16 @@ class WaveRNN(nn.Module):
         ours = {name: np.array(value) for name, value in tensors.items() if name in own}
         if self.config.n_mels:
             unfold(ours, self.mel.whitening())
+        if self.config.subscale is not None:
+            gains = self.subscale.gains.numpy()
+            ours["subscale.weight"] = tensors["subscale.input.weight"] / gains
+            ours["subscale.bias"] = np.array(tensors["subscale.input.bias"])
         self.load_state_dict(own | {name: torch.from_numpy(a) for name, a in ours.items()})
+
+
+def _halves(samples: Tensor) -> Tensor:
+    """Coarse and fine [..., 2] of samples [...], scaled to [-1, 1]; float32."""
+    return torch.stack([samples >> 8, samples & 255], dim=-1) / 127.5 - 1.0
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -293,6 +349,8 @@ def to_canonical(config: ModelConfig, state: Mapping[str, Tensor]) -> Tensors:
     They are the same function of the mel itself as the state dict is of the whitened one.
     """
     tensors: Tensors = {}
+    if config.subscale is not None:
+        state = {**state, **input_layer(config.subscale, state)}
     for name in expected_shapes(dataclasses.replace(config, block_shape=None, pruned=())):
         if name == "upsample.kernel":
             tensors[name] = np.ones((config.hop_length, 1), dtype=np.float32)

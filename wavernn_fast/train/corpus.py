@@ -203,6 +203,7 @@ class Corpus:
     ) -> None:
         self.recordings = list(recordings)
         self._hop, self._frames, self._context = config.hop_length, segment_frames, context
+        self._subscale = config.subscale
         starts = [len(r.samples) // self._hop - segment_frames + 1 for r in self.recordings]
         self._ends = np.cumsum(starts)  # [recordings] segments that start in this one or before
 
@@ -232,22 +233,38 @@ class Corpus:
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """Segments by number, 0 .. n_segments - 1."""
         pieces = [self._segment(int(number)) for number in numbers]
+        around, mels = (np.stack(parts) for parts in zip(*pieces, strict=True))
+        beside, rows = self._beside, 1 if self._subscale is None else self._subscale.factor
+        samples = around[:, beside : around.shape[1] - beside]
+        before = torch.from_numpy(around[:, beside - rows : beside].copy())
+        reach = 0 if self._subscale is None else rows * self._subscale.horizon
+        first, last = beside - reach, beside + samples.shape[1] + reach
         return Batch(
-            torch.from_numpy(np.stack([p[0] for p in pieces]).astype(np.int64)),
-            torch.tensor([p[1] for p in pieces]),
-            torch.from_numpy(np.stack([p[2] for p in pieces])),
+            torch.from_numpy(samples.copy()),
+            before if rows > 1 else before[:, 0],
+            torch.from_numpy(mels),
+            *([torch.from_numpy(around[:, first:last].copy())] if self._subscale else []),
         )
 
-    def _segment(self, number: int) -> tuple[NDArray[np.uint16], int, NDArray[np.float32]]:
-        """Samples [T], the sample before (-1: none), mel with context [n_mels, F + 2 context]."""
+    @property
+    def _beside(self) -> int:
+        """Samples wanted on each side of a segment."""
+        subscale = self._subscale
+        return 1 if subscale is None else subscale.factor * max(1, subscale.horizon)
+
+    def _segment(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Samples and those beside them (-1: none), mel with context [n_mels, F + 2 context]."""
         index = int(np.searchsorted(self._ends, number, side="right"))
         recording = self.recordings[index]
         frame = number - (int(self._ends[index - 1]) if index else 0)
-        first, last = frame * self._hop, (frame + self._frames) * self._hop
-        before = int(recording.samples[first - 1]) if first else -1
+        beside = self._beside
+        around = np.full(self._frames * self._hop + 2 * beside, -1, dtype=np.int64)
+        first = frame * self._hop - beside
+        low, high = max(first, 0), min(first + len(around), len(recording.samples))
+        around[low - first : high - first] = recording.samples[low:high]
         width = self._frames + 2 * self._context
         mel = np.zeros((len(recording.mel), width), dtype=np.float32)
         left = frame - self._context
         low, high = max(left, 0), min(left + width, recording.mel.shape[1])
         mel[:, low - left : high - left] = recording.mel[:, low:high]
-        return recording.samples[first:last], before, mel
+        return around, mel

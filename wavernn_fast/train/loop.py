@@ -41,8 +41,10 @@ class Every:
 
 
 def segment_frames(config: ModelConfig, samples: int) -> int:
-    """Frames of a segment of at least so many samples."""
-    return max(1, -(-samples // config.hop_length))
+    """Frames of a segment of at least so many samples; whole columns of a subscale model."""
+    frames = max(1, -(-samples // config.hop_length))
+    unit = config.subscale_factor if config.hop_length == 1 else 1  # else columns fill a frame
+    return -(-frames // unit) * unit
 
 
 class Trainer:
@@ -218,7 +220,7 @@ class Trainer:
         frames = segment_frames(self.config, self.settings.warmup) if self.settings.warmup else 0
         h = None
         if frames:
-            first, batch = cut(batch, frames, self.config.hop_length, model.context)
+            first, batch = cut(batch, frames, self.config)
             with torch.no_grad():
                 _, h = model.hidden(first)
         losses, _ = model.losses(batch, h)
@@ -306,11 +308,18 @@ def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
     return [{"params": parts[i], "share": shares[i]} for i in parts if parts[i]]
 
 
-def cut(batch: Batch, frames: int, hop_length: int, context: int) -> tuple[Batch, Batch]:
+def cut(batch: Batch, frames: int, config: ModelConfig) -> tuple[Batch, Batch]:
     """Cut segments after so many frames: the first part, and the rest with its own context."""
-    at = frames * hop_length
-    first = Batch(batch.samples[:, :at], batch.before, batch.mel[:, :, : frames + 2 * context])
-    rest = Batch(batch.samples[:, at:], batch.samples[:, at - 1], batch.mel[:, :, frames:])
+    at, rows, radius = frames * config.hop_length, config.subscale_factor, config.aux_radius
+    reach = 0 if config.subscale is None else rows * config.subscale.horizon
+    before = batch.samples[:, at - rows : at].view_as(batch.before)
+    first = Batch(
+        batch.samples[:, :at],
+        batch.before,
+        batch.mel[:, :, : frames + 2 * radius],
+        batch.around[:, : at + 2 * reach],
+    )
+    rest = Batch(batch.samples[:, at:], before, batch.mel[:, :, frames:], batch.around[:, at:])
     return first, rest
 
 

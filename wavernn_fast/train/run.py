@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import voices, weights
-from ..config import ModelConfig
+from ..config import ModelConfig, SubscaleConfig
 from ..errors import AudioError, InputError, ModelError
 from ..files import write_atomic
 from ..presets import get_preset
@@ -40,6 +40,10 @@ class ModelSizes:
     aux_blocks: int = 3
     aux_kernel: int = 5
     conditioned: bool = True
+    subscale: int = 1  # rows; 1: one sample after the other
+    horizon: int = 8  # columns
+    subscale_channels: int = 64
+    subscale_blocks: int | None = None  # default: as many as leave the first layer one column
 
     def config(self) -> ModelConfig:
         """Configuration of a dual model with these sizes.
@@ -65,6 +69,7 @@ class ModelSizes:
             "n_classes": 256,
             "sample_rate": preset.sample_rate,
             "output": preset.output,
+            "subscale": self._subscale(),
         }
         if not self.conditioned:
             return ModelConfig(**common, hop_length=1)  # type: ignore[arg-type]
@@ -79,6 +84,19 @@ class ModelSizes:
             aux_kernel=self.aux_kernel if self.aux_size else 0,
             mel=preset.mel,
             preset=preset.name,
+        )
+
+    def _subscale(self) -> SubscaleConfig | None:
+        if self.subscale == 1:
+            return None
+        blocks = self.subscale_blocks
+        if blocks is None:
+            blocks = max(1, self.horizon).bit_length() - 1
+        return SubscaleConfig(
+            factor=self.subscale,
+            horizon=self.horizon,
+            channels=self.subscale_channels,
+            blocks=blocks,
         )
 
 

@@ -1,0 +1,120 @@
+"""The network of a subscale model that hears the rows before a row, for training.
+
+Kalchbrenner et al. 2018, section 4, fold an utterance into B rows of samples n = B i + s and let
+"a masked dilated CNN with relus" hear, for sample (s, i), the rows before s up to column i + F;
+its layers they leave open. Ours, with R = `SubscaleConfig.reach` (docs/subscale.md has its cost)::
+
+    x[s, i]  = bias[s] + sum over rows z < s, columns |d| <= R of weight[s, z, d] u[z, i + d]
+    x[s, i] += conv2 relu(conv1(x[s, i - D], x[s, i], x[s, i + D]))         for D = 1, 2, 4, ...
+
+The first layer is linear and has weights of its own for every row, because each row misses other
+neighbours: it is the best place to interpolate. The mask lies there, and only there; the blocks
+mix columns of one row, all of which are masked alike. Beyond the ends of an utterance u is 0, and
+the network goes on, so it is the same function at every column. The result is added to the
+conditioning of the cell: its columns of `gru.w_conditioning` are the last layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..config import SubscaleConfig
+
+# Speech fills a small part of [-1, 1], and its quiet end matters: channels of the first layer hear
+# it at these gains, as otherwise small steps would take long to reach weights of some hundreds.
+_LEAST_GAIN, _MOST_GAIN = 2.0, 64.0
+_NEAR = 6.0  # samples over which the first weights of the first layer fall by e
+
+
+class _Block(nn.Module):
+    """x + conv2(relu(conv1 x)), conv1 with three taps `dilation` columns apart."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(width, width, 3, dilation=dilation)
+        self.conv2 = nn.Linear(width, width)
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Columns [N, width, n + 2 dilation] -> [N, width, n]; the sum stays in float32."""
+        inner = torch.relu(self.conv1(x)).transpose(1, 2)
+        more: Tensor = self.conv2(inner).transpose(1, 2)
+        return x[:, :, self.dilation : x.shape[2] - self.dilation] + more.to(x.dtype)
+
+
+class SubscaleNetwork(nn.Module):
+    """What every sample hears of the rows before its own."""
+
+    def __init__(self, config: SubscaleConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows, wide, taps = config.factor, config.channels, 2 * config.reach + 1
+        self.weight = nn.Parameter(torch.empty(rows, wide, rows, taps))  # before the gains
+        self.bias = nn.Parameter(torch.zeros(rows, wide))
+        self.blocks = nn.ModuleList(_Block(wide, dilation) for dilation in config.dilations)
+        mask, gains = _mask_and_gains(config)
+        self.mask: Tensor  # [row, 1, row seen, 1]: whether it lies before
+        self.register_buffer("mask", mask, persistent=False)
+        self.gains: Tensor  # [channels, 1, 1]
+        self.register_buffer("gains", gains, persistent=False)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin with every channel hearing some of the nearest samples."""
+        config, reach = self.config, self.config.reach
+        row = torch.arange(config.factor)[:, None, None]
+        seen = torch.arange(config.factor)[None, :, None]
+        column = torch.arange(-reach, reach + 1)[None, None, :]
+        distance = (config.factor * column + seen - row).abs().float()
+        with torch.no_grad():
+            self.weight.copy_(torch.randn_like(self.weight) * torch.exp(-distance / _NEAR)[:, None])
+            self.weight.mul_(self.mask)
+
+    @property
+    def input_weight(self) -> Tensor:
+        """The first layer as it acts: [row, channels, row seen, columns], zero where masked."""
+        return self.weight * self.mask * self.gains
+
+    def forward(self, around: Tensor) -> Tensor:
+        """Hear the rows before each sample.
+
+        Parameters
+        ----------
+        around : [B, (n + 2 horizon) factor] float32 in [-1, 1]
+            Samples of n whole columns and of `horizon` columns on either side of them, 0 beyond
+            the ends of the utterance.
+
+        Returns
+        -------
+        [B, n, factor, channels] float32
+            Entry [:, i, s] may enter the prediction of sample (s, i).
+        """
+        config = self.config
+        with torch.autocast(around.device.type, enabled=False):  # 16 bits do not fit in bfloat16
+            columns = around.view(len(around), -1, config.factor)
+            windows = columns.unfold(1, 2 * config.reach + 1, 1)  # [B, m, row seen, taps]
+            x = torch.einsum("bmzd,sczd->bscm", windows, self.input_weight)
+            x = x + self.bias[:, :, None]
+        x = x.flatten(0, 1)  # rows stand apart from here on: [B * factor, channels, m]
+        for block in self.blocks:
+            x = block(x)
+        return x.view(len(around), config.factor, config.channels, -1).permute(0, 3, 1, 2)
+
+
+def _mask_and_gains(config: SubscaleConfig) -> tuple[Tensor, Tensor]:
+    """See `SubscaleNetwork`: what the weights of the first layer are multiplied with."""
+    row = torch.arange(config.factor)
+    mask = (row[None, :] < row[:, None]).float()[:, None, :, None]
+    spread = torch.linspace(math.log(_LEAST_GAIN), math.log(_MOST_GAIN), config.channels)
+    return mask, spread.exp()[:, None, None]
+
+
+def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """First layer as canonical tensors, from a state dict of `models.wavernn.WaveRNN`."""
+    mask, gains = _mask_and_gains(config)
+    weight = state["subscale.weight"].detach().cpu() * mask * gains
+    return {"subscale.input.weight": weight, "subscale.input.bias": state["subscale.bias"]}
