@@ -60,8 +60,8 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config",
-    "data": "arrays audio canonical conditioning features files fold metrics pictures presets "
-    "samples scoring synthetic voices weights",
+    "data": "arrays audio canonical conditioning features files fold metrics pictures "
+    "pictures_subscale presets samples scoring subscale synthetic voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

@@ -52,7 +52,7 @@ def test_two_recordings_stand_side_by_side(seconds, tmp_path):
 
 def test_the_spectrogram_shows_a_tone_at_its_frequency_and_both_in_one_scale(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: figures.append(figure))
     pair = [Recording("loud", tone(1.0), RATE), Recording("soft", tone(2.0, gain=0.005), 8000)]
     pictures.plot_recordings(tmp_path / "x.png", pair)
     images = [axes.images[0] for axes in figures[0].axes if axes.images]
@@ -151,8 +151,8 @@ def test_a_log_that_cannot_be_drawn_says_why(lines, words, tmp_path):
 
 def test_curves_of_one_unit_share_a_panel_with_a_legend(tmp_path, monkeypatch):
     figures = []
-    save = pictures._save
-    monkeypatch.setattr(pictures, "_save", lambda f, path: (figures.append(f), save(f, path)))
+    save = pictures.save_figure
+    monkeypatch.setattr(pictures, "save_figure", lambda f, path: (figures.append(f), save(f, path)))
     curves = [
         Curve("loss", [1, 2, 3], [3.0, 2.0, 1.0], "nats"),
         Curve("lr", [1, 2, 3], [0.1, 0.1, 0.1], "rate"),

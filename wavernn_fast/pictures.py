@@ -74,6 +74,25 @@ def require_matplotlib() -> tuple[Any, Any]:
     return Figure, FigureCanvasAgg
 
 
+def new_figure(*, width: float, height: float) -> Any:
+    """Figure with a canvas of its own; sizes in inches."""
+    figure_class, canvas_class = require_matplotlib()
+    figure = figure_class(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    canvas_class(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: PathLike) -> None:
+    """Write a figure as PNG, atomically; "-" is standard output."""
+    target = io.BytesIO()
+    with warnings.catch_warnings():
+        # the font draws a box for a letter that it lacks; file names may be in any script
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(target, format="png", dpi=_DPI)
+    write_atomic(path, [target.getvalue()])
+
+
 def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
     """Draw waveforms (above) and spectrograms (below) of recordings, side by side.
 
@@ -99,7 +118,7 @@ def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
     for one in recordings:
         if not check_wave(one.wave).size:
             raise InputError(f"The recording {one.name!r} is empty; there is nothing to draw.")
-    figure = _figure(width=1.5 + 6.5 * len(recordings), height=7.0)
+    figure = new_figure(width=1.5 + 6.5 * len(recordings), height=7.0)
     axes = figure.subplots(
         2, len(recordings), sharex=True, sharey="row", squeeze=False, height_ratios=(1, 2)
     )
@@ -124,7 +143,7 @@ def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
     axes[1, 0].set_xlim(0.0, max(len(r.wave) / r.sample_rate for r in recordings))
     axes[1, 0].set_ylim(0.0, max(r.sample_rate for r in recordings) / 2000.0)
     figure.colorbar(image, ax=axes, label="dB of a full-scale sine", aspect=40, pad=0.01)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_curves(
@@ -157,7 +176,7 @@ def plot_curves(
     if not curves:
         raise InputError("There is no curve to draw.")
     units = list(dict.fromkeys(curve.unit for curve in curves))
-    figure = _figure(width=9.0, height=1.0 + 3.2 * len(units))
+    figure = new_figure(width=9.0, height=1.0 + 3.2 * len(units))
     axes = figure.subplots(len(units), 1, sharex=True, squeeze=False)[:, 0]
     for i, curve in enumerate(curves):
         panel = axes[units.index(curve.unit)]
@@ -170,7 +189,7 @@ def plot_curves(
     axes[-1].set_xlabel(x_label)
     if title:
         figure.suptitle(_title(title), parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def read_training_log(path: PathLike) -> list[Curve]:
@@ -238,24 +257,6 @@ def _log_lines(path: PathLike) -> Iterator[dict[str, Any]]:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _figure(*, width: float, height: float) -> Any:
-    """Figure with a canvas of its own; sizes in inches."""
-    figure_class, canvas_class = require_matplotlib()
-    figure = figure_class(figsize=(width, height), dpi=_DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
-    canvas_class(figure)
-    return figure
-
-
-def _save(figure: Any, path: PathLike) -> None:
-    target = io.BytesIO()
-    with warnings.catch_warnings():
-        # the font draws a box for a letter that it lacks; file names may be in any script
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", dpi=_DPI)
-    write_atomic(path, [target.getvalue()])
 
 
 def _title(name: str) -> str:
