@@ -61,11 +61,12 @@ MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config",
     "data": "arrays audio canonical conditioning features files fold metrics pictures "
-    "pictures_subscale presets samples scoring subscale synthetic voices weights",
+    "pictures_subscale presets samples scoring subscale subscale_network synthetic voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes nvrtc selfcheck stream utterance vocoder workers",
+    "voice": "batch devices kernels lanes likelihood nvrtc selfcheck stream subscale_job "
+    "subscale_run utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "cli": "cli",
     "main": "__main__",

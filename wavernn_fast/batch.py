@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from .config import ModelConfig
 from .devices import Device
 from .errors import EngineError, InputError
-from .lanes import Lane, Tally, run_lanes
+from .lanes import Tally, run_lanes
+from .subscale_job import SubscaleJob
+from .subscale_run import run_utterances
 from .utterance import Job, Request, Sampling, Voice, make_request
-from .workers import run_on_devices
+from .workers import Draw, run_on_devices
 
 if TYPE_CHECKING:
     from . import _C
@@ -27,7 +30,7 @@ class BatchReport:
     samples: int  # drawn, all utterances together
     seconds: float  # from the first mel to the last waveform
     engine_seconds: float  # of these inside an engine; the rest is conditioning and decoding
-    slots: int  # utterances or folds that had a place at the same time, on all devices together
+    slots: int  # utterances, folds or rows with a place at the same time, on all devices together
     occupancy: float  # samples / (slots * steps run), in [0, 1]; 0 for an empty batch
     rtf: float  # real-time factor: seconds / seconds of audio; 0 for an empty batch
 
@@ -107,10 +110,12 @@ def run_batch(
         In the order of the requests, each of the kind that its request says.
     """
     begun = time.perf_counter()
-    jobs = [Job(voice, request, sampling) for request in requests]
+    rows, draw = voice.config.subscale_factor, _draw_of(voice)
+    make = Job if voice.network is None else SubscaleJob
+    jobs = [make(voice, request, sampling) for request in requests]
     engines = [device.engine for device in devices] or [voice.engine]
     share = -(-sum(job.n_lanes for job in jobs) // len(engines))  # of the lanes, for each
-    slots = [max(1, min(share, streams or default_streams(engine))) for engine in engines]
+    slots = [max(1, min(share, streams or default_streams(engine) // rows)) for engine in engines]
     drawn = 0
 
     def count(samples: int) -> None:
@@ -119,18 +124,18 @@ def run_batch(
         if progress is not None:
             progress(drawn)
 
-    lanes, hop = _longest_first(jobs), voice.config.hop_length
+    work = _longest_first(jobs)
     if len(engines) == 1:
-        tally = run_lanes(engines[0], lanes, hop_length=hop, slots=slots[0], on_samples=count)
+        tally = draw(engines[0], work, slots=slots[0], on_samples=count)
     else:
-        tally = run_on_devices(devices, lanes, hop_length=hop, slots=slots, on_samples=count)
+        tally = run_on_devices(devices, work, draw, slots=slots, on_samples=count)
     lost = sum(job.n_samples for job in jobs) - tally.samples
     if lost:
         raise EngineError(f"{lost} samples of the batch were never drawn; please report this.")
     waves = [job.request.restore(job.result()) for job in jobs]
     if report is not None:
         seconds = time.perf_counter() - begun
-        report(_report(tally, sum(slots), seconds, voice.config.sample_rate))
+        report(_report(tally, rows * sum(slots), seconds, voice.config.sample_rate))
     return waves
 
 
@@ -139,7 +144,14 @@ def default_streams(engine: _C.Engine) -> int:
     return max(LEAST_STREAMS, engine.lanes)
 
 
-def _longest_first(jobs: Sequence[Job]) -> Iterator[Lane]:
+def _draw_of(voice: Voice) -> Draw[Any]:
+    """What draws the lanes of a job of this voice."""
+    if voice.network is not None:
+        return run_utterances
+    return functools.partial(run_lanes, hop_length=voice.config.hop_length)
+
+
+def _longest_first(jobs: Sequence[Job | SubscaleJob]) -> Iterator[Any]:
     for job in sorted(jobs, key=lambda job: -job.request.n_drawn):
         yield from job.lanes()
 

@@ -409,7 +409,7 @@ def _hoist(
 
     if config.core == "dual":
         weight = get("gru.w_conditioning")
-        matrices = [weight[:, :mels], weight[:, mels:]]
+        matrices = [weight[:, :mels], weight[:, mels : mels + aux]]
     else:
         units, inner = config.hidden_size, get("gru1.w_input")
         weight = get("input.weight")[:, 1:]  # column 0 is the last sample

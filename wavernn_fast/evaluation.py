@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import features, metrics, utterance
+from . import features, likelihood, metrics, utterance
 from .errors import InputError, MissingDependencyError
 from .scoring import negative_log_likelihood
 from .vocoder import Vocoder
@@ -232,12 +232,12 @@ class Evaluator:
     def _likelihoods(self, mel: Wave | None, wave: Wave) -> dict[str, Any]:
         samples = len(wave) if mel is None else None
         request = utterance.make_request(self.config, mel, samples, 0)
-        targets = utterance.forced_targets(self.config, request, wave)
+        targets = likelihood.forced_targets(self.config, request, wave)
         first = min(len(targets), int(TORCH_SECONDS * self.sample_rate))
         found = {
             dtype: _engine_nll(voc, request, targets, first) for dtype, voc in self._engines.items()
         }
-        by_torch = None if self._torch is None else self._torch_nll(targets[:first], mel)
+        by_torch = None if self._torch is None else self._torch_nll(targets, first, mel)
         difference = None
         if by_torch is not None and "fp32" in found:
             difference = abs(found["fp32"][1] - by_torch)
@@ -248,17 +248,21 @@ class Evaluator:
             "torch_difference": difference,
         }
 
-    def _torch_nll(self, targets: NDArray[Any], mel: Wave | None) -> float:
+    def _torch_nll(self, targets: NDArray[Any], first: int, mel: Wave | None) -> float:
+        """Nats per sample of the first targets; a subscale model hears some of those after."""
         from .models.eager import torch_threads
 
         assert self._torch is not None
+        sub = self.config.subscale
+        targets = targets[: first + (0 if sub is None else sub.horizon * sub.factor)]
         if mel is not None:  # the frames that these samples hear
             context = self.config.lookback_frames + self.config.lookahead_frames
             mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]
         with torch_threads(self.voc.cpu_threads):
             logits = self._torch.teacher_forced_logits(targets, mel)
         parts = _blocks(self.config, logits, targets)
-        return sum(float(part.sum()) for part in parts) / len(targets)
+        nll: NDArray[np.float64] = np.concatenate(list(parts))
+        return float(nll[:first].mean())
 
     def _distances(self, original: Wave, copy: Wave) -> dict[str, Any]:
         assert self.config.mel is not None
@@ -276,12 +280,10 @@ def _engine_nll(
     voc: Vocoder, request: utterance.Request, targets: NDArray[Any], first: int
 ) -> tuple[float, float]:
     """Nats per sample of all targets, and of the `first` of them."""
-    voice = utterance.Voice(voc.config, voc.engine, voc.conditioner)
-    total, total_first, done = 0.0, 0.0, 0
-    for part in utterance.forced_nll(voice, request, targets):
+    total, total_first = 0.0, 0.0
+    for numbers, part in likelihood.forced_nll(voc.voice(), request, targets):
         total += float(part.sum())
-        total_first += float(part[: max(0, first - done)].sum())
-        done += len(part)
+        total_first += float(part[numbers < first].sum())
     return total / len(targets), total_first / first
 
 

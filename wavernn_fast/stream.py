@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, subscale_job
 from .errors import InputError
 from .features import check_mel
 from .lanes import Drawn, Lane, Piece, advance
 from .samples import OutputDecoder
+from .subscale_run import Utterance
 from .utterance import Request, Sampling, Voice, sounding_samples
 
 Wave = NDArray[np.float32]
@@ -23,6 +24,9 @@ def from_mel(
     voice: Voice, request: Request, sampling: Sampling, chunk_samples: int
 ) -> Iterator[Wave]:
     """Chunks of `chunk_samples` (the last may be shorter); nothing is held back."""
+    if voice.network is not None:
+        yield from subscale_job.stream(voice, request, sampling, chunk_samples)
+        return
     decoder = OutputDecoder(voice.config, request.n_drawn)
     drawn: list[Drawn] = []
     lane = Lane(
@@ -48,6 +52,12 @@ def from_frames(
     conditioning runs where those lie.
     """
     feed = _Feed(voice, frames)
+    hop = voice.config.hop_length
+    if voice.network is not None:
+        feed.wait_for(1)  # the first frames say where the work is done
+        for chunk in _rows_from(voice, feed, seed, sampling, chunk_frames * hop):
+            yield feed.restore(chunk)
+        return
     drawn: list[Drawn] = []
     lane = Lane(
         stream=voice.open(seed, sampling),
@@ -57,7 +67,6 @@ def from_frames(
         take=drawn.append,
     )
     decoder = OutputDecoder(voice.config)
-    hop = voice.config.hop_length
     pending = np.zeros(0, dtype=np.float32)  # decoded, less than a chunk
     while True:
         known = feed.wait_for(lane.position // hop + chunk_frames) * hop
@@ -76,6 +85,20 @@ def from_frames(
         yield feed.restore(rest[first : first + chunk_frames * hop].copy())
 
 
+def _rows_from(
+    voice: Voice, feed: _Feed, seed: int, sampling: Sampling, chunk_samples: int
+) -> Iterator[Wave]:
+    one = Utterance(
+        voice.config,
+        voice.network_in(feed.place),
+        lambda row: voice.open(seed, sampling, fold=row),
+        feed,
+        None,
+        place=feed.place,
+    )
+    return subscale_job.stream_frames(voice, one, chunk_samples)
+
+
 class _Feed:
     """Frames pulled from the caller's iterator into the conditioning, as many as are needed."""
 
@@ -85,7 +108,7 @@ class _Feed:
         self._frames = frames
         self._number = itertools.count()
         self._stream = voice.conditioner.stream()
-        self._place = arrays.HOST
+        self.place = arrays.HOST
         self.restore: arrays.Restore = arrays.as_it_is
 
     @property
@@ -104,11 +127,15 @@ class _Feed:
                 self._push(piece)
         return self._stream.ready
 
+    def window(self, first: int, count: int) -> Any:
+        """See `subscale_run.FrameSource`."""
+        return self._stream.window(first, count)
+
     def rows(self, first_frame: int, n_frames: int) -> Any:
         """See `lanes.RowSource`."""
-        with self._place.scope():
-            interp, hold = self._stream.window(first_frame, n_frames)
-            export = self._place.export
+        with self.place.scope():
+            interp, hold = self.window(first_frame, n_frames)
+            export = self.place.export
             return export(interp), None if hold is None else export(hold)
 
     def _push(self, piece: Any) -> None:
@@ -116,15 +143,15 @@ class _Feed:
         try:
             given = arrays.take(piece, "mel frame", self._voice.memory)
             if number == 0:
-                self.restore, self._place = given.restore, given.place
-                with self._place.scope():
-                    self._stream = self._voice.conditioner_in(self._place).stream()
-            elif given.place is not self._place:
+                self.restore, self.place = given.restore, given.place
+                with self.place.scope():
+                    self._stream = self._voice.conditioner_in(self.place).stream()
+            elif given.place is not self.place:
                 given = arrays.take(piece, "mel frame")
             with given.place.scope():
                 array = given.array[:, None] if given.array.ndim == 1 else given.array
                 frames = check_mel(array, self._voice.config, check_range=False, xp=given.place.xp)
         except InputError as error:
             raise InputError(f"Piece {number} of the mel stream: {error}") from error
-        with self._place.scope():
+        with self.place.scope():
             self._stream.push(frames)

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from . import arrays
 from .errors import InputError
 from .fold import FoldPlan, fold_plan, join_folds
-from .lanes import Drawn, Lane, Rows, forced_logits
-from .samples import OutputDecoder, encode_targets
-from .scoring import negative_log_likelihood
+from .lanes import Drawn, Lane, Rows
+from .samples import OutputDecoder
 
 if TYPE_CHECKING:
     from . import _C
     from .conditioning import Conditioner
     from .config import ModelConfig
+    from .subscale_network import SubscaleNetwork
 
 _FRAMES_AHEAD = 32  # frames whose rows are made at once: some MB, and few blocks made twice
-_SCORE_SLACK_FRAMES = 4  # framing conventions differ by so many frames in length
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Voice:
     conditioner: Conditioner | None  # None: unconditioned
     elsewhere: dict[arrays.Place, Conditioner] = field(default_factory=dict)  # made when needed
     memory: str = "cpu"  # device whose memory the engine reads, such as "cuda:1"; see `arrays.take`
+    network: SubscaleNetwork | None = None  # of a subscale model
 
     def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
         """Start a stream with a fresh state at sample `start` of the utterance."""
@@ -54,6 +54,11 @@ class Voice:
             with place.scope():
                 self.elsewhere[place] = self.conditioner.on(place.xp, self.engine.hold_bias)
         return self.elsewhere[place]
+
+    def network_in(self, place: arrays.Place) -> SubscaleNetwork:
+        """The network of a subscale model, its weights in a place."""
+        assert self.network is not None  # the caller has checked
+        return self.network if place is arrays.HOST else self.network.on(place.xp)
 
     def source(self, mel: Any, place: arrays.Place = arrays.HOST) -> MelRows | None:
         """Conditioning of a whole mel, float32 [n_mels, n_frames] in a place."""
@@ -86,9 +91,20 @@ Fold = bool | tuple[int, int] | None  # no, the preset's sizes, or (target, over
 
 
 def fold_sizes(config: ModelConfig, fold: Fold) -> tuple[int, int] | None:
-    """Check `fold`: (target, overlap) in samples, or None for unfolded."""
+    """Check `fold`: (target, overlap) in samples, or None for unfolded.
+
+    Raises
+    ------
+    InputError
+        If the sizes have no meaning, or the model is a subscale one.
+    """
     if fold is None or fold is False:
         return None
+    if config.subscale is not None:
+        raise InputError(
+            f"A subscale model draws {config.subscale.factor} samples of an utterance side by side "
+            "already; leave fold out."
+        )
     if fold is True:
         return config.output.fold_target, config.output.fold_overlap
     try:
@@ -225,60 +241,3 @@ def sounding_samples(voice: Voice, request: Request) -> int:
     if request.mel is None:
         return request.n_drawn
     return config.n_samples(request.mel.shape[1])
-
-
-def score(voice: Voice, request: Request, wave: NDArray[Any]) -> float:
-    """Nats per sample of `wave` [n_samples] under teacher forcing; see `Vocoder.score`."""
-    targets = forced_targets(voice.config, request, wave)
-    parts = forced_nll(voice, request, targets)
-    return sum(float(part.sum()) for part in parts) / len(targets)
-
-
-def forced_targets(config: ModelConfig, request: Request, wave: NDArray[Any]) -> NDArray[Any]:
-    """What the engine is to follow so that it says `wave` [n_samples]: one target a sample.
-
-    The first belongs to the first sample that the model makes of the request's mel.
-
-    Raises
-    ------
-    InputError
-        If the lengths of mel and waveform do not belong together, or nothing is left.
-    """
-    targets = encode_targets(wave, config)
-    if request.mel is not None:
-        offset = config.lookback_frames if config.pad == "none" else 0
-        _check_lengths(len(targets), request.mel.shape[1] * config.hop_length, config)
-        targets = targets[offset * config.hop_length :][: request.n_drawn]
-    if len(targets) == 0:
-        raise InputError("There is nothing to score: the waveform or the mel is empty.")
-    return targets
-
-
-def forced_nll(
-    voice: Voice, request: Request, targets: NDArray[Any]
-) -> Iterator[NDArray[np.float64]]:
-    """Nats of every sample of `forced_targets` under the engine, slice by slice."""
-    lane = Lane(
-        stream=voice.open(0, Sampling(1.0, False, None)),
-        source=voice.source(request.mel, request.place),
-        position=0,
-        remaining=len(targets),
-        take=_nothing,
-    )
-    for logits, part in forced_logits(voice.engine, lane, targets, voice.config.hop_length):
-        yield negative_log_likelihood(voice.config, logits, part)
-
-
-def _nothing(drawn: Drawn) -> None:
-    """Forced outcomes are known already."""
-
-
-def _check_lengths(n_samples: int, covered: int, config: ModelConfig) -> None:
-    slack = _SCORE_SLACK_FRAMES * config.hop_length
-    if config.mel is not None:
-        slack = max(slack, config.mel.n_fft)
-    if abs(n_samples - covered) > slack:
-        raise InputError(
-            f"The waveform has {n_samples} samples but the mel covers {covered}; they must be of "
-            f"the same recording at {config.sample_rate} Hz (up to {slack} samples may differ)."
-        )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .lanes import Drawn, Lane, forced_logits, run_lanes
+from .likelihood import draw, teacher_forced_logits
 from .scoring import negative_log_likelihood
 from .synthetic import random_mel
-from .utterance import Sampling, Voice
+from .utterance import Sampling, make_request
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -132,23 +132,16 @@ def _compare_logits(
     )
 
 
-def _lane(voc: Vocoder, mel: NDArray[np.float32] | None, steps: int, seed: int, take: Any) -> Lane:
-    voice = Voice(voc.config, voc.engine, voc.conditioner)
-    stream = voice.open(seed, Sampling(1.0, False, None))
-    return Lane(stream, voice.source(mel), position=0, remaining=steps, take=take)
-
-
 def _draw(voc: Vocoder, mel: NDArray[np.float32] | None, steps: int, seed: int) -> NDArray[Any]:
-    parts: list[Drawn] = []
-    lane = _lane(voc, mel, steps, seed, parts.append)
-    run_lanes(voc.engine, iter([lane]), hop_length=voc.config.hop_length, slots=1)
-    joined: NDArray[Any] = np.concatenate(parts)
-    return joined
+    request = make_request(voc.config, mel, steps if mel is None else None, seed)
+    return draw(voc.voice(), request, Sampling(1.0, False, None), steps)
 
 
 def _forced(
     voc: Vocoder, mel: NDArray[np.float32] | None, samples: NDArray[Any]
 ) -> NDArray[np.float32]:
-    lane = _lane(voc, mel, len(samples), 0, lambda drawn: None)
-    parts = forced_logits(voc.engine, lane, samples, voc.config.hop_length)
-    return np.concatenate([logits for logits, _ in parts])
+    request = make_request(voc.config, mel, len(samples) if mel is None else None, 0)
+    logits = np.empty((len(samples), voc.engine.logits_size), np.float32)
+    for numbers, part in teacher_forced_logits(voc.voice(), request, samples):
+        logits[numbers] = part
+    return logits

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, utterance
+from . import arrays, likelihood, utterance
 from .batch import BatchReport, default_streams, make_requests, run_batch
 from .config import ModelConfig
 from .devices import make_devices, resolve_devices
@@ -19,6 +19,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     from . import _C
     from .conditioning import Conditioner
+    from .subscale_network import SubscaleNetwork
 
 CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
 
@@ -58,12 +59,21 @@ class Vocoder:
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
     ) -> None:
-        from . import canonical, conditioning
+        from . import canonical, conditioning, subscale_network
 
         canonical.validate(config, tensors)
         self._config = config
-        self._devices = make_devices(config, tensors, device, dtype, cpu_threads, gpu_streams)
+        cell = (config, tensors)
+        if config.subscale is not None:
+            cell = subscale_network.cell_of(config, tensors)
+            if gpu_streams > 0:
+                gpu_streams *= config.subscale.factor
+        self._devices = make_devices(*cell, device, dtype, cpu_threads, gpu_streams)
         self._engine = self._devices[0].engine
+        self._network: SubscaleNetwork | None = None
+        if config.subscale is not None:
+            columns = subscale_network.SLICE_COLUMNS[self._engine.device]
+            self._network = subscale_network.SubscaleNetwork(config, tensors, columns)
         self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
         self._elsewhere: dict[arrays.Place, Conditioner] = {}  # the same for arrays on a GPU
 
@@ -168,7 +178,21 @@ class Vocoder:
     @property
     def streams(self) -> int:
         """Utterances that a batch runs side by side by default, all devices together."""
-        return sum(default_streams(device.engine) for device in self._devices)
+        rows = self._config.subscale_factor
+        return sum(max(1, default_streams(device.engine) // rows) for device in self._devices)
+
+    @property
+    def lag_samples(self) -> int:
+        """Samples of the utterance that are begun before the first one is complete.
+
+        0 but for a subscale model, whose first row runs so far ahead of its last: the first chunk
+        of a stream takes so many columns to draw, and needs the mel of so many samples
+        (docs/subscale.md).
+        """
+        if self._network is None:
+            return 0
+        rows = self._config.subscale_factor
+        return (rows - 1) * self._network.lag * rows
 
     @property
     def engine(self) -> _C.Engine:
@@ -243,7 +267,7 @@ class Vocoder:
         """
         one = self._request(mel, n_samples, seed)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        return run_batch(self._voice(fade_out), [one], sampling, progress=progress)[0]
+        return run_batch(self.voice(fade_out), [one], sampling, progress=progress)[0]
 
     def generate_batch(
         self,
@@ -293,7 +317,7 @@ class Vocoder:
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         most = None if streams is None else arrays.to_count(streams, "streams", 1)
         return run_batch(
-            self._voice(fade_out),
+            self.voice(fade_out),
             requests,
             sampling,
             most,
@@ -343,7 +367,7 @@ class Vocoder:
 
         sampling = utterance.Sampling(temperature, greedy, None)
         frames = self._chunk_frames(chunk_frames)
-        voice = self._voice(fade_out)
+        voice = self.voice(fade_out)
         if isinstance(mel, Iterator):
             if n_samples is not None or self._conditioner is None:
                 raise InputError("An unconditioned model streams n_samples=..., not frames.")
@@ -377,7 +401,7 @@ class Vocoder:
         """
         wave, _ = arrays.to_array(wav, "waveform")
         one = self._request(mel, len(wave) if mel is None and wave.ndim == 1 else None, 0)
-        return utterance.score(self._voice(False), one, wave)
+        return likelihood.score(self.voice(False), one, wave)
 
     def check_mel(self, mel: Any) -> Wave:
         """Return `mel` as numpy float32 [n_mels, n_frames] if this model can sound it.
@@ -393,13 +417,16 @@ class Vocoder:
 
     # --- helpers ---
 
-    def _voice(self, fade_out: bool) -> utterance.Voice:
+    def voice(self, fade_out: bool = True) -> utterance.Voice:
+        """What the functions of `utterance` need of it; without the fade-out at will."""
         config = self._config
         if not fade_out and config.output.fade_out_frames:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)
         name, engine = self._devices[0]
-        return utterance.Voice(config, engine, self._conditioner, self._elsewhere, name)
+        return utterance.Voice(
+            config, engine, self._conditioner, self._elsewhere, name, self._network
+        )
 
     def _request(self, mel: Any, n_samples: int | None, seed: Any) -> utterance.Request:
         memory = self._devices[0].name

@@ -1,8 +1,8 @@
-"""Several engines in one process: a thread each, and one queue of lanes for all.
+"""Several engines in one process: a thread each, and one queue of work for all.
 
-An engine takes the next lane when it has a place for it, so a faster device draws more. Which
-device draws a lane does not show: a stream is a state on the host, and devices of one kind compute
-the same.
+An engine takes the next piece of work (a lane, or an utterance of a subscale model) when it has a
+place for it, so a faster device draws more. Which device draws it does not show: a stream is a
+state on the host, and devices of one kind compute the same.
 """
 
 from __future__ import annotations
@@ -10,13 +10,36 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from .devices import Device
 from .errors import WaveRNNError
-from .lanes import Lane, Tally, let_signals_in, run_lanes
+from .lanes import Tally, let_signals_in
+
+if TYPE_CHECKING:
+    from . import _C
 
 _WAIT_SECONDS = 0.1  # at most between two looks at Ctrl-C, which may come to any thread
+
+
+Work = TypeVar("Work")
+_Work = TypeVar("_Work", contravariant=True)
+
+
+class Draw(Protocol[_Work]):
+    """Draws every piece of work of a queue to its end, such as `lanes.run_lanes`."""
+
+    def __call__(
+        self,
+        engine: _C.Engine,
+        queue: Iterator[_Work],
+        *,
+        slots: int,
+        on_samples: Callable[[int], None] | None = ...,
+        interrupt: Callable[[], None] | None = ...,
+    ) -> Tally:
+        """See `lanes.run_lanes`."""
+        ...
 
 
 class _StoppedError(Exception):
@@ -28,33 +51,35 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
-class _Shared(Iterator[Lane]):
-    """The lanes of an iterator, each to one of several threads."""
+class _Shared(Iterator[Work], Generic[Work]):
+    """What an iterator yields, each to one of several threads."""
 
-    def __init__(self, lanes: Iterator[Lane]) -> None:
-        self._lanes, self._lock = lanes, threading.Lock()
+    def __init__(self, items: Iterator[Work]) -> None:
+        self._items, self._lock = items, threading.Lock()
 
-    def __next__(self) -> Lane:
+    def __next__(self) -> Work:
         with self._lock:
-            return next(self._lanes)
+            return next(self._items)
 
 
 def run_on_devices(
     devices: Sequence[Device],
-    lanes: Iterator[Lane],
+    items: Iterator[Work],
+    draw: Draw[Work],
     *,
-    hop_length: int,
     slots: Sequence[int],
     on_samples: Callable[[int], None],
 ) -> Tally:
-    """Draw every lane to its end, on whichever device has a place for it.
+    """Draw all work to its end, on whichever device has a place for it.
 
     Parameters
     ----------
     devices : sequence of Device
         One or more.
-    lanes : iterator of Lane
+    items : iterator
         The longest first.
+    draw : callable
+        Does the work of a queue on one engine.
     slots : sequence of int
         Places of each device.
     on_samples : callable
@@ -71,7 +96,7 @@ def run_on_devices(
         Of the kind that stopped a device, naming it. The others have been stopped then.
     """
     messages: queue.SimpleQueue[int | Tally | _Failure] = queue.SimpleQueue()
-    stop, shared = threading.Event(), _Shared(lanes)
+    stop, shared = threading.Event(), _Shared(items)
 
     def heed() -> None:
         let_signals_in()
@@ -80,13 +105,8 @@ def run_on_devices(
 
     def work(device: Device, places: int) -> None:
         try:
-            tally = run_lanes(
-                device.engine,
-                shared,
-                hop_length=hop_length,
-                slots=places,
-                on_samples=messages.put,
-                interrupt=heed,
+            tally = draw(
+                device.engine, shared, slots=places, on_samples=messages.put, interrupt=heed
             )
         except BaseException as error:
             stop.set()

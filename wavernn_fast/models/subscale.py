@@ -8,7 +8,9 @@ its layers they leave open. Ours, with R = `SubscaleConfig.reach` (docs/subscale
     x[s, i] += conv2 relu(conv1(x[s, i - D], x[s, i], x[s, i + D]))         for D = 1, 2, 4, ...
 
 The first layer is linear and has weights of its own for every row, because each row misses other
-neighbours: it is the best place to interpolate. The mask lies there, and only there; the blocks
+neighbours: it is the best place to interpolate. In training they are the sum of weights that all
+rows share, by the distance from sample to sample, and of the row's own: what the sample before says
+is then learned once, not in every row. The mask lies there, and only there; the blocks
 mix columns of one row, all of which are masked alike. Beyond the ends of an utterance u is 0, and
 the network goes on, so it is the same function at every column. The result is added to the
 conditioning of the cell: its columns of `gru.w_conditioning` are the last layer.
@@ -53,31 +55,18 @@ class SubscaleNetwork(nn.Module):
         super().__init__()
         self.config = config
         rows, wide, taps = config.factor, config.channels, 2 * config.reach + 1
-        self.weight = nn.Parameter(torch.empty(rows, wide, rows, taps))  # before the gains
+        self.shared = nn.Parameter(torch.empty(wide, rows * taps + rows - 1))  # before the gains
+        self.weight = nn.Parameter(torch.zeros(rows, wide, rows, taps))  # what a row has besides
         self.bias = nn.Parameter(torch.zeros(rows, wide))
         self.blocks = nn.ModuleList(_Block(wide, dilation) for dilation in config.dilations)
-        mask, gains = _mask_and_gains(config)
-        self.mask: Tensor  # [row, 1, row seen, 1]: whether it lies before
-        self.register_buffer("mask", mask, persistent=False)
-        self.gains: Tensor  # [channels, 1, 1]
-        self.register_buffer("gains", gains, persistent=False)
-        self._reset()
-
-    def _reset(self) -> None:
-        """Begin with every channel hearing some of the nearest samples."""
-        config, reach = self.config, self.config.reach
-        row = torch.arange(config.factor)[:, None, None]
-        seen = torch.arange(config.factor)[None, :, None]
-        column = torch.arange(-reach, reach + 1)[None, None, :]
-        distance = (config.factor * column + seen - row).abs().float()
-        with torch.no_grad():
-            self.weight.copy_(torch.randn_like(self.weight) * torch.exp(-distance / _NEAR)[:, None])
-            self.weight.mul_(self.mask)
+        distance = torch.arange(self.shared.shape[1]) - (config.factor * (config.reach + 1) - 1)
+        with torch.no_grad():  # every channel hears some of the nearest samples
+            self.shared.copy_(torch.randn_like(self.shared) * torch.exp(-distance.abs() / _NEAR))
 
     @property
     def input_weight(self) -> Tensor:
         """The first layer as it acts: [row, channels, row seen, columns], zero where masked."""
-        return self.weight * self.mask * self.gains
+        return _input_weight(self.config, self.shared, self.weight)
 
     def forward(self, around: Tensor) -> Tensor:
         """Hear the rows before each sample.
@@ -113,8 +102,27 @@ def _mask_and_gains(config: SubscaleConfig) -> tuple[Tensor, Tensor]:
     return mask, spread.exp()[:, None, None]
 
 
+def _input_weight(config: SubscaleConfig, shared: Tensor, own: Tensor) -> Tensor:
+    """Sum of shared and own weights, masked and scaled: [row, channels, row seen, columns]."""
+    rows, reach = config.factor, config.reach
+    mask, gains = (part.to(own.device) for part in _mask_and_gains(config))
+    row = torch.arange(rows, device=own.device)
+    column = torch.arange(-reach, reach + 1, device=own.device)
+    distance = rows * column[None, None, :] + row[None, :, None] - row[:, None, None]
+    # [row, row seen, columns], counted from the farthest sample before
+    place = distance + rows * (reach + 1) - 1
+    every = shared[:, place].transpose(0, 1)  # [row, channels, row seen, columns]
+    return (every + own) * mask * gains
+
+
 def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """First layer as canonical tensors, from a state dict of `models.wavernn.WaveRNN`."""
-    mask, gains = _mask_and_gains(config)
-    weight = state["subscale.weight"].detach().cpu() * mask * gains
+    weight = _input_weight(config, state["subscale.shared"], state["subscale.weight"])
     return {"subscale.input.weight": weight, "subscale.input.bias": state["subscale.bias"]}
+
+
+def input_parameters(config: SubscaleConfig, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """Entries of such a state dict that act as this canonical first layer; nothing is shared."""
+    gains = _mask_and_gains(config)[1]
+    shared = torch.zeros(config.channels, config.factor * (2 * config.reach + 2) - 1)
+    return {"subscale.shared": shared, "subscale.weight": weight / gains, "subscale.bias": bias}

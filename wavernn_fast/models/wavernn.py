@@ -31,8 +31,9 @@ from ..config import ModelConfig
 from ..errors import ModelError
 from .mel_scale import MelScale, fold, unfold, whitening_of
 from .recurrence import Segment, recurrence
-from .subscale import SubscaleNetwork, input_layer
+from .subscale import SubscaleNetwork, input_layer, input_parameters
 
+_LAST_SAMPLE = 0.03  # of the initial weights that hear it, in a subscale model
 _NONE = torch.empty(0, 0, dtype=torch.int64)
 
 
@@ -73,6 +74,8 @@ class _Cell(nn.Module):
         self.mask: Tensor
         self.register_buffer("mask", mask.reshape(3 * size, 3), persistent=False)
         self.reset()
+        if config.subscale is not None:
+            self._reset_subscale(config.subscale.channels)
 
     def reset(self) -> None:
         """Initialise so that the units see the last sample at many gains from the start.
@@ -97,6 +100,18 @@ class _Cell(nn.Module):
             if hasattr(self, "w_conditioning"):
                 bound = self.w_conditioning.shape[1] ** -0.5
                 nn.init.uniform_(self.w_conditioning, -bound, bound)
+
+    def _reset_subscale(self, channels: int) -> None:
+        """Let the units hear the rows before at many gains, and their own last sample softly.
+
+        It lies some samples back; the one just before is among what the network hears.
+        """
+        gates = self.w_recurrent.shape[0]
+        with torch.no_grad():
+            self.w_sample[:, :2] *= _LAST_SAMPLE
+            gain = 0.1 * 100.0 ** torch.rand(gates, 1)
+            last = self.w_conditioning[:, -channels:]
+            last.copy_(torch.randn_like(last) * gain * channels**-0.5)
 
     @property
     def masked_sample(self) -> Tensor:
@@ -326,9 +341,9 @@ class WaveRNN(nn.Module):
         if self.config.n_mels:
             unfold(ours, self.mel.whitening())
         if self.config.subscale is not None:
-            gains = self.subscale.gains.numpy()
-            ours["subscale.weight"] = tensors["subscale.input.weight"] / gains
-            ours["subscale.bias"] = np.array(tensors["subscale.input.bias"])
+            layer = (np.array(tensors[f"subscale.input.{part}"]) for part in ("weight", "bias"))
+            first = input_parameters(self.config.subscale, *map(torch.from_numpy, layer))
+            ours |= {name: value.numpy() for name, value in first.items()}
         self.load_state_dict(own | {name: torch.from_numpy(a) for name, a in ours.items()})
 
 

@@ -1,0 +1,226 @@
+"""What the rows of a subscale model hear of the rows before them, slice by slice.
+
+The network is that of `models.subscale` (docs/subscale.md), run ahead of the engine. All rows of an
+utterance move together, S columns a slice, each `lag` columns behind the one before it. So a slice
+has the same shapes whatever the utterance is: one product for all rows, and columns that the next
+slice needs again are kept. Nothing is computed twice, and the bits hang on S alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canonical import Tensors, expected_shapes
+from .config import ModelConfig, SubscaleConfig
+
+_SINGLE_THREAD_PRODUCTS = 2**18  # multiplications; OpenBLAS uses one thread up to here
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+# Columns of a slice. The lag grows with them, which short utterances pay; a slice costs some calls,
+# and on a GPU a launch, which all pay.
+SLICE_COLUMNS = {"cpu": 32, "emu": 32, "cuda": 128}
+
+
+class _Block(NamedTuple):
+    """x + conv2(relu(conv1 x)); matrices [channels in, channels out]."""
+
+    dilation: int
+    taps: tuple[Any, Any, Any]  # of conv1, at columns i - dilation, i, i + dilation
+    bias1: Any  # [channels]
+    conv2: Any
+    bias2: Any  # [channels]
+    silence: Any  # [factor, 1, channels] what it hears where nothing sounds
+
+
+class SubscaleNetwork:
+    """The network of one model, for arrays of one module.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        With `subscale`.
+    tensors : mapping of str to float32 array
+        Canonical tensors (docs/formats.md).
+    slice_columns : int
+        Columns that a row advances in a slice, S.
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Weights, slice_columns: int) -> None:
+        assert config.subscale is not None
+        sub = self.subscale = config.subscale
+        self.slice_columns, self.lag = slice_columns, sub.horizon + slice_columns
+        self.columns = (sub.factor - 1) * self.lag + sub.reach  # of the past that is kept
+        first = tensors["subscale.input.weight"].reshape(sub.factor, sub.channels, -1)
+        self._first = np.ascontiguousarray(first.transpose(0, 2, 1))  # [row, seen, channels]
+        self._bias = tensors["subscale.input.bias"][:, None]  # [row, 1, channels]
+        self._windows = _windows(sub, slice_columns, self.columns)
+        self._blocks: list[_Block] = []
+        silence = self._bias
+        for i, dilation in enumerate(sub.dilations):
+            block = _read_block(f"subscale.blocks.{i}", dilation, tensors, silence)
+            self._blocks.append(block)
+            ends = np.repeat(silence, 2 * dilation + 1, axis=1)
+            silence = _pass(np, block, ends, 1)
+        weight = tensors["gru.w_conditioning"][:, config.n_mels + config.aux_size :].T
+        width = _SINGLE_THREAD_PRODUCTS // (slice_columns * sub.channels)
+        self._xp: Any = np
+        self._out = _strips(np.ascontiguousarray(weight), max(1, width))
+        self.size = weight.shape[1]  # gate pre-activations, 3 hidden_size
+
+    def on(self, xp: Any) -> SubscaleNetwork:
+        """Bring the weights to another array module."""
+        twin = copy.copy(self)
+        twin._xp = xp
+        twin._first, twin._bias = xp.asarray(self._first), xp.asarray(self._bias)
+        twin._windows = xp.asarray(self._windows)
+        twin._blocks = [
+            _Block(
+                block.dilation,
+                (xp.asarray(block.taps[0]), xp.asarray(block.taps[1]), xp.asarray(block.taps[2])),
+                *(xp.asarray(array) for array in block[2:]),
+            )
+            for block in self._blocks
+        ]
+        # A GPU has no threads to be left alone: one product.
+        twin._out = [xp.asarray(np.concatenate(self._out, axis=1))]
+        return twin
+
+    def start(self) -> NetworkState:
+        """Begin an utterance, before which nothing sounds."""
+        xp, sub = self._xp, self.subscale
+        past = xp.zeros((sub.factor, self.columns), dtype=xp.float32)
+        wide = [
+            block.silence + xp.zeros((1, 2 * block.dilation, 1), dtype=xp.float32)
+            for block in self._blocks
+        ]
+        return NetworkState(past, wide)
+
+    def hear(self, state: NetworkState, out: Any, rows: slice = slice(None)) -> None:
+        """Compute what the rows of the next slice hear.
+
+        Parameters
+        ----------
+        state : NetworkState
+            Of the utterance; moved on by S columns for these rows.
+        out : float32 array [factor, S, size]
+            Written for these rows: gate pre-activations without the rest of the conditioning. Entry
+            [s, j] belongs to column ``slice * S - s * lag + j``.
+        rows : slice
+            All by default; several threads may each take some.
+        """
+        xp, count = self._xp, self.slice_columns
+        seen = state.past.reshape(-1)[self._windows[rows]]  # [rows, S, seen]
+        x = xp.matmul(seen, self._first[rows]) + self._bias[rows]
+        for block, kept in zip(self._blocks, state.kept, strict=True):
+            wide = xp.concatenate([kept[rows], x], axis=1)
+            kept[rows] = wide[:, count:]
+            x = _pass(xp, block, wide, count)
+        column = 0
+        for strip in self._out:
+            out[rows, :, column : column + strip.shape[1]] = xp.matmul(x, strip)
+            column += strip.shape[1]
+
+
+class NetworkState:
+    """What the network keeps of one utterance between slices; made by `SubscaleNetwork.start`.
+
+    Attributes
+    ----------
+    past : float32 [factor, columns]
+        Amplitudes of the last columns of row 0, and of the same columns of all others as far as
+        they are drawn; 0 where there is none.
+    kept : list of float32 [factor, 2 dilation, channels]
+        What each block heard last.
+    """
+
+    def __init__(self, past: Any, kept: list[Any]) -> None:
+        self.past, self.kept = past, kept
+
+    def push(self, network: SubscaleNetwork, drawn: Any) -> None:
+        """Add a slice: float32 [factor, S], 0 where a row has drawn nothing."""
+        past, count, lag = self.past, network.slice_columns, network.lag
+        past[:, : max(0, network.columns - count)] = past[:, count:].copy()
+        past[:, max(0, network.columns - count) :] = 0.0
+        for row in range(len(past) - 1):  # nobody hears the last one
+            end = network.columns - row * lag
+            begin = max(0, end - count)
+            past[row, begin:end] = drawn[row, count - (end - begin) :]
+
+
+def cell_of(config: ModelConfig, tensors: Weights) -> tuple[ModelConfig, Tensors]:
+    """The model that the engine runs for each row: all its conditioning comes from outside.
+
+    It hears one row of gate pre-activations a sample, so its hop length is 1.
+    """
+    cell = dataclasses.replace(
+        config,
+        subscale=None,
+        hop_length=1,
+        n_mels=1,
+        aux_size=0,
+        aux_channels=0,
+        aux_blocks=0,
+        aux_kernel=0,
+        mel=None,
+    )
+    given = dict(tensors)
+    given["gru.w_conditioning"] = np.zeros((3 * config.hidden_size, 1), np.float32)
+    given["upsample.kernel"] = np.ones((1, 1), np.float32)
+    return cell, {name: given[name] for name in expected_shapes(cell)}
+
+
+def _windows(sub: SubscaleConfig, count: int, columns: int) -> NDArray[np.int64]:
+    """Where `NetworkState.past`, flat, holds what the first layer reads: [row, S, seen].
+
+    Rows that a row may not hear have weight zero, so any place will do for them.
+    """
+    lag, reach = sub.horizon + count, sub.reach
+    row = np.arange(sub.factor)[:, None, None, None]
+    step = np.arange(count)[None, :, None, None]
+    seen = np.arange(sub.factor)[None, None, :, None]
+    tap = np.arange(-reach, reach + 1)[None, None, None, :]
+    place = columns - row * lag + (sub.horizon - reach) + step + tap
+    flat = seen * columns + np.clip(place, 0, max(0, columns - 1))
+    return np.ascontiguousarray(flat.reshape(sub.factor, count, -1))
+
+
+def _read_block(name: str, dilation: int, tensors: Weights, silence: Any) -> _Block:
+    def turned(weight: NDArray[np.float32]) -> Any:
+        return np.ascontiguousarray(weight.T)
+
+    first = tensors[f"{name}.conv1.weight"]
+    return _Block(
+        dilation,
+        (turned(first[:, :, 0]), turned(first[:, :, 1]), turned(first[:, :, 2])),
+        tensors[f"{name}.conv1.bias"],
+        turned(tensors[f"{name}.conv2.weight"]),
+        tensors[f"{name}.conv2.bias"],
+        silence,
+    )
+
+
+def _pass(xp: Any, block: _Block, wide: Any, count: int) -> Any:
+    """Columns [rows, count + 2 dilation, channels] -> [rows, count, channels]."""
+    inner = xp.matmul(wide[:, :count], block.taps[0])
+    for i in (1, 2):
+        first = i * block.dilation
+        inner += xp.matmul(wide[:, first : first + count], block.taps[i])
+    inner += block.bias1
+    more = xp.matmul(xp.where(inner > 0.0, inner, xp.zeros_like(inner)), block.conv2)
+    more += block.bias2
+    more += wide[:, block.dilation : block.dilation + count]
+    return more
+
+
+def _strips(matrix: NDArray[np.float32], width: int) -> list[Any]:
+    """Columns in strips whose products OpenBLAS does on one thread; see `conditioning._Dense`."""
+    return [
+        np.ascontiguousarray(matrix[:, i : i + width]) for i in range(0, matrix.shape[1], width)
+    ]

@@ -1,0 +1,309 @@
+"""Driving the engine for subscale models: the rows of an utterance are the streams of a batch.
+
+Between two slices of S columns, drawn by one call of the engine, the network hears what the rows
+before have drawn (`subscale_network`)::
+
+    row 0   |<- S ->|<- S ->|<- S ->|
+    row 1           lag = horizon + S behind      |<- S ->|
+    row 2                                                  lag behind that ...
+
+so every row begins a slice when all that its network hears in it has been drawn. Several utterances
+may share a slice; nobody's samples hang on that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrays
+from .lanes import Tally, let_signals_in
+from .subscale import row_length
+from .subscale_network import NetworkState, SubscaleNetwork
+
+if TYPE_CHECKING:
+    from . import _C
+    from .config import ModelConfig
+
+_FRAMES_AHEAD = 32  # frames whose rows are made at once, where the mel is there
+
+Labels = NDArray[np.int32]
+
+
+class FrameSource(Protocol):
+    """Frame conditioning of one utterance, in order."""
+
+    def wait_for(self, n_frames: int) -> int:
+        """Wait until so many frames are known or none are left; returns how many are known."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether the frames known are all there are."""
+        ...
+
+    def window(self, first: int, count: int) -> tuple[Any, Any]:
+        """Rows (interp [count, 3H], hold [count, 3H] or None) of known frames, each asked once."""
+        ...
+
+
+class Piece(NamedTuple):
+    """What one row draws in a slice."""
+
+    row: int
+    first: int  # column
+    columns: int  # how many, 1 or more
+    conditioning: Any  # float32 [count, 3H] as `Engine.run` takes it
+    forced: Labels | None  # [count]
+
+
+class Utterance:
+    """One utterance on its way through the engine.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        With `subscale`.
+    network : SubscaleNetwork
+        Its weights lie in `place`.
+    open_row : callable
+        Makes the stream of a row.
+    frames : FrameSource, optional
+        None: unconditioned.
+    n_samples : int, optional
+        Samples to draw; None: as many as `frames` have once they are finished.
+    place : arrays.Place
+        Where the conditioning is computed.
+    forced : int32 [n_samples], optional
+        Samples that are fed back instead of those drawn.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        network: SubscaleNetwork,
+        open_row: Callable[[int], _C.Stream],
+        frames: FrameSource | None,
+        n_samples: int | None,
+        *,
+        place: arrays.Place = arrays.HOST,
+        forced: Labels | None = None,
+    ) -> None:
+        assert config.subscale is not None
+        self.rows, self._hop = config.subscale.factor, config.hop_length
+        self.streams = [open_row(row) for row in range(self.rows)]
+        self._network, self._place, self._forced = network, place, forced
+        self._frames = None if frames is None else _FrameTable(frames, network.size, place)
+        self._n_samples = n_samples
+        self._step = 0  # columns that row 0 has been through
+        with place.scope():
+            self._state: NetworkState = network.start()
+            shape = (self.rows, network.slice_columns, network.size)
+            self._conditioning = place.xp.zeros(shape, dtype=place.xp.float32)
+        behind = (self.rows - 1) * network.lag
+        self._drawn = np.zeros((self.rows, behind + network.slice_columns), np.int32)
+        self._sent = 0  # columns, all of whose samples have been handed out
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sample has been drawn."""
+        if self._n_samples is None:
+            return False
+        return all(
+            self._step - row * self._network.lag >= row_length(self._n_samples, self.rows, row)
+            for row in range(min(self.rows, self._n_samples))
+        )
+
+    def pieces(self) -> list[Piece]:
+        """Prepare the next slice; it may be empty, where rows wait for those before them."""
+        network, count = self._network, self._network.slice_columns
+        if self._n_samples is None:
+            assert self._frames is not None
+            self._n_samples = self._frames.end(self._frame(self._step + count - 1) + 1, self._hop)
+        spans = []
+        for row in range(self.rows):
+            start = self._step - row * network.lag
+            known = self._n_samples
+            length = start + count if known is None else row_length(known, self.rows, row)
+            first, end = max(0, start), min(start + count, length)
+            if first < end:
+                spans.append((row, start, first, end))
+        with self._place.scope():  # rows that still wait hear what is drawn before their beginning
+            network.hear(self._state, self._conditioning)
+            if spans and self._frames is not None:
+                self._add_frames(spans)
+            return [self._piece(*span) for span in spans]
+
+    def take(self, pieces: Sequence[Piece], drawn: Sequence[Labels]) -> Labels:
+        """Move on by a slice in which `pieces` have been drawn; what is new, in order of time."""
+        network, count = self._network, self._network.slice_columns
+        heard = np.zeros((self.rows, count), np.float32)
+        for piece, labels in zip(pieces, drawn, strict=True):
+            at = piece.first - (self._step - piece.row * network.lag)
+            heard[piece.row, at : at + piece.columns] = (labels - 32768) / np.float32(32768.0)
+            column = piece.first - self._sent
+            self._drawn[piece.row, column : column + piece.columns] = labels
+        with self._place.scope():
+            self._state.push(network, self._place.xp.asarray(heard))
+        self._step += count
+        return self._complete()
+
+    def _complete(self) -> Labels:
+        """Samples of all columns that are complete and not handed out yet, [n]."""
+        last = max(0, self._step - (self.rows - 1) * self._network.lag)
+        known = self._n_samples
+        if known is not None:
+            last = min(last, known // self.rows)
+            if self.finished:
+                rest = known - self._sent * self.rows
+                whole = self._drawn[:, : -(-rest // self.rows)].T.reshape(-1)[:rest].copy()
+                self._sent = -(-known // self.rows)
+                return whole
+        columns = last - self._sent
+        new = self._drawn[:, :columns].T.reshape(-1).copy()
+        kept = self._drawn.shape[1] - columns
+        self._drawn[:, :kept] = self._drawn[:, columns:].copy()
+        self._sent += columns
+        return new
+
+    def _frame(self, column: int) -> int:
+        return column * self.rows // self._hop
+
+    def _piece(self, row: int, start: int, first: int, end: int) -> Piece:
+        rows = self._conditioning[row, first - start : end - start]
+        forced = None
+        if self._forced is not None:
+            forced = np.ascontiguousarray(self._forced[row :: self.rows][first:end])
+        return Piece(row, first, end - first, self._place.export(rows), forced)
+
+    def _add_frames(self, spans: Sequence[tuple[int, int, int, int]]) -> None:
+        """Add to the conditioning what is constant over each frame."""
+        assert self._frames is not None
+        steps = self._hop // self.rows  # columns of a frame
+        low = min(first for _, _, first, _ in spans) // steps
+        high = max(end - 1 for _, _, _, end in spans) // steps + 1
+        self._frames.keep(low, high)
+        for row, start, first, end in spans:
+            for frame in range(first // steps, (end - 1) // steps + 1):
+                begin, stop = max(first, frame * steps), min(end, (frame + 1) * steps)
+                self._conditioning[row, begin - start : stop - start] += self._frames.row(frame)
+
+
+class _FrameTable:
+    """Conditioning of the frames that some row is in, one row of gates each."""
+
+    def __init__(self, source: FrameSource, size: int, place: arrays.Place) -> None:
+        self._source, self._place = source, place
+        self._first, self._end = 0, 0  # frames kept
+        self._rows = place.xp.zeros((0, size), dtype=place.xp.float32)
+
+    def end(self, n_frames: int, hop_length: int) -> int | None:
+        """Wait for frames; samples of all of them if these are the last, else None."""
+        known = self._source.wait_for(n_frames)
+        return known * hop_length if self._source.finished else None
+
+    def keep(self, first: int, end: int) -> None:
+        """Have frames [first, end) at hand; both never fall."""
+        if end > self._end:
+            known = self._source.wait_for(end)
+            ahead = min(max(end, self._end + _FRAMES_AHEAD), known)
+            interp, hold = self._source.window(self._end, ahead - self._end)
+            new = interp if hold is None else interp + hold
+            self._rows = self._place.xp.concatenate([self._rows[first - self._first :], new])
+            self._first, self._end = first, ahead
+
+    def row(self, frame: int) -> Any:
+        """Gate pre-activations [3H] of a frame at hand."""
+        return self._rows[frame - self._first]
+
+
+class Run(NamedTuple):
+    """An utterance in a queue, and who gets its samples."""
+
+    utterance: Utterance
+    take: Callable[[Labels], None]
+
+
+def advance(
+    engine: _C.Engine,
+    utterances: Sequence[Utterance],
+    *,
+    return_logits: bool = False,
+    interrupt: Callable[[], None] | None = None,
+) -> tuple[list[list[tuple[Piece, Any]]], list[Labels], float]:
+    """Draw the next slice of each utterance, all rows of all of them side by side.
+
+    Returns
+    -------
+    logits : for each utterance, its pieces with their logits [count, 512], or None
+    samples : for each utterance, what is new in order of time, int32 [n]
+    seconds : inside the engine
+    """
+    prepared = [utterance.pieces() for utterance in utterances]
+    streams = [
+        utterance.streams[piece.row]
+        for utterance, pieces in zip(utterances, prepared, strict=True)
+        for piece in pieces
+    ]
+    every = [piece for pieces in prepared for piece in pieces]
+    begun, results = time.perf_counter(), []
+    if every:
+        forced = [piece.forced for piece in every]
+        results = engine.run(
+            streams,
+            [piece.columns for piece in every],
+            [piece.conditioning for piece in every],
+            [None] * len(every),
+            forced=None if forced[0] is None else forced,
+            return_logits=return_logits,
+            lanes=len(every),
+            interrupt=interrupt or let_signals_in,
+        )
+    seconds = time.perf_counter() - begun
+    found, samples, at = [], [], 0
+    for utterance, pieces in zip(utterances, prepared, strict=True):
+        own = results[at : at + len(pieces)]
+        at += len(pieces)
+        found.append([(piece, logits) for piece, (_, logits) in zip(pieces, own, strict=True)])
+        samples.append(utterance.take(pieces, [np.asarray(d, np.int32) for d, _ in own]))
+    return found, samples, seconds
+
+
+def run_utterances(
+    engine: _C.Engine,
+    queue: Iterator[Run],
+    *,
+    slots: int,
+    on_samples: Callable[[int], None] | None = None,
+    interrupt: Callable[[], None] | None = None,
+) -> Tally:
+    """Draw every utterance of `queue` to its end, at most `slots` at a time.
+
+    See `lanes.run_lanes`, which does the same for streams that are an utterance each.
+    """
+    tally, active = Tally(), list[Run]()
+    while True:
+        active = [run for run in active if not run.utterance.finished]
+        while len(active) < slots:
+            run = next(queue, None)
+            if run is None:
+                break
+            if not run.utterance.finished:
+                active.append(run)
+        if not active:
+            return tally
+        found, samples, seconds = advance(
+            engine, [run.utterance for run in active], interrupt=interrupt
+        )
+        counts = [piece.columns for pieces in found for piece, _ in pieces]
+        for run, new in zip(active, samples, strict=True):
+            run.take(new)
+        tally.samples += sum(counts)
+        tally.place_steps += max(counts, default=0) * slots * active[0].utterance.rows
+        tally.engine_seconds += seconds
+        if on_samples is not None:
+            on_samples(sum(counts))
