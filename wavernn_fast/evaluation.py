@@ -237,7 +237,7 @@ class Evaluator:
         found = {
             dtype: _engine_nll(voc, request, targets, first) for dtype, voc in self._engines.items()
         }
-        by_torch = None if self._torch is None else self._torch_nll(targets[:first], mel)
+        by_torch = None if self._torch is None else self._torch_nll(targets, first, mel)
         difference = None
         if by_torch is not None and "fp32" in found:
             difference = abs(found["fp32"][1] - by_torch)
@@ -248,17 +248,21 @@ class Evaluator:
             "torch_difference": difference,
         }
 
-    def _torch_nll(self, targets: NDArray[Any], mel: Wave | None) -> float:
+    def _torch_nll(self, targets: NDArray[Any], first: int, mel: Wave | None) -> float:
+        """Nats per sample of the `first` targets, under PyTorch."""
         from .models.eager import torch_threads
 
         assert self._torch is not None
+        subscale = self.config.subscale
+        ahead = 0 if subscale is None else subscale.factor * subscale.horizon  # what they hear of
+        targets = targets[: first + ahead]
         if mel is not None:  # the frames that these samples hear
             context = self.config.lookback_frames + self.config.lookahead_frames
             mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]
         with torch_threads(self.voc.cpu_threads):
             logits = self._torch.teacher_forced_logits(targets, mel)
-        parts = _blocks(self.config, logits, targets)
-        return sum(float(part.sum()) for part in parts) / len(targets)
+        parts = _blocks(self.config, logits[:first], targets[:first])
+        return sum(float(part.sum()) for part in parts) / first
 
     def _distances(self, original: Wave, copy: Wave) -> dict[str, Any]:
         assert self.config.mel is not None

@@ -109,7 +109,7 @@ class EagerSubscale(EagerDual):
         own = by_row(_amplitude(samples, self.dtype))[None]
         around = torch.cat([silence, own, silence], dim=2)
         heard = self._heard([(row, around) for row in range(rows)])[0]
-        now = [by_row(mel), by_row(aux)] if self.config.n_mels else []
+        now = [by_row(torch.cat([mel, aux], dim=1))] if self.config.n_mels else []
         logits = self._follow(by_row(samples), [*now, heard])
         return logits.transpose(0, 1).flatten(0, 1)[:count]
 

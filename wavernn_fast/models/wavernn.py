@@ -326,7 +326,7 @@ class WaveRNN(nn.Module):
         if self.config.n_mels:
             unfold(ours, self.mel.whitening())
         if self.config.subscale is not None:
-            gains = self.subscale.gains.numpy()
+            gains = self.subscale.gains.cpu().numpy()
             ours["subscale.weight"] = tensors["subscale.input.weight"] / gains
             ours["subscale.bias"] = np.array(tensors["subscale.input.bias"])
         self.load_state_dict(own | {name: torch.from_numpy(a) for name, a in ours.items()})
