@@ -6,6 +6,7 @@ a small utterance, both ways: nothing else is heard, and all of it is.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import cache
@@ -69,6 +70,23 @@ def eager_of(config: ModelConfig) -> EagerSubscale:
     return made
 
 
+@cache
+def spoiled(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Weights that no file may hold: something where a row would see itself or one after it."""
+    assert config.subscale is not None
+    weight = trained_weights(config)["subscale.input.weight"]
+    later = np.triu(np.ones((config.subscale.factor,) * 2, np.float32))[:, None, :, None]
+    return {**trained_weights(config), "subscale.input.weight": weight + later}
+
+
+@cache
+def spoiled_model(config: ModelConfig) -> WaveRNN:
+    model = copy.deepcopy(model_of(config))
+    weight = torch.from_numpy(spoiled(config)["subscale.input.weight"])
+    model.subscale.weight.data.copy_(weight / model.subscale.gains)
+    return model
+
+
 def whole(config: ModelConfig, samples: np.ndarray, mel: np.ndarray | None) -> Batch:
     """One utterance of whole columns as a batch of one segment."""
     assert config.subscale is not None
@@ -84,9 +102,14 @@ def whole(config: ModelConfig, samples: np.ndarray, mel: np.ndarray | None) -> B
     )
 
 
-def model_logits(config: ModelConfig, samples: np.ndarray, mel: np.ndarray | None) -> np.ndarray:
+def model_logits(
+    config: ModelConfig,
+    samples: np.ndarray,
+    mel: np.ndarray | None,
+    model: Callable[[ModelConfig], WaveRNN] = model_of,
+) -> np.ndarray:
     with torch.no_grad():
-        logits, _ = model_of(config)(whole(config, samples, mel))
+        logits, _ = model(config)(whole(config, samples, mel))
     return logits[:, 0].double().numpy()
 
 
@@ -306,15 +329,17 @@ REACH = [
 @pytest.mark.parametrize("byte", [0x5500, 0x0055], ids=["coarse", "fine"])
 @pytest.mark.parametrize("config", REACH, ids=cases.case_id)
 def test_every_sample_moves_what_may_hear_it_and_nothing_else(config, byte, engine):
-    count = 32 if engine != "reference" else 16
+    """Whatever stands in the weights of rows that are not before."""
+    count, tensors = 32 if engine != "reference" else 16, spoiled(config)
     samples, mel = work(config, count)
+    eager = make_eager(config, tensors, "float64")
 
     def by_reference(x: np.ndarray) -> np.ndarray:
-        return run_subscale(config, trained_weights(config), mel, count, forced=x)["logits"]
+        return run_subscale(config, tensors, mel, count, forced=x)["logits"]
 
     logits = {
-        "model": lambda x: model_logits(config, x, mel),
-        "eager": lambda x: eager_of(config).teacher_forced_logits(x, mel),
+        "model": lambda x: model_logits(config, x, mel, spoiled_model),
+        "eager": lambda x: eager.teacher_forced_logits(x, mel),
         "reference": by_reference,
     }[engine]
     moved, allowed = reaction(logits, samples, byte), rule(config, count, byte)
@@ -322,6 +347,15 @@ def test_every_sample_moves_what_may_hear_it_and_nothing_else(config, byte, engi
     near = np.array([[directly(config, n, m) for n in range(count)] for m in range(count)])
     heard = moved | ~near[:, :, None]
     assert heard.all(), np.argwhere(~heard)[:5]
+
+
+def test_weights_of_rows_that_are_not_before_are_never_used():
+    config = REACH[1]
+    samples, _ = work(config, 32)
+    expected = run_subscale(config, trained_weights(config), n_samples=32, forced=samples)["logits"]
+    found = run_subscale(config, spoiled(config), n_samples=32, forced=samples)["logits"]
+    assert np.array_equal(found, expected)
+    assert_same(model_logits(config, samples, None, spoiled_model), expected)
 
 
 @pytest.mark.parametrize("config", REACH[:3], ids=cases.case_id)
