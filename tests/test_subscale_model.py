@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from reference_subscale import run_subscale
+from reference_subscale import _Heard, run_subscale
 from test_wavernn_model import assert_same
 from train_runs import one_thread  # noqa: F401
 
@@ -141,6 +141,19 @@ def test_the_eager_model_is_the_float64_reference(config, count):
 
 
 @every_config
+def test_the_form_for_gpus_is_the_same_function(config):
+    """PyTorch's fused GRU over rows as a batch, which runs on a CPU too."""
+    batch = whole(config, *work(config))
+    model = model_of(config)
+    with torch.no_grad():
+        x, h = model._inputs(batch), torch.zeros(config.subscale_factor, config.hidden_size)
+        for found, expected in zip(
+            model._fused(x, batch, h), model._stepwise(x, batch, h), strict=True
+        ):
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+@every_config
 def test_losses_are_the_likelihood_of_the_logits(config):
     samples, mel = work(config)
     with torch.no_grad():
@@ -155,18 +168,9 @@ def test_one_row_that_hears_nobody_is_an_ordinary_model():
     config = CONFIGS[0]
     tensors = trained_weights(config)
     samples, _ = work(config)
-    heard = np.zeros((1, 6, 1))
-    for i in range(1):
-        x = torch.from_numpy(tensors["subscale.input.bias"].astype(np.float64))[:, :, None]
-        name = f"subscale.blocks.{i}"
-        w1, b1, w2, b2 = (
-            torch.from_numpy(tensors[f"{name}.{end}"].astype(np.float64))
-            for end in ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
-        )
-        inner = torch.relu(torch.einsum("oik,nit->not", w1, x) + b1[:, None])
-        heard = (x + torch.einsum("oi,nit->not", w2, inner) + b2[:, None]).numpy()
-    plain = {n: t.astype(np.float64) for n, t in tensors.items() if not n.startswith("subscale")}
-    plain["gru.b_input"] = plain["gru.b_input"] + plain.pop("gru.w_conditioning") @ heard[0, :, 0]
+    plain = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    heard = _Heard(config.subscale, plain, np.zeros(0), 0).at(0)
+    plain["gru.b_input"] = plain["gru.b_input"] + plain.pop("gru.w_conditioning") @ heard
     ordinary = dataclasses.replace(config, subscale=None)
     expected = reference.run(ordinary, plain, n_steps=64, forced=samples)["logits"]
     found = run_subscale(config, tensors, forced=samples, n_samples=64)["logits"]
