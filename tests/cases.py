@@ -7,13 +7,14 @@ forgotten bias, a swapped gate or a lost feedback path shows within a few steps.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_fast.config import ModelConfig
+from wavernn_fast.config import ModelConfig, SubscaleConfig
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -29,6 +30,14 @@ def dual_config(hidden_size: int, fc_size: int, **fields: Any) -> ModelConfig:
         fc_size=fc_size,
         **(defaults | fields),
     )
+
+
+def subscale_config(
+    factor: int, horizon: int, blocks: int, *, channels: int = 6, **fields: Any
+) -> ModelConfig:
+    """Return a small subscale model; unconditioned (hop 1) unless `fields` say otherwise."""
+    subscale = SubscaleConfig(factor=factor, horizon=horizon, channels=channels, blocks=blocks)
+    return dual_config(32, 16, subscale=subscale, **fields)
 
 
 def residual_config(
@@ -117,6 +126,9 @@ def case_id(config: ModelConfig) -> str:
         parts.append(f"pad-{config.pad}")
     if config.first_input:
         parts.append(f"first{config.first_input:g}")
+    if config.subscale is not None:
+        sizes = dataclasses.astuple(config.subscale)
+        parts.append("subscale" + "x".join(str(size) for size in sizes))
     return "-".join(parts)
 
 
@@ -158,6 +170,8 @@ def random_tensors(config: ModelConfig, seed: int = 0, gain: float = 1.0) -> Ten
         tensors["upsample.kernel"] = _kernel(config, make)
     if config.aux_size:
         tensors |= _aux(config, make)
+    if config.subscale is not None:
+        tensors |= _subscale(config.subscale, make)
     return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
 
 
@@ -172,8 +186,8 @@ def _dual(config: ModelConfig, make: _Maker) -> Tensors:
         "gru.b_input": make.normal((3 * h,), 0.3),
         "gru.w_sample": w_sample,
     }
-    if config.n_mels:
-        tensors["gru.w_conditioning"] = make.matrix(3 * h, config.n_mels + config.aux_size)
+    if config.conditioning_size:
+        tensors["gru.w_conditioning"] = make.matrix(3 * h, config.conditioning_size)
     for name in ("coarse", "fine"):
         tensors |= _layer(make, f"{name}_fc1", fc, half, 2.0)
         tensors |= _layer(make, f"{name}_fc2", 256, fc, 2.2)
@@ -229,6 +243,23 @@ def _aux(config: ModelConfig, make: _Maker) -> Tensors:
         tensors |= _layer(make, f"aux.blocks.{i}.conv1", channels, channels, 1.0)
         tensors |= _layer(make, f"aux.blocks.{i}.conv2", channels, channels, 0.5)
     return tensors | _layer(make, "aux.conv_out", slices * config.aux_size, channels, 1.0)
+
+
+def _subscale(config: SubscaleConfig, make: _Maker) -> Tensors:
+    rows, wide, taps = config.factor, config.channels, 2 * config.reach + 1
+    weight = make.matrix(rows * wide, rows * taps, 3.0).reshape(rows, wide, rows, taps)
+    for row in range(rows):
+        weight[row, :, row:] = 0.0  # a row sees the rows before it only
+    tensors = {
+        "subscale.input.weight": weight,
+        "subscale.input.bias": make.normal((rows, wide), 0.3),
+    }
+    for i in range(config.blocks):
+        name = f"subscale.blocks.{i}"
+        tensors |= _layer(make, f"{name}.conv1", wide, 3 * wide, 1.0)
+        tensors[f"{name}.conv1.weight"] = tensors[f"{name}.conv1.weight"].reshape(wide, wide, 3)
+        tensors |= _layer(make, f"{name}.conv2", wide, wide, 0.7)
+    return tensors
 
 
 # --- inputs ---------------------------------------------------------------------------------------

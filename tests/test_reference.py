@@ -12,7 +12,8 @@ import tolerances
 
 from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
-from wavernn_fast.models.eager import EagerDual, EagerResidual, fold_starts, make_eager
+from wavernn_fast.models.eager import EagerDual, fold_starts, make_eager
+from wavernn_fast.models.eager_residual import EagerResidual, _logistics
 from wavernn_fast.models.eager_wave import join_folds, resynthesise
 
 every_small = pytest.mark.parametrize("config", cases.small_configs(), ids=cases.case_id)
@@ -137,8 +138,6 @@ def test_logistic_draws_follow_the_mixture():
 
 def test_eager_logistic_draws_follow_the_mixture():
     import torch
-
-    from wavernn_fast.models.eager import _logistics
 
     n = 20_000
     with torch.random.fork_rng(devices=[]):

@@ -98,8 +98,9 @@ class SubscaleConfig:
             (1 <= self.factor <= 64, f"subscale factor is {self.factor}, must be 1 to 64"),
             (0 <= self.horizon <= 4096, f"horizon is {self.horizon}, must be 0 to 4096"),
             (self.channels > 0, f"subscale channels is {self.channels}, must be positive"),
+            (0 <= self.blocks <= 12, f"subscale blocks is {self.blocks}, must be 0 to 12"),
             (
-                0 <= self.blocks <= 12 and 2**self.blocks - 1 <= self.horizon,
+                not 0 <= self.blocks <= 12 or 2**self.blocks - 1 <= max(0, self.horizon),
                 f"{self.blocks} subscale blocks reach 2**{self.blocks} - 1 columns, more than "
                 f"the horizon of {self.horizon} allows",
             ),

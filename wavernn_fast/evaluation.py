@@ -249,20 +249,20 @@ class Evaluator:
         }
 
     def _torch_nll(self, targets: NDArray[Any], first: int, mel: Wave | None) -> float:
-        """Nats per sample of the first targets; a subscale model hears some of those after."""
+        """Nats per sample of the `first` targets, under PyTorch."""
         from .models.eager import torch_threads
 
         assert self._torch is not None
-        sub = self.config.subscale
-        targets = targets[: first + (0 if sub is None else sub.horizon * sub.factor)]
+        subscale = self.config.subscale
+        ahead = 0 if subscale is None else subscale.factor * subscale.horizon  # what they hear of
+        targets = targets[: first + ahead]
         if mel is not None:  # the frames that these samples hear
             context = self.config.lookback_frames + self.config.lookahead_frames
             mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]
         with torch_threads(self.voc.cpu_threads):
             logits = self._torch.teacher_forced_logits(targets, mel)
-        parts = _blocks(self.config, logits, targets)
-        nll: NDArray[np.float64] = np.concatenate(list(parts))
-        return float(nll[:first].mean())
+        parts = _blocks(self.config, logits[:first], targets[:first])
+        return sum(float(part.sum()) for part in parts) / first
 
     def _distances(self, original: Wave, copy: Wave) -> dict[str, Any]:
         assert self.config.mel is not None

@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError, ModelError
 from . import common
-from .train import block_options
+from .train_options import block_options
 
 
 @click.command(

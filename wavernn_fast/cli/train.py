@@ -13,114 +13,27 @@ from click.core import ParameterSource
 
 from ..errors import InputError
 from . import common
+from .train_options import (
+    BATCH,
+    COLUMNS,
+    PRUNE,
+    SEGMENT,
+    SETTINGS,
+    SIZES,
+    learning_options,
+    prune_options,
+    size_options,
+)
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
     from ..train.processes import Processes
+    from ..train.prune import PruneSettings
     from ..train.run import Data, Loaded
     from ..train.settings import TrainSettings
     from ..train.state import State
 
-_PRUNE = {  # option -> field of PruneSettings
-    "prune": "sparsity",
-    "prune_block": "block",
-    "prune_start": "start",
-    "prune_length": "length",
-    "prune_every": "every",
-    "prune_gates": "gates",
-    "prune_outputs": "outputs",
-}
 _PRUNE_LENGTH = 200_000  # the paper's, where there are steps enough
-_SIZES = (
-    "preset", "hidden_size", "fc_size", "aux_size", "aux_channels", "aux_blocks", "aux_kernel",
-    "conditioned",
-)  # fmt: skip
-_SETTINGS = (
-    "steps", "batch", "segment", "warmup", "lr", "lr_final", "lr_conditioning",
-    "lr_warmup", "clip", "ema", "seed",
-    "precision",
-)  # fmt: skip
-
-
-def parse_block(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
-    """Read "16x1": rows (outputs) x columns (inputs) of a block."""
-    parts = value.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{value!r} is not a block; write 16x1, 4x4 or 1x1.")
-    return int(parts[0]), int(parts[1])
-
-
-block_options = common.stack(
-    click.option(
-        "--prune-block", default="16x1", show_default=True, callback=parse_block, metavar="RxC",
-        help="Rows (outputs) x columns (inputs) of a block.",
-    ),
-    click.option(
-        "--prune-gates", default="separate", show_default=True,
-        type=click.Choice(["separate", "stacked"]),
-        help="One threshold for each gate of the recurrent matrix, or one for all three.",
-    ),
-    click.option(
-        "--prune-outputs/--no-prune-outputs", default=True, show_default=True,
-        help="Prune the four output layers too.",
-    ),
-)  # fmt: skip
-size_options = common.stack(
-    click.option(
-        "--preset", default="native-22k", show_default=True,
-        help="Sample rate, frames and mel of a new model.",
-    ),
-    click.option("--hidden", "hidden_size", default=256, show_default=True, type=int),
-    click.option("--fc", "fc_size", type=int, help="Width of the output layers. [default: hidden]"),
-    click.option(
-        "--aux-size", default=128, show_default=True, type=int,
-        help="Outputs of the convolutional stack over the mel; 0: the mel alone.",
-    ),
-    click.option("--aux-channels", default=192, show_default=True, type=int),
-    click.option("--aux-blocks", default=3, show_default=True, type=int),
-    click.option("--aux-kernel", default=5, show_default=True, type=int, help="Frames it sees."),
-    click.option(
-        "--unconditioned", "conditioned", flag_value=False, default=True,
-        help="No mel: babble, for comparison.",
-    ),
-)  # fmt: skip
-learning_options = common.stack(
-    click.option("--steps", default=100_000, show_default=True, type=int, help="Updates."),
-    click.option("--batch", default=64, show_default=True, type=int, help="Segments an update."),
-    click.option("--segment", default=960, show_default=True, type=int, help="Samples."),
-    click.option(
-        "--warmup", default=0, show_default=True, type=int,
-        help="Samples run before a segment to fill the state.",
-    ),
-    click.option("--lr", default=1e-3, show_default=True, type=float, help="Highest rate."),
-    click.option("--lr-final", default=1e-5, show_default=True, type=float),
-    click.option(
-        "--lr-conditioning", default=1.0, show_default=True, type=float,
-        help="Share of the rate for the weights that hear the mel.",
-    ),
-    click.option("--lr-warmup", default=500, show_default=True, type=int, help="Steps."),
-    click.option("--clip", default=1.0, show_default=True, type=float, help="Gradient norm."),
-    click.option("--ema", default=0.999, show_default=True, type=float, help="Of the weights."),
-    click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1)),
-    click.option(
-        "--precision", default="auto", show_default=True,
-        type=click.Choice(["auto", "fp32", "bf16"]),
-        help="Of large products; auto is bf16 where the hardware has units for it.",
-    ),
-)  # fmt: skip
-prune_options = common.stack(
-    click.option(
-        "--prune", type=float, metavar="Z", help="Share of blocks that is zero in the end."
-    ),
-    click.option("--prune-start", default=1000, show_default=True, type=int, help="Step t0."),
-    click.option(
-        "--prune-length",
-        type=int,
-        help="Steps S. [default: up to two thirds of all steps, at most 200000]",
-    ),
-    click.option("--prune-every", default=500, show_default=True, type=int, help="Steps."),
-    block_options,
-)
 
 
 @click.command(
@@ -227,12 +140,11 @@ def _plan(
 ) -> tuple[ModelConfig, TrainSettings, Any]:
     """Configuration, settings and what to start from: new, resumed, or from another model."""
     from ..train import run
-    from ..train.prune import PruneSettings
     from ..train.settings import TrainSettings
 
     given = {
         name: options[name]
-        for name in (*_SIZES, *_SETTINGS, *_PRUNE)
+        for name in (*SIZES, *SETTINGS, *PRUNE)
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     if saved is not None:
@@ -241,22 +153,53 @@ def _plan(
         return _resumed(saved, given)
     tensors = None
     if options["start"] is None:
-        config = run.ModelSizes(**{name: options[name] for name in _SIZES}).config()
+        config = _new_model(options, given)
     else:
-        sizes = [name for name in _SIZES if name in given]
+        sizes = [name for name in SIZES if name in given]
         if sizes:
             raise click.UsageError(
                 f"A model that is started from keeps its sizes; leave {', '.join(sizes)} out."
             )
         tensors = run.read_start(Path(options["start"]))
         config = dataclasses.replace(tensors[0], block_shape=None, pruned=())
+    settings = TrainSettings(**_numbers(config, options), prune=_pruning(options, given))
+    return config, settings, tensors
+
+
+def _new_model(options: dict[str, Any], given: Mapping[str, Any]) -> ModelConfig:
+    """Configuration of a model that begins with random weights."""
+    from ..train import run
+
+    idle = [name for name in SIZES if name.startswith(("horizon", "subscale_")) and name in given]
+    if options["subscale"] == 1 and idle:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise click.UsageError(f"{names}: only with --subscale B, the number of rows.")
+    return run.ModelSizes(**{name: options[name] for name in SIZES}).config()
+
+
+def _numbers(config: ModelConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of `SETTINGS`, with the segments that suit the model where none are given."""
+    numbers = {name: options[name] for name in SETTINGS}
+    rows = config.subscale_factor
+    if numbers["segment"] is None:
+        numbers["segment"] = max(SEGMENT, COLUMNS * rows)
+    if numbers["batch"] is None:
+        share = BATCH * SEGMENT // max(1, numbers["segment"])
+        numbers["batch"] = BATCH if rows == 1 else max(1, share)
+    return numbers
+
+
+def _pruning(options: dict[str, Any], given: Mapping[str, Any]) -> PruneSettings | None:
+    """What is to be pruned, if anything."""
+    from ..train.prune import PruneSettings
+
     prune = None
     if options["prune"] is not None:
         steps = options["steps"]
         if options["prune_length"] is None:
             left = 2 * steps // 3 - options["prune_start"]
             options["prune_length"] = max(1, min(_PRUNE_LENGTH, left))
-        prune = PruneSettings(**{field: options[name] for name, field in _PRUNE.items()})
+        prune = PruneSettings(**{field: options[name] for name, field in PRUNE.items()})
         if prune.start + prune.length > steps:
             raise InputError(
                 f"Pruning would end at step {prune.start + prune.length}, after the last step "
@@ -265,16 +208,15 @@ def _plan(
             )
     elif any(name.startswith("prune_") for name in given):
         raise click.UsageError("--prune-... options need --prune Z, the share that is pruned.")
-    settings = TrainSettings(**{name: options[name] for name in _SETTINGS}, prune=prune)
-    return config, settings, tensors
+    return prune
 
 
 def _resumed(saved: State, given: Mapping[str, Any]) -> tuple[ModelConfig, TrainSettings, None]:
     """Take the run's own numbers; what is given on the command line must not contradict them."""
     from ..train import run
 
-    settings = {name: value for name, value in given.items() if name in _SETTINGS}
-    other = [name for name in given if name not in _SETTINGS and name != "prune"]
+    settings = {name: value for name, value in given.items() if name in SETTINGS}
+    other = [name for name in given if name not in SETTINGS and name != "prune"]
     now = dataclasses.replace(saved.settings, **settings)
     if given.get("prune", saved.settings.prune and saved.settings.prune.sparsity) != (
         saved.settings.prune and saved.settings.prune.sparsity

@@ -8,7 +8,7 @@ baseline for `bench`; nothing here is meant to be fast. torch is imported when a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Tensors = Mapping[str, NDArray[np.float32]]
-
-LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale of the original samplers
-UNIFORM_CLIP = 1e-5  # their uniforms stay in [1e-5, 1 - 1e-5]
 
 
 class Generated(NamedTuple):
@@ -111,10 +108,13 @@ class EagerModel(ABC):
         Raises
         ------
         InputError
-            If the mel is missing, misshapen, too short, or gives no whole fold.
+            If the mel is missing, misshapen, too short, or gives no whole fold, or the model
+            cannot be folded.
         """
         import torch
 
+        if fold is not None and self.config.subscale is not None:
+            raise InputError("A subscale model draws an utterance as a whole; leave `fold` out.")
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             mel_up, aux = self.conditions(mel)
@@ -125,16 +125,9 @@ class EagerModel(ABC):
                 starts, length = fold_starts(n_steps, *fold), fold[0] + 2 * fold[1]
                 mel_up, aux = (cut_folds(x[:n_steps], starts, length) for x in (mel_up, aux))
                 n_steps = length
-            samples, logits = [], []
-            for sample, step_logits in self._steps(n_steps, mel_up, aux):
-                samples.append(sample)
-                if return_logits:
-                    logits.append(step_logits)
+            samples, logits = self._collect(n_steps, mel_up, aux, return_logits)
         kind = np.float32 if self.config.head == "mol" else np.int32
-        return Generated(
-            torch.stack(samples, dim=1).numpy().astype(kind),
-            torch.stack(logits, dim=1).numpy() if return_logits else None,
-        )
+        return Generated(samples.numpy().astype(kind), None if logits is None else logits.numpy())
 
     def teacher_forced_logits(
         self, samples: NDArray[Any], mel: NDArray[np.float32] | None = None
@@ -164,6 +157,19 @@ class EagerModel(ABC):
         return per_sample(self.config, self._tensors, mel, self.dtype)
 
     # -- pieces ------------------------------------------------------------------------------------
+
+    def _collect(
+        self, n_steps: int, mel: Tensor, aux: Tensor, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples [B, n] and, if they are to be kept, logits [B, n, logits_size]; see `_steps`."""
+        import torch
+
+        samples, logits = [], []
+        for sample, step_logits in self._steps(n_steps, mel, aux):
+            samples.append(sample)
+            if keep:
+                logits.append(step_logits)
+        return torch.stack(samples, dim=1), torch.stack(logits, dim=1) if keep else None
 
     def _covered(self, n_steps: int | None, mel_up: Tensor) -> int:
         if self.config.n_mels:
@@ -244,52 +250,75 @@ class EagerDual(EagerModel):
     def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         import torch
 
-        batch, half = mel.shape[0], self.config.hidden_size // 2
-        h = torch.zeros(batch, self.config.hidden_size, dtype=self.dtype)
-        coarse = torch.full((batch, 1), self.config.first_input, dtype=self.dtype)
-        fine = coarse
+        h = torch.zeros(len(mel), self.config.hidden_size, dtype=self.dtype)
+        last = torch.full((len(mel), 2), self.config.first_input, dtype=self.dtype)
         for i in range(n_steps):
             now = [] if not self.config.n_mels else [mel[:, i], aux[:, i]]
-            h_coarse, h_fine = torch.split(h, half, dim=1)
-            gates = torch.split(self.R(h), half, dim=1)  # r, r, u, u, e, e
+            h, last, drawn, logits = self._step(h, last, now, lambda part, x: _categorical(x))
+            yield drawn, logits
 
-            inputs = self.I_coarse(torch.cat([coarse, fine, *now], dim=1)) + self.bias_coarse
-            h_coarse = _half_cell(gates[0::2], torch.split(inputs, half, dim=1), h_coarse)
-            logits_coarse = self.O2(torch.relu(self.O1(h_coarse)))
-            drawn_coarse = _categorical(logits_coarse)
-            coarse_now = drawn_coarse.unsqueeze(1).to(self.dtype) / 127.5 - 1.0
+    def _step(
+        self, h: Tensor, last: Tensor, now: list[Tensor], draw: Callable[[int, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One sample of N streams.
 
-            inputs = self.I_fine(torch.cat([coarse, fine, coarse_now, *now], dim=1))
-            inputs = torch.split(inputs + self.bias_fine, half, dim=1)
-            h_fine = _half_cell(gates[1::2], inputs, h_fine)
-            logits_fine = self.O4(torch.relu(self.O3(h_fine)))
-            drawn_fine = _categorical(logits_fine)
+        Parameters
+        ----------
+        h, last : state [N, H], and coarse and fine of the last sample [N, 2] in [-1, 1]
+        now : conditioning of this sample, [N, ...] each
+        draw : (0 for coarse or 1 for fine, logits [N, 256]) -> int64 [N]
 
-            coarse, fine = coarse_now, drawn_fine.unsqueeze(1).to(self.dtype) / 127.5 - 1.0
-            h = torch.cat([h_coarse, h_fine], dim=1)
-            yield drawn_coarse * 256 + drawn_fine, torch.cat([logits_coarse, logits_fine], dim=1)
+        Returns
+        -------
+        h and last for the next sample, samples [N] int64, logits [N, 512]
+        """
+        import torch
+
+        half = self.config.hidden_size // 2
+        h_coarse, h_fine = torch.split(h, half, dim=1)
+        gates = torch.split(self.R(h), half, dim=1)  # r, r, u, u, e, e
+
+        inputs = self.I_coarse(torch.cat([last, *now], dim=1)) + self.bias_coarse
+        h_coarse = _half_cell(gates[0::2], torch.split(inputs, half, dim=1), h_coarse)
+        logits_coarse = self.O2(torch.relu(self.O1(h_coarse)))
+        coarse = draw(0, logits_coarse)
+        coarse_now = coarse.unsqueeze(1).to(self.dtype) / 127.5 - 1.0
+
+        inputs = self.I_fine(torch.cat([last, coarse_now, *now], dim=1)) + self.bias_fine
+        h_fine = _half_cell(gates[1::2], torch.split(inputs, half, dim=1), h_fine)
+        logits_fine = self.O4(torch.relu(self.O3(h_fine)))
+        fine = draw(1, logits_fine)
+        fine_now = fine.unsqueeze(1).to(self.dtype) / 127.5 - 1.0
+        return (
+            torch.cat([h_coarse, h_fine], dim=1),
+            torch.cat([coarse_now, fine_now], dim=1),
+            coarse * 256 + fine,
+            torch.cat([logits_coarse, logits_fine], dim=1),
+        )
 
     def _forced(self, samples: Tensor, mel: Tensor, aux: Tensor) -> Tensor:
-        """Run the masked cell as one standard GRU: c_t is known and its coarse column is zero."""
+        now = [mel[None], aux[None]] if self.config.n_mels else []
+        return self._follow(samples[None], now)[0]
+
+    def _follow(self, samples: Tensor, now: list[Tensor]) -> Tensor:
+        """Logits [N, n, 512] of sequences [N, n] with conditioning [N, n, ...].
+
+        The masked cell is one standard GRU: c_t is known and its coarse column is zero.
+        """
         import torch
 
         coarse, fine = torch.div(samples, 256, rounding_mode="floor"), samples % 256
-        now = torch.stack([coarse, fine], dim=1) / 127.5 - 1.0
-        first = torch.full((1, 2), self.config.first_input, dtype=self.dtype)
-        x = torch.cat([first, now[:-1]])
-        inputs = torch.cat([x, now[:, :1], *([mel, aux] if self.config.n_mels else [])], dim=1)
+        halves = torch.stack([coarse, fine], dim=2) / 127.5 - 1.0
+        first = torch.full_like(halves[:, :1], self.config.first_input)
+        x = torch.cat([first, halves[:, :-1]], dim=1)
         w_input = self._tensors["gru.w_sample"]
-        if self.config.n_mels:
+        if now:
             w_input = torch.cat([w_input, self._tensors["gru.w_conditioning"]], dim=1)
-        y, _ = self._gru(w_input, "gru", "GRU")(inputs[None])
-        y_coarse, y_fine = torch.split(y[0], self.config.hidden_size // 2, dim=1)
-        return torch.cat(
-            [
-                self.O2(torch.relu(self.O1(y_coarse))),
-                self.O4(torch.relu(self.O3(y_fine))),
-            ],
-            dim=1,
-        )
+        y, _ = self._gru(w_input, "gru", "GRU")(torch.cat([x, halves[:, :, :1], *now], dim=2))
+        y_coarse, y_fine = torch.split(y, self.config.hidden_size // 2, dim=2)
+        logits_coarse = self.O2(torch.relu(self.O1(y_coarse)))
+        logits_fine = self.O4(torch.relu(self.O3(y_fine)))
+        return torch.cat([logits_coarse, logits_fine], dim=2)
 
 
 def _half_cell(recurrent: Sequence[Tensor], inputs: Sequence[Tensor], h: Tensor) -> Tensor:
@@ -300,76 +329,6 @@ def _half_cell(recurrent: Sequence[Tensor], inputs: Sequence[Tensor], h: Tensor)
     update = torch.sigmoid(recurrent[1] + inputs[1])
     candidate = torch.tanh(reset * recurrent[2] + inputs[2])
     return update * h + (1.0 - update) * candidate
-
-
-class EagerResidual(EagerModel):
-    """Two residual GRUs and three dense layers: I, rnn1, rnn2, fc1 to fc3; labels or logistics."""
-
-    def _build(self) -> None:
-        t = self._tensors
-        self.I = self._layer("input")
-        self.rnn1 = self._gru(t["gru1.w_input"], "gru1", "GRUCell")
-        self.rnn2 = self._gru(t["gru2.w_input"], "gru2", "GRUCell")
-        self.fc1, self.fc2, self.fc3 = (self._layer(n) for n in ("fc1", "fc2", "fc3"))
-
-    def _scaled(self, samples: Tensor) -> Tensor:
-        """Labels to the companded [-1, 1] that is fed back; mol samples are that already."""
-        if self.config.head == "mol":
-            return samples
-        return 2.0 * samples.to(self.dtype) / (self.config.n_classes - 1.0) - 1.0
-
-    def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        import torch
-
-        batch = mel.shape[0]
-        h1 = torch.zeros(batch, self.config.hidden_size, dtype=self.dtype)
-        h2 = torch.zeros_like(h1)
-        x = torch.full((batch, 1), self.config.first_input, dtype=self.dtype)
-        nothing = h1[:, :0]
-        for i in range(n_steps):
-            mel_i = mel[:, i] if self.config.n_mels else nothing
-            a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else nothing).chunk(4, dim=1)
-            u = self.I(torch.cat([x, mel_i, a1], dim=1))
-            h1 = self.rnn1(u, h1)
-            v = u + h1
-            h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
-            w = v + h2
-            p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
-            q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
-            logits = self.fc3(q)
-            sample = _logistics(logits) if self.config.head == "mol" else _categorical(logits)
-            x = self._scaled(sample).unsqueeze(1)
-            yield sample, logits
-
-    def _forced(self, samples: Tensor, mel: Tensor, aux: Tensor) -> Tensor:
-        import torch
-
-        t, n = self._tensors, len(samples)
-        first = torch.full((1,), self.config.first_input, dtype=self.dtype)
-        x = torch.cat([first, self._scaled(samples)[:-1]])[:, None]
-        mel, aux = (y if len(y) else y.new_zeros(n, 0) for y in (mel, aux))
-        a1, a2, a3, a4 = aux.chunk(4, dim=1)
-        u = self.I(torch.cat([x, mel, a1], dim=1))
-        v = u + self._gru(t["gru1.w_input"], "gru1", "GRU")(u[None])[0][0]
-        both = torch.cat([v, a2], dim=1)
-        w = v + self._gru(t["gru2.w_input"], "gru2", "GRU")(both[None])[0][0]
-        p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
-        q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
-        logits: Tensor = self.fc3(q)
-        return logits
-
-
-def _logistics(logits: Tensor) -> Tensor:
-    """Draw x [B] in [-1, 1] from mixtures of logistics [B, 3 n]: mixture by Gumbel-max, then x."""
-    import torch
-
-    mixtures, means, log_scales = logits.chunk(3, dim=1)
-    u = torch.empty_like(mixtures).uniform_(UNIFORM_CLIP, 1.0 - UNIFORM_CLIP)
-    k = torch.argmax(mixtures - torch.log(-torch.log(u)), dim=1, keepdim=True)
-    mean = means.gather(1, k)[:, 0]
-    scale = log_scales.gather(1, k)[:, 0].clamp(min=LOG_SCALE_FLOOR).exp()
-    v = torch.empty_like(mean).uniform_(UNIFORM_CLIP, 1.0 - UNIFORM_CLIP)
-    return (mean + scale * (torch.log(v) - torch.log1p(-v))).clamp(-1.0, 1.0)
 
 
 @contextmanager
@@ -388,5 +347,10 @@ def torch_threads(count: int) -> Iterator[None]:
 def make_eager(
     config: ModelConfig, tensors: Tensors, dtype: Literal["float32", "float64"] = "float32"
 ) -> EagerModel:
-    """Return `EagerDual` or `EagerResidual`, as the configuration says."""
+    """Return `EagerDual`, `EagerSubscale` or `EagerResidual`, as the configuration says."""
+    from .eager_residual import EagerResidual
+    from .eager_subscale import EagerSubscale
+
+    if config.subscale is not None:
+        return EagerSubscale(config, tensors, dtype)
     return (EagerDual if config.core == "dual" else EagerResidual)(config, tensors, dtype)

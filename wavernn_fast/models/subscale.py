@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,11 @@ class SubscaleNetwork(nn.Module):
         self.weight = nn.Parameter(torch.zeros(rows, wide, rows, taps))  # what a row has besides
         self.bias = nn.Parameter(torch.zeros(rows, wide))
         self.blocks = nn.ModuleList(_Block(wide, dilation) for dilation in config.dilations)
+        self.mask: Tensor  # [row, 1, row seen, 1]: whether it lies before
+        self.gains: Tensor  # [channels, 1, 1]
+        self.distance: Tensor  # [row, row seen, columns], counted from the farthest sample before
+        for name, value in _fixed(config)._asdict().items():
+            self.register_buffer(name, value, persistent=False)
         distance = torch.arange(self.shared.shape[1]) - (config.factor * (config.reach + 1) - 1)
         with torch.no_grad():  # every channel hears some of the nearest samples
             self.shared.copy_(torch.randn_like(self.shared) * torch.exp(-distance.abs() / _NEAR))
@@ -66,7 +72,8 @@ class SubscaleNetwork(nn.Module):
     @property
     def input_weight(self) -> Tensor:
         """The first layer as it acts: [row, channels, row seen, columns], zero where masked."""
-        return _input_weight(self.config, self.shared, self.weight)
+        fixed = _Fixed(self.mask, self.gains, self.distance)
+        return _input_weight(fixed, self.shared, self.weight)
 
     def forward(self, around: Tensor) -> Tensor:
         """Hear the rows before each sample.
@@ -94,35 +101,39 @@ class SubscaleNetwork(nn.Module):
         return x.view(len(around), config.factor, config.channels, -1).permute(0, 3, 1, 2)
 
 
-def _mask_and_gains(config: SubscaleConfig) -> tuple[Tensor, Tensor]:
-    """See `SubscaleNetwork`: what the weights of the first layer are multiplied with."""
-    row = torch.arange(config.factor)
+class _Fixed(NamedTuple):
+    """What follows from the sizes; see `SubscaleNetwork`."""
+
+    mask: Tensor
+    gains: Tensor
+    distance: Tensor
+
+
+def _fixed(config: SubscaleConfig) -> _Fixed:
+    rows, reach = config.factor, config.reach
+    row = torch.arange(rows)
     mask = (row[None, :] < row[:, None]).float()[:, None, :, None]
     spread = torch.linspace(math.log(_LEAST_GAIN), math.log(_MOST_GAIN), config.channels)
-    return mask, spread.exp()[:, None, None]
+    columns = rows * (torch.arange(2 * reach + 1) + 1)  # from -reach on
+    distance = columns[None, None, :] + row[None, :, None] - row[:, None, None] - 1
+    return _Fixed(mask, spread.exp()[:, None, None], distance)
 
 
-def _input_weight(config: SubscaleConfig, shared: Tensor, own: Tensor) -> Tensor:
+def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor) -> Tensor:
     """Sum of shared and own weights, masked and scaled: [row, channels, row seen, columns]."""
-    rows, reach = config.factor, config.reach
-    mask, gains = (part.to(own.device) for part in _mask_and_gains(config))
-    row = torch.arange(rows, device=own.device)
-    column = torch.arange(-reach, reach + 1, device=own.device)
-    distance = rows * column[None, None, :] + row[None, :, None] - row[:, None, None]
-    # [row, row seen, columns], counted from the farthest sample before
-    place = distance + rows * (reach + 1) - 1
-    every = shared[:, place].transpose(0, 1)  # [row, channels, row seen, columns]
-    return (every + own) * mask * gains
+    every = shared[:, fixed.distance].transpose(0, 1)
+    return (every + own) * fixed.mask * fixed.gains
 
 
 def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """First layer as canonical tensors, from a state dict of `models.wavernn.WaveRNN`."""
-    weight = _input_weight(config, state["subscale.shared"], state["subscale.weight"])
-    return {"subscale.input.weight": weight, "subscale.input.bias": state["subscale.bias"]}
+    shared, own, bias = (state[f"subscale.{part}"].cpu() for part in ("shared", "weight", "bias"))
+    weight = _input_weight(_fixed(config), shared, own)
+    return {"subscale.input.weight": weight, "subscale.input.bias": bias}
 
 
 def input_parameters(config: SubscaleConfig, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """Entries of such a state dict that act as this canonical first layer; nothing is shared."""
-    gains = _mask_and_gains(config)[1]
     shared = torch.zeros(config.channels, config.factor * (2 * config.reach + 2) - 1)
-    return {"subscale.shared": shared, "subscale.weight": weight / gains, "subscale.bias": bias}
+    own = weight / _fixed(config).gains
+    return {"subscale.shared": shared, "subscale.weight": own, "subscale.bias": bias}

@@ -1,0 +1,196 @@
+"""Training of subscale models: their segments, warm-up, and a short run that learns and resumes."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import recordings
+import torch
+from test_subscale_model import model_of, whole
+from train_runs import (
+    OFTEN,
+    finish,
+    log,
+    one_thread,  # noqa: F401
+    resumed,
+    settings,
+    stop_at,
+    trainer,
+)
+
+from wavernn_fast import weights
+from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.models.wavernn import Batch, WaveRNN
+from wavernn_fast.train import state
+from wavernn_fast.train.corpus import Corpus, Recording
+from wavernn_fast.train.loop import MODEL, cut, segment_frames
+from wavernn_fast.train.run import total_frames
+
+SUBSCALE = SubscaleConfig(factor=4, horizon=3, channels=5, blocks=1)
+CONFIG = recordings.config(subscale=SUBSCALE)
+BARE = recordings.config(
+    subscale=SUBSCALE, n_mels=0, mel=None, hop_length=1, aux_size=0, aux_channels=0, aux_blocks=0
+)
+HOP, ROWS, BESIDE = CONFIG.hop_length, SUBSCALE.factor, SUBSCALE.factor * SUBSCALE.horizon
+FRAMES = 2  # of a segment
+
+
+def recording(frames: int, seed: int, hop: int = HOP, bins: int = 8) -> Recording:
+    random = np.random.default_rng(seed)
+    samples = random.integers(0, 65536, frames * hop).astype(np.uint16)
+    return Recording(str(seed), samples, random.standard_normal((bins, frames), np.float32))
+
+
+@cache
+def corpus(frames: int = FRAMES) -> Corpus:
+    return Corpus([recording(4, 1), recording(6, 2)], CONFIG, frames, CONFIG.aux_radius)
+
+
+def assert_segment(batch: Batch, row: int, samples: np.ndarray, at: int, length: int) -> None:
+    """Samples, those before and those around are slices of the recording; -1 beyond its ends."""
+    padded = np.pad(samples.astype(np.int64), 1000, constant_values=-1)
+    assert np.array_equal(batch.samples[row], samples[at : at + length])
+    assert np.array_equal(batch.before[row], padded[1000 + at - ROWS : 1000 + at])
+    around = padded[1000 + at - BESIDE : 1000 + at + length + BESIDE]
+    assert np.array_equal(batch.around[row], around)
+
+
+# --- segments ---------------------------------------------------------------------------------
+
+
+def test_segments_are_slices_with_the_columns_around_them():
+    batch = corpus().batch(np.arange(8))
+    places = [(0, 0), (0, 1), (0, 2), *((1, i) for i in range(5))]
+    assert [t.dtype for t in (batch.samples, batch.before, batch.around)] == [torch.int64] * 3
+    assert batch.before.shape == (8, ROWS)
+    assert batch.around.shape == (8, FRAMES * HOP + 2 * BESIDE)
+    for row, (index, frame) in enumerate(places):
+        assert_segment(batch, row, corpus().recordings[index].samples, frame * HOP, FRAMES * HOP)
+    ends = batch.around[[0, 2, 3, 7]] < 0  # first and last of both recordings
+    assert ends[0, :BESIDE].all()
+    assert ends[1, -BESIDE:].all()
+    assert ends[2, :BESIDE].all()
+    assert ends[3, -BESIDE:].all()
+    assert int(ends.sum()) == 4 * BESIDE
+    assert (batch.before[[0, 3]] == -1).all()
+
+
+def test_an_unconditioned_segment_may_start_at_any_sample():
+    one = recording(50, 3, hop=1, bins=0)
+    made = Corpus([one], BARE, 12, 0)
+    assert made.n_segments == 39
+    batch = made.batch(np.arange(39))
+    for at in range(39):
+        assert_segment(batch, at, one.samples, at, 12)
+    assert (batch.before[2, :2] == -1).all()
+    assert (batch.before[2, 2:] >= 0).all()
+
+
+def test_a_horizon_of_none_needs_no_samples_around():
+    none = SubscaleConfig(factor=4, horizon=0, channels=5, blocks=0)
+    made = Corpus([recording(4, 1)], recordings.config(subscale=none), FRAMES, CONFIG.aux_radius)
+    batch = made.batch(np.arange(3))
+    assert torch.equal(batch.around, batch.samples)
+    assert torch.equal(batch.before[1], batch.samples[0, HOP - ROWS : HOP])
+
+
+def test_segments_are_whole_columns():
+    assert [segment_frames(CONFIG, n) for n in (1, HOP, HOP + 1)] == [1, 1, 2]
+    assert [segment_frames(BARE, n) for n in (1, 4, 5, 12)] == [4, 4, 8, 12]
+    assert total_frames(BARE, settings(segment=9, warmup=3)) == 16
+
+
+def test_cut_gives_both_parts_their_own_surroundings():
+    batch = corpus(4).batch(np.array([0, 3]))
+    first, rest = cut(batch, 1, CONFIG)
+    assert first.samples.shape[1] == HOP
+    assert torch.equal(torch.cat([first.samples, rest.samples], 1), batch.samples)
+    assert torch.equal(first.before, batch.before)
+    for row, (index, frame) in enumerate([(0, 0), (1, 2)]):
+        samples, at = corpus(4).recordings[index].samples, frame * HOP
+        assert_segment(first, row, samples, at, HOP)
+        assert_segment(rest, row, samples, at + HOP, 3 * HOP)
+
+
+@pytest.mark.parametrize("config", [CONFIG, BARE], ids=["conditioned", "bare"])
+def test_a_segment_after_its_warm_up_goes_on_like_the_whole(config: ModelConfig):
+    hop, frames = config.hop_length, 12 if config is BARE else 4
+    one = recording(2 * frames, 4, hop=hop, bins=config.n_mels)
+    batch = Corpus([one], config, 2 * frames, config.aux_radius).batch(np.array([0]))
+    torch.manual_seed(2)
+    model = WaveRNN(config)
+    first, rest = cut(batch, frames, config)
+    with torch.no_grad():
+        expected, last = model(batch)
+        found, h = model(first)
+        more, end = model(rest, h)
+    assert torch.allclose(torch.cat([found, more]), expected, atol=1e-4)
+    assert torch.allclose(end, last, atol=1e-5)
+    assert h.shape == (ROWS, config.hidden_size)
+
+
+def test_segments_of_a_batch_do_not_mix():
+    batch = corpus().batch(np.array([0, 2, 5]))
+    torch.manual_seed(2)
+    model = WaveRNN(CONFIG)
+    with torch.no_grad():
+        together, h = model(batch)
+        for i in range(3):
+            alone, state_alone = model(Batch(*(part[i : i + 1] for part in batch)))
+            assert torch.allclose(together[:, i], alone[:, 0], atol=1e-4)
+            assert torch.allclose(h[ROWS * i : ROWS * (i + 1)], state_alone, atol=1e-5)
+
+
+def test_a_recording_as_one_segment_is_the_utterance():
+    one = recording(5, 6, hop=1, bins=0)
+    batch = Corpus([Recording("a", one.samples[:4], one.mel)], BARE, 4, 0).batch(np.array([0]))
+    for mine, theirs in zip(batch, whole(BARE, one.samples[:4], None), strict=True):
+        assert mine.numel() == theirs.numel() == 0 or torch.equal(mine, theirs)
+
+
+# --- learning ---------------------------------------------------------------------------------
+
+
+def test_masked_weights_of_the_first_layer_get_no_gradient():
+    model = model_of(BARE)
+    model.zero_grad()
+    random = np.random.default_rng(1)
+    losses, _ = model.losses(whole(BARE, random.integers(0, 65536, 64), None))
+    (losses.coarse + losses.fine).backward()
+    gradient = model.subscale.weight.grad
+    assert gradient is not None
+    before = torch.ones(ROWS, ROWS).tril(-1).bool()
+    moved = (gradient != 0).any(dim=3).transpose(1, 2)  # [row, row seen, channels]
+    assert not moved[~before].any()
+    assert moved[before].any(dim=1).all()
+
+
+def test_a_short_run_lowers_the_loss_and_a_stopped_one_goes_on_to_the_same_bits(tmp_path):
+    numbers = settings(steps=24, warmup=1, batch=8, lr=1e-2)
+    finish(trainer(tmp_path / "whole", numbers, CONFIG))
+    lines = log(tmp_path / "whole")
+    assert lines[-1]["valid_nll"] < lines[2]["valid_nll"] - 0.7  # measured: 0.97
+    assert np.mean([line["loss"] for line in lines[-4:]]) < lines[0]["loss"] - 0.7
+    stop_at(trainer(tmp_path / "parts", numbers, CONFIG), 6)
+    assert state.read(tmp_path / "parts").step == 4
+    finish(resumed(tmp_path / "parts"))
+    assert log(tmp_path / "parts") == lines
+    ours, theirs = ((tmp_path / name / MODEL).read_bytes() for name in ("whole", "parts"))
+    assert ours == theirs
+    assert OFTEN.checkpoint == 4
+
+
+def test_the_model_of_a_run_is_the_averaged_one(tmp_path):
+    finish(trainer(tmp_path, settings(steps=2), CONFIG))
+    config, tensors = weights.read(tmp_path / MODEL)
+    assert config == CONFIG
+    average = WaveRNN(CONFIG)
+    average.load_state_dict(state.read(tmp_path).average)
+    assert all(np.array_equal(tensors[n], t) for n, t in average.canonical().items())
+    batch = corpus().batch(np.arange(4))
+    read = WaveRNN(CONFIG)
+    read.load_canonical(tensors)
+    with torch.no_grad():
+        assert torch.allclose(read(batch)[0], average(batch)[0], atol=1e-3)

@@ -1,0 +1,84 @@
+"""The two-GRU vocoder as plain PyTorch modules, sampled the way the original projects do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .eager import EagerModel, _categorical
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale of the original samplers
+UNIFORM_CLIP = 1e-5  # their uniforms stay in [1e-5, 1 - 1e-5]
+
+
+class EagerResidual(EagerModel):
+    """Two residual GRUs and three dense layers: I, rnn1, rnn2, fc1 to fc3; labels or logistics."""
+
+    def _build(self) -> None:
+        t = self._tensors
+        self.I = self._layer("input")
+        self.rnn1 = self._gru(t["gru1.w_input"], "gru1", "GRUCell")
+        self.rnn2 = self._gru(t["gru2.w_input"], "gru2", "GRUCell")
+        self.fc1, self.fc2, self.fc3 = (self._layer(n) for n in ("fc1", "fc2", "fc3"))
+
+    def _scaled(self, samples: Tensor) -> Tensor:
+        """Labels to the companded [-1, 1] that is fed back; mol samples are that already."""
+        if self.config.head == "mol":
+            return samples
+        return 2.0 * samples.to(self.dtype) / (self.config.n_classes - 1.0) - 1.0
+
+    def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        import torch
+
+        batch = mel.shape[0]
+        h1 = torch.zeros(batch, self.config.hidden_size, dtype=self.dtype)
+        h2 = torch.zeros_like(h1)
+        x = torch.full((batch, 1), self.config.first_input, dtype=self.dtype)
+        nothing = h1[:, :0]
+        for i in range(n_steps):
+            mel_i = mel[:, i] if self.config.n_mels else nothing
+            a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else nothing).chunk(4, dim=1)
+            u = self.I(torch.cat([x, mel_i, a1], dim=1))
+            h1 = self.rnn1(u, h1)
+            v = u + h1
+            h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
+            w = v + h2
+            p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
+            q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
+            logits = self.fc3(q)
+            sample = _logistics(logits) if self.config.head == "mol" else _categorical(logits)
+            x = self._scaled(sample).unsqueeze(1)
+            yield sample, logits
+
+    def _forced(self, samples: Tensor, mel: Tensor, aux: Tensor) -> Tensor:
+        import torch
+
+        t, n = self._tensors, len(samples)
+        first = torch.full((1,), self.config.first_input, dtype=self.dtype)
+        x = torch.cat([first, self._scaled(samples)[:-1]])[:, None]
+        mel, aux = (y if len(y) else y.new_zeros(n, 0) for y in (mel, aux))
+        a1, a2, a3, a4 = aux.chunk(4, dim=1)
+        u = self.I(torch.cat([x, mel, a1], dim=1))
+        v = u + self._gru(t["gru1.w_input"], "gru1", "GRU")(u[None])[0][0]
+        both = torch.cat([v, a2], dim=1)
+        w = v + self._gru(t["gru2.w_input"], "gru2", "GRU")(both[None])[0][0]
+        p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
+        q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
+        logits: Tensor = self.fc3(q)
+        return logits
+
+
+def _logistics(logits: Tensor) -> Tensor:
+    """Draw x [B] in [-1, 1] from mixtures of logistics [B, 3 n]: mixture by Gumbel-max, then x."""
+    import torch
+
+    mixtures, means, log_scales = logits.chunk(3, dim=1)
+    u = torch.empty_like(mixtures).uniform_(UNIFORM_CLIP, 1.0 - UNIFORM_CLIP)
+    k = torch.argmax(mixtures - torch.log(-torch.log(u)), dim=1, keepdim=True)
+    mean = means.gather(1, k)[:, 0]
+    scale = log_scales.gather(1, k)[:, 0].clamp(min=LOG_SCALE_FLOOR).exp()
+    v = torch.empty_like(mean).uniform_(UNIFORM_CLIP, 1.0 - UNIFORM_CLIP)
+    return (mean + scale * (torch.log(v) - torch.log1p(-v))).clamp(-1.0, 1.0)
