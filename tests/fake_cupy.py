@@ -70,8 +70,19 @@ class Array:
     def copy(self) -> Array:
         return Array(_bare(self).copy())
 
+    def reshape(self, *shape: int) -> Array:
+        return Array(_bare(self).reshape(*shape))
+
+    def clip(self, least: float) -> Array:
+        return Array(_bare(self).clip(least))
+
     def __getitem__(self, key: Any) -> Array:
-        return Array(_bare(self)[key])
+        return Array(_bare(self)[_bare(key)])
+
+    def __iadd__(self, other: Any) -> Array:
+        values = _bare(self)
+        values += _bare(other)
+        return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
         _bare(self)[key] = _bare(value)
@@ -116,6 +127,7 @@ def module(stream: int = 0) -> types.ModuleType:
     for name in ("where", "isfinite", "argwhere"):
         function = getattr(np, name)
         setattr(cupy, name, lambda *given, f=function: Array(f(*map(_bare, given))))
+    cupy.concatenate = lambda arrays, axis=0: Array(np.concatenate([*map(_bare, arrays)], axis))
     current = types.SimpleNamespace(ptr=stream)
     cupy.cuda = types.SimpleNamespace(Device=Device, get_current_stream=lambda: current)
     return cupy

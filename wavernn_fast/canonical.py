@@ -238,6 +238,10 @@ def problems(config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> list[s
         sentence = _coarse_column_problem(config, w_sample)
         if sentence:
             found.append(sentence)
+    if config.subscale is not None and config.n_mels:
+        kernel = tensors.get("upsample.kernel")
+        if kernel is not None and not (kernel == 1.0).all():
+            found.append("upsample.kernel holds values other than 1, which a subscale model cannot")
     between = tensors.get("subscale.input.weight")
     if between is not None and between.shape == expected.get("subscale.input.weight"):
         sentence = _subscale_problem(between)

@@ -66,14 +66,14 @@ class Conditioner:
         self._offset = config.lookback_frames if config.pad == "none" else 0
         self._hold_bias: Any = None  # [hold_size], of rows that an engine reads as they are
 
-    def on(self, xp: Any, hold_bias: NDArray[np.float32]) -> Conditioner:
+    def on(self, xp: Any, hold_bias: NDArray[np.float32] | None) -> Conditioner:
         """Bring the weights to another array module, for rows in the memory of an engine's device.
 
         Parameters
         ----------
         xp : module
             As for the class; it has made what `window` and `push` will be given.
-        hold_bias : float32 array [hold_size]
+        hold_bias : float32 array [hold_size], optional
             `Engine.hold_bias`, which rows of `hold` then contain.
         """
         twin = copy.copy(self)
@@ -81,7 +81,7 @@ class Conditioner:
         twin._interp = None if self._interp is None else self._interp.on(xp)
         twin._hold = [dense.on(xp) for dense in self._hold]
         twin._aux = None if self._aux is None else self._aux.on(xp)
-        twin._hold_bias = xp.asarray(hold_bias)
+        twin._hold_bias = None if hold_bias is None else xp.asarray(hold_bias)
         return twin
 
     @property

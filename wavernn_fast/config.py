@@ -193,6 +193,10 @@ class ModelConfig:
                 self.upsample_left + self.upsample_right == 0 and self.pad == "zeros",
                 "a subscale model hears a mel that is constant over a frame and padded with zeros",
             )
+            need(
+                self.output.length == "frames",
+                "a subscale model makes all frames sound (length 'frames'), as its rows look ahead",
+            )
             found.extend(self.subscale.problems(self.hop_length, self.n_mels > 0))
         if self.mel is not None:
             for name in ("sample_rate", "hop_length", "n_mels"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .samples import OutputDecoder
-from .subscale_run import Run, Utterance, advance
+from .subscale_run import Run, Utterance, advance, helpers
 from .utterance import Request, Sampling, Voice, sounding_samples
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ def labels_of(
 ) -> Iterator[NDArray[np.int32]]:
     """Samples of a request as classes, slice by slice; the utterance ends after `n_samples`."""
     one = make_utterance(voice, request, sampling, n_samples)
-    while not one.finished:
-        yield advance(voice.engine, [one])[1][0]
+    with helpers(voice.engine) as pool:
+        while not one.finished:
+            yield advance(voice.engine, [one], pool)[1][0]
 
 
 def forced_logits(
@@ -102,11 +103,12 @@ def forced_logits(
     forced = np.ascontiguousarray(targets, dtype=np.int32)
     sampling = Sampling(1.0, False, None)
     one = make_utterance(voice, request, sampling, len(forced), forced)
-    while not one.finished:
-        found, _, _ = advance(voice.engine, [one], return_logits=True)
-        for piece, logits in found[0]:
-            columns = np.arange(piece.first, piece.first + piece.columns)
-            yield columns * one.rows + piece.row, logits
+    with helpers(voice.engine) as pool:
+        while not one.finished:
+            found, _, _ = advance(voice.engine, [one], pool, return_logits=True)
+            for piece, logits in found[0]:
+                columns = np.arange(piece.first, piece.first + piece.columns)
+                yield columns * one.rows + piece.row, logits
 
 
 def stream(
@@ -129,12 +131,13 @@ def _chunks(
     voice: Voice, one: Utterance, decoder: OutputDecoder, chunk_samples: int
 ) -> Iterator[NDArray[np.float32]]:
     pending = np.zeros(0, dtype=np.float32)
-    while not one.finished:
-        _, [labels], _ = advance(voice.engine, [one])
-        pending = np.concatenate([pending, decoder.push(labels)])
-        while len(pending) >= chunk_samples:
-            yield pending[:chunk_samples].copy()
-            pending = pending[chunk_samples:]
+    with helpers(voice.engine) as pool:
+        while not one.finished:
+            _, [labels], _ = advance(voice.engine, [one], pool)
+            pending = np.concatenate([pending, decoder.push(labels)])
+            while len(pending) >= chunk_samples:
+                yield pending[:chunk_samples].copy()
+                pending = pending[chunk_samples:]
     rest = np.concatenate([pending, decoder.finish()])
     for first in range(0, len(rest), chunk_samples):
         yield rest[first : first + chunk_samples].copy()

@@ -67,7 +67,7 @@ class SubscaleNetwork:
             block = _read_block(f"subscale.blocks.{i}", dilation, tensors, silence)
             self._blocks.append(block)
             ends = np.repeat(silence, 2 * dilation + 1, axis=1)
-            silence = _pass(np, block, ends, 1)
+            silence = _pass(block, ends, 1)
         weight = tensors["gru.w_conditioning"][:, config.n_mels + config.aux_size :].T
         width = _SINGLE_THREAD_PRODUCTS // (slice_columns * sub.channels)
         self._xp: Any = np
@@ -94,13 +94,13 @@ class SubscaleNetwork:
 
     def start(self) -> NetworkState:
         """Begin an utterance, before which nothing sounds."""
-        xp, sub = self._xp, self.subscale
-        past = xp.zeros((sub.factor, self.columns), dtype=xp.float32)
-        wide = [
+        xp = self._xp
+        past = np.zeros((self.subscale.factor, self.columns), np.float32)
+        kept = [
             block.silence + xp.zeros((1, 2 * block.dilation, 1), dtype=xp.float32)
             for block in self._blocks
         ]
-        return NetworkState(past, wide)
+        return NetworkState(past, kept)
 
     def hear(self, state: NetworkState, out: Any, rows: slice = slice(None)) -> None:
         """Compute what the rows of the next slice hear.
@@ -116,15 +116,15 @@ class SubscaleNetwork:
             All by default; several threads may each take some.
         """
         xp, count = self._xp, self.slice_columns
-        seen = state.past.reshape(-1)[self._windows[rows]]  # [rows, S, seen]
-        x = xp.matmul(seen, self._first[rows]) + self._bias[rows]
+        seen = xp.asarray(state.past.reshape(-1))[self._windows[rows]]  # [rows, S, seen]
+        x = seen @ self._first[rows] + self._bias[rows]
         for block, kept in zip(self._blocks, state.kept, strict=True):
             wide = xp.concatenate([kept[rows], x], axis=1)
             kept[rows] = wide[:, count:]
-            x = _pass(xp, block, wide, count)
+            x = _pass(block, wide, count)
         column = 0
         for strip in self._out:
-            out[rows, :, column : column + strip.shape[1]] = xp.matmul(x, strip)
+            out[rows, :, column : column + strip.shape[1]] = x @ strip
             column += strip.shape[1]
 
 
@@ -133,21 +133,22 @@ class NetworkState:
 
     Attributes
     ----------
-    past : float32 [factor, columns]
+    past : float32 [factor, columns], on the host as what the engine draws
         Amplitudes of the last columns of row 0, and of the same columns of all others as far as
         they are drawn; 0 where there is none.
     kept : list of float32 [factor, 2 dilation, channels]
         What each block heard last.
     """
 
-    def __init__(self, past: Any, kept: list[Any]) -> None:
+    def __init__(self, past: NDArray[np.float32], kept: list[Any]) -> None:
         self.past, self.kept = past, kept
 
-    def push(self, network: SubscaleNetwork, drawn: Any) -> None:
-        """Add a slice: float32 [factor, S], 0 where a row has drawn nothing."""
+    def push(self, network: SubscaleNetwork, drawn: NDArray[np.float32]) -> None:
+        """Add a slice: [factor, S], 0 where a row has drawn nothing."""
         past, count, lag = self.past, network.slice_columns, network.lag
-        past[:, : max(0, network.columns - count)] = past[:, count:].copy()
-        past[:, max(0, network.columns - count) :] = 0.0
+        left = max(0, network.columns - count)
+        past[:, :left] = past[:, network.columns - left :].copy()
+        past[:, left:] = 0.0
         for row in range(len(past) - 1):  # nobody hears the last one
             end = network.columns - row * lag
             begin = max(0, end - count)
@@ -206,14 +207,14 @@ def _read_block(name: str, dilation: int, tensors: Weights, silence: Any) -> _Bl
     )
 
 
-def _pass(xp: Any, block: _Block, wide: Any, count: int) -> Any:
+def _pass(block: _Block, wide: Any, count: int) -> Any:
     """Columns [rows, count + 2 dilation, channels] -> [rows, count, channels]."""
-    inner = xp.matmul(wide[:, :count], block.taps[0])
+    inner = wide[:, :count] @ block.taps[0]
     for i in (1, 2):
         first = i * block.dilation
-        inner += xp.matmul(wide[:, first : first + count], block.taps[i])
+        inner += wide[:, first : first + count] @ block.taps[i]
     inner += block.bias1
-    more = xp.matmul(xp.where(inner > 0.0, inner, xp.zeros_like(inner)), block.conv2)
+    more = inner.clip(0.0) @ block.conv2
     more += block.bias2
     more += wide[:, block.dilation : block.dilation + count]
     return more

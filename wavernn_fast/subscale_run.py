@@ -13,8 +13,11 @@ may share a slice; nobody's samples hang on that.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -97,10 +100,10 @@ class Utterance:
         self.rows, self._hop = config.subscale.factor, config.hop_length
         self.streams = [open_row(row) for row in range(self.rows)]
         self._network, self._place, self._forced = network, place, forced
-        self._frames = None if frames is None else _FrameTable(frames, network.size, place)
         self._n_samples = n_samples
         self._step = 0  # columns that row 0 has been through
         with place.scope():
+            self._frames = None if frames is None else _FrameTable(frames, network.size, place)
             self._state: NetworkState = network.start()
             shape = (self.rows, network.slice_columns, network.size)
             self._conditioning = place.xp.zeros(shape, dtype=place.xp.float32)
@@ -118,6 +121,14 @@ class Utterance:
             for row in range(min(self.rows, self._n_samples))
         )
 
+    def hear(self, rows: slice) -> None:
+        """Let some rows hear what the next slice of them hears of the others; then `pieces`.
+
+        Several threads may do this at a time, each for rows of its own.
+        """
+        with self._place.scope():  # rows that still wait hear what is drawn before their beginning
+            self._network.hear(self._state, self._conditioning, rows)
+
     def pieces(self) -> list[Piece]:
         """Prepare the next slice; it may be empty, where rows wait for those before them."""
         network, count = self._network, self._network.slice_columns
@@ -132,8 +143,7 @@ class Utterance:
             first, end = max(0, start), min(start + count, length)
             if first < end:
                 spans.append((row, start, first, end))
-        with self._place.scope():  # rows that still wait hear what is drawn before their beginning
-            network.hear(self._state, self._conditioning)
+        with self._place.scope():
             if spans and self._frames is not None:
                 self._add_frames(spans)
             return [self._piece(*span) for span in spans]
@@ -147,8 +157,7 @@ class Utterance:
             heard[piece.row, at : at + piece.columns] = (labels - 32768) / np.float32(32768.0)
             column = piece.first - self._sent
             self._drawn[piece.row, column : column + piece.columns] = labels
-        with self._place.scope():
-            self._state.push(network, self._place.xp.asarray(heard))
+        self._state.push(network, heard)
         self._step += count
         return self._complete()
 
@@ -184,9 +193,9 @@ class Utterance:
         """Add to the conditioning what is constant over each frame."""
         assert self._frames is not None
         steps = self._hop // self.rows  # columns of a frame
-        low = min(first for _, _, first, _ in spans) // steps
+        last = max(0, self._step - (self.rows - 1) * self._network.lag)  # or where it will begin
         high = max(end - 1 for _, _, _, end in spans) // steps + 1
-        self._frames.keep(low, high)
+        self._frames.keep(last // steps, high)
         for row, start, first, end in spans:
             for frame in range(first // steps, (end - 1) // steps + 1):
                 begin, stop = max(first, frame * steps), min(end, (frame + 1) * steps)
@@ -228,14 +237,49 @@ class Run(NamedTuple):
     take: Callable[[Labels], None]
 
 
+@contextmanager
+def helpers(engine: _C.Engine) -> Iterator[Executor | None]:
+    """Threads for what lies between the slices of an engine on the CPU, as many as it has."""
+    if engine.device != "cpu" or engine.threads == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(engine.threads - 1, "wavernn_fast rows") as pool:
+        yield pool
+
+
+def _hear(utterances: Sequence[Utterance], pool: Executor | None, threads: int) -> None:
+    """Let all rows hear, shared between the threads of the pool and this one."""
+    parts = [
+        (utterance, slice(*bounds))
+        for utterance in utterances
+        for bounds in itertools.pairwise(utterance.rows * i // threads for i in range(threads + 1))
+    ]
+    share = -(-len(parts) // threads)
+
+    def work(first: int) -> None:
+        for utterance, rows in parts[first : first + share]:
+            utterance.hear(rows)
+
+    others = [pool.submit(work, i) for i in range(share, len(parts), share)] if pool else []
+    work(0)
+    for other in others:
+        other.result()
+
+
 def advance(
     engine: _C.Engine,
     utterances: Sequence[Utterance],
+    pool: Executor | None = None,
     *,
     return_logits: bool = False,
     interrupt: Callable[[], None] | None = None,
 ) -> tuple[list[list[tuple[Piece, Any]]], list[Labels], float]:
     """Draw the next slice of each utterance, all rows of all of them side by side.
+
+    Parameters
+    ----------
+    pool : Executor, optional
+        See `helpers`.
 
     Returns
     -------
@@ -243,6 +287,7 @@ def advance(
     samples : for each utterance, what is new in order of time, int32 [n]
     seconds : inside the engine
     """
+    _hear(utterances, pool, engine.threads if pool else 1)
     prepared = [utterance.pieces() for utterance in utterances]
     streams = [
         utterance.streams[piece.row]
@@ -286,24 +331,29 @@ def run_utterances(
     See `lanes.run_lanes`, which does the same for streams that are an utterance each.
     """
     tally, active = Tally(), list[Run]()
-    while True:
-        active = [run for run in active if not run.utterance.finished]
-        while len(active) < slots:
-            run = next(queue, None)
-            if run is None:
-                break
-            if not run.utterance.finished:
-                active.append(run)
-        if not active:
-            return tally
-        found, samples, seconds = advance(
-            engine, [run.utterance for run in active], interrupt=interrupt
-        )
-        counts = [piece.columns for pieces in found for piece, _ in pieces]
-        for run, new in zip(active, samples, strict=True):
-            run.take(new)
-        tally.samples += sum(counts)
-        tally.place_steps += max(counts, default=0) * slots * active[0].utterance.rows
-        tally.engine_seconds += seconds
-        if on_samples is not None:
-            on_samples(sum(counts))
+    with helpers(engine) as pool:
+        while active := _refill(active, queue, slots):
+            found, samples, seconds = advance(
+                engine, [run.utterance for run in active], pool, interrupt=interrupt
+            )
+            counts = [piece.columns for pieces in found for piece, _ in pieces]
+            for run, new in zip(active, samples, strict=True):
+                run.take(new)
+            tally.samples += sum(counts)
+            tally.place_steps += max(counts, default=0) * slots * active[0].utterance.rows
+            tally.engine_seconds += seconds
+            if on_samples is not None:
+                on_samples(sum(counts))
+    return tally
+
+
+def _refill(active: Sequence[Run], queue: Iterator[Run], slots: int) -> list[Run]:
+    """Those that go on, and as many more as find a place."""
+    left = [run for run in active if not run.utterance.finished]
+    while len(left) < slots:
+        run = next(queue, None)
+        if run is None:
+            break
+        if not run.utterance.finished:  # an empty one
+            left.append(run)
+    return left

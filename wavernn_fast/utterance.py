@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 _FRAMES_AHEAD = 32  # frames whose rows are made at once: some MB, and few blocks made twice
 
 
+class Elsewhere(NamedTuple):
+    """What works on arrays that lie in a place other than the host."""
+
+    conditioner: Conditioner | None
+    network: SubscaleNetwork | None
+
+
 @dataclass(frozen=True)
 class Voice:
     """What all utterances of a call share."""
@@ -31,7 +38,7 @@ class Voice:
     config: ModelConfig
     engine: _C.Engine
     conditioner: Conditioner | None  # None: unconditioned
-    elsewhere: dict[arrays.Place, Conditioner] = field(default_factory=dict)  # made when needed
+    elsewhere: dict[arrays.Place, Elsewhere] = field(default_factory=dict)  # made when needed
     memory: str = "cpu"  # device whose memory the engine reads, such as "cuda:1"; see `arrays.take`
     network: SubscaleNetwork | None = None  # of a subscale model
 
@@ -48,17 +55,28 @@ class Voice:
     def conditioner_in(self, place: arrays.Place) -> Conditioner:
         """The conditioner whose weights lie in a place; brought there once."""
         assert self.conditioner is not None  # the caller has checked
-        if place is arrays.HOST:
-            return self.conditioner
-        if place not in self.elsewhere:
-            with place.scope():
-                self.elsewhere[place] = self.conditioner.on(place.xp, self.engine.hold_bias)
-        return self.elsewhere[place]
+        conditioner = self.conditioner if place is arrays.HOST else self._there(place).conditioner
+        assert conditioner is not None
+        return conditioner
 
     def network_in(self, place: arrays.Place) -> SubscaleNetwork:
-        """The network of a subscale model, its weights in a place."""
+        """The network of a subscale model, likewise."""
         assert self.network is not None  # the caller has checked
-        return self.network if place is arrays.HOST else self.network.on(place.xp)
+        network = self.network if place is arrays.HOST else self._there(place).network
+        assert network is not None
+        return network
+
+    def _there(self, place: arrays.Place) -> Elsewhere:
+        if place not in self.elsewhere:
+            with place.scope():
+                network = None if self.network is None else self.network.on(place.xp)
+                conditioner = None
+                if self.conditioner is not None:
+                    # The cell of a subscale model reads no rows of `hold`: it adds its own biases.
+                    bias = self.engine.hold_bias if network is None else None
+                    conditioner = self.conditioner.on(place.xp, bias)
+                self.elsewhere[place] = Elsewhere(conditioner, network)
+        return self.elsewhere[place]
 
     def source(self, mel: Any, place: arrays.Place = arrays.HOST) -> MelRows | None:
         """Conditioning of a whole mel, float32 [n_mels, n_frames] in a place."""

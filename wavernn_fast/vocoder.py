@@ -75,7 +75,7 @@ class Vocoder:
             columns = subscale_network.SLICE_COLUMNS[self._engine.device]
             self._network = subscale_network.SubscaleNetwork(config, tensors, columns)
         self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
-        self._elsewhere: dict[arrays.Place, Conditioner] = {}  # the same for arrays on a GPU
+        self._elsewhere: dict[arrays.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
 
     @classmethod
     def from_pretrained(
