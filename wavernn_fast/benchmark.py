@@ -162,7 +162,9 @@ class _EngineRun(_Run):
     def _probe(self) -> dict[str, float]:
         voc = self.voc
         assert voc is not None
-        return {k: floors.probe(voc, k) for k in floors.kinds(voc.dtype, self.case.streams)}
+        rows = voc.config.subscale_factor  # streams of the engine for each of the case
+        kinds = floors.kinds(voc.dtype, self.case.streams * rows)
+        return {kind: floors.probe(voc, kind) for kind in kinds}
 
 
 def _engine_runs(
@@ -181,8 +183,13 @@ def _engine_runner(voc: Vocoder, streams: int) -> Runner:
     config = voc.config
 
     def run(steps: int) -> tuple[int, float]:
-        if config.n_mels == 0:
+        if config.n_mels == 0 and config.subscale is None:
             return _unconditioned(voc, streams, steps)
+        if config.n_mels == 0:
+            started = time.perf_counter()
+            for seed in range(streams):  # one after the other: each is a batch of rows
+                voc.generate(n_samples=steps, seed=seed)
+            return steps, time.perf_counter() - started
         mels = [random_mel(config, _frames(config, steps), seed) for seed in range(streams)]
         started = time.perf_counter()
         waves = voc.generate_batch(mels, streams=streams)
@@ -267,14 +274,15 @@ def _row(run: _EngineRun, eager: Sequence[_Run]) -> Row:
     case, voc = run.case, run.voc
     assert voc is not None
     rate, probes = statistics.median(run.rates), floors.medians(run.probes)
-    floor = floors.floor(voc, case.streams, probes)
-    allowed = floor.samples_per_s(case.streams)
+    side_by_side = case.streams * voc.config.subscale_factor
+    floor = floors.floor(voc, side_by_side, probes)
+    allowed = floor.samples_per_s(side_by_side)
     peers = [e for e in eager if e.case.name == case.name and e.case.threads in (1, case.threads)]
     single, single_threads, _ = _fastest([e for e in peers if e.case.streams == 1])
     batch, batch_threads, batch_streams = _fastest(
         [e for e in peers if e.case.streams > 1 and case.streams > 1]
     )
-    few = case.streams < floors.ARITHMETIC_STREAMS
+    few = side_by_side < floors.ARITHMETIC_STREAMS
     return Row(
         model=case.name,
         dtype=voc.dtype,

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canonical import Tensors, expected_shapes
-from .config import ModelConfig
+from .config import ModelConfig, SubscaleConfig
 from .errors import InputError
 from .presets import Preset, get_preset
 
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 
 _SPEC = re.compile(
-    r"(dual|dual-mel|residual|residual-mol):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
+    r"(dual|dual-mel|subscale|residual|residual-mol):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
 )
 _PRUNED = re.compile(r"(gru\d?\.w_recurrent|gru2\.w_input|(coarse_|fine_)?fc\d\.weight)")
 
@@ -29,6 +29,7 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     spec : str
         "dual:896": the unconditioned 16-bit model of that hidden size at 24 kHz.
         "dual-mel:256": the same conditioned on 80 mel bins, 22.05 kHz, hop 64.
+        "subscale:256": 16 rows a horizon of 8 columns apart, with 80 mel bins, 22.05 kHz, hop 240.
         "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
         mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
         Any of them with ":4x4:95" after it is pruned: 95 % of the blocks of 4 outputs and 4 inputs
@@ -52,8 +53,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     if match is None or not int(match[2]) or (match[3] and not int(match[3]) * int(match[4])):
         raise InputError(
             f"There is no synthetic model {spec!r}; write dual:896, dual-mel:256, "
-            "residual:512 or residual-mol:512 (any size), and :4x4:95 after it for one that is "
-            "pruned by 95 % in blocks of 4x4."
+            "subscale:896, residual:512 or residual-mol:512 (any size), and :4x4:95 after it for "
+            "one that is pruned by 95 % in blocks of 4x4."
         )
     config = _config(match[1], int(match[2]))
     random = np.random.default_rng(seed)
@@ -70,7 +71,11 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
             if _PRUNED.fullmatch(name):
                 tensors[name] = drop_blocks(tensors[name], shape, share, random)
     if config.n_mels:
-        tensors["upsample.kernel"] = np.full_like(tensors["upsample.kernel"], 1.0 / 3.0)
+        taps = tensors["upsample.kernel"].shape[1]
+        tensors["upsample.kernel"] = np.full_like(tensors["upsample.kernel"], 1.0 / taps)
+    if config.subscale is not None:  # a row hears those before it
+        before = np.tri(config.subscale.factor, k=-1, dtype=np.float32)[:, None, :, None]
+        tensors["subscale.input.weight"] *= before
     return config, tensors
 
 
@@ -113,6 +118,17 @@ def _config(kind: str, size: int) -> ModelConfig:
             sample_rate=24000,
             hop_length=1,
             source="synthetic",
+        )
+    if kind == "subscale":
+        preset = get_preset("native-22k")
+        return ModelConfig(
+            core="dual",
+            head="dual_softmax",
+            hidden_size=size,
+            fc_size=size,
+            n_classes=256,
+            subscale=SubscaleConfig(factor=16, horizon=8, channels=64, blocks=3),
+            **{**_conditioned(preset), "upsample_left": 0, "upsample_right": 0},
         )
     if kind == "dual-mel":
         preset = get_preset("mkotha")

@@ -18,6 +18,7 @@ from ..batch import BatchReport, total
 from ..errors import AudioError, WaveRNNError
 from ..features import MelRangeWarning
 from ..metrics import mel_correlation
+from ..utterance import fold_sizes
 from . import common
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class SynthesisJob:
     """The files of one `vocode` command; one that fails is noted and the others go on."""
 
     def __init__(self, voc: Vocoder, options: dict[str, Any], *, quiet: bool) -> None:
+        fold_sizes(voc.config, options["fold"])  # what no item could be made with is said at once
         self.voc = voc
         self.options = options
         self.quiet = quiet
