@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-PARTS = ["build", "exchange", "tests", "sanitize", "speed", "sparse", "many", "baselines"]
-PARTS += ["stages", "ncu"]
+PARTS = ["build", "exchange", "tests", "sanitize", "speed", "sparse", "many", "subscale"]
+PARTS += ["baselines", "stages", "ncu"]
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # A version that knows some of the fields; others cost themselves only.
 SMI = """case "$1" in
@@ -277,6 +277,29 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     assert "coarse gates" in result["stages"][0]["stages"]
     assert result["baselines"][0]["batch"] == 2
     assert "MEASURED 150 clips" in done.stdout
+
+
+def test_the_part_for_subscale_measures_one_utterance_and_predicts_it(tmp_path):
+    """On the emulator, whose times mean nothing; CuPy may not be there, which is told."""
+    output = tmp_path / "subscale.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu_subscale.py"), "--device", "emu"]
+    command += ["--size", "32", "--seconds", "0.05", "--rounds", "1", "--places", "host,torch,none"]
+    path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=100,
+    )
+    assert done.returncode == 1, done.stderr
+    result = json.loads(output.read_text())
+    assert [row["network"] for row in result["rows"]] == ["host", "torch"]
+    assert [failure["what"] for failure in result["failures"]] == ["network by none"]
+    [predicted] = result["predicted"]
+    assert predicted["samples_per_s"] < predicted["samples_per_s_without_lag"]
+    assert result["engine"]["samples_per_s"] > 0
+    assert "MEASURED one utterance" in done.stdout
 
 
 def test_the_floor_of_the_papers_model_is_130_million_samples_a_second():
