@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
+import cases
 import numpy as np
 import pytest
 import recordings
 import torch
-from test_subscale_model import model_of, whole
+from test_subscale_model import every_config, model_of, whole
+from test_wavernn_model import assert_same
 from train_runs import (
     OFTEN,
     finish,
@@ -22,6 +24,8 @@ from train_runs import (
 
 from wavernn_fast import weights
 from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.models import subscale
+from wavernn_fast.models.eager import make_eager
 from wavernn_fast.models.wavernn import Batch, WaveRNN
 from wavernn_fast.train import state
 from wavernn_fast.train.corpus import Corpus, Recording
@@ -194,3 +198,70 @@ def test_the_model_of_a_run_is_the_averaged_one(tmp_path):
     read.load_canonical(tensors)
     with torch.no_grad():
         assert torch.allclose(read(batch)[0], average(batch)[0], atol=1e-3)
+
+
+# --- white samples --------------------------------------------------------------------------------
+
+
+def coloured(count: int, seed: int = 0) -> np.ndarray:
+    """Samples of noise whose neighbours are much alike, with a loud and a quiet half."""
+    noise = np.random.default_rng(seed).normal(size=count)
+    for i in range(1, count):
+        noise[i] += 0.95 * noise[i - 1]
+    noise[: count // 2] *= 0.05
+    scaled = np.clip(noise * 2000.0 + 32768.0, 0, 65535)
+    return scaled.astype(np.uint16)
+
+
+@pytest.mark.parametrize(("factor", "horizon", "blocks"), [(2, 0, 0), (4, 2, 1), (8, 3, 2)])
+def test_what_a_row_hears_is_white(factor, horizon, blocks):
+    config = cases.subscale_config(factor, horizon, blocks).subscale
+    recordings = [coloured(20_000), coloured(3_000, 1)]
+    correlation = subscale.autocorrelation(config, recordings)
+    assert correlation[0] == 1.0
+    assert correlation[1] == pytest.approx(0.95, abs=0.02)  # loud or quiet
+    whitening = subscale.whitening_of(config, correlation).double().numpy()
+    columns = 2 * config.reach + 1
+    place = (np.arange(factor)[:, None] + factor * np.arange(columns)).reshape(-1)
+    covariance = correlation[np.abs(place[:, None] - place)]
+    for row in range(factor):
+        mine = np.repeat(np.arange(factor), columns) < row
+        assert not whitening[row][~mine].any()
+        assert not whitening[row][:, ~mine].any()
+        own = whitening[row][np.ix_(mine, mine)]
+        white = own @ covariance[np.ix_(mine, mine)] @ own
+        off = white - np.diag(np.diag(white))
+        assert np.abs(off).max(initial=0.0) < 0.05
+        assert np.abs(np.diag(white) - 1.0).max(initial=0.0) < 0.05
+
+
+@every_config
+def test_a_model_of_white_samples_is_stored_and_taken_up_as_the_same_function(config):
+    model = WaveRNN(config)
+    model.subscale.set_whitening(subscale.autocorrelation(config.subscale, [coloured(20_000)]))
+    for parameter in model.subscale.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    samples, mel = cases.random_samples(config, 64), cases.mel_for(config, 64)
+    batch = whole(config, samples, mel)
+    with torch.no_grad():
+        logits = model(batch)[0][:, 0].numpy()
+    tensors = model.canonical()
+    eager = make_eager(config, tensors, "float64")
+    assert_same(logits, eager.teacher_forced_logits(samples, mel))
+    other = WaveRNN(config)
+    other.subscale.set_whitening(subscale.autocorrelation(config.subscale, [coloured(9_000, 5)]))
+    other.load_canonical(tensors)
+    with torch.no_grad():
+        assert_same(other(batch)[0][:, 0].numpy(), logits)
+
+
+def test_training_measures_its_recordings(tmp_path):
+    """The whitening is that of the recordings trained on, and a checkpoint keeps it."""
+    one = trainer(tmp_path, settings(steps=1), CONFIG)
+    expected = subscale.whitening_of(
+        one.config.subscale,
+        subscale.autocorrelation(one.config.subscale, [r.samples for r in one._train.recordings]),
+    )
+    assert torch.equal(one.model.subscale.whitening, expected)
+    assert torch.equal(one.average.subscale.whitening, expected)
+    assert "subscale.whitening" in one.model.state_dict()

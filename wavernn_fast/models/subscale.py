@@ -8,21 +8,27 @@ its layers they leave open. Ours, with R = `SubscaleConfig.reach` (docs/subscale
     x[s, i] += conv2 relu(conv1(x[s, i - D], x[s, i], x[s, i + D]))         for D = 1, 2, 4, ...
 
 The first layer is linear and has weights of its own for every row, because each row misses other
-neighbours: it is the best place to interpolate. In training they are the sum of weights that all
-rows share, by the distance from sample to sample, and of the row's own: what the sample before says
-is then learned once, not in every row. The mask lies there, and only there; the blocks
-mix columns of one row, all of which are masked alike. Beyond the ends of an utterance u is 0, and
-the network goes on, so it is the same function at every column. The result is added to the
+neighbours: it is the best place to interpolate. The mask lies there, and only there; the blocks mix
+columns of one row, all of which are masked alike. Beyond the ends of an utterance u is 0, and the
+network goes on, so it is the same function at every column. The result is added to the
 conditioning of the cell: its columns of `gru.w_conditioning` are the last layer.
+
+In training the weights of the first layer are the sum of weights that all rows share, by the
+distance from sample to sample, and of the row's own: what the sample before says is then learned
+once, not in every row. And they act on white samples: neighbours are so much alike that what tells
+them apart, which is what a prediction lives on, would be learned last. Every row's whitening
+follows from the autocorrelation of the recordings, and is folded into canonical weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..config import SubscaleConfig
@@ -31,6 +37,12 @@ from ..config import SubscaleConfig
 # it at these gains, as otherwise small steps would take long to reach weights of some hundreds.
 _LEAST_GAIN, _MOST_GAIN = 2.0, 64.0
 _NEAR = 6.0  # samples over which the first weights of the first layer fall by e
+# Variance added to that of every direction, as a share of a sample's: the narrowest directions are
+# widened thirty times at most.
+_RIDGE = 1e-3
+_QUIET = 5e-3  # amplitude below which loudness is not evened out before correlations are measured
+_EVEN = 256  # samples over which it is
+_UNCORRELATED = np.ones(1)  # before anything has been measured
 
 
 class _Block(nn.Module):
@@ -65,6 +77,8 @@ class SubscaleNetwork(nn.Module):
         self.distance: Tensor  # [row, row seen, columns], counted from the farthest sample before
         for name, value in _fixed(config)._asdict().items():
             self.register_buffer(name, value, persistent=False)
+        self.whitening: Tensor  # [row, seen, seen], seen: row seen and column; 0 where masked
+        self.register_buffer("whitening", whitening_of(config, _UNCORRELATED))
         distance = torch.arange(self.shared.shape[1]) - (config.factor * (config.reach + 1) - 1)
         with torch.no_grad():  # every channel hears some of the nearest samples
             self.shared.copy_(torch.randn_like(self.shared) * torch.exp(-distance.abs() / _NEAR))
@@ -73,7 +87,11 @@ class SubscaleNetwork(nn.Module):
     def input_weight(self) -> Tensor:
         """The first layer as it acts: [row, channels, row seen, columns], zero where masked."""
         fixed = _Fixed(self.mask, self.gains, self.distance)
-        return _input_weight(fixed, self.shared, self.weight)
+        return _input_weight(fixed, self.shared, self.weight, self.whitening)
+
+    def set_whitening(self, correlation: NDArray[np.float64]) -> None:
+        """Take what `autocorrelation` has measured; the weights mean another function then."""
+        self.whitening.copy_(whitening_of(self.config, correlation))
 
     def forward(self, around: Tensor) -> Tensor:
         """Hear the rows before each sample.
@@ -119,21 +137,68 @@ def _fixed(config: SubscaleConfig) -> _Fixed:
     return _Fixed(mask, spread.exp()[:, None, None], distance)
 
 
-def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor) -> Tensor:
-    """Sum of shared and own weights, masked and scaled: [row, channels, row seen, columns]."""
-    every = shared[:, fixed.distance].transpose(0, 1)
-    return (every + own) * fixed.mask * fixed.gains
+def autocorrelation(
+    config: SubscaleConfig, recordings: Iterable[NDArray[np.uint16]]
+) -> NDArray[np.float64]:
+    """Correlation of samples some apart, loudness evened out: [samples of the first layer].
+
+    Parameters
+    ----------
+    recordings : of samples [n], 256 coarse + fine, at least one that is not silent
+    """
+    count = config.factor * (2 * config.reach + 1)
+    total = np.zeros(count)
+    for samples in recordings:
+        u = (samples.astype(np.float64) - 32768.0) / 32768.0
+        power = np.convolve(u * u, np.full(_EVEN, 1.0 / _EVEN), mode="same")
+        u /= np.sqrt(power) + _QUIET
+        spectrum = np.fft.rfft(u, 2 * len(u))
+        total[: len(u)] += np.fft.irfft(np.abs(spectrum) ** 2)[: min(count, len(u))]
+    found: NDArray[np.float64] = total / total[0]
+    return found
+
+
+def whitening_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> Tensor:
+    """What makes the samples that each row hears uncorrelated: [row, seen, seen], symmetric.
+
+    The inverse square root of their covariance: the nearest of all whitenings to leaving each
+    sample where it is, so that weights may still be shared by distance.
+    """
+    rows, columns = config.factor, 2 * config.reach + 1
+    place = (np.arange(rows)[:, None] + rows * np.arange(columns)).reshape(-1)
+    apart = np.abs(place[:, None] - place)
+    covariance = np.where(apart < len(correlation), correlation[apart % len(correlation)], 0.0)
+    seen = np.repeat(np.arange(rows), columns)
+    found = np.zeros((rows, len(place), len(place)))
+    for row in range(1, rows):
+        mine = np.ix_(seen < row, seen < row)
+        variances, directions = np.linalg.eigh(covariance[mine])
+        scale = np.sqrt((1.0 + _RIDGE) / (np.maximum(variances, 0.0) + _RIDGE))
+        found[row][mine] = directions * scale @ directions.T
+    return torch.from_numpy(found.astype(np.float32))
+
+
+def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor, whitening: Tensor) -> Tensor:
+    """Sum of shared and own weights, scaled, of white samples, masked: as `input_weight`."""
+    every = (shared[:, fixed.distance].transpose(0, 1) + own) * fixed.gains
+    return torch.matmul(every.flatten(2), whitening).view_as(every) * fixed.mask
 
 
 def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """First layer as canonical tensors, from a state dict of `models.wavernn.WaveRNN`."""
-    shared, own, bias = (state[f"subscale.{part}"].cpu() for part in ("shared", "weight", "bias"))
-    weight = _input_weight(_fixed(config), shared, own)
-    return {"subscale.input.weight": weight, "subscale.input.bias": bias}
+    shared, own, whitening = (
+        state[f"subscale.{part}"].cpu().double() for part in ("shared", "weight", "whitening")
+    )
+    weight = _input_weight(_fixed(config), shared, own, whitening)
+    return {"subscale.input.weight": weight, "subscale.input.bias": state["subscale.bias"]}
 
 
-def input_parameters(config: SubscaleConfig, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    """Entries of such a state dict that act as this canonical first layer; nothing is shared."""
+def input_parameters(
+    config: SubscaleConfig, weight: Tensor, bias: Tensor, whitening: Tensor
+) -> dict[str, Tensor]:
+    """Entries of a state dict with this whitening that act as the canonical layer, unshared."""
     shared = torch.zeros(config.channels, config.factor * (2 * config.reach + 2) - 1)
-    own = weight / _fixed(config).gains
-    return {"subscale.shared": shared, "subscale.weight": own, "subscale.bias": bias}
+    inverse = torch.linalg.pinv(whitening.double(), hermitian=True)
+    own = torch.matmul(weight.double().flatten(2), inverse).view_as(weight)
+    own /= _fixed(config).gains
+    return {"subscale.shared": shared, "subscale.weight": own.float(), "subscale.bias": bias}

@@ -341,8 +341,12 @@ class WaveRNN(nn.Module):
         if self.config.n_mels:
             unfold(ours, self.mel.whitening())
         if self.config.subscale is not None:
-            layer = (np.array(tensors[f"subscale.input.{part}"]) for part in ("weight", "bias"))
-            first = input_parameters(self.config.subscale, *map(torch.from_numpy, layer))
+            weight, bias = (
+                torch.from_numpy(np.array(tensors[f"subscale.input.{part}"]))
+                for part in ("weight", "bias")
+            )
+            whitening = own["subscale.whitening"].cpu()
+            first = input_parameters(self.config.subscale, weight, bias, whitening)
             ours |= {name: value.numpy() for name, value in first.items()}
         self.load_state_dict(own | {name: torch.from_numpy(a) for name, a in ours.items()})
 

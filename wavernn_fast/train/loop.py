@@ -20,6 +20,7 @@ from ..config import ModelConfig
 from ..errors import AudioError, EngineError, InputError, ModelError
 from ..files import PARTS, write_atomic
 from ..models.mel_scale import measure
+from ..models.subscale import autocorrelation
 from ..models.wavernn import Batch, WaveRNN, to_canonical
 from . import state
 from .corpus import Corpus
@@ -89,6 +90,9 @@ class Trainer:
         self.model = WaveRNN(config)
         if config.n_mels:
             self.model.mel.set(measure(recording.mel for recording in self._train.recordings))
+        if config.subscale is not None:
+            recordings = (recording.samples for recording in self._train.recordings)
+            self.model.subscale.set_whitening(autocorrelation(config.subscale, recordings))
         self.model.to(processes.device)
         processes.share(self.model.buffers())  # eigenvectors of other processors may point back
         self.average = copy.deepcopy(self.model).requires_grad_(False)
