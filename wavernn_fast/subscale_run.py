@@ -60,8 +60,8 @@ class Piece(NamedTuple):
     row: int
     first: int  # column
     columns: int  # how many, 1 or more
-    conditioning: Any  # float32 [count, 3H] as `Engine.run` takes it
-    forced: Labels | None  # [count]
+    conditioning: Any  # float32 [columns, 3H] as `Engine.run` takes it
+    forced: Labels | None  # [columns]
 
 
 class Utterance:
@@ -196,6 +196,11 @@ class Utterance:
         last = max(0, self._step - (self.rows - 1) * self._network.lag)  # or where it will begin
         high = max(end - 1 for _, _, _, end in spans) // steps + 1
         self._frames.keep(last // steps, high)
+        if self._place is not arrays.HOST:  # one launch, for all columns of the slice
+            starts = self._step - np.arange(self.rows)[:, None] * self._network.lag
+            columns = starts + np.arange(self._network.slice_columns)
+            self._conditioning += self._frames.rows(columns // steps)
+            return
         for row, start, first, end in spans:
             for frame in range(first // steps, (end - 1) // steps + 1):
                 begin, stop = max(first, frame * steps), min(end, (frame + 1) * steps)
@@ -228,6 +233,11 @@ class _FrameTable:
     def row(self, frame: int) -> Any:
         """Gate pre-activations [3H] of a frame at hand."""
         return self._rows[frame - self._first]
+
+    def rows(self, frames: NDArray[np.int64]) -> Any:
+        """The same of many, [..., 3H]; of those not at hand, which nobody draws, any."""
+        places = np.clip(frames - self._first, 0, self._end - self._first - 1)
+        return self._rows[self._place.xp.asarray(places)]
 
 
 class Run(NamedTuple):
