@@ -39,7 +39,6 @@ from wavernn_fast.subscale_network import SLICE_COLUMNS, cell_of
 from wavernn_fast.synthetic import random_mel, random_model
 from wavernn_fast.utterance import make_request
 
-SAMPLES = 64 * 960  # of an update
 COLUMNS = 240  # of a segment; 960 samples where there are no rows
 LAUNCH_SECONDS = 20e-6  # of a kernel, and of what happens between two: predicted, see docs
 
@@ -51,6 +50,7 @@ class Run:
     factor: int
     horizon: int = 8
     channels: int = 64
+    samples: int = 64 * 960  # of an update
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class Run:
 
     def options(self) -> list[str]:
         segment = max(960, COLUMNS * self.factor)
-        found = ["--segment", str(segment), "--batch", str(SAMPLES // segment)]
+        found = ["--segment", str(segment), "--batch", str(self.samples // segment)]
         if self.factor > 1:
             found += ["--subscale", str(self.factor), "--horizon", str(self.horizon)]
             found += ["--subscale-channels", str(self.channels)]
@@ -279,6 +279,7 @@ def _parse() -> argparse.Namespace:
         parts.choices["train"].add_argument(f"--{option}", type=int, default=default)
     parts.choices["train"].add_argument("--horizon", type=int, default=8)
     parts.choices["train"].add_argument("--channels", type=int, default=64)
+    parts.choices["train"].add_argument("--samples", type=int, default=64 * 960)
     parts.choices["judge"].add_argument("--clips", type=int)
     speed = parts.add_parser("speed")
     speed.add_argument("--sizes", type=int, nargs="+", default=[128, 896])
@@ -299,7 +300,7 @@ def main() -> None:
     if args.part == "train":
         Path(args.folder).mkdir(parents=True, exist_ok=True)
         factors = [int(factor) for factor in args.factors.split(",")]
-        runs = [Run(factor, args.horizon, args.channels) for factor in factors]
+        runs = [Run(factor, args.horizon, args.channels, args.samples) for factor in factors]
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda run: train(run, args), runs))
     elif args.part == "judge":

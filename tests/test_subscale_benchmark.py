@@ -1,0 +1,90 @@
+"""The benchmark of rows, on a toy voice and small models, and what is committed of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recordings
+
+from wavernn_fast.subscale import Schedule
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+QUALITY = "subscale_kerstin.json"
+SPEED = "cpu_xeon_avx512_2cores_subscale.json"
+
+
+def bench(*arguments: object) -> str:
+    """Run benchmarks/subscale.py and return what it prints."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "subscale.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def committed(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
+
+
+def test_runs_are_trained_alike_and_judged(tmp_path):
+    data, runs = recordings.voice(tmp_path / "data", 4, 1.2, 22050), tmp_path / "runs"
+    small = ("--factors", "4,1", "--steps", 2, "--hidden", 32, "--held-out", 1, "--jobs", 1)
+    bench("train", data, "-o", runs, *small, "--channels", 4, "--samples", 1920)
+    bench("judge", data, "-o", runs, "--output", tmp_path / "quality.json")
+    rows = json.loads((tmp_path / "quality.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["b1", "b4-f8-c4"]
+    assert [len(row["nll_by_row"]) for row in rows] == [1, 4]
+    for row in rows:
+        assert row["clips"] == 1
+        assert row["nll"] == pytest.approx(
+            sum(row["nll_by_row"]) / len(row["nll_by_row"]), abs=1e-3
+        )
+        assert row["valid"][-1][0] == 2
+        facts = json.loads((runs / row["name"] / "run.json").read_text())["settings"]
+        assert facts["batch"] * facts["segment"] == 1920
+
+
+def test_speed_is_measured_beside_the_same_cell_and_drawn(tmp_path):
+    out, picture = tmp_path / "speed.json", tmp_path / "rows.svg"
+    bench("speed", "--sizes", 32, "--seconds", 0.1, 0.4, "--rounds", 2, "--output", out)
+    report = json.loads(out.read_text())
+    assert [(row["threads"], row["seconds"]) for row in report["rows"]] == [
+        (1, 0.1), (1, 0.4), (2, 0.1), (2, 0.4)
+    ]  # fmt: skip
+    for row in report["rows"]:
+        assert len(row["ratios"]) == 2
+        assert row["samples_per_s"] > 0
+        assert 1.0 < row["samples_per_step"] < 16.0
+        assert row["lag_seconds"] == pytest.approx(15 * 40 * 16 / 22050)
+    for row in report["predicted"]:
+        assert row["predicted"] is True
+        assert row["network_included"] is False
+    bench("draw", RESULTS / QUALITY, out, "-o", picture)
+    assert "B = 16" in picture.read_text()
+
+
+def test_committed_rows_are_complete():
+    quality, speed = committed(QUALITY), committed(SPEED)
+    factors = [row["subscale"]["factor"] if row["subscale"] else 1 for row in quality["rows"]]
+    assert factors == [1, 16, 8]
+    assert len({(row["steps"], row["hidden_size"], row["clips"]) for row in quality["rows"]}) == 1
+    for report in (quality, speed):
+        assert report["command"].startswith("python benchmarks/subscale.py")
+        assert report["machine"]["cpu"]
+    for row in speed["rows"]:
+        schedule = Schedule(round(row["seconds"] * 22050 / 240) * 240, 16, 8, 32)
+        assert row["samples_per_step"] == pytest.approx(schedule.samples_per_step)
+
+
+def test_the_page_shows_what_is_committed():
+    page = (ROOT / "docs" / "subscale.md").read_text()
+    for row in committed(QUALITY)["rows"]:
+        assert f"{row['nll']:.3f}" in page
+        assert f"{row['mel_correlation']:.3f}" in page
+    for row in committed(SPEED)["rows"]:
+        assert f"{row['samples_per_s']:,.0f}" in page, row
