@@ -41,9 +41,8 @@ def test_runs_are_trained_alike_and_judged(tmp_path):
     assert [len(row["nll_by_row"]) for row in rows] == [1, 4]
     for row in rows:
         assert row["clips"] == 1
-        assert row["nll"] == pytest.approx(
-            sum(row["nll_by_row"]) / len(row["nll_by_row"]), abs=1e-3
-        )
+        by_row = row["nll_by_row"]
+        assert row["nll"] == pytest.approx(sum(by_row) / len(by_row), abs=1e-3)
         assert row["valid"][-1][0] == 2
         facts = json.loads((runs / row["name"] / "run.json").read_text())["settings"]
         assert facts["batch"] * facts["segment"] == 1920
