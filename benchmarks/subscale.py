@@ -144,7 +144,7 @@ def time_cell(size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     config, tensors = random_model(f"subscale:{size}")
     models = {"rows": (config, tensors), "one": alone(config, tensors)}
     rows = []
-    for threads in (1, 2):
+    for threads in args.threads:
         voices = {
             way: Vocoder(*model, device="cpu", dtype=args.dtype, cpu_threads=threads)
             for way, model in models.items()
@@ -284,6 +284,7 @@ def _parse() -> argparse.Namespace:
     speed = parts.add_parser("speed")
     speed.add_argument("--sizes", type=int, nargs="+", default=[128, 896])
     speed.add_argument("--seconds", type=float, nargs="+", default=[0.5, 1, 3, 10])
+    speed.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--dtype", default="fp32")
     picture = parts.add_parser("draw")
