@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import cases
@@ -156,3 +157,23 @@ def test_a_number_of_places_below_zero_is_refused():
     engine = engine_of(DUAL, 1)
     with pytest.raises(InputError, match="lanes is -1, expected"):
         run(engine, DUAL, [engine.open(0)], [1], lanes=-1)
+
+
+# --- weights that do not lie beside a core --------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [16, 31, 33])
+def test_streams_that_share_far_weights_have_the_samples_of_those_that_work_apart(count):
+    """From 8 to 15 streams a thread products are shared where weights take more than 2 MB."""
+    config = cases.dual_config(512, 128)
+    tensors = cases.random_tensors(config)
+    found = []
+    for threads in (1, 2):
+        engine = _C.Engine(dataclasses.asdict(config), tensors, device="cpu", threads=threads)
+        assert engine.weight_bytes > 2 << 20
+        lengths = [6 + i % 5 for i in range(count)]  # the last ones run with few beside them
+        streams = [engine.open(i) for i in range(count)]
+        nothing = [None] * count
+        found.append([labels for labels, _ in engine.run(streams, lengths, nothing, nothing)])
+    for one, two in zip(*found, strict=True):
+        assert np.array_equal(one, two)
