@@ -249,7 +249,11 @@ def draw(quality: dict[str, Any], speed: dict[str, Any], path: str) -> None:
             label=f"{size} units, two threads",
         )  # fmt: skip
     lengths.axhline(1.0, color="0.7", linewidth=1)
+    lengths.set_ylim(0.0, 1.45 * max(row["ratio"] for row in speed["rows"]))  # room for the legend
     lengths.set(xlabel="seconds of the utterance", ylabel="times as fast as B = 1", xscale="log")
+    shown = sorted({row["seconds"] for row in speed["rows"]})
+    lengths.set_xticks(shown, [f"{seconds:g}" for seconds in shown])
+    lengths.minorticks_off()
     lengths.set_title("speed of one utterance, B = 16")
     for axes in (curves, rows, lengths):
         axes.legend(frameon=False, fontsize=8)
