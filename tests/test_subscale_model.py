@@ -17,7 +17,7 @@ import pytest
 import reference
 import torch
 from reference_subscale import _Heard, run_subscale
-from test_wavernn_model import assert_same
+from test_wavernn_model import assert_same, model_of, trained_weights
 from train_runs import one_thread  # noqa: F401
 
 from wavernn_fast.config import ModelConfig
@@ -45,22 +45,6 @@ CONFIGS = [
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=cases.case_id)
 FREE = [config for config in CONFIGS if not config.n_mels]
-
-
-@cache
-def trained_weights(config: ModelConfig) -> dict[str, np.ndarray]:
-    """Random canonical weights that training can hold: the mel is not scaled within a frame."""
-    tensors = cases.random_tensors(config)
-    if config.n_mels:
-        tensors["upsample.kernel"] = np.ones((config.hop_length, 1), np.float32)
-    return tensors
-
-
-@cache
-def model_of(config: ModelConfig) -> WaveRNN:
-    model = WaveRNN(config)
-    model.load_canonical(trained_weights(config))
-    return model
 
 
 @cache

@@ -183,13 +183,8 @@ def _engine_runner(voc: Vocoder, streams: int) -> Runner:
     config = voc.config
 
     def run(steps: int) -> tuple[int, float]:
-        if config.n_mels == 0 and config.subscale is None:
-            return _unconditioned(voc, streams, steps)
         if config.n_mels == 0:
-            started = time.perf_counter()
-            for seed in range(streams):  # one after the other: each is a batch of rows
-                voc.generate(n_samples=steps, seed=seed)
-            return steps, time.perf_counter() - started
+            return _unconditioned(voc, streams, steps)
         mels = [random_mel(config, _frames(config, steps), seed) for seed in range(streams)]
         started = time.perf_counter()
         waves = voc.generate_batch(mels, streams=streams)
@@ -201,6 +196,11 @@ def _engine_runner(voc: Vocoder, streams: int) -> Runner:
 def _unconditioned(voc: Vocoder, streams: int, steps: int) -> tuple[int, float]:
     from .lanes import SLICE_STEPS, let_signals_in
 
+    started = time.perf_counter()
+    if voc.config.subscale is not None:
+        for seed in range(streams):  # one after the other: each is a batch of rows
+            voc.generate(n_samples=steps, seed=seed)
+        return steps, time.perf_counter() - started
     lanes = [voc.engine.open(seed) for seed in range(streams)]
     nothing: list[None] = [None] * streams
     started = time.perf_counter()

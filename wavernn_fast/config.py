@@ -220,6 +220,11 @@ class ModelConfig:
         return 1 if self.subscale is None else self.subscale.factor
 
     @property
+    def horizon_samples(self) -> int:
+        """Samples on each side of a column that the rows of a subscale model hear; 0 without."""
+        return 0 if self.subscale is None else self.subscale.factor * self.subscale.horizon
+
+    @property
     def conditioning_size(self) -> int:
         """Values that are added to the gates of a dual core: mel, auxiliary, subscale network."""
         between = 0 if self.subscale is None else self.subscale.channels

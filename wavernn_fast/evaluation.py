@@ -253,9 +253,7 @@ class Evaluator:
         from .models.eager import torch_threads
 
         assert self._torch is not None
-        subscale = self.config.subscale
-        ahead = 0 if subscale is None else subscale.factor * subscale.horizon  # what they hear of
-        targets = targets[: first + ahead]
+        targets = targets[: first + self.config.horizon_samples]  # with those that they hear of
         if mel is not None:  # the frames that these samples hear
             context = self.config.lookback_frames + self.config.lookahead_frames
             mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]

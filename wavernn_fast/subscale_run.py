@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from . import arrays
 from .lanes import Tally, let_signals_in
-from .subscale import row_length
+from .subscale import Schedule, row_length
 from .subscale_network import NetworkState, SubscaleNetwork
 
 if TYPE_CHECKING:
@@ -116,10 +116,8 @@ class Utterance:
         """Whether every sample has been drawn."""
         if self._n_samples is None:
             return False
-        return all(
-            self._step - row * self._network.lag >= row_length(self._n_samples, self.rows, row)
-            for row in range(min(self.rows, self._n_samples))
-        )
+        sub, columns = self._network.subscale, self._network.slice_columns
+        return self._step >= Schedule(self._n_samples, sub.factor, sub.horizon, columns).n_steps
 
     def hear(self, rows: slice) -> None:
         """Let some rows hear what the next slice of them hears of the others; then `pieces`.

@@ -119,26 +119,18 @@ def _config(kind: str, size: int) -> ModelConfig:
             hop_length=1,
             source="synthetic",
         )
-    if kind == "subscale":
-        preset = get_preset("native-22k")
+    if kind in ("dual-mel", "subscale"):
+        fields = _conditioned(get_preset("mkotha" if kind == "dual-mel" else "native-22k"))
+        if kind == "subscale":
+            rows = SubscaleConfig(factor=16, horizon=8, channels=64, blocks=3)
+            fields |= {"subscale": rows, "upsample_left": 0, "upsample_right": 0}
         return ModelConfig(
             core="dual",
             head="dual_softmax",
             hidden_size=size,
             fc_size=size,
             n_classes=256,
-            subscale=SubscaleConfig(factor=16, horizon=8, channels=64, blocks=3),
-            **{**_conditioned(preset), "upsample_left": 0, "upsample_right": 0},
-        )
-    if kind == "dual-mel":
-        preset = get_preset("mkotha")
-        return ModelConfig(
-            core="dual",
-            head="dual_softmax",
-            hidden_size=size,
-            fc_size=size,
-            n_classes=256,
-            **_conditioned(preset),
+            **fields,
         )
     preset = get_preset("fatchord-mol" if kind == "residual-mol" else "fatchord-raw9")
     return ModelConfig(

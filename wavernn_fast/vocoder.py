@@ -66,8 +66,7 @@ class Vocoder:
         cell = (config, tensors)
         if config.subscale is not None:
             cell = subscale_network.cell_of(config, tensors)
-            if gpu_streams > 0:
-                gpu_streams *= config.subscale.factor
+            gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
         self._devices = make_devices(*cell, device, dtype, cpu_threads, gpu_streams)
         self._engine = self._devices[0].engine
         self._network: SubscaleNetwork | None = None

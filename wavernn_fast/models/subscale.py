@@ -72,7 +72,6 @@ class SubscaleNetwork(nn.Module):
         self.weight = nn.Parameter(torch.zeros(rows, wide, rows, taps))  # what a row has besides
         self.bias = nn.Parameter(torch.zeros(rows, wide))
         self.blocks = nn.ModuleList(_Block(wide, dilation) for dilation in config.dilations)
-        self.mask: Tensor  # [row, 1, row seen, 1]: whether it lies before
         self.gains: Tensor  # [channels, 1, 1]
         self.distance: Tensor  # [row, row seen, columns], counted from the farthest sample before
         for name, value in _fixed(config)._asdict().items():
@@ -86,7 +85,7 @@ class SubscaleNetwork(nn.Module):
     @property
     def input_weight(self) -> Tensor:
         """The first layer as it acts: [row, channels, row seen, columns], zero where masked."""
-        fixed = _Fixed(self.mask, self.gains, self.distance)
+        fixed = _Fixed(self.gains, self.distance)
         return _input_weight(fixed, self.shared, self.weight, self.whitening)
 
     def set_whitening(self, correlation: NDArray[np.float64]) -> None:
@@ -122,7 +121,6 @@ class SubscaleNetwork(nn.Module):
 class _Fixed(NamedTuple):
     """What follows from the sizes; see `SubscaleNetwork`."""
 
-    mask: Tensor
     gains: Tensor
     distance: Tensor
 
@@ -130,11 +128,10 @@ class _Fixed(NamedTuple):
 def _fixed(config: SubscaleConfig) -> _Fixed:
     rows, reach = config.factor, config.reach
     row = torch.arange(rows)
-    mask = (row[None, :] < row[:, None]).float()[:, None, :, None]
     spread = torch.linspace(math.log(_LEAST_GAIN), math.log(_MOST_GAIN), config.channels)
     columns = rows * (torch.arange(2 * reach + 1) + 1)  # from -reach on
     distance = columns[None, None, :] + row[None, :, None] - row[:, None, None] - 1
-    return _Fixed(mask, spread.exp()[:, None, None], distance)
+    return _Fixed(spread.exp()[:, None, None], distance)
 
 
 def autocorrelation(
@@ -179,9 +176,12 @@ def whitening_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> Te
 
 
 def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor, whitening: Tensor) -> Tensor:
-    """Sum of shared and own weights, scaled, of white samples, masked: as `input_weight`."""
+    """Sum of shared and own weights, scaled, of white samples: as `input_weight`.
+
+    The mask is in the whitening: its rows and columns of samples that a row may not hear are zero.
+    """
     every = (shared[:, fixed.distance].transpose(0, 1) + own) * fixed.gains
-    return torch.matmul(every.flatten(2), whitening).view_as(every) * fixed.mask
+    return torch.matmul(every.flatten(2), whitening).view_as(every)
 
 
 def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

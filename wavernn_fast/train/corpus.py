@@ -203,7 +203,8 @@ class Corpus:
     ) -> None:
         self.recordings = list(recordings)
         self._hop, self._frames, self._context = config.hop_length, segment_frames, context
-        self._subscale = config.subscale
+        self._rows, self._reach = config.subscale_factor, config.horizon_samples
+        self._with_rows = config.subscale is not None
         starts = [len(r.samples) // self._hop - segment_frames + 1 for r in self.recordings]
         self._ends = np.cumsum(starts)  # [recordings] segments that start in this one or before
 
@@ -234,23 +235,21 @@ class Corpus:
         """Segments by number, 0 .. n_segments - 1."""
         pieces = [self._segment(int(number)) for number in numbers]
         around, mels = (np.stack(parts) for parts in zip(*pieces, strict=True))
-        beside, rows = self._beside, 1 if self._subscale is None else self._subscale.factor
+        beside, rows, reach = self._beside, self._rows, self._reach
         samples = around[:, beside : around.shape[1] - beside]
         before = torch.from_numpy(around[:, beside - rows : beside].copy())
-        reach = 0 if self._subscale is None else rows * self._subscale.horizon
         first, last = beside - reach, beside + samples.shape[1] + reach
         return Batch(
             torch.from_numpy(samples.copy()),
             before if rows > 1 else before[:, 0],
             torch.from_numpy(mels),
-            *([torch.from_numpy(around[:, first:last].copy())] if self._subscale else []),
+            *([torch.from_numpy(around[:, first:last].copy())] if self._with_rows else []),
         )
 
     @property
     def _beside(self) -> int:
         """Samples wanted on each side of a segment."""
-        subscale = self._subscale
-        return 1 if subscale is None else subscale.factor * max(1, subscale.horizon)
+        return max(self._rows, self._reach)
 
     def _segment(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Samples and those beside them (-1: none), mel with context [n_mels, F + 2 context]."""

@@ -315,13 +315,12 @@ def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
 def cut(batch: Batch, frames: int, config: ModelConfig) -> tuple[Batch, Batch]:
     """Cut segments after so many frames: the first part, and the rest with its own context."""
     at, rows, radius = frames * config.hop_length, config.subscale_factor, config.aux_radius
-    reach = 0 if config.subscale is None else rows * config.subscale.horizon
     before = batch.samples[:, at - rows : at].view_as(batch.before)
     first = Batch(
         batch.samples[:, :at],
         batch.before,
         batch.mel[:, :, : frames + 2 * radius],
-        batch.around[:, : at + 2 * reach],
+        batch.around[:, : at + 2 * config.horizon_samples],
     )
     rest = Batch(batch.samples[:, at:], before, batch.mel[:, :, frames:], batch.around[:, at:])
     return first, rest
