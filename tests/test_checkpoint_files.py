@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,28 @@ def test_other_contents_are_refused_by_content(tmp_path: Path, content: Any, wor
 
 def test_a_huge_shape_over_a_small_buffer_is_refused_before_allocation(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, tmp_path / "m.pt")
-    with pytest.raises(ModelError, match="limit 2147483648"):
+    with pytest.raises(ModelError, match=r"bytes, limit \d+; its largest tensor is a"):
         checkpoints.load(tmp_path / "m.pt")
+
+
+def test_an_archive_written_without_checksums_is_loaded(tmp_path: Path) -> None:
+    _, expected = checkpoints.load(builders.save(tmp_path / "a.pyt", builders.deepmind()))
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = builders.save(tmp_path / "b.pyt", builders.deepmind())
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert path.read_bytes() != (tmp_path / "a.pyt").read_bytes()
+    _, tensors = checkpoints.load(path)
+    assert all(np.array_equal(expected[name], tensors[name]) for name in expected)
+
+
+def test_an_archive_packed_by_another_program_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(builders.save(tmp_path / "a.pyt", builders.deepmind()), "a.pyt")
+    with pytest.raises(ModelError, match=r"a compressed archive \(a\.pyt\).*choose the checkpoint"):
+        checkpoints.load(path)
 
 
 def test_too_many_tensors_are_refused(tmp_path: Path) -> None:

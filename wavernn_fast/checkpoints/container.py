@@ -25,6 +25,7 @@ from ..weights import MAX_BYTES, MAX_TENSORS
 _WRAPPERS = ("model_state", "state_dict", "model")
 _MIN_TORCH = (2, 10)
 _MAX_DIMS = 8
+_MOST_EXPANSION = 8  # bytes of float32 a byte of the file: of 8-bit floats four, and some tied
 _HEAD_BYTES = 512
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
@@ -87,15 +88,24 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
         )
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse broken, oversized and TorchScript archives before torch sees them."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
-        raise ModelError(
-            f"{path} is truncated or damaged ({error}). Copy or download it again."
-        ) from error
+def _damaged(path: Path, what: object) -> ModelError:
+    return ModelError(f"{path} is truncated or damaged ({what}). Copy or download it again.")
+
+
+def _check_parts(archive: zipfile.ZipFile) -> None:
+    """Compare every part with its checksum, which torch itself does not look at.
+
+    Checksums are all 0 in files written after ``torch.serialization.set_crc32_options(False)``.
+    """
+    for entry in archive.infolist():
+        if entry.CRC != 0:
+            with archive.open(entry) as part:
+                while part.read(1 << 20):
+                    pass
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse what unpacks to more than the file has, and what is not weights."""
     total = sum(entry.file_size for entry in entries)
     if total > MAX_BYTES or len(entries) > 2 * MAX_TENSORS:
         raise ModelError(
@@ -107,6 +117,26 @@ def _check_zip(path: Path) -> None:
             f"{path} is a TorchScript archive, which holds a program. "
             "Save the weights alone: torch.save(model.state_dict(), path)."
         )
+    packed = next((e for e in entries if e.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise ModelError(
+            f"{path} is a compressed archive ({packed.filename}); PyTorch compresses nothing. "
+            "If it was packed by another program, unpack it and choose the checkpoint in it."
+        )
+    if total > path.stat().st_size:
+        raise ModelError(f"{path} unpacks to {total} bytes, more than it has: its parts overlap.")
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse broken, oversized and TorchScript archives before torch sees them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_entries(path, archive.infolist())
+            _check_parts(archive)
+    except ModelError:
+        raise
+    except Exception as error:  # a broken archive makes zipfile raise nearly any type
+        raise _damaged(path, error) from error
 
 
 def _read_head(path: Path) -> bytes:
@@ -150,10 +180,7 @@ def _unpickle(path: Path, is_zip: bool) -> Any:
             "torch.save(model.state_dict(), path)."
         ) from None
     except Exception as error:  # a broken file makes torch raise nearly any type
-        raise ModelError(
-            f"{path} is truncated or damaged ({type(error).__name__}: {_first_line(error)}). "
-            "Copy or download it again."
-        ) from None
+        raise _damaged(path, f"{type(error).__name__}: {_first_line(error)}") from None
 
 
 def _is_optimizer(content: Mapping[Any, Any]) -> bool:
@@ -206,7 +233,9 @@ def _to_arrays(
     if len(state) > MAX_TENSORS:
         raise ModelError(f"{path} has {len(state)} tensors, limit {MAX_TENSORS}.")
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
-        keys = ", ".join(str(key)[:40] for key in list(state)[:8]) or "none"
+        # Only names: to write out what else may be a key could take for ever.
+        named = [key[:40] if isinstance(key, str) else type(key).__name__ for key in state]
+        keys = ", ".join(named[:8]) or "none"
         raise ModelError(
             f"{path} holds no tensors where a state dict was expected (its keys: {keys}). "
             f"A state dict may stand alone or under {', '.join(_WRAPPERS)}."
@@ -214,12 +243,13 @@ def _to_arrays(
     found = [p for name, value in state.items() if (p := _tensor_problem(name, value, torch))]
     if found:
         raise ModelError(f"{path} is not a state dict of plain tensors:", found)
-    # A stored tensor can be a small buffer seen through a huge shape.
+    # A stored tensor can be a small buffer seen through a huge shape, or by many names.
     total = sum(4 * value.numel() for value in state.values())
-    if total > MAX_BYTES:
+    limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
+    if total > limit:
         largest = max(state, key=lambda name: int(state[name].numel()))
         raise ModelError(
-            f"{path} needs {total} bytes, limit {MAX_BYTES}; its largest tensor is {largest} of "
+            f"{path} needs {total} bytes, limit {limit}; its largest tensor is {largest} of "
             f"shape {show_shape(state[largest].shape)}."
         )
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
