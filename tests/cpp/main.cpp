@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "backends.h"
 #include "common/rng.h"
+#include "cpu/engine_cpu.h"
 #include "cpu/isa.h"
 #include "cpu/vec_scalar.h"
 #include "random_model.h"
@@ -25,9 +25,9 @@ void mix(uint64_t& hash, const void* data, size_t bytes) {  // FNV-1a
 }
 
 uint64_t run_hash(const wf::ModelConfig& c, const wf::CanonicalWeights& weights,
-                  const wf::EngineOptions& options) {
+                  const wf::cpu::Options& options) {
   constexpr int kSteps = 96, kStreams = 3;
-  const auto engine = wf::make_engine(c, weights, options);
+  const auto engine = wf::cpu::make_engine(c, weights, options);
   const int frames = kSteps / c.hop_length + 2;
   const auto interp = wf::random_tensor(1000, {frames + c.taps(), c.interp_size()}, 0.5f).data;
   const auto hold = wf::random_tensor(1001, {frames, c.hold_size()}, 0.5f).data;
@@ -107,7 +107,8 @@ int print_hashes(const wf::ModelConfig& config, const wf::CanonicalWeights& weig
     bool have = false;
     for (const std::string& isa : wf::cpu::available_isas()) {
       for (int threads : {1, 2}) {
-        const uint64_t hash = run_hash(config, weights, {"cpu", dtype, threads, isa, sparse});
+        const uint64_t hash =
+            run_hash(config, weights, {wf::dtype_from_name(dtype), threads, isa, sparse});
         if (!have) first = hash, have = true;
         if (hash == first) continue;
         std::fprintf(stderr, "%s %s %s on %s with %d thread(s): %016llx, expected %016llx\n",
