@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModelError,
         WaveRNNError,
     )
+    from .fold import Folding
     from .vocoder import Vocoder
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "AudioError",
     "DeviceError",
     "EngineError",
+    "Folding",
     "InputError",
     "MelConfig",
     "MissingDependencyError",
@@ -44,7 +46,7 @@ __all__ = [
 ]
 
 _HOME = {"Vocoder": "vocoder", "ModelConfig": "config", "MelConfig": "config"}
-_HOME["OutputConfig"] = "config"
+_HOME |= {"OutputConfig": "config", "Folding": "fold"}
 
 
 def __getattr__(name: str) -> object:
