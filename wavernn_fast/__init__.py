@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compat.acceleration import accelerate
     from .config import MelConfig, ModelConfig, OutputConfig
     from .errors import (
         AudioError,
@@ -43,10 +44,11 @@ __all__ = [
     "Vocoder",
     "WaveRNNError",
     "__version__",
+    "accelerate",
 ]
 
 _HOME = {"Vocoder": "vocoder", "ModelConfig": "config", "MelConfig": "config"}
-_HOME |= {"OutputConfig": "config", "Folding": "fold"}
+_HOME |= {"OutputConfig": "config", "Folding": "fold", "accelerate": "compat.acceleration"}
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import arrays
 from .errors import InputError
-from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples
+from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane, Rows
 from .samples import OutputDecoder
 
@@ -262,6 +262,32 @@ class Job:
             return empty
         folds: list[Any] = [np.concatenate(parts) for parts in self._folds]
         return join_folds(folds, self._plan, self._voice.config)
+
+
+class Drawing(NamedTuple):
+    """What was drawn for one utterance, before decoding."""
+
+    plan: FoldPlan  # `fold.whole` where it was not folded
+    folds: list[Drawn]  # [num_folds], `plan.lengths[i]` long; see `samples.decode_samples`
+
+
+class DrawnJob(Job):
+    """A job for callers with an end of the pipe of their own: its result is a `Drawing`.
+
+    All samples of the mel are drawn, whatever the length rule says.
+    """
+
+    def __init__(self, voice: Voice, request: Request, sampling: Sampling) -> None:
+        super().__init__(voice, request, sampling)
+        if self._plan is None:
+            self._plan, self._folds = whole(request.n_drawn), [[]]
+
+    def result(self) -> Any:
+        """`Drawing`, once all lanes have been drawn."""
+        assert self._plan is not None
+        empty: Drawn = np.zeros(0, dtype=np.int32)
+        folds: list[Any] = [np.concatenate(parts) if parts else empty for parts in self._folds]
+        return Drawing(self._plan, folds)
 
 
 def sounding_samples(voice: Voice, request: Request) -> int:
