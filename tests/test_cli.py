@@ -19,7 +19,7 @@ import soundfile
 from cli_runner import refused, run
 from voices import DTYPES, preset_mel, save_mels, save_speech, save_voice
 
-from wavernn_fast import voices
+from wavernn_fast import Folding, voices
 from wavernn_fast.audio import quantize
 from wavernn_fast.cli import _COMMANDS
 from wavernn_fast.metrics import mel_correlation
@@ -100,6 +100,12 @@ def test_vocode_writes_one_file_and_the_options_reach_the_engine(model, voc, mel
         ("--fold", "300,60"): {"fold": (300, 60)},
         ("--fold", "400/80"): {"fold": (400, 80)},
         ("--fold", "yes"): {"fold": True},
+        ("--fold", "300/60", "--crossfade", "legacy", "--decode", "after"): {
+            "fold": Folding(
+                target=300, overlap=60, crossfade="legacy", decode_before_crossfade=False
+            )
+        },
+        ("--fold", "yes", "--decode", "before"): {"fold": Folding(decode_before_crossfade=True)},
         ("--threads", "1"): {},
     }
     for options, arguments in cases.items():

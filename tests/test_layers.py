@@ -68,6 +68,7 @@ MODULES: dict[str, str] = {
     "voice": "batch devices kernels lanes likelihood nvrtc selfcheck stream subscale_job "
     "subscale_run utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
+    "compat": "compat",
     "cli": "cli",
     "main": "__main__",
 }
@@ -82,6 +83,7 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "train": (*_DATA, "models"),
     "voice": (*_DATA, "checkpoints"),
     "tools": (*_DATA, "checkpoints", "models", "voice"),
+    "compat": (*_DATA, "checkpoints", "voice"),
     "cli": (*_DATA, "checkpoints", "models", "train", "voice", "tools"),
     "main": ("cli",),
 }
@@ -368,6 +370,9 @@ def test_an_include_in_a_comment_is_none(tmp_path: Path) -> None:
         ("checkpoints/fir.py", "from ..models import eager", "checkpoints may not import models"),
         ("vocoder.py", "from .models import eager", "voice may not import models"),
         ("benchmark.py", "from .cli import main", "tools may not import cli"),
+        ("compat/rtvc.py", "import torch", "torch belongs"),
+        ("compat/rtvc.py", "from .. import _C", "_C belongs to the vocoder layer"),
+        ("vocoder.py", "from .compat import fatchord", "voice may not import compat"),
         ("audio.py", "from wavernn_fast.cli.common import PIPE", "data may not import cli"),
         ("samples.py", "import tests.cases", "the package may not import tests"),
         ("brand_new.py", "import numpy", "module brand_new has no layer"),

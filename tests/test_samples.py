@@ -107,6 +107,19 @@ def test_truncating_decode_emits_the_value_of_the_lowered_label() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("classes", [256, 512, 1024])
+def test_float32_values_are_those_of_torch_bit_for_bit(classes: int) -> None:
+    torch = pytest.importorskip("torch", reason="torch is the oracle of float32 rounding")
+    expected = (2 * torch.arange(classes).float() / (classes - 1.0) - 1.0).numpy()
+    assert s.label_to_value_float32(np.arange(classes), classes).tobytes() == expected.tobytes()
+    config = dataclasses.replace(
+        MODELS["torchaudio"], n_classes=classes, output=OutputConfig(label_decode="float32")
+    )
+    found = s.decode_samples(np.arange(classes, dtype=np.int32), config)
+    np.testing.assert_array_equal(found, expected.astype(np.float64))
+    assert np.abs(found - s.label_to_value(np.arange(classes), classes)).max() > 0
+
+
 def test_coarse_and_fine_join_to_the_sample_they_came_from() -> None:
     everything = np.arange(65536)
     coarse, fine = s.split_sample(everything)

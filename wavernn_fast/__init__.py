@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .compat.acceleration import accelerate
     from .config import MelConfig, ModelConfig, OutputConfig
     from .errors import (
         AudioError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         ModelError,
         WaveRNNError,
     )
+    from .fold import Folding
     from .vocoder import Vocoder
 
 __version__ = "0.1.0"
@@ -32,6 +34,7 @@ __all__ = [
     "AudioError",
     "DeviceError",
     "EngineError",
+    "Folding",
     "InputError",
     "MelConfig",
     "MissingDependencyError",
@@ -41,10 +44,11 @@ __all__ = [
     "Vocoder",
     "WaveRNNError",
     "__version__",
+    "accelerate",
 ]
 
 _HOME = {"Vocoder": "vocoder", "ModelConfig": "config", "MelConfig": "config"}
-_HOME["OutputConfig"] = "config"
+_HOME |= {"OutputConfig": "config", "Folding": "fold", "accelerate": "compat.acceleration"}
 
 
 def __getattr__(name: str) -> object:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import arrays
 from .config import ModelConfig
 from .devices import Device
 from .errors import EngineError, InputError
 from .lanes import Tally, run_lanes
 from .subscale_job import SubscaleJob
 from .subscale_run import run_utterances
-from .utterance import Job, Request, Sampling, Voice, make_request
+from .utterance import Drawing, DrawnJob, Job, Request, Sampling, Voice, make_request
 from .workers import Draw, run_on_devices
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ def run_batch(
     devices: Sequence[Device] = (),
     progress: Callable[[int], None] | None = None,
     report: Callable[[BatchReport], None] | None = None,
+    job: type[Job] = Job,
 ) -> list[Any]:
     """Turn requests into waveforms, several utterances (or folds) side by side.
 
@@ -103,6 +106,8 @@ def run_batch(
         Called with the number of samples drawn so far, all requests together.
     report : callable, optional
         Called once, at the end.
+    job : type
+        What becomes of a request (of a subscale model: always a `SubscaleJob`).
 
     Returns
     -------
@@ -111,7 +116,7 @@ def run_batch(
     """
     begun = time.perf_counter()
     rows, draw = voice.config.subscale_factor, _draw_of(voice)
-    make = Job if voice.network is None else SubscaleJob
+    make = job if voice.network is None else SubscaleJob
     jobs = [make(voice, request, sampling) for request in requests]
     engines = [device.engine for device in devices] or [voice.engine]
     share = -(-sum(job.n_lanes for job in jobs) // len(engines))  # of the lanes, for each
@@ -137,6 +142,27 @@ def run_batch(
         seconds = time.perf_counter() - begun
         report(_report(tally, rows * sum(slots), seconds, voice.config.sample_rate))
     return waves
+
+
+def draw_batch(
+    voice: Voice,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    devices: Sequence[Device] = (),
+    progress: Callable[[int], None] | None = None,
+) -> list[Drawing]:
+    """What the engine draws for requests, not decoded; arguments as in `run_batch`.
+
+    Raises
+    ------
+    InputError
+        If the model is a subscale one, whose rows are no streams by themselves.
+    """
+    if voice.network is not None:
+        raise InputError("The draws of a subscale model are not handed out before decoding.")
+    bare = [dataclasses.replace(request, restore=arrays.as_it_is) for request in requests]
+    return run_batch(voice, bare, sampling, devices=devices, progress=progress, job=DrawnJob)
 
 
 def default_streams(engine: _C.Engine) -> int:

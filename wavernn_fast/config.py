@@ -17,6 +17,7 @@ from .errors import ModelError
 
 Core = Literal["dual", "residual"]
 Head = Literal["dual_softmax", "softmax", "mol"]
+Crossfade = Literal["constant_power", "legacy"]  # fold.fade_curves
 
 FORMAT_VERSION = 1  # of the canonical file; raised when a reader of the old one would go wrong
 
@@ -56,11 +57,12 @@ class OutputConfig:
     """What happens between the drawn classes and the waveform."""
 
     mu_law: bool = False  # softmax labels are mu-law companded, mu = n_classes - 1
-    label_decode: Literal["exact", "torchaudio"] = "exact"  # "torchaudio" truncates as its bundle
+    label_decode: Literal["exact", "float32", "torchaudio"] = "exact"  # "float32": rounded as in
+    #                          PyTorch programs; "torchaudio": and truncated, as its bundle does
     dual_scale: Literal["int16", "symmetric"] = "int16"  # int16: (k - 32768) / 32768; symmetric:
     #                                                      k / 32767.5 - 1, k = 256 coarse + fine
     decode_before_crossfade: bool = True  # False: folds are joined in the companded domain
-    crossfade: Literal["constant_power", "legacy"] = "constant_power"
+    crossfade: Crossfade = "constant_power"
     fold_target: int = 11000  # samples; used when folding is asked for without sizes
     fold_overlap: int = 550  # samples
     deemphasis: float = 0.0  # y[t] = x[t] + deemphasis * y[t-1]; 0 is off

@@ -11,15 +11,85 @@ Starts are arbitrary sample positions inside a frame. What lies beyond the utter
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ModelConfig
+from .config import Crossfade, ModelConfig
 from .errors import InputError
-from .samples import Samples, decode_samples, deemphasize, finish, mu_law_expand
+from .samples import Samples, decode_samples, deemphasize, mu_law_expand, shape_end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folding:
+    """How utterances are folded; what is left None is as the model's preset says.
+
+    Parameters
+    ----------
+    target, overlap : int, optional
+        Samples of a fold between its overlaps, and those shared with a neighbour; target is the
+        larger.
+    crossfade : {"constant_power", "legacy"}, optional
+        "legacy" has the hole of power in its middle that older programs have; see `fade_curves`.
+    decode_before_crossfade : bool, optional
+        For mu-law labels: fade waveforms (True) or companded values (False, older programs).
+    """
+
+    target: int | None = None
+    overlap: int | None = None
+    crossfade: Crossfade | None = None
+    decode_before_crossfade: bool | None = None
+
+    def applied(self, config: ModelConfig) -> ModelConfig:
+        """Return `config` with an output rule that says the same.
+
+        Raises
+        ------
+        InputError
+            If the sizes cannot be, the crossfade is unknown, or an order of decoding is asked of
+            a model without mu-law labels.
+        """
+        output = config.output
+        target, overlap = (
+            preset if mine is None else to_samples(mine, name)
+            for mine, preset, name in (
+                (self.target, output.fold_target, "target"),
+                (self.overlap, output.fold_overlap, "overlap"),
+            )
+        )
+        fold_plan(0, target, overlap)
+        if self.crossfade not in (None, *get_args(Crossfade)):
+            raise InputError(
+                f"Unknown crossfade {self.crossfade!r}; "
+                f"expected {' or '.join(get_args(Crossfade))}."
+            )
+        before = self.decode_before_crossfade
+        if before is not None and not (output.mu_law and config.head == "softmax"):
+            raise InputError(
+                "The model has no mu-law labels, so there is nothing to decode before or after the "
+                "crossfade; leave decode_before_crossfade out."
+            )
+        output = dataclasses.replace(
+            output,
+            fold_target=target,
+            fold_overlap=overlap,
+            crossfade=self.crossfade or output.crossfade,
+            decode_before_crossfade=output.decode_before_crossfade if before is None else before,
+        )
+        return dataclasses.replace(config, output=output)
+
+
+def to_samples(value: Any, what: str) -> int:
+    """Check a number of samples; its range is that of `fold_plan`."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{what} is {value!r}, expected an integer.") from None
 
 
 @dataclass(frozen=True)
@@ -47,6 +117,11 @@ class FoldPlan:
         last = (start + length - 1) // hop_length
         first = start // hop_length
         return first, last - first + 1, start % hop_length
+
+
+def whole(n_samples: int) -> FoldPlan:
+    """Plan of an utterance in one piece."""
+    return FoldPlan(n_samples, n_samples, 0, 1, (0,), (n_samples,), plain=True)
 
 
 def fold_plan(n_samples: int, target: int, overlap: int) -> FoldPlan:
@@ -161,7 +236,12 @@ def crossfade(
 def join_folds(
     folds: Sequence[Samples], plan: FoldPlan, config: ModelConfig
 ) -> NDArray[np.float32]:
-    """Waveform of a folded utterance: decode, crossfade, de-emphasis, cut, fade-out, float32.
+    """Waveform of a folded utterance, float32 [n_samples]: `unfold`, rounded."""
+    return unfold(folds, plan, config).astype(np.float32)
+
+
+def unfold(folds: Sequence[Samples], plan: FoldPlan, config: ModelConfig) -> NDArray[np.float64]:
+    """Waveform of a folded utterance: decode, crossfade, de-emphasis, cut, fade-out.
 
     Mu-law is undone before or after the crossfade as `config.output.decode_before_crossfade` says.
 
@@ -176,7 +256,7 @@ def join_folds(
 
     Returns
     -------
-    float32 array [n_samples]
+    float64 array [n_samples]
         After the length rule.
     """
     output = config.output
@@ -187,4 +267,4 @@ def join_folds(
         wave = mu_law_expand(wave, config.n_classes)
     if output.deemphasis:
         wave, _ = deemphasize(wave, output.deemphasis)
-    return finish(wave, config)
+    return shape_end(wave, config)

@@ -24,6 +24,12 @@ def label_to_value(labels: ArrayLike, n_classes: int) -> NDArray[np.float64]:
     return 2.0 * np.asarray(labels, dtype=np.float64) / (n_classes - 1.0) - 1.0
 
 
+def label_to_value_float32(labels: ArrayLike, n_classes: int) -> NDArray[np.float32]:
+    """Value 2 k / (C - 1) - 1 of label k, each operation rounded to float32 as in PyTorch."""
+    one, two, top = np.float32(1), np.float32(2), np.float32(n_classes - 1)
+    return np.asarray(two * np.asarray(labels).astype(np.float32) / top - one)
+
+
 def value_to_label(values: ArrayLike, n_classes: int) -> NDArray[np.int32]:
     """Nearest label of each value; values outside [-1, 1] are clipped first."""
     clipped = np.clip(np.asarray(values, dtype=np.float64), -1.0, 1.0)
@@ -61,7 +67,7 @@ def truncate_labels(labels: ArrayLike, n_classes: int) -> NDArray[np.int32]:
     by one (63 of 256). Only what is heard changes; the value fed back is that of the label drawn.
     """
     one, two, top = np.float32(1), np.float32(2), np.float32(n_classes - 1)
-    value = two * np.asarray(labels).astype(np.float32) / top - one
+    value = label_to_value_float32(labels, n_classes)
     scaled = (np.clip(value, -one, one) + one) * top / two
     return np.asarray(np.clip(scaled, np.float32(0), top), dtype=np.int32)
 
@@ -83,7 +89,10 @@ def _label_table(n_classes: int, decode: str, expand: bool) -> NDArray[np.float6
     labels = np.arange(n_classes, dtype=np.int32)
     if decode == "torchaudio":
         labels = truncate_labels(labels, n_classes)
-    values = label_to_value(labels, n_classes)
+    if decode == "float32":
+        values = label_to_value_float32(labels, n_classes).astype(np.float64)
+    else:
+        values = label_to_value(labels, n_classes)
     if expand:
         values = mu_law_expand(values, n_classes)
     values.flags.writeable = False
@@ -197,7 +206,12 @@ def _ramp(length: int) -> NDArray[np.float64]:
 
 
 def finish(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float32]:
-    """Cut a whole decoded wave to the length rule, fade its end out, and round to float32.
+    """Cut a whole decoded wave to the length rule, fade its end out (`shape_end`), and round."""
+    return shape_end(wave, config).astype(np.float32)
+
+
+def shape_end(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float64]:
+    """Cut a whole decoded wave to the length rule and fade its end out.
 
     The ramp runs linearly from 1 to 0 over the last `fade_out_frames`; a wave shorter than the
     ramp is left as it is.
@@ -211,13 +225,14 @@ def finish(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float32
 
     Returns
     -------
-    float32 array [n_samples]
+    float64 array [n_samples]
+        A copy.
     """
     length, fade = max(0, wave.size - cut_samples(config)), fade_samples(config)
     wave = wave[:length].copy()
     if 0 < fade <= length:
         wave[length - fade :] *= _ramp(fade)
-    return wave.astype(np.float32)
+    return wave
 
 
 class OutputDecoder:

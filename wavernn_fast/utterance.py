@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import arrays
 from .errors import InputError
-from .fold import FoldPlan, fold_plan, join_folds
+from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane, Rows
 from .samples import OutputDecoder
 
@@ -105,7 +105,8 @@ class Request:
     place: arrays.Place = arrays.HOST
 
 
-Fold = bool | tuple[int, int] | None  # no, the preset's sizes, or (target, overlap) in samples
+# No, as the preset says, (target, overlap) in samples, or in every respect.
+Fold = bool | tuple[int, int] | Folding | None
 
 
 def fold_sizes(config: ModelConfig, fold: Fold) -> tuple[int, int] | None:
@@ -114,7 +115,7 @@ def fold_sizes(config: ModelConfig, fold: Fold) -> tuple[int, int] | None:
     Raises
     ------
     InputError
-        If the sizes have no meaning, or the model is a subscale one.
+        If the sizes or the way of joining have no meaning, or the model is a subscale one.
     """
     if fold is None or fold is False:
         return None
@@ -123,13 +124,23 @@ def fold_sizes(config: ModelConfig, fold: Fold) -> tuple[int, int] | None:
             f"A subscale model draws {config.subscale.factor} samples of an utterance side by side "
             "already; leave fold out."
         )
+    output = _folding(fold).applied(config).output
+    return output.fold_target, output.fold_overlap
+
+
+def _folding(fold: Any) -> Folding:
+    """What is asked for by any of the forms of `Fold` that mean yes."""
+    if isinstance(fold, Folding):
+        return fold
     if fold is True:
-        return config.output.fold_target, config.output.fold_overlap
+        return Folding()
     try:
         target, overlap = fold
     except (TypeError, ValueError):
-        raise InputError(f"fold is {fold!r}; give True or (target, overlap) in samples.") from None
-    return arrays.to_count(target, "target", 1), arrays.to_count(overlap, "overlap")
+        raise InputError(
+            f"fold is {fold!r}; give True, (target, overlap) in samples, or a Folding."
+        ) from None
+    return Folding(target=to_samples(target, "target"), overlap=to_samples(overlap, "overlap"))
 
 
 def make_request(
@@ -251,6 +262,32 @@ class Job:
             return empty
         folds: list[Any] = [np.concatenate(parts) for parts in self._folds]
         return join_folds(folds, self._plan, self._voice.config)
+
+
+class Drawing(NamedTuple):
+    """What was drawn for one utterance, before decoding."""
+
+    plan: FoldPlan  # `fold.whole` where it was not folded
+    folds: list[Drawn]  # [num_folds], `plan.lengths[i]` long; see `samples.decode_samples`
+
+
+class DrawnJob(Job):
+    """A job for callers with an end of the pipe of their own: its result is a `Drawing`.
+
+    All samples of the mel are drawn, whatever the length rule says.
+    """
+
+    def __init__(self, voice: Voice, request: Request, sampling: Sampling) -> None:
+        super().__init__(voice, request, sampling)
+        if self._plan is None:
+            self._plan, self._folds = whole(request.n_drawn), [[]]
+
+    def result(self) -> Any:
+        """`Drawing`, once all lanes have been drawn."""
+        assert self._plan is not None
+        empty: Drawn = np.zeros(0, dtype=np.int32)
+        folds: list[Any] = [np.concatenate(parts) if parts else empty for parts in self._folds]
+        return Drawing(self._plan, folds)
 
 
 def sounding_samples(voice: Voice, request: Request) -> int:

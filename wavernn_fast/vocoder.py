@@ -15,6 +15,7 @@ from .batch import BatchReport, default_streams, make_requests, run_batch
 from .config import ModelConfig
 from .devices import make_devices, resolve_devices
 from .errors import InputError
+from .fold import Folding
 
 if TYPE_CHECKING:
     from . import _C
@@ -244,10 +245,10 @@ class Vocoder:
             Above 0; 1 is what the model learned, less is safer and duller.
         greedy : bool
             Take the likeliest class at every step; seed and temperature are then without effect.
-        fold : bool or (target, overlap), optional
+        fold : bool, (target, overlap) or Folding, optional
             Cut the utterance into overlapping folds that run side by side and are crossfaded:
-            faster on long audio, but not the samples of the unfolded run. True takes the sizes of
-            the model's preset, numbers are samples.
+            faster on long audio, but not the samples of the unfolded run. True folds as the
+            model's preset says, numbers are samples; a `Folding` also says how folds are joined.
         fade_out : bool
             False leaves out the fade at the end that some presets ask for.
         progress : callable, optional
@@ -267,7 +268,7 @@ class Vocoder:
         """
         one = self._request(mel, n_samples, seed)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        return run_batch(self.voice(fade_out), [one], sampling, progress=progress)[0]
+        return run_batch(self.voice(fade_out, fold), [one], sampling, progress=progress)[0]
 
     def generate_batch(
         self,
@@ -317,7 +318,7 @@ class Vocoder:
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         most = None if streams is None else arrays.to_count(streams, "streams", 1)
         return run_batch(
-            self.voice(fade_out),
+            self.voice(fade_out, fold),
             requests,
             sampling,
             most,
@@ -417,9 +418,9 @@ class Vocoder:
 
     # --- helpers ---
 
-    def voice(self, fade_out: bool = True) -> utterance.Voice:
+    def voice(self, fade_out: bool = True, fold: utterance.Fold = None) -> utterance.Voice:
         """What the functions of `utterance` need of it; without the fade-out at will."""
-        config = self._config
+        config = fold.applied(self._config) if isinstance(fold, Folding) else self._config
         if not fade_out and config.output.fade_out_frames:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)

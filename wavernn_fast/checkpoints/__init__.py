@@ -28,7 +28,7 @@ from .layout import Converted, Dialect
 if TYPE_CHECKING:
     from .container import Checkpoint
 
-__all__ = ["DIALECTS", "detect", "inspect", "load"]
+__all__ = ["DIALECTS", "detect", "inspect", "load", "load_state"]
 
 _log = logging.getLogger("wavernn_fast")
 
@@ -179,17 +179,53 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
         return (config if preset is None else _apply_preset(file, config, preset)), tensors
     from .container import open_checkpoint
 
-    checkpoint = open_checkpoint(file)
+    return _to_model(open_checkpoint(file), preset)
+
+
+def load_state(
+    state: Mapping[str, Any], label: str, preset: str | None = None
+) -> tuple[ModelConfig, Tensors]:
+    """Take the state dict of a live PyTorch module as `load` takes a file.
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor
+        ``module.state_dict()``; every value is copied.
+    label : str
+        What it is called in messages, in place of a file.
+    preset : str, optional
+        As in `load`.
+
+    Returns
+    -------
+    config, tensors
+        As `load` returns them.
+
+    Raises
+    ------
+    ModelError, InputError
+        As `load`.
+    """
+    from .container import checkpoint_of_state
+
+    if preset is not None:
+        get_preset(preset)
+    return _to_model(checkpoint_of_state(state, label), preset)
+
+
+def _to_model(checkpoint: Checkpoint, preset: str | None) -> tuple[ModelConfig, Tensors]:
+    """Convert, complete by a preset, check; messages begin with the name of the checkpoint."""
+    path = checkpoint.path
     try:
         dialect, converted = _convert(checkpoint)
         if preset is None:
-            config = _configure(file, dialect, checkpoint.wrapper, converted)
+            config = _configure(path, dialect, checkpoint.wrapper, converted)
         else:
-            config = _apply_preset(file, _without_preset(dialect, converted.fields), preset)
+            config = _apply_preset(path, _without_preset(dialect, converted.fields), preset)
         canonical.validate(config, converted.tensors)
     except ModelError as error:
         message = str(error).split("\n  - ")[0]
-        raise ModelError(f"{file}: {message}", error.problems) from error
+        raise ModelError(f"{path}: {message}", error.problems) from error
     return config, converted.tensors
 
 

@@ -45,7 +45,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 class Checkpoint:
     """The tensors of a checkpoint file and what was around them."""
 
-    path: Path
+    path: Path  # of a live module: what it is called
     state: dict[str, NDArray[Any]]  # floats widened or narrowed to float32, integers as they are
     wrapper: str  # key the tensors were under; "" for a plain state dict
     dtypes: dict[str, str] = field(default_factory=dict)  # as stored, such as "float16"
@@ -227,9 +227,8 @@ def _to_numpy(value: Any, torch: Any) -> NDArray[Any]:
 
 
 def _to_arrays(
-    path: Path, state: Mapping[Any, Any]
+    path: Path, state: Mapping[Any, Any], torch: Any
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    torch = _load_torch()
     if len(state) > MAX_TENSORS:
         raise ModelError(f"{path} has {len(state)} tensors, limit {MAX_TENSORS}.")
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
@@ -284,5 +283,19 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if is_zip:
         _check_zip(path)
     state, wrapper = _unwrap(path, _unpickle(path, is_zip))
-    arrays, dtypes = _to_arrays(path, state)
+    arrays, dtypes = _to_arrays(path, state, _load_torch())
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)
+
+
+def checkpoint_of_state(state: Mapping[Any, Any], label: str) -> Checkpoint:
+    """Copy the state dict of a live module; no file is read, so any release of PyTorch will do.
+
+    Raises
+    ------
+    ModelError
+        If an entry is no plain dense tensor of real numbers, or all together are too large.
+    """
+    import torch
+
+    arrays, dtypes = _to_arrays(Path(label), state, torch)
+    return Checkpoint(path=Path(label), state=arrays, wrapper="", dtypes=dtypes)

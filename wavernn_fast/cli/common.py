@@ -113,11 +113,6 @@ sampling_options = stack(
         help="Above 0; less than 1 is safer and duller.",
     ),
     click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),
-    click.option(
-        "--fold",
-        metavar="yes|TARGET/OVERLAP",
-        help="Cut long utterances into overlapping folds run side by side (faster, not exact).",
-    ),
 )
 output_options = stack(
     click.option(
@@ -160,22 +155,6 @@ def dtype_list(ctx: click.Context, parameter: click.Parameter, value: str) -> li
         if part not in DTYPES[1:]:
             raise click.BadParameter(f"{part!r} is none of {', '.join(DTYPES[1:])}.")
     return parts
-
-
-def parse_fold(text: str | None) -> bool | tuple[int, int] | None:
-    """`--fold`: nothing, "yes" (the preset's sizes), "TARGET/OVERLAP" or "TARGET,OVERLAP"."""
-    if text is None:
-        return None
-    if text.strip().lower() in ("yes", "true", "on"):
-        return True
-    parts = text.replace("/", ",").split(",")
-    if len(parts) == 2 and all(part.strip().isdecimal() for part in parts):
-        from ..fold import fold_plan
-
-        sizes = int(parts[0]), int(parts[1])
-        fold_plan(0, *sizes)  # refuses sizes that no utterance can be cut into
-        return sizes
-    raise click.UsageError(f"--fold is {text!r}; write 'yes' or two sizes, such as 11000/550.")
 
 
 def is_quiet(ctx: click.Context, options: dict[str, Any]) -> bool:

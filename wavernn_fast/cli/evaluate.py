@@ -12,7 +12,7 @@ import click
 
 from ..errors import AudioError, MissingDependencyError, WaveRNNError
 from ..files import write_atomic
-from . import common
+from . import common, folding
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation, Evaluator
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @common.model_options
 @common.sampling_options
+@folding.options
 @click.option(
     "--dtypes", default="fp32", show_default=True, callback=common.dtype_list,
     help="Types to score the recordings with, such as fp32,fp16,int8; --dtype is that of the copy.",
@@ -57,7 +58,7 @@ def command(ctx: click.Context, /, recordings: Sequence[str], **options: Any) ->
     Exit code 1 if a recording failed, or if engine and PyTorch differ by more than 1e-4 nats.
     """
     items = _items(recordings, options["output"])
-    options["fold"] = common.parse_fold(options["fold"])
+    options["fold"] = folding.parse(options)
     evaluator = _evaluator(options)
     if options["output"]:
         common.prepare_folders([*items, common.Item("", str(Path(options["output"], "report.md")))])
@@ -189,9 +190,10 @@ class _Job:
         from ..evaluation import largest_difference, mean_row
 
         rows, options = self.report.done, self.options
-        names = ("model", "seed", "temperature", "greedy", "fold", "dtypes", "limit_seconds")
+        names = ("model", "seed", "temperature", "greedy", "dtypes", "limit_seconds")
         return {
             **{name: options[name] for name in names},
+            "fold": folding.describe(options["fold"]),
             "dtype": self.evaluator.voc.dtype,
             "engine": repr(self.evaluator.voc),
             "mean": mean_row(rows) if rows else None,

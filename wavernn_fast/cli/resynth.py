@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from . import common
+from . import common, folding
 
 
 @click.command(
@@ -29,6 +29,7 @@ from . import common
 @click.option("--report", is_flag=True, help="Print the log-mel correlation of every file.")
 @common.voice_options
 @common.sampling_options
+@folding.options
 @common.output_options
 @common.json_option
 @common.quiet_option
@@ -50,7 +51,7 @@ def command(
         inputs, output, reads=common.READ_AUDIO, writes=".wav", single=common.WRITTEN_AUDIO
     )
     common.check_outputs(items, options)
-    options["fold"] = common.parse_fold(options["fold"])
+    options["fold"] = folding.parse(options)
     voc = common.load_vocoder(options)
     if voc.config.mel is None:
         raise InputError(

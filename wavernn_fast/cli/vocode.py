@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import common
+from . import common, folding
 
 
 @click.command(
@@ -22,6 +22,7 @@ from . import common
 @click.option("-o", "--output", required=True, metavar="OUT", help="Folder, .wav file or '-'.")
 @common.model_options
 @common.sampling_options
+@folding.options
 @common.output_options
 @common.json_option
 @common.quiet_option
@@ -39,7 +40,7 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
         inputs, output, reads=common.MEL_ENDINGS, writes=".wav", single=common.WRITTEN_AUDIO
     )
     common.check_outputs(items, options)
-    options["fold"] = common.parse_fold(options["fold"])
+    options["fold"] = folding.parse(options)
     voc = common.load_vocoder(options)
     common.prepare_folders(items)
     ctx.exit(SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options)).run(items))
