@@ -59,7 +59,7 @@ class Vocoder:
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
     ) -> None:
-        from . import canonical, conditioning, subscale_network
+        from . import canonical, conditioning_network, subscale_network
 
         canonical.validate(config, tensors)
         self._config = config
@@ -73,7 +73,9 @@ class Vocoder:
         if config.subscale is not None:
             columns = subscale_network.SLICE_COLUMNS[self._engine.device]
             self._network = subscale_network.SubscaleNetwork(config, tensors, columns)
-        self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
+        self._conditioner: Conditioner | None = None
+        if config.n_mels:
+            self._conditioner = conditioning_network.make_conditioner(config, tensors)
         self._elsewhere: dict[arrays.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
 
     @classmethod
