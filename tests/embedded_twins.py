@@ -1,4 +1,4 @@
-"""The published classes of the embedded core in PyTorch, from their equations, as `checkpoint_twins`.
+"""The published classes of the embedded core in PyTorch, as `checkpoint_twins` has the others.
 
 Each has `held`, what conditions every sample, and `step`, one step by nn.GRUCell; `logits` follows
 given labels and `labels` draws its own, with a draw that the caller supplies.
