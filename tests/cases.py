@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.network_config import NetworkConfig
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -49,6 +50,29 @@ def residual_config(
         core="residual",
         head="mol" if bits is None else "softmax",
         n_classes=3 * mixtures if bits is None else 2**bits,
+        hidden_size=hidden_size,
+        fc_size=fc_size,
+        **(defaults | fields),
+    )
+
+
+def embedded_config(
+    hidden_size: int,
+    fc_size: int,
+    bits: int,
+    network: tuple[str, int, int, int] | None = None,
+    **fields: Any,
+) -> ModelConfig:
+    """Return an embedded model; `network` is its kind, layers, size and kernel."""
+    defaults: dict[str, Any] = {"sample_rate": 8000, "hop_length": 4, "n_mels": 6}
+    if network is not None:
+        kind, layers, size, kernel = network
+        fields["network"] = NetworkConfig(kind=kind, layers=layers, size=size, kernel=kernel)
+    defaults |= {"embedding_size": 10, "first_label": 2 ** (bits - 1)}
+    return ModelConfig(
+        core="embedded",
+        head="softmax",
+        n_classes=2**bits,
         hidden_size=hidden_size,
         fc_size=fc_size,
         **(defaults | fields),
@@ -93,6 +117,12 @@ def small_configs() -> list[ModelConfig]:
         residual_config(64, 48, **_conditioned(6, 8, 2, 2), **_AUX),
         residual_config(32, 32, mixtures=1, **_conditioned(2, 3, 1, 1, pad="none"), **_AUX),
         residual_config(16, 16, bits=8, n_mels=0, hop_length=1),
+        # embedded: the mel itself, networks of one and of both kinds, both paddings, no mel
+        embedded_config(48, 32, 8),
+        embedded_config(64, 48, 10, ("gru", 2, 7, 1)),
+        embedded_config(32, 64, 9, ("conv", 2, 9, 3)),
+        embedded_config(80, 16, 8, ("conv", 3, 12, 5), pad="none", first_label=127),
+        embedded_config(128, 16, 4, embedding_size=3, first_label=0, n_mels=0, hop_length=1),
     ]
 
 
@@ -105,7 +135,13 @@ def full_size_configs() -> list[ModelConfig]:
         dual_config(896, 896, **_conditioned(64, 80, 1, 1, sample_rate=22050)),
         residual_config(512, 512, bits=9, **vocoder),
         residual_config(512, 512, **vocoder),
+        embedded_config(896, 1024, 10, ("gru", 2, 128, 1), **_UNIVOC),
     ]
+
+
+_UNIVOC: dict[str, Any] = {"sample_rate": 16000, "hop_length": 200, "n_mels": 80} | {
+    "embedding_size": 256
+}
 
 
 def enumerate_configs(*, full_size: bool = True) -> list[ModelConfig]:
@@ -115,7 +151,9 @@ def enumerate_configs(*, full_size: bool = True) -> list[ModelConfig]:
 
 def case_id(config: ModelConfig) -> str:
     """Name of a case in test reports, such as ``dual-96-fc48-mel20-taps5``."""
-    head = "dual" if config.core == "dual" else f"residual-{config.head}{config.n_classes}"
+    head = (
+        config.core if config.core == "dual" else f"{config.core}-{config.head}{config.n_classes}"
+    )
     parts = [head, str(config.hidden_size), f"fc{config.fc_size}"]
     if config.n_mels:
         taps = f"{config.upsample_left}+1+{config.upsample_right}"
@@ -126,6 +164,8 @@ def case_id(config: ModelConfig) -> str:
         parts.append(f"pad-{config.pad}")
     if config.first_input:
         parts.append(f"first{config.first_input:g}")
+    if config.network is not None:
+        parts.append("x".join(str(size) for size in dataclasses.astuple(config.network)))
     if config.subscale is not None:
         sizes = dataclasses.astuple(config.subscale)
         parts.append("subscale" + "x".join(str(size) for size in sizes))
@@ -165,8 +205,10 @@ def random_tensors(config: ModelConfig, seed: int = 0, gain: float = 1.0) -> Ten
     dict of float32 arrays, C-contiguous
     """
     make = _Maker(seed ^ zlib.crc32(case_id(config).encode()), gain)
-    tensors = _dual(config, make) if config.core == "dual" else _residual(config, make)
-    if config.n_mels:
+    tensors = {"dual": _dual, "residual": _residual, "embedded": _embedded}[config.core](
+        config, make
+    )
+    if config.n_mels and config.core != "embedded":
         tensors["upsample.kernel"] = _kernel(config, make)
     if config.aux_size:
         tensors |= _aux(config, make)
@@ -211,6 +253,36 @@ def _residual(config: ModelConfig, make: _Maker) -> Tensors:
         tensors["fc3.weight"][n : 2 * n] *= 0.4  # means mostly inside [-1, 1]
         tensors["fc3.weight"][2 * n :] *= 0.4
         tensors["fc3.bias"][2 * n :] -= 3.0  # scales of about exp(-3) = 0.05
+    return tensors
+
+
+def _embedded(config: ModelConfig, make: _Maker) -> Tensors:
+    h, embedding, channels = config.hidden_size, config.embedding_size, config.conditioning_size
+    tensors = {
+        "embedding.weight": make.normal((config.n_classes, embedding), 1.0),
+        "gru.w_label": make.matrix(3 * h, embedding),
+        "gru.w_recurrent": make.matrix(3 * h, h, 2.0),
+        "gru.b_recurrent": make.normal((3 * h,), 0.3),
+        "gru.b_input": make.normal((3 * h,), 0.3),
+    }
+    if channels:
+        tensors["gru.w_conditioning"] = make.matrix(3 * h, channels)
+    tensors |= _layer(make, "fc1", config.fc_size, h, 2.0)
+    tensors |= _layer(make, "fc2", config.n_classes, config.fc_size, 1.8)
+    network = config.network
+    for i in range(0 if network is None else network.layers):
+        assert network is not None
+        size, inputs = network.size, network.in_size(i, config.n_mels)
+        if network.kind == "conv":
+            weight = make.matrix(size, inputs * network.kernel, 1.5)
+            tensors[f"network.{i}.weight"] = weight.reshape(size, inputs, network.kernel)
+            tensors[f"network.{i}.bias"] = make.normal((size,), 0.2)
+            continue
+        for way in ("forward", "backward"):
+            tensors[f"network.{i}.{way}.w_input"] = make.matrix(3 * size, inputs, 1.5)
+            tensors[f"network.{i}.{way}.w_recurrent"] = make.matrix(3 * size, size, 2.0)
+            tensors[f"network.{i}.{way}.b_input"] = make.normal((3 * size,), 0.3)
+            tensors[f"network.{i}.{way}.b_recurrent"] = make.normal((3 * size,), 0.3)
     return tensors
 
 

@@ -31,6 +31,16 @@ class _Maker:
         self.add(f"{name}.weight", out, inputs)
         self.add(f"{name}.bias", out)
 
+    def both_ways(self, name: str, hidden: int, inputs: int, layers: int) -> None:
+        """A torch.nn.GRU with bidirectional=True."""
+        for layer in range(layers):
+            for end in ("", "_reverse"):
+                size = 2 * hidden if layer else inputs
+                self.add(f"{name}.weight_ih_l{layer}{end}", 3 * hidden, size)
+                self.add(f"{name}.weight_hh_l{layer}{end}", 3 * hidden, hidden)
+                self.add(f"{name}.bias_ih_l{layer}{end}", 3 * hidden)
+                self.add(f"{name}.bias_hh_l{layer}{end}", 3 * hidden)
+
     def gru(self, name: str, hidden: int, inputs: int) -> None:
         self.add(f"{name}.weight_ih_l0", 3 * hidden, inputs)
         self.add(f"{name}.weight_hh_l0", 3 * hidden, hidden)
@@ -156,11 +166,95 @@ def mkotha(
     return m.state
 
 
+def univoc(
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    classes: int = 1024,
+    n_mels: int = 8,
+    embedding: int = 6,
+    conditioning: int = 5,
+    seed: int = 0,
+) -> State:
+    """State dict of univoc 0.2, `univoc/model.py` of bshall/UniversalVocoding."""
+    m = _Maker(seed)
+    m.both_ways("rnn1", conditioning, n_mels, 2)
+    m.add("embedding.weight", classes, embedding)
+    m.gru("rnn2", hidden, embedding + 2 * conditioning)
+    m.linear("fc1", fc, hidden)
+    m.linear("fc2", classes, fc)
+    return m.state
+
+
+def univoc_first(
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    classes: int = 512,
+    n_mels: int = 8,
+    embedding: int = 6,
+    conditioning: int = 5,
+    seed: int = 0,
+) -> State:
+    """State dict of univoc 0.1, `model.py` of bshall/UniversalVocoding."""
+    m = _Maker(seed)
+    m.both_ways("rnn1", conditioning, n_mels, 1)
+    m.both_ways("rnn2", conditioning, 2 * conditioning, 1)
+    m.add("embedding.weight", classes, embedding)
+    m.gru("rnn3", hidden, embedding + 2 * conditioning)
+    m.linear("fc1", fc, hidden)
+    m.linear("fc2", classes, fc)
+    return m.state
+
+
+def anandaswarup(**sizes: Any) -> State:
+    """State dict of anandaswarup/waveRNN, `model.py`."""
+    names = {
+        "rnn1": "conditioning_network",
+        "embedding": "quantized_audio_embedding",
+        "rnn2": "rnn",
+        "fc1": "linear_layer",
+        "fc2": "output_layer",
+    }
+    state = {}
+    for name, array in univoc(**sizes).items():
+        first, _, rest = name.partition(".")
+        state[f"{names[first]}.{rest}"] = array
+    return state
+
+
+def gibiansky(
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    classes: int = 256,
+    n_mels: int = 8,
+    channels: int = 6,
+    layers: int = 3,
+    width: int = 5,
+    seed: int = 0,
+) -> State:
+    """State dict of gibiansky/wavernn, `src/wavernn/model.py`, with one band."""
+    m = _Maker(seed)
+    m.state["conditioner.input_range"] = np.array([-6.9, 3.1], np.float32)
+    for i in range(layers):
+        m.add(f"conditioner.model.{2 * i}.weight", channels, channels if i else n_mels, width)
+        m.add(f"conditioner.model.{2 * i}.bias", channels)
+    m.gru("autoregressive.gru", hidden, channels)
+    m.linear("autoregressive.post_gru", fc, hidden)
+    m.add("domain.embedding.weight", classes, channels)
+    m.linear("domain.linear", classes, fc)
+    return m.state
+
+
 BUILDERS = {
     "fatchord": fatchord,
     "torchaudio": torchaudio,
     "deepmind": deepmind,
     "mkotha": mkotha,
+    "univoc": univoc,
+    "anandaswarup": anandaswarup,
+    "gibiansky": gibiansky,
 }
 
 # What published training programs put around the state dict.

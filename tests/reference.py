@@ -1,4 +1,4 @@
-"""The meaning of the words: both cores in float64 numpy, one sample at a time, nothing hoisted.
+"""The meaning of the words: every core in float64 numpy, one sample at a time, nothing hoisted.
 
 Every backend is compared with this file. It works from the canonical tensors and a mel by the
 original equations, so it shares neither an algebraic rearrangement nor an order of summation with
@@ -7,6 +7,8 @@ the code it checks. Sources are named at each equation:
 [K18]   Kalchbrenner et al., Efficient Neural Audio Synthesis, ICML 2018, section 2 and figure 1
 [Cho14] the GRU as torch.nn.GRU documents it: reset applied after the recurrent product
 [F]     the two-GRU residual vocoder: docs/formats.md, residual core
+[L18]   Lorenzo-Trueba et al., Towards achieving robust universal neural vocoding, 2018, section 2,
+        as bshall/UniversalVocoding builds it: docs/formats.md, embedded core
 [S17]   Salimans et al., PixelCNN++, ICLR 2017, section 2.1: mixture of logistics
 [Sal11] Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011: Philox4x32-10
 
@@ -143,6 +145,43 @@ def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
     return np.array(rows).reshape(-1, slices * config.aux_size)
 
 
+def network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
+    """mel [M, n] -> [n_out, D]: what conditions an embedded core in each frame [L18].
+
+    None: the mel itself. "gru": layers of two GRUs, one in either direction, of which the next
+    layer hears both. "conv": tanh(sum_j W[:, :, j] x[n - radius + j] + b), layer upon layer.
+    """
+    if config.network is None:
+        return mel.T
+    x = list(mel.T)
+    if config.network.kind == "conv" and config.pad == "zeros":
+        nothing = [np.zeros(config.n_mels)] * config.network.radius
+        x = [*nothing, *x, *nothing]
+    for layer in range(config.network.layers):
+        name = f"network.{layer}"
+        if config.network.kind == "conv":
+            weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+            x = [
+                np.tanh(sum(weight[:, :, j] @ x[n + j] for j in range(weight.shape[2])) + bias)
+                for n in range(len(x) - weight.shape[2] + 1)
+            ]
+        else:
+            ahead = direction(tensors, f"{name}.forward", x)
+            back = direction(tensors, f"{name}.backward", x[::-1])[::-1]
+            x = [np.concatenate(pair) for pair in zip(ahead, back, strict=True)]
+    return np.array(x).reshape(-1, config.network.out_size)
+
+
+def direction(tensors: Tensors, name: str, x: list[Array]) -> list[Array]:
+    """States of one GRU over the frames x, from zeros [Cho14]."""
+    h, states = np.zeros(tensors[f"{name}.w_recurrent"].shape[1]), []
+    for frame in x:
+        recurrent = tensors[f"{name}.w_recurrent"] @ h + tensors[f"{name}.b_recurrent"]
+        h = gru(recurrent, tensors[f"{name}.w_input"] @ frame + tensors[f"{name}.b_input"], h)
+        states.append(h)
+    return states
+
+
 # --- the cores ------------------------------------------------------------------------------------
 
 
@@ -246,6 +285,18 @@ def residual_step(
     return (h1, h2), dense(tensors, "fc3", q)
 
 
+def embedded_step(tensors: Tensors, h: Array, label: int, condition: Array) -> tuple[Array, Array]:
+    """One step of the embedded core [L18]: label before, condition [D] -> (new h, logits [C]).
+
+    h' = GRU([e(label); condition], h); logits = fc2 relu(fc1 h').
+    """
+    inputs = tensors["gru.w_label"] @ tensors["embedding.weight"][label] + tensors["gru.b_input"]
+    if len(condition):
+        inputs = inputs + tensors["gru.w_conditioning"] @ condition
+    h = gru(tensors["gru.w_recurrent"] @ h + tensors["gru.b_recurrent"], inputs, h)
+    return h, dense(tensors, "fc2", np.maximum(dense(tensors, "fc1", h), 0.0))
+
+
 # --- whole runs -----------------------------------------------------------------------------------
 
 
@@ -291,7 +342,8 @@ def run(
         raise ValueError(f"The mel covers {len(mel_up)} samples, {first_sample + n_steps} wanted.")
     words = _words(config, n_steps, (seed, item, fold), uniforms)
     draws = _Draws(config, words, forced, temperature, greedy)
-    core = (_Dual if config.core == "dual" else _Residual)(config, weights)
+    cores = {"dual": _Dual, "residual": _Residual, "embedded": _Embedded}
+    core: _Dual | _Residual | _Embedded = cores[config.core](config, weights)
     logits = np.zeros((n_steps, config.logits_size))
     samples = np.zeros(n_steps, np.float64 if config.head == "mol" else np.int32)
     for t in range(n_steps):
@@ -382,15 +434,35 @@ class _Residual:
         return label, logits
 
 
+class _Embedded:
+    """State and feedback of the embedded core between steps."""
+
+    def __init__(self, config: ModelConfig, weights: Tensors) -> None:
+        self.weights = weights
+        self.h = np.zeros(config.hidden_size)
+        self.label = config.first_label
+
+    def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
+        self.h, logits = embedded_step(self.weights, self.h, self.label, mel_t)
+        self.label = draws.label(logits)
+        return self.label, logits
+
+
 def _conditions(
     config: ModelConfig, weights: Mapping[str, Array], mel: NDArray[Any] | None
 ) -> tuple[Array, Array]:
-    """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none."""
+    """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none.
+
+    Of an embedded core what its network gives, held for a frame, in place of the mel.
+    """
     if not config.n_mels:
         return np.zeros((0, 0)), np.zeros((0, 0))
     if mel is None:
         raise ValueError("This model is conditioned: a mel is needed.")
     values = np.asarray(mel, np.float64)
+    if config.core == "embedded":
+        held = network(config, weights, values)
+        return np.repeat(held, config.hop_length, axis=0), np.zeros((0, 0))
     mel_up = upsampled_mel(config, weights["upsample.kernel"], values)
     aux = aux_network(config, weights, values) if config.aux_size else np.zeros((0, 0))
     return mel_up, aux

@@ -227,7 +227,8 @@ def test_a_pytorch_file_without_torch_names_the_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("config", CONDITIONED.values(), ids=CONDITIONED.keys())
 def test_logits_that_overflow_stop_the_engine_with_stream_and_step(config):
     tensors = cases.random_tensors(config)
-    name = "coarse_fc2.weight" if config.core == "dual" else "fc3.weight"
+    last = {"dual": "coarse_fc2", "residual": "fc3", "embedded": "fc2"}[config.core]
+    name = f"{last}.weight"
     tensors[name] = np.full_like(tensors[name], 3e38)
     voc = Vocoder(config, tensors)
     with pytest.raises(EngineError, match=r"(?s)stream.*step"):

@@ -63,6 +63,8 @@ def test_log_mel_equals_the_oracle(name: str) -> None:
         ("torchaudio", "torchaudio-ljspeech"),
         ("rtvc", "rtvc"),
         ("geneing", "geneing"),
+        ("univoc", "univoc-v0.2"),
+        ("univoc_first", "univoc-v0.1"),
     ],
 )
 def test_preset_is_the_convention_of_its_golden_vectors(case: str, preset: str) -> None:

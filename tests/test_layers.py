@@ -59,9 +59,10 @@ KERNEL_HEADERS = re.compile(
 # Layer of the package -> its modules. The subpackages are layers of their own.
 MODULES: dict[str, str] = {
     "errors": "errors",
-    "config": "config",
-    "data": "arrays audio canonical conditioning features files fold metrics pictures "
-    "pictures_subscale presets samples scoring subscale subscale_network synthetic voices weights",
+    "config": "config network_config",
+    "data": "arrays audio canonical conditioning conditioning_network features files fold metrics "
+    "pictures pictures_subscale presets presets_embedded samples scoring subscale subscale_network "
+    "synthetic voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wavernn_fast.config import ModelConfig
+from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
+from wavernn_fast.features import expected_range
 from wavernn_fast.presets import (
     PRESETS,
     closest_presets,
@@ -29,7 +30,13 @@ _NAMES = {
     "mkotha",
     "native-22k",
     "deepmind",
+    "univoc-v0.2",
+    "univoc-v0.1",
+    "anandaswarup",
+    "gibiansky",
 }
+
+_OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
 
 
 def _speech_levels(seed: int = 0) -> np.ndarray:
@@ -41,10 +48,10 @@ def _speech_levels(seed: int = 0) -> np.ndarray:
 def _apply(name: str, magnitudes: np.ndarray) -> Any:
     mel = get_preset(name).mel
     assert mel is not None
-    assert mel.log == "db"
-    assert mel.clip is not None
-    level = 20.0 * np.log10(np.maximum(mel.floor, magnitudes)) - mel.ref_db
-    return np.clip(mel.scale * level + mel.offset, *mel.clip)
+    log = {"db": lambda x: 20.0 * np.log10(x), "ln": np.log}[mel.log]
+    level = log(np.maximum(mel.floor, magnitudes**mel.power)) - mel.ref_db
+    value = mel.scale * level + mel.offset
+    return value if mel.clip is None else np.clip(value, *mel.clip)
 
 
 def test_presets_are_the_published_families_and_ours() -> None:
@@ -75,9 +82,12 @@ def test_a_preset_agrees_with_its_mel(name: str) -> None:
         preset.mel.hop_length,
     )
     assert preset.mel.preset == name
-    assert preset.mel.clip == preset.value_range
+    assert preset.mel.clip == (None if name in _OPEN else preset.value_range)
+    low, high = expected_range(preset.mel)
+    assert preset.value_range[0] <= low
+    assert high <= preset.value_range[1]
     assert preset.mel.pad_mode == "reflect"
-    assert preset.mel.power == 1.0
+    assert preset.mel.power == (2.0 if name == "gibiansky" else 1.0)
     assert preset.mel.f_max <= preset.sample_rate / 2
 
 
@@ -110,6 +120,10 @@ _FRAMES = {
     "rtvc": (16000, 800, 200, 800, 55, 7600, 0.97),
     "geneing": (16000, 2048, 200, 800, 95, 7600, 0),
     "mkotha": (22050, 2048, 64, 1024, 40, 11025, 0),
+    "univoc-v0.2": (16000, 2048, 200, 800, 50, 8000, 0.97),
+    "univoc-v0.1": (16000, 2048, 200, 800, 50, 8000, 0.97),
+    "anandaswarup": (22050, 2048, 275, 1100, 50, 11025, 0),
+    "gibiansky": (22050, 1024, 256, 512, 0, 11025, 0.9),
 }
 
 
@@ -119,7 +133,8 @@ def test_frames_are_cut_as_published(name: str) -> None:
     assert mel is not None
     cut = (mel.sample_rate, mel.n_fft, mel.hop_length, mel.win_length)
     assert (*cut, mel.f_min, mel.f_max, mel.preemphasis) == _FRAMES[name]
-    assert (mel.n_mels, mel.mel_scale, mel.mel_norm) == (80, "slaney", "slaney")
+    norm = "sum" if name in ("univoc-v0.2", "anandaswarup") else "slaney"
+    assert (mel.n_mels, mel.mel_scale, mel.mel_norm) == (80, "slaney", norm)
 
 
 def test_output_rules_are_those_of_the_families() -> None:
@@ -142,6 +157,18 @@ def test_output_rules_are_those_of_the_families() -> None:
     assert (geneing.fold_target, geneing.fold_overlap) == (8000, 400)
     assert get_preset("mkotha").output.dual_scale == "symmetric"
     assert get_preset("deepmind").output.dual_scale == "int16"
+    for name in ("univoc-v0.2", "anandaswarup"):
+        assert get_preset(name).output == OutputConfig(mu_law=True, label_decode="univoc")
+    first = get_preset("univoc-v0.1").output
+    assert (first.mu_law, first.label_decode) == (True, "exact")
+    assert (first.decode_before_crossfade, first.fold_target, first.fold_overlap) == (
+        False,
+        8000,
+        400,
+    )
+    gibiansky = get_preset("gibiansky").output
+    assert (gibiansky.label_decode, gibiansky.deemphasis) == ("gibiansky", 0.9)
+    assert gibiansky.limit == 0.9999
 
 
 @pytest.mark.parametrize(
@@ -149,9 +176,16 @@ def test_output_rules_are_those_of_the_families() -> None:
     [
         (
             "fatchord-raw9",
-            {"fatchord-raw9", "fatchord-mol", "torchaudio-ljspeech", "mkotha", "native-22k"},
+            {
+                "fatchord-raw9",
+                "fatchord-mol",
+                "torchaudio-ljspeech",
+                "mkotha",
+                "native-22k",
+                "univoc-v0.1",
+            },
         ),
-        ("rtvc", {"rtvc"}),
+        ("rtvc", {"rtvc", "univoc-v0.2", "anandaswarup"}),
         ("geneing", {"geneing"}),
     ],
 )
@@ -241,6 +275,8 @@ def test_fitting_presets_follow_head_hop_and_bins() -> None:
     assert fitting_presets(head="softmax", hop_length=200, n_mels=80) == ["rtvc", "geneing"]
     assert fitting_presets(head="mol", hop_length=275, n_mels=80) == ["fatchord-mol"]
     assert fitting_presets(head="dual_softmax", hop_length=1, n_mels=0) == ["deepmind"]
+    embedded = fitting_presets(head="softmax", hop_length=200, n_mels=80, embedded=True)
+    assert embedded == ["univoc-v0.2", "univoc-v0.1", "anandaswarup", "gibiansky"]
     assert fitting_presets(head="softmax", hop_length=7, n_mels=80) == []
 
 

@@ -32,7 +32,16 @@ LOGISTICS = cases.residual_config(32, 16, mixtures=3, output=ENDS, **_CONTEXT)
 DUAL = cases.dual_config(32, 16, n_mels=5, hop_length=3, pad="none", **_CONTEXT)
 UNCONDITIONED = cases.dual_config(32, 16)
 DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
-CONDITIONED = {"labels": LABELS, "logistics": LOGISTICS, "dual": DUAL}
+# An embedded core that hears some frames around, and one that hears the whole utterance.
+NEAR = cases.embedded_config(16, 16, 8, ("conv", 2, 6, 3), hop_length=3, pad="none", output=ENDS)
+WHOLE = cases.embedded_config(16, 16, 8, ("gru", 2, 4, 1), output=ENDS)
+CONDITIONED = {
+    "labels": LABELS,
+    "logistics": LOGISTICS,
+    "dual": DUAL,
+    "near": NEAR,
+    "whole": WHOLE,
+}
 
 
 @cache

@@ -60,9 +60,51 @@ def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def _embedded_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    size, width, classes = config.hidden_size, config.fc_size, config.n_classes
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.weight": (classes, config.embedding_size),
+        "gru.w_label": (3 * size, config.embedding_size),
+        "gru.w_recurrent": (3 * size, size),
+        "gru.b_input": (3 * size,),
+        "gru.b_recurrent": (3 * size,),
+        "fc1.weight": (width, size),
+        "fc1.bias": (width,),
+        "fc2.weight": (classes, width),
+        "fc2.bias": (classes,),
+    }
+    if config.conditioning_size:
+        shapes["gru.w_conditioning"] = (3 * size, config.conditioning_size)
+    return shapes
+
+
+def _network_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Of the network between the mel and an embedded core."""
+    network = config.network
+    if network is None:
+        return {}
     shapes: dict[str, tuple[int, ...]] = {}
-    if config.n_mels:
+    for layer in range(network.layers):
+        size, inputs = network.size, network.in_size(layer, config.n_mels)
+        if network.kind == "conv":
+            shapes[f"network.{layer}.weight"] = (size, inputs, network.kernel)
+            shapes[f"network.{layer}.bias"] = (size,)
+            continue
+        for way in ("forward", "backward"):
+            name = f"network.{layer}.{way}"
+            shapes[f"{name}.w_input"] = (3 * size, inputs)
+            shapes[f"{name}.w_recurrent"] = (3 * size, size)
+            shapes[f"{name}.b_input"] = (3 * size,)
+            shapes[f"{name}.b_recurrent"] = (3 * size,)
+    return shapes
+
+
+_CORE_SHAPES = {"dual": _dual_shapes, "residual": _residual_shapes, "embedded": _embedded_shapes}
+
+
+def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = _network_shapes(config)
+    if config.n_mels and config.core != "embedded":  # whose conditioning is held for a frame
         taps = config.upsample_left + 1 + config.upsample_right
         shapes["upsample.kernel"] = (config.hop_length, taps)
     if config.aux_size:
@@ -99,7 +141,7 @@ def _subscale_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return every canonical tensor name of a model with its shape ([out, in] for matrices)."""
-    core = _dual_shapes(config) if config.core == "dual" else _residual_shapes(config)
+    core = _CORE_SHAPES[config.core](config)
     shapes = {**core, **_conditioner_shapes(config), **_subscale_shapes(config)}
     return {**shapes, **_mask_shapes(config, shapes)}
 

@@ -16,7 +16,8 @@ frames not known (or beyond the ends) are zero, and only rows whose frames are k
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,16 @@ class _Frames(Protocol):
         """Mel frames [count, n_mels] from `first` on, zero where there are none, float64."""
 
 
+class Network(Protocol):
+    """What is made of a few frames, to be multiplied and held for a frame."""
+
+    def on(self, xp: Any) -> Network:
+        """Bring the weights to another array module."""
+
+    def __call__(self, mel: Any) -> list[Any]:
+        """Arrays [BLOCK, channels] for mel [BLOCK + 2 * radius, n_mels]."""
+
+
 class Conditioner:
     """Conditioning rows of one model.
 
@@ -59,12 +70,21 @@ class Conditioner:
     ) -> None:
         self.config = config
         self._xp = xp
-        interp, hold = _hoist(config, tensors)
+        interp, hold = self._matrices(tensors)
         self._interp = None if interp is None else _Dense(interp, xp)  # [n_mels, interp_size]
         self._hold = [_Dense(m, xp) for m in hold]  # one a slice: [aux_size, channels]
-        self._aux = _AuxNetwork(config, tensors, xp) if config.aux_size else None
+        self._aux = self._network(tensors)
         self._offset = config.lookback_frames if config.pad == "none" else 0
         self._hold_bias: Any = None  # [hold_size], of rows that an engine reads as they are
+
+    def _matrices(
+        self, tensors: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float64] | None, list[NDArray[np.float64]]]:
+        """Of `interp`, and of `hold` for every array that the network gives; see `_hoist`."""
+        return _hoist(self.config, tensors)
+
+    def _network(self, tensors: Mapping[str, NDArray[np.float32]]) -> Network | None:
+        return _AuxNetwork(self.config, tensors, self._xp) if self.config.aux_size else None
 
     def on(self, xp: Any, hold_bias: NDArray[np.float32] | None) -> Conditioner:
         """Bring the weights to another array module, for rows in the memory of an engine's device.
@@ -91,7 +111,7 @@ class Conditioner:
 
     @property
     def hold_size(self) -> int:
-        """Channels of `hold`; 0 without an auxiliary network."""
+        """Channels of `hold`; 0 without a network."""
         return sum(dense.size for dense in self._hold)
 
     def window(self, mel: Any, first: int, count: int) -> Rows:
@@ -117,11 +137,15 @@ class Conditioner:
         InputError
             If the window does not lie within the output frames.
         """
-        if self._interp is None:
+        if self._interp is None and not self._hold:
             return None, None
         frames = _WholeMel(mel, self._xp)
         _check_window(first, count, self.config.n_output_frames(frames.n_frames))
         return self._rows(frames, first, count, {})
+
+    def of(self, mel: Any) -> Callable[[int, int], Rows]:
+        """`window` of one whole mel [n_mels, n_frames], to be asked for many windows."""
+        return partial(self.window, mel)
 
     def stream(self) -> ConditioningStream:
         """Start an utterance whose mel frames come piece by piece."""
@@ -133,9 +157,14 @@ class Conditioner:
         left, right = self.config.upsample_left, self.config.upsample_right
         if count == 0:  # no sample reads the context, which may not be known yet
             shape = (left + right, self.interp_size)
+            context = (
+                self._xp.zeros(shape, dtype=self._xp.float32) if self._interp is not None else None
+            )
             empty = self._xp.zeros((0, self.hold_size), dtype=self._xp.float32)
-            return self._xp.zeros(shape, dtype=self._xp.float32), empty if self._hold else None
-        interp = self._gather(frames, first - left, count + left + right, cache, 0)
+            return context, empty if self._hold else None
+        interp = None
+        if self._interp is not None:
+            interp = self._gather(frames, first - left, count + left + right, cache, 0)
         hold = self._gather(frames, first, count, cache, 1) if self._hold else None
         return interp, hold
 
@@ -157,8 +186,9 @@ class Conditioner:
         """Rows of one block of the grid: float32 [BLOCK, channels] each."""
         xp, radius = self._xp, self.config.aux_radius
         mel = frames.take(block * BLOCK - radius, BLOCK + 2 * radius)
-        assert self._interp is not None
-        interp = xp.asarray(self._interp(mel[radius : radius + BLOCK]), dtype=xp.float32)
+        interp = None
+        if self._interp is not None:
+            interp = xp.asarray(self._interp(mel[radius : radius + BLOCK]), dtype=xp.float32)
         if self._aux is None:
             return interp, None
         hold = xp.zeros((BLOCK, self.hold_size), dtype=xp.float32)
@@ -228,7 +258,7 @@ class ConditioningStream:
         InputError
             If the frames are not `ready` yet or already dropped.
         """
-        if self._conditioner._interp is None:
+        if self._conditioner._interp is None and not self._conditioner._hold:
             return None, None
         if first < self._oldest:
             raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")

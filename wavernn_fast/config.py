@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import ModelError
+from .network_config import NetworkConfig, embedded_problems
 
-Core = Literal["dual", "residual"]
+Core = Literal["dual", "residual", "embedded"]
 Head = Literal["dual_softmax", "softmax", "mol"]
 Crossfade = Literal["constant_power", "legacy"]  # fold.fade_curves
 
@@ -40,7 +41,8 @@ class MelConfig:
     f_max: float  # Hz
     power: float = 1.0  # exponent of the STFT magnitude: 1 magnitude, 2 power
     mel_scale: Literal["slaney", "htk"] = "slaney"
-    mel_norm: Literal["slaney", "none"] = "slaney"  # area normalisation of the filters
+    # of the filters: "slaney" area in Hz, "sum" of the weights over FFT bins
+    mel_norm: Literal["slaney", "none", "sum"] = "slaney"
     center: bool = True  # pad n_fft // 2 on both sides before framing
     pad_mode: Literal["reflect", "constant"] = "reflect"
     preemphasis: float = 0.0  # y[t] = x[t] - preemphasis * x[t-1]; 0 is off
@@ -57,8 +59,11 @@ class OutputConfig:
     """What happens between the drawn classes and the waveform."""
 
     mu_law: bool = False  # softmax labels are mu-law companded, mu = n_classes - 1
-    label_decode: Literal["exact", "float32", "torchaudio"] = "exact"  # "float32": rounded as in
-    #                          PyTorch programs; "torchaudio": and truncated, as its bundle does
+    # "float32" rounds as PyTorch programs do, "torchaudio" truncates too, as its bundle does; for
+    # the others see `samples.LABEL_RULES`
+    label_decode: Literal["exact", "float32", "torchaudio", "univoc", "gibiansky", "yukarin"] = (
+        "exact"
+    )
     dual_scale: Literal["int16", "symmetric"] = "int16"  # int16: (k - 32768) / 32768; symmetric:
     #                                                      k / 32767.5 - 1, k = 256 coarse + fine
     decode_before_crossfade: bool = True  # False: folds are joined in the companded domain
@@ -68,6 +73,7 @@ class OutputConfig:
     deemphasis: float = 0.0  # y[t] = x[t] + deemphasis * y[t-1]; 0 is off
     length: Literal["frames", "frames_minus_one"] = "frames"  # samples = hop * n or hop * (n - 1)
     fade_out_frames: int = 0  # linear ramp over the last so many frames; skipped when shorter
+    limit: float = 0.0  # the waveform is clipped to [-limit, limit] at the end; 0: it is not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +149,9 @@ class ModelConfig:
     block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
     pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
     subscale: SubscaleConfig | None = None  # None: one sample after the other
+    embedding_size: int = 0  # embedded: values of the embedding of a label
+    first_label: int = 0  # embedded: fed back at step 0
+    network: NetworkConfig | None = None  # embedded: over the mel; None: the mel itself is heard
     mel: MelConfig | None = None
     output: OutputConfig = field(default_factory=OutputConfig)
     source: str = "native"  # the checkpoint dialect it came from
@@ -160,7 +169,9 @@ class ModelConfig:
             if not ok:
                 found.append(sentence)
 
-        need(self.core in ("dual", "residual"), f"core is {self.core!r}, not dual or residual")
+        cores = ("dual", "residual", "embedded")
+        need(self.core in cores, f"core is {self.core!r}, not {', '.join(cores[:-1])} or embedded")
+        found.extend(embedded_problems(self))
         for name in ("hidden_size", "fc_size", "n_classes", "sample_rate", "hop_length"):
             need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, must be positive")
         for name in ("n_mels", "aux_size", "aux_blocks", "upsample_left", "upsample_right"):
@@ -171,7 +182,7 @@ class ModelConfig:
             need(self.head == "dual_softmax", f"a dual core has head dual_softmax, not {self.head}")
             need(self.hidden_size % 32 == 0, f"hidden_size {self.hidden_size} not divisible by 32")
             need(self.n_classes == 256, f"a dual core has 256 classes a half, not {self.n_classes}")
-        else:
+        elif self.core == "residual":
             need(self.head in ("softmax", "mol"), f"a residual core has no head {self.head!r}")
             need(self.head != "mol" or self.n_classes % 3 == 0, "mol needs 3 outputs a mixture")
             for name in ("hidden_size", "fc_size"):
@@ -228,18 +239,28 @@ class ModelConfig:
 
     @property
     def conditioning_size(self) -> int:
-        """Values that are added to the gates of a dual core: mel, auxiliary, subscale network."""
+        """Values a frame or sample whose products are added to the gates of a core with one GRU.
+
+        dual: mel, auxiliary, subscale network; embedded: output of its network, or the mel.
+        """
+        if self.network is not None:
+            return self.network.out_size
         between = 0 if self.subscale is None else self.subscale.channels
         return self.n_mels + self.aux_size + between
 
     @property
     def aux_radius(self) -> int:
-        """Frames on each side that the auxiliary network reads."""
+        """Frames on each side that the auxiliary network, or `network`, reads."""
+        if self.network is not None:
+            return self.network.radius
         return self.aux_kernel // 2 if self.aux_size else 0
 
     @property
     def lookahead_frames(self) -> int:
-        """Frames after the current one that must be known before it can sound."""
+        """Frames after the current one that must be known before it can sound.
+
+        Where `network` hears the whole utterance, all must be (`network.hears_whole`).
+        """
         return max(self.upsample_right, self.aux_radius)
 
     @property
@@ -280,13 +301,14 @@ class ModelConfig:
         if not isinstance(raw, dict):
             raise ModelError("The model configuration is not a JSON object.")
         mel, output = raw.pop("mel", None), raw.pop("output", None)
-        subscale = raw.pop("subscale", None)
+        subscale, network = raw.pop("subscale", None), raw.pop("network", None)
         config: ModelConfig = _build(
             cls,
             raw,
             mel=None if mel is None else _build(MelConfig, mel),
             output=OutputConfig() if output is None else _build(OutputConfig, output),
             subscale=None if subscale is None else _build(SubscaleConfig, subscale),
+            network=None if network is None else _build(NetworkConfig, network),
         )
         return config
 

@@ -85,7 +85,8 @@ def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
     Returns
     -------
     float64 array [n_mels, n_fft // 2 + 1], read-only
-        With mel_norm "slaney" each triangle has unit area in Hz, else unit height.
+        With mel_norm "slaney" each triangle has unit area in Hz, with "sum" its weights add up to
+        1, else it has unit height.
 
     Raises
     ------
@@ -102,6 +103,9 @@ def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
     filters = np.maximum(0.0, np.minimum(rising, falling))
     if config.mel_norm == "slaney":
         filters *= (2.0 / (hz[2:] - hz[:-2]))[:, None]
+    elif config.mel_norm == "sum":
+        total = filters.sum(axis=1, keepdims=True)
+        filters /= np.where(total > 0.0, total, 1.0)  # a filter between two bins stays empty
     filters.flags.writeable = False
     return filters
 

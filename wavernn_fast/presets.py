@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import presets_embedded
 from .config import Head, MelConfig, ModelConfig, OutputConfig
 from .errors import InputError
 
@@ -46,14 +47,25 @@ class Preset:
     value_range: tuple[float, float]
     mel: MelConfig | None
     output: OutputConfig
+    embedded: bool = False  # for models with an embedded core, and for no others
 
-    def problems(self, *, head: str, hop_length: int, n_mels: int) -> list[str]:
-        """List what keeps a model of these sizes from using the preset; empty if it fits."""
+    def problems(
+        self, *, head: str, hop_length: int, n_mels: int, embedded: bool = False
+    ) -> list[str]:
+        """List what keeps a model of these sizes from using the preset; empty if it fits.
+
+        An embedded core repeats its frames, so it takes the hop length of any preset for it.
+        """
         ours = 0 if self.mel is None else self.mel.n_mels
         found = []
         if head not in self.heads:
             found.append(f"its output head is {head}, the preset is for {' or '.join(self.heads)}")
-        if hop_length != self.hop_length:
+        if embedded != self.embedded:
+            kind = "an embedded core" if self.embedded else "other cores"
+            found.append(
+                f"it has {'an' if embedded else 'no'} embedded core, the preset is for {kind}"
+            )
+        if not embedded and hop_length != self.hop_length:
             found.append(f"it has {hop_length} samples a frame, the preset {self.hop_length}")
         if n_mels != ours:
             found.append(f"it takes {n_mels} mel bins, the preset makes {ours}")
@@ -232,6 +244,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             _mkotha(),
             _native(),
             _deepmind(),
+            *(Preset(embedded=True, **fields) for fields in presets_embedded.CONVENTIONS),
         )
     }
 )
@@ -253,17 +266,21 @@ def get_preset(name: str) -> Preset:
         ) from None
 
 
-def fitting_presets(*, head: str, hop_length: int, n_mels: int) -> list[str]:
-    """Name the presets that a model of these sizes can use."""
+def fitting_presets(
+    *, head: str, hop_length: int, n_mels: int, embedded: bool = False
+) -> list[str]:
+    """Name the presets that a model of these sizes can use; see `Preset.problems`."""
     return [
         name
         for name, preset in PRESETS.items()
-        if not preset.problems(head=head, hop_length=hop_length, n_mels=n_mels)
+        if not preset.problems(head=head, hop_length=hop_length, n_mels=n_mels, embedded=embedded)
     ]
 
 
 def with_preset(config: ModelConfig, name: str) -> ModelConfig:
     """Return `config` with the sample rate, mel convention and output rule of preset `name`.
+
+    The weights of an embedded core say nothing of its hop length, so it takes that of the preset.
 
     Raises
     ------
@@ -271,10 +288,15 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
         If the preset is unknown or made for another head, hop length or number of mel bins.
     """
     preset = get_preset(name)
-    sizes = {"head": config.head, "hop_length": config.hop_length, "n_mels": config.n_mels}
-    problems = preset.problems(**sizes)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {
+        "head": config.head,
+        "hop_length": config.hop_length,
+        "n_mels": config.n_mels,
+        "embedded": config.core == "embedded",
+    }
+    problems = preset.problems(**sizes)
     if problems:
-        fitting = fitting_presets(**sizes)  # type: ignore[arg-type]
+        fitting = fitting_presets(**sizes)
         advice = f"Presets that fit: {', '.join(fitting)}." if fitting else "No preset fits it."
         raise InputError(
             f"Preset {name!r} does not fit this model: {'; '.join(problems)}. {advice}"
@@ -282,6 +304,7 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
     return dataclasses.replace(
         config,
         sample_rate=preset.sample_rate,
+        hop_length=preset.hop_length,
         mel=preset.mel,
         output=preset.output,
         preset=name,

@@ -7,7 +7,9 @@ continuous form with mu = C - 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,13 +85,39 @@ def join_sample(coarse: ArrayLike, fine: ArrayLike) -> NDArray[np.int32]:
     return np.asarray(coarse, dtype=np.int32) * 256 + np.asarray(fine, dtype=np.int32)
 
 
+class LabelRule(NamedTuple):
+    """What a label means beside the formula 2 k / (C - 1) - 1: both of arrays, and of C classes."""
+
+    value: Callable[[NDArray[np.float64], int], NDArray[np.float64]]  # of labels, companded
+    label: Callable[[NDArray[np.float64], int], NDArray[np.float64]]  # of companded values
+
+
+LABEL_RULES: dict[str, LabelRule] = {
+    # librosa.mu_expand of k - C / 2, and the edges of librosa.mu_compress, C from -1 to 1
+    "univoc": LabelRule(
+        lambda k, n: (k - n / 2) * 2.0 / n, lambda x, n: np.ceil((x + 1.0) / 2.0 * (n - 1))
+    ),
+    # the middle between two of C - 1 edges, rounded down to; 255 of 256 lies beyond 1
+    "gibiansky": LabelRule(
+        lambda k, n: (k + 0.5) / (n - 1.0) * 2.0 - 1.0,
+        lambda x, n: np.floor((x + 1.0) / 2.0 * (n - 1)),
+    ),
+    # decoded as usual, but encoded by C equal steps
+    "yukarin": LabelRule(
+        lambda k, n: 2.0 * k / (n - 1.0) - 1.0, lambda x, n: np.floor((x + 1.0) * (n / 2))
+    ),
+}
+
+
 @lru_cache(maxsize=16)
 def _label_table(n_classes: int, decode: str, expand: bool) -> NDArray[np.float64]:
     """Value of every label: float64 [n_classes]. A table gives the same bits in any chunking."""
     labels = np.arange(n_classes, dtype=np.int32)
     if decode == "torchaudio":
         labels = truncate_labels(labels, n_classes)
-    if decode == "float32":
+    if decode in LABEL_RULES:
+        values = LABEL_RULES[decode].value(labels.astype(np.float64), n_classes)
+    elif decode == "float32":
         values = label_to_value_float32(labels, n_classes).astype(np.float64)
     else:
         values = label_to_value(labels, n_classes)
@@ -117,7 +145,7 @@ def decode_samples(
 
     Returns
     -------
-    float64 array of the same shape, in [-1, 1]
+    float64 array of the same shape, in [-1, 1] (rule "gibiansky": to 1.02)
     """
     output = config.output
     if config.head == "mol":
@@ -160,13 +188,23 @@ def encode_targets(wave: ArrayLike, config: ModelConfig) -> Samples:
     if config.head == "mol":
         return x.astype(np.float32)
     if config.head == "softmax":
-        encode = mu_law_encode if config.output.mu_law else value_to_label
-        return encode(x, config.n_classes)
+        return _encode_labels(x, config)
     if config.output.dual_scale == "int16":
         k = np.rint(x * 32768.0) + 32768.0
     else:
         k = np.rint((x + 1.0) * 32767.5)
     return np.clip(k, 0, 65535).astype(np.int32)
+
+
+def _encode_labels(x: NDArray[np.float64], config: ModelConfig) -> NDArray[np.int32]:
+    """Labels of a waveform in [-1, 1], as the training program of the model made them."""
+    n = config.n_classes
+    if config.output.mu_law:
+        x = mu_law_compress(x, n)
+    rule = LABEL_RULES.get(config.output.label_decode)
+    if rule is None:
+        return value_to_label(x, n)
+    return np.clip(rule.label(x, n), 0, n - 1).astype(np.int32)
 
 
 def deemphasize(
@@ -211,7 +249,7 @@ def finish(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float32
 
 
 def shape_end(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float64]:
-    """Cut a whole decoded wave to the length rule and fade its end out.
+    """Cut a whole decoded wave to the length rule, fade its end out and clip it to the limit.
 
     The ramp runs linearly from 1 to 0 over the last `fade_out_frames`; a wave shorter than the
     ramp is left as it is.
@@ -232,7 +270,12 @@ def shape_end(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.floa
     wave = wave[:length].copy()
     if 0 < fade <= length:
         wave[length - fade :] *= _ramp(fade)
-    return wave
+    return _limited(wave, config)
+
+
+def _limited(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float64]:
+    limit = config.output.limit
+    return np.clip(wave, -limit, limit) if limit else wave
 
 
 class OutputDecoder:
@@ -303,14 +346,14 @@ class OutputDecoder:
         wave, self._held = self._held[:count], self._held[count:]
         first, self._sent = self._sent, self._sent + count
         if self._total is None:
-            return wave.astype(np.float32)
+            return _limited(wave, config).astype(np.float32)
         length, fade = max(0, self._total - cut_samples(config)), fade_samples(config)
         wave = wave[: max(0, length - first)].copy()
         start = max(first, length - fade)
         if 0 < fade <= length and start < first + wave.size:
             ramp = _ramp(fade)[start - (length - fade) : first + wave.size - (length - fade)]
             wave[start - first :] *= ramp
-        return wave.astype(np.float32)
+        return _limited(wave, config).astype(np.float32)
 
 
 def decode_all(samples: Samples, config: ModelConfig) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from .lanes import Drawn, Lane, Piece, advance
 from .samples import OutputDecoder
 from .subscale_run import Utterance
 from .utterance import Request, Sampling, Voice, sounding_samples
+
+_log = logging.getLogger("wavernn_fast")
 
 Wave = NDArray[np.float32]
 
@@ -52,6 +55,12 @@ def from_frames(
     conditioning runs where those lie.
     """
     feed = _Feed(voice, frames)
+    network = voice.config.network
+    if network is not None and network.hears_whole:
+        _log.warning(
+            "The network of this model hears the whole utterance: nothing sounds before the last "
+            "of its mel frames has come."
+        )
     hop = voice.config.hop_length
     if voice.network is not None:
         feed.wait_for(1)  # the first frames say where the work is done

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from .canonical import Tensors, expected_shapes
 from .config import ModelConfig, SubscaleConfig
 from .errors import InputError
+from .network_config import NetworkConfig
 from .presets import Preset, get_preset
 
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 
 _SPEC = re.compile(
-    r"(dual|dual-mel|subscale|residual|residual-mol):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
+    r"(dual|dual-mel|subscale|residual|residual-mol|embedded):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
 )
 _PRUNED = re.compile(r"(gru\d?\.w_recurrent|gru2\.w_input|(coarse_|fine_)?fc\d\.weight)")
 
@@ -32,6 +33,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
         "subscale:256": 16 rows a horizon of 8 columns apart, with 80 mel bins, 22.05 kHz, hop 240.
         "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
         mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
+        "embedded:896": univoc's model, 10-bit labels, two bidirectional GRUs of 128 units over 80
+        mel bins, output layers of 1024 units (8/7 of the size), 16 kHz, hop 200.
         Any of them with ":4x4:95" after it is pruned: 95 % of the blocks of 4 outputs and 4 inputs
         are zero, drawn evenly, in every recurrent matrix and output layer.
     seed : int
@@ -53,8 +56,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     if match is None or not int(match[2]) or (match[3] and not int(match[3]) * int(match[4])):
         raise InputError(
             f"There is no synthetic model {spec!r}; write dual:896, dual-mel:256, "
-            "subscale:896, residual:512 or residual-mol:512 (any size), and :4x4:95 after it for "
-            "one that is pruned by 95 % in blocks of 4x4."
+            "subscale:896, residual:512, residual-mol:512 or embedded:896 (any size), and :4x4:95 "
+            "after it for one that is pruned by 95 % in blocks of 4x4."
         )
     config = _config(match[1], int(match[2]))
     random = np.random.default_rng(seed)
@@ -70,7 +73,7 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
         for name in tensors:
             if _PRUNED.fullmatch(name):
                 tensors[name] = drop_blocks(tensors[name], shape, share, random)
-    if config.n_mels:
+    if "upsample.kernel" in tensors:
         taps = tensors["upsample.kernel"].shape[1]
         tensors["upsample.kernel"] = np.full_like(tensors["upsample.kernel"], 1.0 / taps)
     if config.subscale is not None:  # a row hears those before it
@@ -132,6 +135,8 @@ def _config(kind: str, size: int) -> ModelConfig:
             n_classes=256,
             **fields,
         )
+    if kind == "embedded":
+        return _embedded_config(size)
     preset = get_preset("fatchord-mol" if kind == "residual-mol" else "fatchord-raw9")
     return ModelConfig(
         core="residual",
@@ -141,6 +146,21 @@ def _config(kind: str, size: int) -> ModelConfig:
         n_classes=30 if kind == "residual-mol" else 512,
         **_conditioned(preset),
         **_AUX,
+    )
+
+
+def _embedded_config(size: int) -> ModelConfig:
+    preset = get_preset("univoc-v0.2")
+    return ModelConfig(
+        core="embedded",
+        head="softmax",
+        hidden_size=size,
+        fc_size=16 * max(1, round(size / 14)),
+        n_classes=1024,
+        embedding_size=256,
+        first_label=512,
+        network=NetworkConfig(kind="gru", layers=2, size=128),
+        **(_conditioned(preset) | {"upsample_left": 0, "upsample_right": 0}),
     )
 
 

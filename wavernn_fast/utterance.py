@@ -179,8 +179,8 @@ class MelRows:
     def __init__(
         self, conditioner: Conditioner, mel: Any, place: arrays.Place = arrays.HOST
     ) -> None:
-        self._conditioner = conditioner
-        self._mel, self._place = mel, place
+        self._config, self._window = conditioner.config, conditioner.of(mel)
+        self._place = place
         self._total = conditioner.config.n_output_frames(mel.shape[1])
         self._first = self._end = 0  # frames whose rows are kept
         self._kept: Rows = (None, None)
@@ -188,12 +188,12 @@ class MelRows:
     def rows(self, first_frame: int, n_frames: int) -> Rows:
         """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
         end = first_frame + n_frames
-        config = self._conditioner.config
+        config = self._config
         context = config.upsample_left + config.upsample_right
         with self._place.scope():
             if first_frame < self._first or end > self._end:
                 count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
-                self._kept = self._conditioner.window(self._mel, first_frame, count)
+                self._kept = self._window(first_frame, count)
                 self._first, self._end = first_frame, first_frame + count
             low, high = first_frame - self._first, end - self._first
             interp, hold = self._kept

@@ -60,7 +60,7 @@ class Vocoder:
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
     ) -> None:
-        from . import canonical, conditioning, subscale_network
+        from . import canonical, conditioning_network, subscale_network
 
         canonical.validate(config, tensors)
         self._config = config
@@ -74,7 +74,9 @@ class Vocoder:
         if config.subscale is not None:
             columns = subscale_network.SLICE_COLUMNS[self._engine.device]
             self._network = subscale_network.SubscaleNetwork(config, tensors, columns)
-        self._conditioner = conditioning.Conditioner(config, tensors) if config.n_mels else None
+        self._conditioner: Conditioner | None = None
+        if config.n_mels:
+            self._conditioner = conditioning_network.make_conditioner(config, tensors)
         self._elsewhere: dict[arrays.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
 
     @classmethod
@@ -347,7 +349,9 @@ class Vocoder:
             the frames that the model looks ahead to (``config.lookahead_frames``) have come; and
             as the end is not known before the iterator ends, so much is held back as the length
             rule cuts (one frame in some presets) and the fade-out covers
-            (``config.output.fade_out_frames``; ``fade_out=False`` holds none of it back).
+            (``config.output.fade_out_frames``; ``fade_out=False`` holds none of it back). Where the
+            network hears the whole utterance (``config.network.hears_whole``, as univoc's), nothing
+            sounds before the iterator has ended, which is logged at level WARNING.
         chunk_frames : int, optional
             Frames of sound in a chunk; the last may be shorter. Default: about 50 ms.
         n_samples, seed, temperature, greedy, fade_out

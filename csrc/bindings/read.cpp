@@ -14,11 +14,14 @@ ModelConfig read_config(const py::dict& d) {
   ModelConfig c;
   const std::string core = py::cast<std::string>(d["core"]);
   const std::string head = py::cast<std::string>(d["head"]);
-  WF_CHECK(core == "dual" || core == "residual", "core ", core, " is not dual or residual");
-  c.core = core == "dual" ? Core::dual : Core::residual;
+  WF_CHECK(core == "dual" || core == "residual" || core == "embedded", "core ", core,
+           " is not dual, residual or embedded");
+  c.core = core == "dual" ? Core::dual : core == "residual" ? Core::residual : Core::embedded;
   c.head = head == "softmax" ? Head::softmax : head == "mol" ? Head::mol : Head::dual_softmax;
   WF_CHECK((c.core == Core::dual) == (c.head == Head::dual_softmax), "head ", head,
            " does not belong to a ", core, " core");
+  WF_CHECK(c.core != Core::embedded || c.head == Head::softmax, "head ", head,
+           " does not belong to an embedded core");
   WF_CHECK(c.head != Head::mol || py::cast<int>(d["n_classes"]) <= 192,
            "a mixture of more than 64 logistics is not supported");
   const auto number = [&d](const char* name) { return py::cast<int>(d[name]); };
@@ -31,9 +34,15 @@ ModelConfig read_config(const py::dict& d) {
   c.upsample_left = number("upsample_left");
   c.upsample_right = number("upsample_right");
   c.first_input = py::cast<float>(d["first_input"]);
+  c.embedding_size = number("embedding_size");
+  c.first_label = number("first_label");
   WF_CHECK(c.hop_length > 0 && c.n_mels >= 0 && c.aux_size >= 0 && c.upsample_left >= 0 &&
                c.upsample_right >= 0,
            "hop_length must be positive and the other sizes not negative");
+  WF_CHECK(c.core != Core::embedded ||
+               (c.embedding_size > 0 && c.first_label >= 0 && c.first_label < c.n_classes),
+           "embedding_size must be positive and first_label ", c.first_label, " a label, 0 to ",
+           c.n_classes - 1);
   return c;
 }
 

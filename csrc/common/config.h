@@ -5,7 +5,7 @@
 
 namespace wavernn_fast {
 
-enum class Core { dual, residual };
+enum class Core { dual, residual, embedded };
 enum class Head { dual_softmax, softmax, mol };
 
 struct ModelConfig {
@@ -20,18 +20,25 @@ struct ModelConfig {
   int upsample_left = 0;     // frames before the current one in the upsampling kernel
   int upsample_right = 0;    // frames after it
   float first_input = 0.0f;  // fed back at step 0
+  int embedding_size = 0;    // embedded: values of the embedding of a label
+  int first_label = 0;       // embedded: fed back at step 0
 
   int half() const { return hidden_size / 2; }
   int taps() const { return upsample_left + 1 + upsample_right; }
   int logits_size() const { return core == Core::dual ? 512 : n_classes; }
+  // GRUs with a state of their own.
+  int hidden_arrays() const { return core == Core::residual ? 2 : 1; }
+  // What a stream feeds back at step 0.
+  float first_feedback() const { return core == Core::embedded ? float(first_label) : first_input; }
   int draws_per_step() const { return head == Head::softmax ? 1 : 2; }
   // Frame conditioning channels: `interp` rows pass through the upsampling kernel, `hold` rows
   // are constant over a frame. docs/architecture.md has the order of the channels.
   int interp_size() const {
-    if (n_mels == 0) return 0;
+    if (n_mels == 0 || core == Core::embedded) return 0;
     return core == Core::dual ? 3 * hidden_size : 4 * hidden_size;
   }
   int hold_size() const {
+    if (core == Core::embedded) return n_mels == 0 ? 0 : 3 * hidden_size;
     if (n_mels == 0 || aux_size == 0) return 0;
     return core == Core::dual ? 3 * hidden_size : 7 * hidden_size + 2 * fc_size;
   }

@@ -129,10 +129,14 @@ class CpuEngine final : public Engine {
     barrier_ = std::make_unique<Barrier>(n);
     steppers_.clear();
     apart_seconds_.assign(n, 0.0);
-    for (int i = 0; i < n; ++i)
-      steppers_.push_back(config().core == Core::dual
-                              ? make_dual_stepper(plan_, kernels_, upsample_kernel_.data())
-                              : make_residual_stepper(plan_, kernels_, upsample_kernel_.data()));
+    for (int i = 0; i < n; ++i) steppers_.push_back(make_stepper());
+  }
+
+  std::unique_ptr<Stepper> make_stepper() const {
+    const float* kernel = upsample_kernel_.data();
+    if (config().core == Core::embedded) return make_embedded_stepper(plan_, kernels_, kernel);
+    return config().core == Core::dual ? make_dual_stepper(plan_, kernels_, kernel)
+                                       : make_residual_stepper(plan_, kernels_, kernel);
   }
 
   // Advances every lane by the same number of steps.
@@ -264,7 +268,7 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
                       kernels.sparse_lists};
   if (request.threads <= 0) request.threads = available_threads();
   std::vector<float> kernel;
-  if (config.n_mels > 0) {
+  if (config.interp_size() > 0) {
     const int64_t taps = config.taps();
     const float* k = weights.get("upsample.kernel", {config.hop_length, taps});
     kernel.assign(k, k + config.hop_length * taps);

@@ -194,14 +194,15 @@ void Stepper::prepare_sample(const Member& me, int step) const {
     }
     Conditioning& cond = me.local->conditioning[s];
     cond = Conditioning{};
-    if (lane.job->interp == nullptr) continue;
+    if (lane.job->interp == nullptr && lane.job->hold == nullptr) continue;
     const int64_t position = int64_t(state.position()) + step;
     const int64_t row = position / c.hop_length - lane.first_frame;
+    if (lane.job->hold != nullptr) cond.hold = lane.job->hold + row * c.hold_size();
+    if (lane.job->interp == nullptr) continue;
     cond.taps = c.taps();
     cond.stride = c.interp_size();
     cond.interp = lane.job->interp + row * cond.stride;
     cond.kernel = upsample_kernel_ + (position % c.hop_length) * cond.taps;
-    if (lane.job->hold != nullptr) cond.hold = lane.job->hold + row * c.hold_size();
   }
 }
 

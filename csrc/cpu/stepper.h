@@ -135,5 +135,6 @@ class Stepper {
 
 std::unique_ptr<Stepper> make_dual_stepper(const Plan&, const KernelTable&, const float*);
 std::unique_ptr<Stepper> make_residual_stepper(const Plan&, const KernelTable&, const float*);
+std::unique_ptr<Stepper> make_embedded_stepper(const Plan&, const KernelTable&, const float*);
 
 }  // namespace wavernn_fast::cpu

@@ -9,8 +9,8 @@ namespace wavernn_fast {
 StreamState make_stream(const ModelConfig& config, const StreamKey& key) {
   StreamState state;
   state.key = key;
-  state.hidden.assign(size_t(config.hidden_size) * (config.core == Core::dual ? 1 : 2), 0.0f);
-  state.feedback[0] = config.first_input;
+  state.hidden.assign(size_t(config.hidden_size) * config.hidden_arrays(), 0.0f);
+  state.feedback[0] = config.first_feedback();
   state.feedback[1] = config.core == Core::dual ? config.first_input : 0.0f;
   return state;
 }
@@ -26,7 +26,7 @@ void check_jobs(const ModelConfig& config, const std::vector<Job>& jobs) {
     const Job& job = jobs[i];
     WF_CHECK(seen.insert(job.state).second, "stream ", i, " appears twice in one call");
     WF_CHECK(job.n_steps >= 0, "stream ", i, " asks for ", job.n_steps, " steps");
-    const size_t expected = size_t(config.hidden_size) * (config.core == Core::dual ? 1 : 2);
+    const size_t expected = size_t(config.hidden_size) * config.hidden_arrays();
     WF_CHECK(job.state->hidden.size() == expected, "stream ", i,
              " was opened on another model: its state has ", job.state->hidden.size(),
              " values, expected ", expected);

@@ -19,8 +19,8 @@ struct StreamState {
   uint64_t step = 0;   // steps done
   float inv_temperature = 1.0f;
   bool greedy = false;
-  std::vector<float> hidden;   // dual [H]; residual [2H]
-  float feedback[2] = {0, 0};  // dual: scaled coarse and fine; residual: x, 0
+  std::vector<float> hidden;   // dual, embedded [H]; residual [2H]
+  float feedback[2] = {0, 0};  // dual: scaled coarse and fine; residual: x, 0; embedded: label, 0
 
   uint64_t position() const { return start + step; }
 };

@@ -30,10 +30,11 @@ const float* CanonicalWeights::get(const std::string& name,
 std::string ModelConfig::describe() const {
   std::ostringstream text;
   const char* heads[] = {"dual softmax", "softmax", "mixture of logistics"};
-  text << (core == Core::dual ? "dual" : "residual") << " core, hidden size " << hidden_size
-       << ", output layers " << fc_size << ", head " << heads[int(head)] << " (" << n_classes
-       << "), hop length " << hop_length;
-  if (n_mels > 0) text << ", " << n_mels << " mels, " << taps() << " upsampling taps";
+  const char* cores[] = {"dual", "residual", "embedded"};
+  text << cores[int(core)] << " core, hidden size " << hidden_size << ", output layers " << fc_size
+       << ", head " << heads[int(head)] << " (" << n_classes << "), hop length " << hop_length;
+  if (n_mels > 0) text << ", " << n_mels << " mels";
+  if (interp_size() > 0) text << ", " << taps() << " upsampling taps";
   return text.str();
 }
 

@@ -250,6 +250,7 @@ Plan make_plan(const PlanRequest& request, const CanonicalWeights& weights) {
   WF_CHECK(c.n_classes > 0 && c.n_classes <= 65536, "n_classes ", c.n_classes,
            " must be between 1 and 65536");
   WF_CHECK(request.threads > 0, "threads ", request.threads, " must be positive");
+  if (c.core == Core::embedded) return make_embedded_plan(request, weights);
   return c.core == Core::dual ? make_dual_plan(request, weights)
                               : make_residual_plan(request, weights);
 }

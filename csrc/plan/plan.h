@@ -81,7 +81,7 @@ using UnitEdges = std::vector<std::vector<int>>;
 struct Plan {
   PlanRequest request;
   std::vector<PackedMatrix> matrices;         // in the order the step reads them
-  std::vector<AlignedBuffer<float>> vectors;  // core-specific, see plan/dual.h, plan/residual.h
+  std::vector<AlignedBuffer<float>> vectors;  // core-specific, see the header of its plan
   AlignedBuffer<uint8_t> blob;
   size_t weight_bytes = 0;  // read per step at batch 1
   int64_t macs_per_step = 0;
@@ -155,6 +155,7 @@ std::vector<float> unpack(const Plan& plan, const PackedMatrix& matrix, int n_ro
 // One function per core says which matrices and vectors a plan holds.
 Plan make_dual_plan(const PlanRequest& request, const CanonicalWeights& weights);
 Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights);
+Plan make_embedded_plan(const PlanRequest& request, const CanonicalWeights& weights);
 Plan make_plan(const PlanRequest& request, const CanonicalWeights& weights);
 
 }  // namespace wavernn_fast

@@ -32,6 +32,7 @@ class ReferenceEngine final : public Engine {
   uint64_t weight_bytes() const override { return 8 * uint64_t(macs_per_step()); }
   int64_t macs_per_step() const override {
     const int64_t h = c_.hidden_size, f = c_.fc_size;
+    if (c_.core == Core::embedded) return 3 * h * h + f * h + c_.n_classes * f;
     return c_.core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + 256 * f)
                                  : 9 * h * h + f * h + f * f + c_.n_classes * f;
   }
@@ -43,7 +44,9 @@ class ReferenceEngine final : public Engine {
       const int64_t first_frame = int64_t(job.state->position()) / c_.hop_length;
       for (int64_t i = 0; i < job.n_steps; ++i) {
         prepare(job, i, first_frame);
-        if (c_.core == Core::dual)
+        if (c_.core == Core::embedded)
+          embedded_step(job, i);
+        else if (c_.core == Core::dual)
           dual_step(job, i);
         else
           residual_step(job, i);
@@ -76,19 +79,19 @@ class ReferenceEngine final : public Engine {
     } else {
       words_ = philox4x32(job.state->key, job.state->step);
     }
-    interp_.assign(c_.core == Core::dual ? 3 * c_.hidden_size : 4 * c_.hidden_size, 0.0);
-    hold_.assign(c_.core == Core::dual ? 3 * c_.hidden_size : 7 * c_.hidden_size + 2 * c_.fc_size,
-                 0.0);
-    if (job.interp == nullptr) return;
+    const bool residual = c_.core == Core::residual;
+    interp_.assign(residual ? 4 * c_.hidden_size : 3 * c_.hidden_size, 0.0);
+    hold_.assign(residual ? 7 * c_.hidden_size + 2 * c_.fc_size : 3 * c_.hidden_size, 0.0);
     const int64_t position = int64_t(job.state->position());
     const int64_t row = position / c_.hop_length - first_frame;
+    if (job.hold != nullptr)
+      for (size_t k = 0; k < hold_.size(); ++k) hold_[k] = job.hold[row * c_.hold_size() + k];
+    if (job.interp == nullptr) return;
     const float* kernel = w_.get("upsample.kernel", {c_.hop_length, c_.taps()}) +
                           position % c_.hop_length * c_.taps();
     for (size_t k = 0; k < interp_.size(); ++k)
       for (int j = 0; j < c_.taps(); ++j)
         interp_[k] += double(kernel[j]) * job.interp[(row + j) * c_.interp_size() + k];
-    if (job.hold == nullptr) return;
-    for (size_t k = 0; k < hold_.size(); ++k) hold_[k] = job.hold[row * c_.hold_size() + k];
   }
 
   // h' = u h + (1 - u) e for units [first, last), from gate inputs x [3H] and R h + b [3H].
@@ -215,6 +218,29 @@ class ReferenceEngine final : public Engine {
     if (job.forced_values) x = job.forced_values[i];
     state.feedback[0] = x;
     job.values[i] = x;
+  }
+
+  // Gate inputs W_ih [e(k); c] + b for the label k before; `hold_` is the conditioning part.
+  void embedded_step(Job& job, int64_t i) const {
+    const int n = c_.hidden_size, e = c_.embedding_size, f = c_.fc_size;
+    StreamState& state = *job.state;
+    const float* row =
+        w_.get("embedding.weight", {c_.n_classes, e}) + int64_t(state.feedback[0]) * e;
+    Vector h(state.hidden.begin(), state.hidden.end());
+    Vector x = linear("gru.w_label", 3 * n, e, 0, Vector(row, row + e), "gru.b_input");
+    for (int k = 0; k < 3 * n; ++k) x[k] += hold_[k];
+    update(h, x, linear("gru.w_recurrent", 3 * n, n, 0, h, "gru.b_recurrent"), 0, n);
+    Vector y = linear("fc1.weight", f, n, 0, h, "fc1.bias");
+    relu(y);
+    const Vector o = linear("fc2.weight", c_.n_classes, f, 0, y, "fc2.bias");
+
+    state.hidden.assign(h.begin(), h.end());
+    if (job.logits)
+      for (int k = 0; k < c_.n_classes; ++k) job.logits[i * c_.n_classes + k] = float(o[k]);
+    int k = draw(state, o, c_.n_classes, words_[0], job, i);
+    if (job.forced_labels) k = job.forced_labels[i];
+    state.feedback[0] = float(k);
+    job.labels[i] = k;
   }
 
   ModelConfig c_;

@@ -1,4 +1,4 @@
-// The readable twin: both cores straight from the equations, in double precision, one stream and
+// The readable twin: every core straight from the equations, in double precision, one stream and
 // one number at a time. Every fast engine is tested against it; it is never fast.
 #pragma once
 

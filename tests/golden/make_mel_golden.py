@@ -32,6 +32,16 @@ FATCHORD = {
     "f_min": 40.0,
     "f_max": 11025.0,
 }
+UNIVOC = {
+    "sample_rate": 16000,
+    "n_fft": 2048,
+    "hop_length": 200,
+    "win_length": 800,
+    "n_mels": 80,
+    "f_min": 50.0,
+    "f_max": 8000.0,
+    "preemphasis": 0.97,
+}
 TINY = {"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 200, "n_mels": 20}
 
 # name -> (samples of the signal, convention)
@@ -84,6 +94,8 @@ CASES: dict[str, tuple[int, MelConfig]] = {
             log="ln",
         ),
     ),
+    "univoc": (5000, MelConfig(**UNIVOC, mel_norm="sum", floor=1e-3, ref_db=20.0, scale=1 / 80)),
+    "univoc_first": (5000, MelConfig(**UNIVOC, scale=0.01, offset=1.0, clip=(0.0, 1.0))),
     "htk_power": (
         3000,
         MelConfig(
@@ -142,7 +154,7 @@ def librosa_mel(wave: Signal, config: MelConfig) -> Signal:
         fmin=config.f_min,
         fmax=config.f_max,
         htk=config.mel_scale == "htk",
-        norm="slaney" if config.mel_norm == "slaney" else None,
+        norm={"slaney": "slaney", "none": None, "sum": 1}[config.mel_norm],
         dtype=np.float64,
     )
     return np.asarray(filters @ np.abs(spectrum) ** config.power)
@@ -194,6 +206,26 @@ def rtvc(wave: Signal, config: MelConfig) -> Signal:
     return _symmetric(scipy.signal.lfilter([1.0, -0.97], [1.0], wave), config) / 4.0
 
 
+def univoc(wave: Signal, config: MelConfig) -> Signal:
+    """Pre-emphasis, decibels over 20 with a floor of -80, divided by 80.
+
+    The filter starts from rest; librosa.effects.preemphasis would extrapolate one sample before.
+    """
+    import librosa
+    import scipy.signal
+
+    mel = librosa_mel(scipy.signal.lfilter([1.0, -0.97], [1.0], wave), config)
+    level = librosa.amplitude_to_db(mel, top_db=None) - 20.0
+    return np.asarray(np.maximum(level, -80.0) / 80.0)
+
+
+def univoc_first(wave: Signal, config: MelConfig) -> Signal:
+    """Pre-emphasis, decibels, -100 dB to 0 dB mapped to 0 to 1."""
+    import scipy.signal
+
+    return fatchord(scipy.signal.lfilter([1.0, -0.97], [1.0], wave), config)
+
+
 def natural_log(wave: Signal, config: MelConfig) -> Signal:
     """Natural logarithm over the floor."""
     return np.asarray(np.log(np.maximum(config.floor, librosa_mel(wave, config))))
@@ -210,6 +242,8 @@ RECIPES: dict[str, Callable[[Signal, Any], Signal]] = {
     "rtvc": rtvc,
     "geneing": _symmetric,
     "forwardtacotron": natural_log,
+    "univoc": univoc,
+    "univoc_first": univoc_first,
     "htk_power": common_log,
     "not_centred": natural_log,
     "short_reflect": natural_log,

@@ -22,7 +22,7 @@ from ..canonical import Tensors
 from ..config import ModelConfig
 from ..errors import InputError, ModelError
 from ..presets import fitting_presets, get_preset, with_preset
-from . import deepmind, fatchord, mkotha, torchaudio
+from . import anandaswarup, deepmind, fatchord, gibiansky, mkotha, torchaudio, univoc
 from .layout import Converted, Dialect
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ __all__ = ["DIALECTS", "detect", "inspect", "load", "load_state"]
 _log = logging.getLogger("wavernn_fast")
 
 DIALECTS: dict[str, Dialect] = {
-    module.DIALECT.name: module.DIALECT for module in (fatchord, torchaudio, deepmind, mkotha)
+    # univoc first: a file of it that has lost its embedding has names of fatchord's alone
+    module.DIALECT.name: module.DIALECT
+    for module in (univoc, fatchord, torchaudio, deepmind, mkotha, anandaswarup, gibiansky)
 }
 _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 
@@ -41,12 +43,9 @@ _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 _UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"fc30\.weight$", "a multi-band WaveRNN (heads fc30 to fc33)"),
     (r"mu_embedding\.weight$", "a ZeroSpeech or VectorQuantizedCPC vocoder"),
-    (r"autoregressive\.gru\.", "a gibiansky/wavernn model"),
     (r"x_embedder\.", "a yukarin_wavernn model"),
     (r"fc_coarse\.0\.", "a yanggeng1995/WaveRNN model"),
     (r"overtone\.|encoder\.|vq\.", "an mkotha VQ-VAE or overtone model"),
-    (r"quantized_audio_embedding\.", "an anandaswarup/waveRNN model"),
-    (r"embedding\.weight$", "a UniversalVocoding (univoc) model"),
 )
 
 
@@ -96,13 +95,17 @@ def _is_canonical(path: Path) -> bool:
 
 def _sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Pick what decides which presets fit."""
-    return {name: fields.get(name, 0) for name in ("head", "hop_length", "n_mels")}
+    sizes = {name: fields.get(name, 0) for name in ("head", "hop_length", "n_mels")}
+    return sizes | {"embedded": fields.get("core") == "embedded"}
 
 
 def _default_preset(dialect: Dialect, wrapper: str, converted: Converted) -> str | None:
     """Choose the preset that a checkpoint most likely goes with; None if none fits its sizes."""
     fields, tensors = converted
     fitting = [n for n in fitting_presets(**_sizes(fields)) if n in dialect.presets]
+    if dialect.choose is not None:
+        likely = dialect.choose(converted)
+        return likely if likely in fitting else None
     if dialect.name == "fatchord" and "geneing" in fitting and "rtvc" in fitting:
         # The single-GRU model stored in this layout has a second GRU of zeros.
         single = not any(tensors[f"gru2.{part}"].any() for part in ("w_input", "w_recurrent"))

@@ -41,6 +41,8 @@ class Dialect(NamedTuple):
     presets: tuple[str, ...]  # of the family; the first is the default
     sizes: Callable[[State], dict[str, int]]
     convert: Callable[[State], Converted]
+    # which of `presets` a model most likely goes with; None: the first that fits its sizes
+    choose: Callable[[Converted], str] | None = None
 
 
 def _terms(dimension: str) -> dict[str, int]:

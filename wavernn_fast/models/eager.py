@@ -347,10 +347,16 @@ def torch_threads(count: int) -> Iterator[None]:
 def make_eager(
     config: ModelConfig, tensors: Tensors, dtype: Literal["float32", "float64"] = "float32"
 ) -> EagerModel:
-    """Return `EagerDual`, `EagerSubscale` or `EagerResidual`, as the configuration says."""
+    """Return the eager model of the core, as the configuration says."""
+    from .eager_embedded import EagerEmbedded
     from .eager_residual import EagerResidual
     from .eager_subscale import EagerSubscale
 
     if config.subscale is not None:
         return EagerSubscale(config, tensors, dtype)
-    return (EagerDual if config.core == "dual" else EagerResidual)(config, tensors, dtype)
+    cores: dict[str, type[EagerModel]] = {
+        "dual": EagerDual,
+        "residual": EagerResidual,
+        "embedded": EagerEmbedded,
+    }
+    return cores[config.core](config, tensors, dtype)

@@ -1,0 +1,16 @@
+// Names for the parts of an embedded plan.
+//
+// There are as many label embeddings as labels, so W_ih e(k) is not multiplied per sample: a row of
+// a table is read. The conditioning columns of W_ih are multiplied per frame.
+#pragma once
+
+#include "plan/plan.h"
+
+namespace wavernn_fast::embedded {
+
+enum Matrix { kGru, kFc1, kFc2 };
+enum Vector {
+  kLabelGates,  // [n_classes][3H] W_label e(k) + b_ih of every label k, always fp32
+};
+
+}  // namespace wavernn_fast::embedded
