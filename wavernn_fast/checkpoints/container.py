@@ -227,7 +227,7 @@ def _to_numpy(value: Any, torch: Any) -> NDArray[Any]:
 
 
 def _to_arrays(
-    path: Path, state: Mapping[Any, Any], torch: Any
+    path: Path, state: Mapping[Any, Any], torch: Any, limit: int = MAX_BYTES
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if len(state) > MAX_TENSORS:
         raise ModelError(f"{path} has {len(state)} tensors, limit {MAX_TENSORS}.")
@@ -244,7 +244,6 @@ def _to_arrays(
         raise ModelError(f"{path} is not a state dict of plain tensors:", found)
     # A stored tensor can be a small buffer seen through a huge shape, or by many names.
     total = sum(4 * value.numel() for value in state.values())
-    limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
     if total > limit:
         largest = max(state, key=lambda name: int(state[name].numel()))
         raise ModelError(
@@ -283,7 +282,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if is_zip:
         _check_zip(path)
     state, wrapper = _unwrap(path, _unpickle(path, is_zip))
-    arrays, dtypes = _to_arrays(path, state, _load_torch())
+    limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
+    arrays, dtypes = _to_arrays(path, state, _load_torch(), limit)
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)
 
 
