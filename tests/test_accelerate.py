@@ -124,6 +124,19 @@ def test_torchaudios_own_module_is_accelerated(monkeypatch):
     assert torch.equal(lengths, expected_lengths)
 
 
+@pytest.mark.skipif(torchaudio_files.folder() is None, reason=torchaudio_files.MISSING)
+def test_the_bundles_own_vocoder_plays_an_accelerated_module():
+    module = TorchaudioLike()
+    module.n_bits, module.n_classes = 8, 256
+    bundle = torchaudio_files.bundle_vocoder()(module)
+    mels = mel(9) * 11 - 11
+    with accelerate(bundle._model, cpu_threads=1, seed=3) as handle:
+        found, lengths = bundle(mels, torch.tensor([7]))
+        expected, _ = torchaudio.Vocoder(handle.player)(mels)
+    assert same_bits(found.numpy(), expected.numpy())
+    assert lengths.tolist() == [350]
+
+
 def test_weights_are_those_of_the_moment():
     module, frames = live(), mel(9)
     accelerate(module, cpu_threads=1)

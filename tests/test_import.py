@@ -43,6 +43,11 @@ def test_importing_every_public_name_loads_only_numpy():
     assert loaded_by("from wavernn_fast import *") == {"wavernn_fast", "numpy"}
 
 
+def test_importing_the_drop_in_classes_loads_only_numpy():
+    code = "from wavernn_fast.compat import acceleration, fatchord, rtvc, torchaudio"
+    assert loaded_by(code) == {"wavernn_fast", "numpy"}
+
+
 def run_command(*arguments: str) -> str:
     """Code that runs the command and goes on after it exits."""
     return (
@@ -73,6 +78,25 @@ def test_generating_from_a_canonical_file_needs_no_torch(tmp_path):
         "import numpy, wavernn_fast\n"
         f"voc = wavernn_fast.Vocoder.from_pretrained({model!r})\n"
         "assert voc.generate(numpy.full((80, 3), 0.5, 'f')).shape == (550,)\n"
+        "for name in ('torch', 'soundfile', 'soxr', 'tqdm', 'click'): del sys.modules[name]\n"
+    )
+    assert loaded_by(code) == {"wavernn_fast", "numpy", "safetensors"}
+
+
+def test_drop_in_classes_play_a_canonical_file_without_torch(tmp_path):
+    from voices import save_voice
+
+    model = str(save_voice(tmp_path))
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'soundfile', 'soxr', 'tqdm', 'click'): sys.modules[name] = None\n"
+        "import numpy\n"
+        "from wavernn_fast.compat import fatchord, torchaudio\n"
+        f"player = fatchord.WaveRNN.from_checkpoint({model!r}, seed=None)\n"
+        "mel = numpy.full((80, 3), 0.5, 'f')\n"
+        f"assert player.generate(mel, {str(tmp_path / 'a.wav')!r}).shape == (550,)\n"
+        "vocoder = torchaudio.Vocoder(torchaudio.WaveRNN(player.vocoder))\n"
+        "assert vocoder(mel[None], [3])[0].shape == (1, 825)\n"
         "for name in ('torch', 'soundfile', 'soxr', 'tqdm', 'click'): del sys.modules[name]\n"
     )
     assert loaded_by(code) == {"wavernn_fast", "numpy", "safetensors"}
