@@ -69,6 +69,7 @@ MODULES: dict[str, str] = {
     "voice": "batch devices kernels lanes likelihood nvrtc selfcheck stream subscale_job "
     "subscale_run utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
+    "compat": "compat",
     "cli": "cli",
     "main": "__main__",
 }
@@ -83,6 +84,7 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "train": (*_DATA, "models"),
     "voice": (*_DATA, "checkpoints"),
     "tools": (*_DATA, "checkpoints", "models", "voice"),
+    "compat": (*_DATA, "checkpoints", "voice"),
     "cli": (*_DATA, "checkpoints", "models", "train", "voice", "tools"),
     "main": ("cli",),
 }

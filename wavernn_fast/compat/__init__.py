@@ -1,0 +1,1 @@
+"""Classes with the signatures of the programs that people have; one module a family."""
