@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from ..canonical import show_shape
 from ..errors import ModelError
 from ..network_config import NetworkConfig
 from ..presets import get_preset
@@ -56,9 +57,10 @@ def convert(state: State) -> Converted:
 
     def problems(sizes: dict[str, int]) -> list[str]:
         found = embedded.size_problems(sizes)
-        rows, classes = sizes.get("X", 0), sizes.get("C", 0)
-        if rows not in (classes, classes + 1):
-            found.append(f"{_EMBEDDING} has {rows} rows, expected {classes} (or one more)")
+        rows, classes = sizes.get("X"), sizes.get("C", 0)
+        if rows is not None and rows not in (classes, classes + 1):
+            shape = show_shape(state[_EMBEDDING].shape)
+            found.append(f"{_EMBEDDING} has shape {shape}, expected {classes} rows or one more")
         return found
 
     sizes = checked_sizes("yukarin", _layout(state), (), state, problems)
