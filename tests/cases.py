@@ -122,7 +122,7 @@ def small_configs() -> list[ModelConfig]:
         embedded_config(64, 48, 10, ("gru", 2, 7, 1)),
         embedded_config(32, 64, 9, ("conv", 2, 9, 3)),
         embedded_config(80, 16, 8, ("conv", 3, 12, 5), pad="none", first_label=127),
-        embedded_config(128, 16, 4, embedding_size=3, first_label=0, n_mels=0, hop_length=1),
+        embedded_config(128, 16, 3, embedding_size=3, first_label=0, n_mels=0, hop_length=1),
     ]
 
 

@@ -247,6 +247,29 @@ def gibiansky(
     return m.state
 
 
+def yukarin(
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    classes: int = 1024,
+    n_mels: int = 8,
+    embedding: int = 6,
+    conditioning: int = 5,
+    layers: int = 2,
+    masked: bool = True,
+    seed: int = 0,
+) -> State:
+    """State dict of yukarin_wavernn's `network/wave_rnn.py`; no features if `n_mels` is 0."""
+    m = _Maker(seed)
+    if n_mels:
+        m.both_ways("local_gru", conditioning, n_mels, layers)
+    m.add("x_embedder.weight", classes + masked, embedding)
+    m.gru("gru", hidden, embedding + 2 * conditioning * (n_mels > 0))
+    m.linear("O1", fc, hidden)
+    m.linear("O2", classes, fc)
+    return m.state
+
+
 BUILDERS = {
     "fatchord": fatchord,
     "torchaudio": torchaudio,
@@ -255,6 +278,7 @@ BUILDERS = {
     "univoc": univoc,
     "anandaswarup": anandaswarup,
     "gibiansky": gibiansky,
+    "yukarin": yukarin,
 }
 
 # What published training programs put around the state dict.

@@ -39,9 +39,9 @@ class LabelTwin(nn.Module):
         self, mel: np.ndarray, choose: Callable[[int, np.ndarray], int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels and logits of all samples; `choose` makes a label of its number and its logits."""
-        up = F.interpolate(
-            self.held(torch.from_numpy(mel).double()).T[None], scale_factor=float(self.hop)
-        )
+        up = self.held(torch.from_numpy(mel).double()).T[None]
+        if up.shape[1]:
+            up = F.interpolate(up, scale_factor=float(self.hop))
         h, label = self.start(), torch.tensor([self.first])
         labels, rows = [], []
         for i, c in enumerate(up[0].T):
@@ -168,9 +168,56 @@ class Gibiansky(LabelTwin):
         return self.domain.linear(F.relu(self.autoregressive.post_gru(h))), h
 
 
+class Yukarin(LabelTwin):
+    """WaveRNN of yukarin_wavernn; without features if `n_mels` is 0."""
+
+    def __init__(
+        self,
+        *,
+        hidden: int = 32,
+        fc: int = 16,
+        classes: int = 1024,
+        n_mels: int = 8,
+        embedding: int = 6,
+        conditioning: int = 5,
+        layers: int = 2,
+        masked: bool = True,
+        hop: int = 240,
+    ) -> None:
+        super().__init__()
+        self.first, self.hop = classes // 2, hop
+        self.local_gru = None
+        if n_mels:
+            self.local_gru = nn.GRU(
+                n_mels, conditioning, num_layers=layers, batch_first=True, bidirectional=True
+            )
+        self.x_embedder = nn.Embedding(
+            classes + masked, embedding, padding_idx=classes if masked else None
+        )
+        self.gru = nn.GRU(embedding + 2 * conditioning * (n_mels > 0), hidden, batch_first=True)
+        self.O1, self.O2 = nn.Linear(hidden, fc), nn.Linear(fc, classes)
+
+    def held(self, mel: torch.Tensor) -> torch.Tensor:
+        held: torch.Tensor = mel.T if self.local_gru is None else self.local_gru(mel.T[None])[0][0]
+        return held
+
+    def start(self) -> torch.Tensor:
+        return torch.zeros(1, self.gru.hidden_size).double()
+
+    def step(self, label: torch.Tensor, c: torch.Tensor, h: torch.Tensor) -> Any:
+        x = torch.cat([self.x_embedder(label), c], dim=1)
+        y, h = self.gru(x[:, None], h[None])
+        return self.O2(F.relu(self.O1(y[:, 0]))), h[0]
+
+
 def univoc(state: dict[str, np.ndarray], **sizes: Any) -> Univoc:
     """The module with these weights, loaded strictly."""
     return _as_module(state, Univoc(**sizes))
+
+
+def yukarin(state: dict[str, np.ndarray], **sizes: Any) -> Yukarin:
+    """The module with these weights, loaded strictly."""
+    return _as_module(state, Yukarin(**sizes))
 
 
 def gibiansky(state: dict[str, np.ndarray], **sizes: Any) -> Gibiansky:

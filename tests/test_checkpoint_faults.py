@@ -138,7 +138,6 @@ def test_a_hidden_size_that_does_not_split_is_refused() -> None:
     [
         ("fc30.weight", "multi-band"),
         ("mu_embedding.weight", "ZeroSpeech"),
-        ("x_embedder.weight", "yukarin"),
     ],
 )
 def test_known_but_unsupported_families_are_named(name: str, family: str) -> None:

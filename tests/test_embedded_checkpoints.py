@@ -45,6 +45,7 @@ FAMILIES: dict[str, Any] = {
     "univoc_first": (builders.univoc_first, _univoc_first, "model", 256, 0),
     "anandaswarup": (builders.anandaswarup, _anandaswarup, "model", 512, 0),
     "gibiansky": (builders.gibiansky, twins.gibiansky, "state_dict", 127, 12),
+    "yukarin": (builders.yukarin, twins.yukarin, "", 512, 0),
 }
 UNEQUAL = {"hidden": 48, "fc": 80, "n_mels": 5, "seed": 3}  # and other sizes than the default
 
@@ -128,11 +129,13 @@ def test_each_family_is_given_its_preset_and_output_rule(tmp_path: Path) -> None
         ("univoc_first", "univoc-v0.1"),
         ("anandaswarup", "anandaswarup"),
         ("gibiansky", "gibiansky"),
+        ("yukarin", "yukarin"),
     ):
         path, _ = _saved(tmp_path, family, n_mels=80)
         config, _ = checkpoints.load(path)
         assert (config.preset, config.core) == (preset, "embedded")
-        assert config.mel is not None
+        assert (config.mel is None) == (family == "yukarin")
+        assert checkpoints.load(path, preset=preset)[0] == config
         assert checkpoints.inspect(path)["preset"] == preset
 
 
@@ -166,7 +169,7 @@ def test_a_tensor_missing_from_the_first_version_is_named(name: str) -> None:
     assert any(f"missing tensor {name}," in problem for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize("dialect", ["univoc", "anandaswarup", "gibiansky"])
+@pytest.mark.parametrize("dialect", ["univoc", "anandaswarup", "gibiansky", "yukarin"])
 def test_sizes_that_the_engine_cannot_do_are_named(dialect: str) -> None:
     with pytest.raises(ModelError) as caught:
         checkpoints.DIALECTS[dialect].convert(
@@ -177,6 +180,53 @@ def test_sizes_that_the_engine_cannot_do_are_named(dialect: str) -> None:
         "the GRU has 24 units, expected a multiple of 16",
         "the hidden output layer has 20 units, expected a multiple of 16",
     }
+
+
+@pytest.mark.parametrize(("layers", "masked"), [(1, True), (3, False)])
+def test_yukarin_models_have_any_number_of_layers_and_may_have_a_masked_label(
+    tmp_path: Path, layers: int, masked: bool
+) -> None:
+    path, twin = _saved(tmp_path, "yukarin", masked=masked, layers=layers)
+    config, tensors = checkpoints.load(path)
+    assert tensors["embedding.weight"].shape == (1024, 6)
+    mel, forced = _mel(8, 2), np.random.default_rng(1).integers(0, 1024, 480)
+    ours = reference.run(config, tensors, mel, forced=forced)["logits"]
+    np.testing.assert_allclose(ours, twin.logits(mel, forced), atol=1e-5)
+
+
+def test_a_yukarin_model_without_features_is_unconditioned(tmp_path: Path) -> None:
+    path, twin = _saved(tmp_path, "yukarin", n_mels=0)
+    config, tensors = checkpoints.load(path)
+    assert (config.n_mels, config.hop_length, config.network) == (0, 1, None)
+    assert config.preset == "yukarin"
+    forced = np.random.default_rng(1).integers(0, 1024, 200)
+    ours = reference.run(config, tensors, n_steps=200, forced=forced)["logits"]
+    twin.hop = 1
+    theirs = twin.logits(np.zeros((0, 200), np.float32), forced)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert len(Vocoder.from_pretrained(path, device="cpu").generate(n_samples=50)) == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("speaker_embedder.weight", "speaker embedding"),
+        ("local_encoder.pre.weight", "convolutions"),
+    ],
+)
+def test_parts_of_yukarin_that_are_not_supported_are_named(name: str, words: str) -> None:
+    state = builders.yukarin()
+    state[name] = np.zeros((4, 4), np.float32)
+    assert checkpoints.detect(state) == "yukarin"
+    with pytest.raises(ModelError, match=words):
+        checkpoints.DIALECTS["yukarin"].convert(state)
+
+
+def test_an_embedding_of_too_many_rows_is_refused() -> None:
+    state = builders.yukarin()
+    state["x_embedder.weight"] = np.zeros((1030, 6), np.float32)
+    with pytest.raises(ModelError, match=r"has shape \[1030, 6\], expected 1024 rows"):
+        checkpoints.DIALECTS["yukarin"].convert(state)
 
 
 def test_a_range_of_the_mel_that_was_never_set_is_refused() -> None:

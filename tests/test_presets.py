@@ -34,6 +34,7 @@ _NAMES = {
     "univoc-v0.1",
     "anandaswarup",
     "gibiansky",
+    "yukarin",
 }
 
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
@@ -74,8 +75,7 @@ def test_presets_cannot_be_changed_by_accident() -> None:
 def test_a_preset_agrees_with_its_mel(name: str) -> None:
     preset = get_preset(name)
     if preset.mel is None:
-        assert name == "deepmind"
-        assert preset.hop_length == 1
+        assert preset.hop_length == {"deepmind": 1, "yukarin": 240}[name]
         return
     assert (preset.sample_rate, preset.hop_length) == (
         preset.mel.sample_rate,
@@ -214,7 +214,7 @@ def test_a_mel_of_another_preset_is_warned_about_by_name() -> None:
     assert "fatchord-raw9" in warning
 
 
-@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind"}))
+@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind", "yukarin"}))
 def test_a_mel_of_the_right_preset_is_not_warned_about(name: str) -> None:
     assert mismatch_warning(_apply(name, _speech_levels()), name) is None
 
@@ -276,12 +276,12 @@ def test_fitting_presets_follow_head_hop_and_bins() -> None:
     assert fitting_presets(head="mol", hop_length=275, n_mels=80) == ["fatchord-mol"]
     assert fitting_presets(head="dual_softmax", hop_length=1, n_mels=0) == ["deepmind"]
     embedded = fitting_presets(head="softmax", hop_length=200, n_mels=80, embedded=True)
-    assert embedded == ["univoc-v0.2", "univoc-v0.1", "anandaswarup", "gibiansky"]
+    assert embedded == ["univoc-v0.2", "univoc-v0.1", "anandaswarup", "gibiansky", "yukarin"]
     assert fitting_presets(head="softmax", hop_length=7, n_mels=80) == []
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs speech in {DATA}")
-@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind"}))
+@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind", "yukarin"}))
 def test_real_speech_is_recognised_under_every_preset(name: str) -> None:
     from wavernn_fast import audio, features
 

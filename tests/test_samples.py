@@ -36,6 +36,11 @@ MODELS = {
     "mu_law": model(mu_law=True, length="frames_minus_one", fade_out_frames=4),
     "deemphasis": model(mu_law=True, deemphasis=0.97, length="frames_minus_one", fade_out_frames=3),
     "torchaudio": model(n_classes=256, mu_law=True, label_decode="torchaudio"),
+    "univoc": model(n_classes=1024, mu_law=True, label_decode="univoc"),
+    "gibiansky": model(
+        n_classes=256, mu_law=True, label_decode="gibiansky", deemphasis=0.9, limit=0.9999
+    ),
+    "yukarin": model(n_classes=1024, mu_law=True, label_decode="yukarin"),
     "mol": model("mol", length="frames_minus_one", fade_out_frames=2),
     "dual": model("dual_softmax"),
     "dual_symmetric": model("dual_softmax", dual_scale="symmetric", fade_out_frames=1),
@@ -118,6 +123,63 @@ def test_float32_values_are_those_of_torch_bit_for_bit(classes: int) -> None:
     found = s.decode_samples(np.arange(classes, dtype=np.int32), config)
     np.testing.assert_array_equal(found, expected.astype(np.float64))
     assert np.abs(found - s.label_to_value(np.arange(classes), classes)).max() > 0
+
+
+def _waves() -> np.ndarray:
+    """Loud and quiet samples, with both ends and silence."""
+    rng = np.random.default_rng(2)
+    waves = rng.uniform(-1.0, 1.0, 3000) * 10.0 ** rng.uniform(-4.0, 0.0, 3000)
+    return np.concatenate([waves, [-1.0, 0.0, 1.0]])
+
+
+def _companded(wave: np.ndarray, mu: int) -> np.ndarray:
+    return np.sign(wave) * np.log1p(mu * np.abs(wave)) / np.log1p(mu)
+
+
+def test_univoc_labels_are_those_of_librosa() -> None:
+    """librosa 0.8: mu_compress is np.digitize on 1 + mu edges, mu_expand a grid of 2 / (1 + mu)."""
+    config, wave = MODELS["univoc"], _waves()
+    edges = np.linspace(-1.0, 1.0, 1024)
+    expected = np.digitize(_companded(wave, 1023), edges, right=True)
+    assert np.array_equal(s.encode_targets(wave, config), expected)
+    labels = np.arange(1024)
+    x = (labels - 512) * (2.0 / (1 + 1023))
+    values = np.sign(x) / 1023 * (np.power(1 + 1023, np.abs(x)) - 1)
+    assert np.array_equal(s.decode_samples(labels.astype(np.int32), config), values)
+    assert s.encode_targets(np.zeros(1), config)[0] == 512
+    assert s.decode_samples(np.array([512], np.int32), config)[0] == 0.0
+
+
+def test_gibiansky_labels_are_rounded_down_and_mean_the_middle() -> None:
+    config, wave = MODELS["gibiansky"], _waves()
+    plain = dataclasses.replace(config, output=dataclasses.replace(config.output, deemphasis=0.0))
+    expected = ((_companded(wave, 255) + 1) / 2 * 255).astype(np.int64)
+    assert np.array_equal(s.encode_targets(wave, plain), expected)
+    labels = np.arange(256)
+    x = ((labels + 0.5) / 255) * 2 - 1.0
+    values = np.sign(x) * (np.exp(np.abs(x) * np.log1p(255.0)) - 1.0) / 255.0
+    np.testing.assert_allclose(
+        s.decode_samples(labels.astype(np.int32), plain), values, rtol=1e-12, atol=1e-15
+    )
+    assert s.encode_targets(np.zeros(1), plain)[0] == 127
+    assert s.decode_samples(np.array([127], np.int32), plain)[0] == 0.0
+
+
+def test_a_limit_clips_what_is_heard_after_deemphasis() -> None:
+    config = MODELS["gibiansky"]
+    loud = np.full(5 * HOP, 255, np.int32)
+    assert s.decode_samples(loud, config)[0] > 1.02
+    assert (s.decode_all(loud, config) == np.float32(0.9999)).all()
+    assert (s.decode_all(0 * loud, config) == np.float32(-0.9999)).sum() == 5 * HOP - 1
+
+
+def test_yukarin_labels_are_equal_steps_decoded_on_the_usual_grid() -> None:
+    config, wave = MODELS["yukarin"], _waves()
+    expected = ((_companded(wave, 1023) + 1) * 512).astype(np.int64)
+    expected[expected == 1024] = 1023
+    assert np.array_equal(s.encode_targets(wave, config), expected)
+    labels = np.arange(1024, dtype=np.int32)
+    assert np.array_equal(s.decode_samples(labels, config), s.mu_law_decode(labels, 1024))
 
 
 def test_coarse_and_fine_join_to_the_sample_they_came_from() -> None:

@@ -32,7 +32,8 @@ class Preset:
     Attributes
     ----------
     mel : MelConfig or None
-        How frames are made; None for an unconditioned model.
+        How frames are made; None for an unconditioned model, or (of an embedded core) for features
+        that the user of a published program chose.
     value_range : tuple of float
         Lowest and highest mel value; (0, 0) for an unconditioned model.
     heads : tuple of str
@@ -67,7 +68,8 @@ class Preset:
             )
         if not embedded and hop_length != self.hop_length:
             found.append(f"it has {hop_length} samples a frame, the preset {self.hop_length}")
-        if n_mels != ours:
+        any_features = self.embedded and self.mel is None
+        if n_mels != ours and not any_features:
             found.append(f"it takes {n_mels} mel bins, the preset makes {ours}")
         return found
 
@@ -304,7 +306,7 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
     return dataclasses.replace(
         config,
         sample_rate=preset.sample_rate,
-        hop_length=preset.hop_length,
+        hop_length=preset.hop_length if config.n_mels else 1,
         mel=preset.mel,
         output=preset.output,
         preset=name,

@@ -123,4 +123,18 @@ def _gibiansky() -> dict[str, Any]:
     }
 
 
-CONVENTIONS = (_univoc(), _univoc_first(), _anandaswarup(), _gibiansky())
+def _yukarin() -> dict[str, Any]:
+    """The features are whatever a model was trained on, so that only the sound is known."""
+    return {
+        "name": "yukarin",
+        "summary": "24 kHz, hop 240, mu-law; features as trained (no mel can be made for them)",
+        "sample_rate": 24000,
+        "hop_length": 240,
+        "heads": ("softmax",),
+        "value_range": (0.0, 0.0),
+        "mel": None,
+        "output": OutputConfig(mu_law=True, label_decode="yukarin"),
+    }
+
+
+CONVENTIONS = (_univoc(), _univoc_first(), _anandaswarup(), _gibiansky(), _yukarin())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .canonical import Tensors, expected_shapes
 from .config import ModelConfig, SubscaleConfig
 from .errors import InputError
+from .features import expected_range
 from .network_config import NetworkConfig
 from .presets import Preset, get_preset
 
@@ -181,7 +182,7 @@ def _conditioned(preset: Preset) -> dict[str, Any]:
 
 def random_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.float32]:
     """Frames [n_mels, n_frames], float32, spread over the value range of the model's mel."""
-    low, high = (0.0, 1.0) if config.mel is None or config.mel.clip is None else config.mel.clip
+    low, high = (0.0, 1.0) if config.mel is None else expected_range(config.mel)
     random = np.random.default_rng(seed)
     frames = random.uniform(low, high, (config.n_mels, n_frames))
     return frames.astype(np.float32)

@@ -22,7 +22,7 @@ from ..canonical import Tensors
 from ..config import ModelConfig
 from ..errors import InputError, ModelError
 from ..presets import fitting_presets, get_preset, with_preset
-from . import anandaswarup, deepmind, fatchord, gibiansky, mkotha, torchaudio, univoc
+from . import anandaswarup, deepmind, fatchord, gibiansky, mkotha, torchaudio, univoc, yukarin
 from .layout import Converted, Dialect
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _log = logging.getLogger("wavernn_fast")
 DIALECTS: dict[str, Dialect] = {
     # univoc first: a file of it that has lost its embedding has names of fatchord's alone
     module.DIALECT.name: module.DIALECT
-    for module in (univoc, fatchord, torchaudio, deepmind, mkotha, anandaswarup, gibiansky)
+    for module in (univoc, fatchord, torchaudio, deepmind, mkotha, anandaswarup, gibiansky, yukarin)
 }
 _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 
@@ -43,7 +43,6 @@ _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 _UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"fc30\.weight$", "a multi-band WaveRNN (heads fc30 to fc33)"),
     (r"mu_embedding\.weight$", "a ZeroSpeech or VectorQuantizedCPC vocoder"),
-    (r"x_embedder\.", "a yukarin_wavernn model"),
     (r"fc_coarse\.0\.", "a yanggeng1995/WaveRNN model"),
     (r"overtone\.|encoder\.|vq\.", "an mkotha VQ-VAE or overtone model"),
 )

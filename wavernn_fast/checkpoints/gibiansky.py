@@ -68,7 +68,7 @@ def convert(state: State) -> Converted:
             )
         return found
 
-    sizes = checked_sizes("gibiansky", _layout(state), (), state, problems)  # type: ignore[arg-type]
+    sizes = checked_sizes("gibiansky", _layout(state), (), state, problems)
     tensors = embedded.core_tensors(state, _NAMES, sizes["E"])
     tensors["gru.w_conditioning"] = tensors["gru.w_label"].copy()
     return embedded.converted(

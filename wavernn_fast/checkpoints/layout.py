@@ -135,7 +135,7 @@ def checked_sizes(
     layout: Mapping[str, str],
     optional: Iterable[str],
     state: State,
-    more: Callable[[Mapping[str, int]], list[str]] | None = None,
+    more: Callable[[dict[str, int]], list[str]] | None = None,
 ) -> dict[str, int]:
     """Solve the sizes and refuse a state that is not exactly the layout.
 
