@@ -78,6 +78,17 @@ def test_an_utterance_goes_through_the_runtime(gpu: Fake) -> None:
     assert function.details == "wavernn_persistent"
 
 
+def test_a_residual_model_goes_to_the_gpu_by_itself(gpu: Fake) -> None:
+    config, tensors = random_model("residual:32")
+    engine = make_engine(config, tensors, "auto", "auto", None)
+    assert engine.device == "cuda"
+    rows = [np.zeros((9, engine.interp_size)), np.zeros((9, engine.hold_size))]
+    [(labels, _)] = engine.run([engine.open(1)], [300], [rows[0]], [rows[1]])
+    assert labels.tolist() == list(range(300))
+    [function] = gpu.calls("cuModuleGetFunction")
+    assert function.details == "wavernn_residual"
+
+
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_gpu_is_chosen_and_kept(device: str, gpu: Fake) -> None:
     engine = make_engine(CONFIG, TENSORS, device, "auto", None)
@@ -135,7 +146,7 @@ def test_memory_that_runs_out_while_loading_is_given_back(gpu: Fake) -> None:
 @pytest.mark.parametrize(
     ("model", "script", "sentence"),
     [
-        ("residual:32", {}, "dual"),
+        ("residual:512", {"devices": "name=Tiny,sms=2,arch=60"}, "does not fit on Tiny"),
         ("dual:512", {"devices": "name=Tiny,sms=2,arch=60"}, "does not fit on Tiny"),
         ("dual:64", {"memory": 30_000}, "bytes were needed"),
         ("dual:64", {"fail": "cuDevicePrimaryCtxRetain@*=46"}, "holds the GPU alone"),

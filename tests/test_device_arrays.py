@@ -31,7 +31,12 @@ AUX = dataclasses.replace(
     PLAIN, hidden_size=32, fc_size=16, aux_size=3, aux_channels=10, aux_blocks=2, aux_kernel=5
 )
 FRAMES = 12
-every_model = pytest.mark.parametrize("config", [PLAIN, AUX], ids=["plain", "aux"])
+_PARTS = ("hop_length", "n_mels", "upsample_left", "upsample_right")
+_PARTS += ("aux_size", "aux_channels", "aux_blocks", "aux_kernel")
+RESIDUAL = cases.residual_config(32, 16, bits=8, **{name: getattr(AUX, name) for name in _PARTS})
+every_model = pytest.mark.parametrize(
+    "config", [PLAIN, AUX, RESIDUAL], ids=["plain", "aux", "residual"]
+)
 
 
 def tensors_of(config: Any) -> Any:
@@ -232,6 +237,7 @@ def test_an_engine_that_adds_no_bias_on_the_device_has_none() -> None:
     assert engine_of(PLAIN, device="emu").hold_bias.shape == (0,)
     assert engine_of(AUX, device="cpu").hold_bias.shape == (0,)
     assert engine_of(AUX, device="emu").hold_bias.shape == (3 * AUX.hidden_size,)
+    assert engine_of(RESIDUAL, device="emu").hold_bias.shape == (7 * 32 + 2 * 16,)
 
 
 @every_model

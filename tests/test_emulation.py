@@ -389,9 +389,3 @@ def test_a_block_of_a_cluster_that_gives_up_stays_until_its_peers_push_no_more(w
 def test_what_the_emulator_cannot_do_is_refused_with_the_reason(work, options, error, message):
     with pytest.raises(error, match=message):
         emulated(work, "2", **options)
-
-
-def test_a_core_without_a_kernel_is_refused():
-    config = cases.residual_config(32, 32, bits=9)
-    with pytest.raises(DeviceError, match="The GPU kernel runs the dual core"):
-        make(config, cases.random_tensors(config), device="emu")

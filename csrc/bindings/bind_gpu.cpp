@@ -87,9 +87,11 @@ py::tuple compile_plan(const py::dict& config, const std::string& target, const 
 
 // {name: weights} in canonical order, of what `unpack` gives for each matrix.
 template <class Unpack>
-py::dict unpacked(const Unpack& unpack) {
+py::dict unpacked(const Unpack& unpack, Core core = Core::dual) {
+  const std::vector<const char*> dual{"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"};
+  const std::vector<const char*> residual{"gru1", "gru2", "gru2_input", "fc1", "fc2", "fc3"};
   py::dict result;
-  for (const char* matrix : {"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"}) {
+  for (const char* matrix : core == Core::dual ? dual : residual) {
     const std::vector<float> flat = unpack(matrix);
     result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
   }
@@ -102,7 +104,8 @@ py::dict unpack_gpu_plan(const py::dict& config, const py::dict& tensors, const 
   const gpu::GpuPlan plan =
       choose(config, name, dtype, exchanges, blocks, warps, cluster, true, false);
   const std::vector<uint32_t> packed = gpu::pack_gpu(plan, read_weights(tensors));
-  return unpacked([&](const char* matrix) { return gpu::unpack_gpu(plan, packed, matrix); });
+  return unpacked([&](const char* matrix) { return gpu::unpack_gpu(plan, packed, matrix); },
+                  plan.request.config.core);
 }
 
 gpu::SparsePlan choose_sparse(const py::dict& config, const CanonicalWeights& weights,

@@ -43,6 +43,10 @@ void combine_ballot(Warp& w, int) {
   for (uint32_t& x : w.words_out) x = bits;
 }
 
+void combine_exchange(Warp& w, int distance) {
+  for (int i = 0; i < kLanes; ++i) w.words_out[i] = w.words_in[i ^ distance];
+}
+
 void combine_tile(Warp& w, int) {
   // Rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next, and 8 further: fp16 pairs.
   float weights[16][16], activations[16][8];
@@ -118,7 +122,8 @@ uint32_t float_to_half(float x) { return std::isnan(x) ? 0x7e00u : to_fp16(x); }
 
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape) {
-  const int64_t size = 3 * shape.hidden + 2 * (shape.fc + 256);
+  const int64_t size =
+      shape.residual ? shape.buffer_words : 3 * shape.hidden + 2 * (shape.fc + 256);
   return at - words >= size && at - words < 2 * size ? at - size : at;
 }
 

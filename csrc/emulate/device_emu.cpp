@@ -24,7 +24,9 @@ size_t stack_bytes(const gpu::Shape& s) {
                          size_t(s.coarse_gru_kept + s.fine_gru_kept + s.coarse_fc1_kept +
                                 s.coarse_fc2_kept + s.fine_fc1_kept + s.fine_fc2_kept) *
                              32 +
-                         size_t(12 * s.unit_tiles * (s.gru_kept + 1));
+                         size_t(12 * s.unit_tiles * (s.gru_kept + 1)) +
+                         size_t(9 * s.unit_slots + s.fc1_slots) * size_t(s.hidden_pairs) +
+                         size_t(s.fc3_slots) * size_t(s.fc_pairs);
 #if defined(__SANITIZE_ADDRESS__)
   return (64 * 1024 + 16 * weights) / 64 * 64;
 #else

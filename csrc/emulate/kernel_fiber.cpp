@@ -4,6 +4,7 @@
 // The stages need the primitives above.
 #include "cuda/kernels/many.cuh"
 #include "cuda/kernels/persistent.cuh"
+#include "cuda/kernels/residual.cuh"
 #include "cuda/kernels/sparse.cuh"
 
 namespace wavernn_fast::emulate {
@@ -15,7 +16,9 @@ void WF_FIBER_PREPARE(const gpu::Shape& shape) {
 
 void WF_FIBER_THREAD(void* args) {
   const auto& given = *static_cast<const gpu::KernelArgs*>(args);
-  if (gpu::kStreamTiles > 0)
+  if (gpu::kResidual)
+    gpu::run_residual(given);
+  else if (gpu::kStreamTiles > 0)
     gpu::run_many(given);
   else if (gpu::kChainWarps > 0)
     gpu::run_sparse(given);

@@ -149,6 +149,11 @@ WF_INLINE unsigned warp_total(unsigned x) {
 WF_INLINE unsigned warp_ballot(bool yes) {
   return meet_words(emulate::kBallot, emulate::combine_ballot, yes ? 1u : 0u, 0);
 }
+WF_INLINE float from_lane(float x, int distance) {
+  const auto bits = __builtin_bit_cast(unsigned, x);
+  return __builtin_bit_cast(
+      float, meet_words(emulate::kExchange, emulate::combine_exchange, bits, distance));
+}
 WF_INLINE int first_lane(unsigned ballot) { return __builtin_ffs(static_cast<int>(ballot)) - 1; }
 
 // --- within a cluster of blocks ------------------------------------------------------------------

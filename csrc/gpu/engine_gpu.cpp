@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <cstring>
 #include <mutex>
-#include <sstream>
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
@@ -14,48 +13,22 @@
 #include "gpu/engine_sparse.h"
 #include "gpu/errors.h"
 #include "gpu/kernel_sources.h"
+#include "gpu/stream_batch.h"
+#include "gpu/word_names.h"
+#include "plan/gpu_residual.h"
 
 namespace wavernn_fast::gpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kClasses = 256;
-
-// Words of one of both buffers; the sums of two exchanges come behind them
-// (cuda/kernels/exchange.cuh).
-int buffer_words(const Shape& s) { return 3 * s.hidden + 2 * (s.fc + kClasses); }
-
-// Class of a place among 256 words: the inverse of logit_place in the kernel.
-int class_of_place(int place) { return place % 64 / 2 * 8 + place / 64 * 2 + place % 2; }
-
-// What a word of the exchange area is, for the report of a stall.
-std::string word_name(const Shape& s, int word) {
-  std::ostringstream out;
-  const int buffer = buffer_words(s), at = word % buffer;
-  if (word >= 2 * buffer) {
-    const int place = word - 2 * buffer;
-    if (place >= 2 * kClasses) {
-      const int arrival = place - 2 * kClasses;
-      out << "the " << (arrival < 2 ? "coarse" : "fine") << (arrival % 2 == 0 ? " y" : " logits")
-          << " of its cluster";
-      return out.str();
-    }
-    out << "the sum of " << (place < kClasses ? "coarse" : "fine") << " logit "
-        << class_of_place(place % kClasses);
-    return out.str();
-  }
-  if (at < 3 * s.hidden) {
-    const char* gates[] = {"reset", "update", "candidate"};
-    out << "the " << gates[at / s.half % 3] << " gate of " << (at < 3 * s.half ? "coarse" : "fine")
-        << " unit " << at % s.half;
-    return out.str();
-  }
-  const int rest = at - 3 * s.hidden, side = rest / (s.fc + 256), row = rest % (s.fc + 256);
-  out << (side ? "fine " : "coarse ") << (row < s.fc ? "y " : "logit ")
-      << (row < s.fc ? row : class_of_place(row - s.fc));
-  return out.str();
+// Channels of a row of biases: of gates, and in the residual core of two layers besides.
+int64_t channels_of(const ModelConfig& c) {
+  return c.core == Core::dual ? 3 * c.hidden_size : 7 * c.hidden_size + 2 * c.fc_size;
 }
+
+// Whether an outcome is a value, and its label in the kernel's arguments the bits of it.
+bool draws_values(const ModelConfig& c) { return c.head == Head::mol; }
 
 class GpuEngine final : public Engine {
  public:
@@ -84,8 +57,9 @@ class GpuEngine final : public Engine {
     return uint64_t(macs_per_step()) * dtype_bytes(plan_.request.dtype);
   }
   int64_t macs_per_step() const override {
-    const int64_t h = config().hidden_size, f = config().fc_size;
-    return 3 * h * h + 2 * (f * h / 2 + 256 * f);
+    const int64_t h = config().hidden_size, f = config().fc_size, n = config().n_classes;
+    return config().core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + n * f)
+                                       : 9 * h * h + f * h + f * f + n * f;
   }
   std::string describe() const override { return plan_.describe() + note_; }
 
@@ -97,7 +71,8 @@ class GpuEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return read_ticks(clocks_);
+    return config().core == Core::dual ? read_ticks(clocks_)
+                                       : read_ticks(clocks_, kResidualStageNames);
   }
 
   // One stream after the other: this kernel is made for one utterance at a time.
@@ -134,14 +109,17 @@ class GpuEngine final : public Engine {
   void bring_weights() {
     const std::vector<uint32_t> packed = pack_gpu(plan_, canonical_);
     weights_.upload(packed.data(), packed.size());
-    words_.reserve(2 * size_t(buffer_words(plan_.shape)) + 2 * kClasses);
+    words_.reserve(size_t(exchange_words(plan_.shape)));
     words_.zero();
     tag_ = device_->first_tag();
   }
 
   // What does not depend on the plan.
   void bring_constants() {
-    bias_ = gate_bias(config(), canonical_);  // not before the core is known to have a kernel
+    bias_ =
+        config().core == Core::dual
+            ? gate_bias(config(), canonical_)
+            : residual_bias(config(), canonical_);  // not before the core is known to have a kernel
     base_.upload(bias_.data(), bias_.size());
     if (plan_.shape.taps > 0) {
       const int64_t hop = config().hop_length, taps = plan_.shape.taps;
@@ -156,7 +134,7 @@ class GpuEngine final : public Engine {
   }
 
   Kernel& kernel_for(const Job& job) {
-    if (!job.logits && !job.forced_labels && !job.words && !job.state->greedy) return *plain_;
+    if (!needs_full(job)) return *plain_;
     if (!full_) full_ = device_->load(kernel_spec(plan_, true));
     return *full_;
   }
@@ -217,7 +195,7 @@ class GpuEngine final : public Engine {
     a.poll_limit = kPollLimit;
     if (plan_.shape.exchanges == 2)
       device_->zero(uint64_t(uintptr_t(words_.get() + 2 * buffer_words(plan_.shape))),
-                    2 * kClasses * sizeof(Word));
+                    2 * 256 * sizeof(Word));
     a.inv_temperature = state.inv_temperature;
     a.greedy = state.greedy;
     a.tag0 = next_tag(n);
@@ -225,14 +203,30 @@ class GpuEngine final : public Engine {
     std::vector<float> h = state.hidden;
     h.insert(h.end(), state.feedback, state.feedback + 2);
     a.state = state_.upload(h.data(), h.size());
-    if (job.words) a.uniforms = uniforms_.upload(job.words + 2 * done, 2 * size_t(n));
-    if (job.forced_labels) a.forced = forced_.upload(job.forced_labels + done, size_t(n));
+    put_outcomes(a, job, done, n);
     a.labels = labels_.reserve(size_t(n));
-    if (job.logits) a.logits = logits_.reserve(size_t(n) * 512);
+    if (job.logits) a.logits = logits_.reserve(size_t(n) * size_t(config().logits_size()));
     const KernelStatus fresh{0, -1, 0};
     a.status = status_.upload(&fresh, 1);
     if (plan_.shape.clocks) a.clocks = clocks_.get();
     return a;
+  }
+
+  // Random words and outcomes that are given. The kernel takes two words a step.
+  void put_outcomes(KernelArgs& a, const Job& job, int64_t done, int n) {
+    if (job.words && config().draws_per_step() == 2) {
+      a.uniforms = uniforms_.upload(job.words + 2 * done, 2 * size_t(n));
+    } else if (job.words) {
+      std::vector<uint32_t> pairs(2 * size_t(n), 0);
+      for (int i = 0; i < n; ++i) pairs[2 * size_t(i)] = job.words[done + i];
+      a.uniforms = uniforms_.upload(pairs.data(), pairs.size());
+    }
+    if (job.forced_labels) a.forced = forced_.upload(job.forced_labels + done, size_t(n));
+    if (job.forced_values) {
+      std::vector<int> bits(static_cast<size_t>(n));
+      std::memcpy(bits.data(), job.forced_values + done, size_t(n) * sizeof(int));
+      a.forced = forced_.upload(bits.data(), bits.size());
+    }
   }
 
   // Tags are never used twice; before they run out the exchange area is cleared.
@@ -249,7 +243,7 @@ class GpuEngine final : public Engine {
   void put_conditioning(KernelArgs& a, const Job& job, int64_t first_frame, int n) {
     const int64_t position = int64_t(job.state->position()), hop = config().hop_length;
     const int64_t row = position / hop - first_frame, rows = (position % hop + n + hop - 1) / hop;
-    const int64_t width = 3 * config().hidden_size;
+    const int64_t width = channels_of(config());
     a.phase0 = unsigned(position % hop);
     a.base = base_.get();
     a.base_stride = 0;
@@ -264,10 +258,11 @@ class GpuEngine final : public Engine {
       a.base_stride = unsigned(width);
     }
     if (plan_.shape.taps > 0) {
-      const float* interp = job.interp + row * width;
+      const int64_t mixed = config().interp_size();
+      const float* interp = job.interp + row * mixed;
       a.interp = job.interp_on_device
                      ? interp
-                     : interp_.upload(interp, size_t((rows + plan_.shape.taps - 1) * width));
+                     : interp_.upload(interp, size_t((rows + plan_.shape.taps - 1) * mixed));
       a.upsample = upsample_.get();
     }
   }
@@ -276,8 +271,15 @@ class GpuEngine final : public Engine {
     KernelStatus status;
     status_.download(&status, 1);
     if (status.stall != 0 || status.steps_done != unsigned(n)) report_stall(status);
-    labels_.download(job.labels + done, size_t(n));
-    if (job.logits) logits_.download(job.logits + 512 * done, size_t(n) * 512);
+    if (draws_values(config())) {
+      std::vector<int> bits(static_cast<size_t>(n));
+      labels_.download(bits.data(), size_t(n));
+      std::memcpy(job.values + done, bits.data(), size_t(n) * sizeof(int));
+    } else {
+      labels_.download(job.labels + done, size_t(n));
+    }
+    const int64_t width = config().logits_size();
+    if (job.logits) logits_.download(job.logits + width * done, size_t(n * width));
     StreamState& state = *job.state;
     std::vector<float> h(state.hidden.size() + 2);
     state_.download(h.data(), h.size());
@@ -302,7 +304,7 @@ class GpuEngine final : public Engine {
   GpuPlan plan_;
   std::unique_ptr<Device> device_;        // outlives the kernel and the buffers
   CanonicalWeights canonical_;            // for another plan
-  std::vector<float> bias_;               // [3H]
+  std::vector<float> bias_;               // [channels]
   std::unique_ptr<Kernel> plain_, full_;  // full_: null until a job needs it
   Buffer<uint32_t> weights_{*device_};
   Buffer<Word> words_{*device_};
@@ -334,8 +336,9 @@ KernelSpec kernel_spec(const GpuPlan& plan, bool full) {
   KernelSpec spec;
   spec.shape = plan.shape;
   spec.shape.full = full;
-  spec.name = "wavernn_persistent";
-  spec.entry = "cuda/kernels/entry_device.cuh";
+  const bool residual = spec.shape.residual;
+  spec.name = residual ? "wavernn_residual" : "wavernn_persistent";
+  spec.entry = residual ? "cuda/kernels/entry_residual.cuh" : "cuda/kernels/entry_device.cuh";
   spec.sources = kernel_sources();
   spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.shape.blocks;

@@ -33,12 +33,15 @@ inline void begin_ticks(Buffer<long long>& clocks) {
   clocks.reserve(kClockStages);
   clocks.zero();
 }
-inline std::vector<std::pair<std::string, int64_t>> read_ticks(Buffer<long long>& clocks) {
+template <int kStages = kClockStages>
+std::vector<std::pair<std::string, int64_t>> read_ticks(
+    Buffer<long long>& clocks, const char* const (&names)[kStages] = kStageNames) {
+  static_assert(kStages <= kClockStages);
   std::vector<std::pair<std::string, int64_t>> result;
   if (clocks.get() == nullptr) return result;
   long long ticks[kClockStages];
   clocks.download(ticks, kClockStages);
-  for (int i = 0; i < kClockStages; ++i) result.emplace_back(kStageNames[i], ticks[i]);
+  for (int i = 0; i < kStages; ++i) result.emplace_back(names[i], ticks[i]);
   return result;
 }
 

@@ -7,7 +7,7 @@
 namespace wavernn_fast::gpu {
 
 bool needs_full(const Job& job) {
-  return job.logits || job.forced_labels || job.words || job.state->greedy;
+  return job.logits || job.forced_labels || job.forced_values || job.words || job.state->greedy;
 }
 
 std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& jobs,

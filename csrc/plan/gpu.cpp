@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "plan/gpu_residual.h"
 #include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
@@ -303,8 +304,8 @@ const char* place_name(int place) {
 void check_model(const ModelConfig& c) {
   if (c.core != Core::dual)
     fail<DeviceError>(
-        "The GPU kernel runs the dual core; this model has another. Use "
-        "device=\"cpu\".");
+        "This GPU kernel runs the dual core; this model has another. Use streams=1, which has "
+        "a kernel for the residual core, or device=\"cpu\".");
   WF_CHECK(c.hidden_size % 32 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
            ", the GPU kernel needs a multiple of 32");
   WF_CHECK(c.fc_size > 0, "fc_size is ", c.fc_size, ", expected at least 1");
@@ -319,6 +320,7 @@ double hop_us(int arch, int blocks) {
 int output_parts(const Shape& shape) { return shape.cluster > 1 ? shape.cluster : shape.blocks; }
 
 int working_registers(const DeviceLimits& limits, const Shape& shape) {
+  if (shape.residual) return residual_registers(shape);
   if (shape.cluster > 1) return shape.warps > 8 ? 72 : 58;
   const bool pascal = limits.arch < 70, two = shape.exchanges == 2;
   if (!shape.fp16 || shape.unit_slots <= 2) {
@@ -335,6 +337,7 @@ int working_registers(const DeviceLimits& limits, const Shape& shape) {
 }
 
 GpuPlan choose_gpu_plan(const GpuRequest& request) {
+  if (request.config.core == Core::residual) return choose_residual_plan(request);
   check_request(request);
   const int most = std::min({request.limits.multiprocessors, request.config.half(), kMostBlocks});
   std::optional<GpuPlan> best;
@@ -360,6 +363,7 @@ double GpuPlan::predicted_samples_per_s() const {
 }
 
 std::string GpuPlan::describe() const {
+  if (shape.residual) return describe_residual(*this);
   const Shape& s = shape;
   std::ostringstream out;
   out << request.config.describe() << "\n"

@@ -38,7 +38,12 @@ struct Latency {
   int draw = 0;       // of one half
   int exchanges = 0;  // a sample
   int streamed = 0;   // a sample: weights read from L2
-  int total() const { return 2 * (gates + product + draw) + exchanges * hop + late + streamed; }
+  // Halves of a sample that gates, product and draw are of. The residual core has no halves: all of
+  // it is one, and `late` what its exchanges take beyond `hop`.
+  int stretches = 2;
+  int total() const {
+    return stretches * (gates + product + draw) + exchanges * hop + late + streamed;
+  }
 };
 
 struct GpuPlan {
@@ -60,7 +65,7 @@ struct GpuPlan {
 // raised by as much as the H200's was above its own (0.42).
 double hop_us(int arch, int blocks);
 
-// Error if no kernel runs such a model at all.
+// Error if the kernels of the dual core do not run such a model.
 void check_model(const ModelConfig& config);
 
 // How many blocks the output layers are dealt to; the others, in other clusters, have copies.
@@ -78,7 +83,8 @@ GpuPlan choose_gpu_plan(const GpuRequest& request);
 // Packed weights, `packed_words` of them. Error if a weight is beyond fp16.
 std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weights);
 
-// Back to canonical order, for tests: w_recurrent, or the weight of an output layer.
+// Back to canonical order, for tests: w_recurrent, or the weight of an output layer; of the
+// residual core a matrix of plan/residual.h.
 std::vector<float> unpack_gpu(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                               const std::string& name);
 

@@ -21,13 +21,23 @@ std::vector<float> product(const float* w, int rows, int cols, const std::vector
 
 }  // namespace
 
-Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights) {
-  const ModelConfig& c = request.config;
-  const int h = c.hidden_size, f = c.fc_size, n = c.n_classes, a = c.aux_size;
-  const int inputs = 1 + c.n_mels + a;
+residual::InputLayer residual::hoist_input(const ModelConfig& c, const CanonicalWeights& weights) {
+  const int h = c.hidden_size, inputs = 1 + c.n_mels + c.aux_size;
   const float* w_ih1 = weights.get("gru1.w_input", {3 * h, h});
   const float* w_input = weights.get("input.weight", {h, inputs});
   const float* b_input = weights.get("input.bias", {h});
+  InputLayer input;
+  input.x_column.resize(size_t(h));
+  for (int i = 0; i < h; ++i) input.x_column[size_t(i)] = w_input[size_t(i) * inputs];
+  const std::vector<float> bias(b_input, b_input + h);
+  input.gru1_bias = product(w_ih1, 3 * h, h, bias, weights.get("gru1.b_input", {3 * h}));
+  input.gru1_x = product(w_ih1, 3 * h, h, input.x_column, nullptr);
+  return input;
+}
+
+Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights) {
+  const ModelConfig& c = request.config;
+  const int h = c.hidden_size, f = c.fc_size, n = c.n_classes, a = c.aux_size;
 
   PlanBuilder builder(request);
   MatrixSource gru1 = gate_source("gru1", weights.get("gru1.w_recurrent", {3 * h, h}), h, h, h,
@@ -53,14 +63,11 @@ Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weig
   fc3.padded_bias = -1e30f;  // padding classes are never drawn
   builder.add_matrix(fc3);
 
-  std::vector<float> x_column(h), bias(b_input, b_input + h);
-  for (int i = 0; i < h; ++i) x_column[i] = w_input[size_t(i) * inputs];
-  const auto gru1_bias = product(w_ih1, 3 * h, h, bias, weights.get("gru1.b_input", {3 * h}));
-  const auto gru1_x = product(w_ih1, 3 * h, h, x_column, nullptr);
-  builder.add_vector(b_input, h);
-  builder.add_vector(x_column.data(), h);
-  builder.add_vector(gru1_bias.data(), 3 * h);
-  builder.add_vector(gru1_x.data(), 3 * h);
+  const residual::InputLayer input = residual::hoist_input(c, weights);
+  builder.add_vector(weights.get("input.bias", {h}), h);
+  builder.add_vector(input.x_column.data(), h);
+  builder.add_vector(input.gru1_bias.data(), 3 * h);
+  builder.add_vector(input.gru1_x.data(), 3 * h);
   builder.add_vector(weights.get("gru2.b_input", {3 * h}), 3 * h);
   return builder.finish();
 }

@@ -4,6 +4,8 @@
 // and aux parts come with the frame conditioning, its x part is one vector.
 #pragma once
 
+#include <vector>
+
 #include "plan/plan.h"
 
 namespace wavernn_fast::residual {
@@ -16,5 +18,13 @@ enum Vector {
   kGru1X,      // [3H] W_ih1 I_x
   kGru2Bias,   // [3H] b_ih2
 };
+
+// What W_ih1 and the input layer come to, multiplied in double.
+struct InputLayer {
+  std::vector<float> x_column;   // [H] column x of I
+  std::vector<float> gru1_x;     // [3H] W_ih1 I_x
+  std::vector<float> gru1_bias;  // [3H] W_ih1 b_I + b_ih1
+};
+InputLayer hoist_input(const ModelConfig& config, const CanonicalWeights& weights);
 
 }  // namespace wavernn_fast::residual

@@ -24,15 +24,16 @@ constexpr unsigned kFirstRound = 2;
 
 struct KernelArgs {
   const void* weights;       // packed as plan/gpu_pack.cpp says
-  const float* base;         // [frames, 3H] biases and per-frame conditioning of the gates
-  const float* interp;       // [frames + taps - 1, 3H] or null
+  const float* base;         // [frames, channels] biases and per-frame conditioning
+  const float* interp;       // [frames + taps - 1, channels] or null
   const float* upsample;     // [hop, taps], weights of `interp` by phase
   Word* words;               // exchange area, zero before the first launch
-  float* state;              // [H + 2] hidden state, scaled coarse, scaled fine; in and out
+  float* state;              // [H + 2] hidden state, scaled coarse, scaled fine; in and out. Of the
+                             // residual core [2H + 2]: h1, h2, the last sample, 0
   const unsigned* uniforms;  // [steps, 2] random words in place of Philox, or null
-  const int* forced;         // [steps] labels 256 c + f fed back in place of the drawn, or null
-  int* labels;               // out [steps], 256 c + f
-  float* logits;             // out [steps, 512] or null
+  const int* forced;         // [steps] outcomes fed back in place of the drawn, or null
+  int* labels;               // out [steps] outcomes: 256 c + f, a label, or the bits of a value
+  float* logits;             // out [steps, 512 or what fc3 gives] or null
   KernelStatus* status;      // out
   long long* clocks;         // out [stages] sums of clock ticks of block 0, or null
   unsigned long long seed;   // Philox key

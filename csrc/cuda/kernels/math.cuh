@@ -26,14 +26,15 @@ WF_INLINE float reduced_exp(float x, int& n) {
 
 WF_INLINE float power_of_two(int n) { return float_of_bits((n + 127) << 23); }
 
-// round(exp(x / T) 2^23) for x <= 0, the weight of a class in a draw; below -86 as at -86.
-WF_INLINE unsigned weight_of(float x, float inv_temperature) {
+// round(exp(x / T) 2^bits) for x <= 0, the weight of a class in a draw; below -86 as at -86.
+WF_INLINE unsigned weight_of(float x, float inv_temperature, int bits = 23) {
   if (!kExact)
     return static_cast<unsigned>(
-        round_to_int(fast_exp2(fma(x, mul(inv_temperature, kLog2E), 23.0f))));
+        round_to_int(fast_exp2(fma(x, mul(inv_temperature, kLog2E), to_float(bits)))));
   int n;
   const float p = reduced_exp(largest(mul(x, inv_temperature), -86.0f), n);
-  return static_cast<unsigned>(round_to_int(mul(mul(add(p, 1.0f), power_of_two(n)), 8388608.0f)));
+  return static_cast<unsigned>(
+      round_to_int(mul(mul(add(p, 1.0f), power_of_two(n)), power_of_two(bits))));
 }
 
 // exp(x) - 1 for |x| <= limit, clamped.
@@ -54,6 +55,34 @@ WF_INLINE float tanh_of(float x) {
     return fma(-2.0f, fast_reciprocal(add(1.0f, fast_exp2(mul(x, 2.0f * kLog2E)))), 1.0f);
   const float m = exp_minus_one(add(x, x), 20.0f);
   return mul(m, reciprocal(add(m, 2.0f)));
+}
+
+// exp(x) for |x| <= 86.
+WF_INLINE float exp_of(float x) {
+  int n;
+  const float p = reduced_exp(x, n);
+  const float power = power_of_two(n);
+  return fma(power, p, power);
+}
+
+// ln(x) for a normal x > 0, to 1e-7 of the larger of itself and 1: x = 2^n m with m from sqrt(1/2)
+// to sqrt(2), and the degree-8 polynomial of the Cephes library (S. Moshier, logf).
+WF_INLINE float log_of(float x) {
+  constexpr int kHalfRoot = 0x3f3504f3;  // bits of sqrt(1/2)
+  const int bits = bits_of_float(x) - kHalfRoot, n = bits >> 23;
+  const float m = sub(float_of_bits((bits & 0x7fffff) + kHalfRoot), 1.0f), whole = to_float(n);
+  float p = 7.0376836292e-2f;
+  p = fma(p, m, -1.1514610310e-1f);
+  p = fma(p, m, 1.1676998740e-1f);
+  p = fma(p, m, -1.2420140846e-1f);
+  p = fma(p, m, 1.4249322787e-1f);
+  p = fma(p, m, -1.6668057665e-1f);
+  p = fma(p, m, 2.0000714765e-1f);
+  p = fma(p, m, -2.4999993993e-1f);
+  p = fma(p, m, 3.3333331174e-1f);
+  const float square = mul(m, m);
+  const float tail = fma(-0.5f, square, fma(whole, -2.12194440e-4f, mul(mul(p, m), square)));
+  return fma(whole, 0.693359375f, add(m, tail));
 }
 
 // First two words of Philox4x32-10 for counter (step, item, fold) under key `seed` (common/rng.h).

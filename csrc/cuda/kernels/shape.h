@@ -105,7 +105,38 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_sums, kSharedSums, WF_SHARED_SUMS)               /* of products, by warp */             \
   X(shared_ahead, kSharedAhead, WF_SHARED_AHEAD)            /* R h of the next fine half */        \
   X(shared_inner_bias, kSharedInnerBias, WF_SHARED_INNER_BIAS)                                     \
-  X(shared_gru, kSharedGru, WF_SHARED_GRU) /* tiles of R that registers do not hold */
+  X(shared_gru, kSharedGru, WF_SHARED_GRU) /* tiles of R that registers do not hold */             \
+  /* of the residual core (residual.cuh); zero otherwise */                                        \
+  X(residual, kResidual, WF_RESIDUAL)            /* 1: it is this core */                          \
+  X(hidden_pairs, kHiddenPairs, WF_HIDDEN_PAIRS) /* pairs of columns a lane: ceil(H / 64) */       \
+  X(fc3_slots, kFc3Slots, WF_FC3_SLOTS)          /* rows of fc3 */                                 \
+  X(fc3_whole, kFc3Whole, WF_FC3_WHOLE)          /* every block has all of them */                 \
+  X(classes, kClasses, WF_CLASSES)               /* rows of fc3, and one if they are odd */        \
+  X(logit_rounds, kLogitRounds, WF_LOGIT_ROUNDS) /* pairs of logits a thread */                    \
+  X(choices, kChoices, WF_CHOICES)               /* of a draw: labels, or mixtures */              \
+  X(choice_words, kChoiceWords, WF_CHOICE_WORDS) /* places of logits, a multiple of 64 */          \
+  X(draw_pairs, kDrawPairs, WF_DRAW_PAIRS)       /* pairs of choices a lane */                     \
+  X(weight_bits, kWeightBits, WF_WEIGHT_BITS)    /* of a choice: common/sampling.h */              \
+  X(mixtures, kMixtures, WF_MIXTURES)            /* of logistics; 0: the outcome is a label */     \
+  X(gru1_place, kGru1Place, WF_GRU1_PLACE)       /* Place of R1 */                                 \
+  X(gru2_place, kGru2Place, WF_GRU2_PLACE)       /* of R2 */                                       \
+  X(gru2_input_place, kGru2InputPlace, WF_GRU2_INPUT_PLACE) /* of W_ih2 */                         \
+  X(fc2_place, kFc2Place, WF_FC2_PLACE)                                                            \
+  X(fc3_place, kFc3Place, WF_FC3_PLACE)                                                            \
+  X(gru1_at, kGru1At, WF_GRU1_AT) /* packed weights: R1 */                                         \
+  X(gru2_at, kGru2At, WF_GRU2_AT) /* and so on */                                                  \
+  X(gru2_input_at, kGru2InputAt, WF_GRU2_INPUT_AT)                                                 \
+  X(fc1_at, kFc1At, WF_FC1_AT)                                                                     \
+  X(fc2_at, kFc2At, WF_FC2_AT)                                                                     \
+  X(fc3_at, kFc3At, WF_FC3_AT)                                                                     \
+  X(shared_first, kSharedFirst, WF_SHARED_FIRST)       /* shared: h1 */                            \
+  X(shared_second, kSharedSecond, WF_SHARED_SECOND)    /* h2 */                                    \
+  X(shared_v, kSharedV, WF_SHARED_V)                   /* u + h1 */                                \
+  X(shared_w, kSharedW, WF_SHARED_W)                   /* v + h2 */                                \
+  X(shared_p, kSharedP, WF_SHARED_P)                   /* relu of fc1 */                           \
+  X(shared_q, kSharedQ, WF_SHARED_Q)                   /* relu of fc2 */                           \
+  X(shared_weighed, kSharedWeighed, WF_SHARED_WEIGHED) /* sums of weights of a draw */             \
+  X(shared_own, kSharedOwn, WF_SHARED_OWN)             /* rows and biases of every warp */
 
 struct Shape {
 #define WF_FIELD(field, constant, macro) int field = 0;

@@ -52,6 +52,19 @@ enum ManyBarrier : int {
   kManyBarriers
 };
 
+// The same of the residual core (residual.cuh).
+enum ResidualBarrier : int {
+  kResidualReady = kManyBarriers,  // the states, before the first products
+  kResidualRead,                   // the first products, before the states change
+  kResidualV,                      // h1 and v
+  kResidualW,                      // h2 and w
+  kResidualP,
+  kResidualQ,
+  kResidualLogits,
+  kResidualDrawn,  // the outcome
+  kResidualBarriers
+};
+
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
   kClockCoarseGates,   // gates of the coarse half, barrier
@@ -69,5 +82,19 @@ constexpr int kStagesOfHalf = 4;
 constexpr const char* kStageNames[kClockStages] = {"coarse gates", "coarse y",   "coarse logits",
                                                    "coarse draw",  "fine gates", "fine y",
                                                    "fine logits",  "fine draw"};
+
+// The same of the residual core.
+enum ResidualStage : int {
+  kClockFirstGates,   // gates of GRU 1, barrier
+  kClockSecondGates,  // rows of W_ih2, gates of own units; R1 times h1; all of h2; barrier
+  kClockP,            // fc1; R2 times h2; all of p; barrier
+  kClockQ,            // fc2; all of q; barrier
+  kClockLogits,       // fc3; what the next gates need; all logits; barrier
+  kClockDraw,         // the draw, barrier
+  kResidualClockStages
+};
+
+constexpr const char* kResidualStageNames[kResidualClockStages] = {
+    "gates of GRU 1", "GRU 2", "p", "q", "logits", "draw"};
 
 }  // namespace wavernn_fast::gpu

@@ -1,0 +1,135 @@
+// The draw of the residual core: a label of up to 1024, or a mixture of logistics and a value of
+// it. One warp draws from the logits in shared memory; every block comes to the same by itself.
+#pragma once
+
+#include "cuda/kernels/math.cuh"
+#include "cuda/kernels/residual_exchange.cuh"
+#include "cuda/kernels/stage_draw.cuh"
+
+namespace wavernn_fast::gpu {
+
+// Logits of this lane's choices 2 kDrawPairs lane + 2 i and the next; beyond the last one so low
+// that they are never drawn.
+WF_INLINE Float2 choice_logits(const float* logits, int i) {
+  Float2 l = load2(logits + 64 * i + 2 * lane_index());
+  if (kChoices == 64 * kDrawPairs) return l;
+  const int k = 2 * (kDrawPairs * lane_index() + i);
+  if (k >= kChoices) l.x = -1e30f;
+  if (k + 1 >= kChoices) l.y = -1e30f;
+  return l;
+}
+
+// Whether one of all logits is NaN or infinite, in every lane.
+WF_INLINE bool not_finite(const float* logits) {
+  float probe = 0.0f;
+  WF_UNROLL
+  for (int i = 0; 64 * i < kChoiceWords; ++i) {
+    const int place = 64 * i + 2 * lane_index();
+    if (kClasses != kChoiceWords && !is_choice(place)) continue;
+    const Float2 l = load2(logits + place);
+    probe = fma(l.y, 0.0f, fma(l.x, 0.0f, probe));
+  }
+  return warp_ballot(!(probe == 0.0f)) != 0;
+}
+
+// First choice whose cumulative weight exceeds floor(word * total / 2^32), with weights
+// w = round(exp((l - max l) / T) 2^bits): docs/decisions/0001. The lane that has it returns it, all
+// others return -1. Sums of weights wait in shared memory, since registers hold the model.
+WF_INLINE int draw_choice(const KernelArgs& args, const float* logits, float top, unsigned word,
+                          float* weighed) {
+  unsigned sum = 0;
+  WF_UNROLL
+  for (int i = 0; i < kDrawPairs; ++i) {
+    const Float2 l = choice_logits(logits, i);
+    const unsigned first = sum + weight_of(sub(l.x, top), args.inv_temperature, kWeightBits);
+    sum = first + weight_of(sub(l.y, top), args.inv_temperature, kWeightBits);
+    store2(weighed + 64 * i + 2 * lane_index(),
+           {float_of_bits(static_cast<int>(first)), float_of_bits(static_cast<int>(sum))});
+  }
+  const unsigned threshold = multiply_high(word, warp_total(sum));
+  const unsigned before = warp_prefix_sum(sum) - sum;
+  if (threshold < before || threshold - before >= sum) return -1;
+  const unsigned rest = threshold - before;
+  int k = 2 * kDrawPairs * lane_index();
+  WF_UNROLL
+  for (int i = 0; i < kDrawPairs; ++i) {
+    const Float2 sums = load2(weighed + 64 * i + 2 * lane_index());
+    k += static_cast<unsigned>(bits_of_float(sums.x)) <= rest ? 1 : 0;
+    k += static_cast<unsigned>(bits_of_float(sums.y)) <= rest ? 1 : 0;
+  }
+  return k;
+}
+
+// First choice with the largest logit, in the lane that has it; -1 in all others.
+WF_INLINE int largest_choice(const float* logits, float top) {
+  int k = -1;
+  WF_UNROLL
+  for (int i = kDrawPairs - 1; i >= 0; --i) {
+    const Float2 l = choice_logits(logits, i);
+    if (l.y == top) k = 2 * (kDrawPairs * lane_index() + i) + 1;
+    if (l.x == top) k = 2 * (kDrawPairs * lane_index() + i);
+  }
+  return first_lane(warp_ballot(k >= 0)) == lane_index() ? k : -1;
+}
+
+// One draw of a logistic, draw_logistic of common/sampling.h in float:
+// mean + scale (ln v - ln(1 - v)) within [-1, 1], v = (word + 1/2) / 2^32 within [1e-5, 1 - 1e-5].
+// 1 - v is taken from the word's complement, so that neither loses what lies near 0.
+WF_INLINE float uniform_of(unsigned word) {
+  // Upper and lower 16 bits, each exact in float.
+  const float high = mul(to_float(static_cast<int>(word >> 16)), 1.52587890625e-5f);
+  const float low = add(to_float(static_cast<int>(word & 0xffff)), 0.5f);
+  return smallest(largest(fma(low, 2.3283064365386963e-10f, high), 1e-5f), 0.99999f);
+}
+WF_INLINE float clipped(float x) { return smallest(largest(x, -1.0f), 1.0f); }
+WF_INLINE float logistic(float mean, float log_scale, float temperature, unsigned word) {
+  const float odds = sub(log_of(uniform_of(word)), log_of(uniform_of(~word)));
+  const float scale = exp_of(smallest(largest(log_scale, -32.23619130191664f), 86.0f));
+  return clipped(fma(mul(scale, temperature), odds, mean));
+}
+
+// The value of mixture k: logits, means and log-scales of all mixtures follow each other.
+WF_INLINE float value_of_mixture(const KernelArgs& args, const float* logits, int k,
+                                 unsigned word) {
+  const float mean = logits[kMixtures + k];
+  if (kFull && args.greedy) return clipped(mean);
+  return logistic(mean, logits[2 * kMixtures + k], reciprocal(args.inv_temperature), word);
+}
+
+// The outcome of this step: a label, or the bits of a value. The lane that has it writes it to
+// `outcome`.
+WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, float* shared, int* outcome) {
+  const float* logits = shared + kSharedLogits;
+  const unsigned* words = reinterpret_cast<const unsigned*>(shared + kSharedChance) + (step & 63);
+  float top = -1e30f;
+  WF_UNROLL
+  for (int i = 0; i < kDrawPairs; ++i) {
+    const Float2 l = choice_logits(logits, i);
+    top = largest(largest(l.x, l.y), top);
+  }
+  top = warp_max(top);
+  const bool failed = not_finite(logits);
+  if (failed && block_index() == 0 && lane_index() == 0 && args.status->failed_step < 0)
+    args.status->failed_step = static_cast<int>(step);
+  const bool forced = kFull && args.forced != nullptr;
+  if (failed || forced) {
+    if (lane_index() != 0) return;
+    const int otherwise = kMixtures > 0 ? 0 : kChoices / 2;
+    *outcome = forced ? args.forced[step] : otherwise;
+    return;
+  }
+  const int k = kFull && args.greedy
+                    ? largest_choice(logits, top)
+                    : draw_choice(args, logits, top, words[0], shared + kSharedWeighed);
+  if (k < 0) return;
+  *outcome = kMixtures > 0 ? bits_of_float(value_of_mixture(args, logits, k, words[64])) : k;
+}
+
+// The outcome as the network is given it, in [-1, 1].
+WF_INLINE float fed_back(int outcome) {
+  if (kMixtures > 0) return float_of_bits(outcome);
+  const int most = kChoices - 1;
+  return mul(to_float(2 * outcome - most), reciprocal(to_float(most)));
+}
+
+}  // namespace wavernn_fast::gpu

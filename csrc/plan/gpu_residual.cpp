@@ -1,0 +1,339 @@
+#include "plan/gpu_residual.h"
+
+#include <algorithm>
+#include <climits>
+#include <optional>
+#include <sstream>
+
+#include "common/error.h"
+#include "common/sampling.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+constexpr int kMostSums = 32;   // one warp reduces at most this many at once
+constexpr int kMostWarps = 16;  // a thread of more warps has too few registers for weights
+constexpr int kMostLabels = 1024;
+constexpr int kMatrices = 6;  // R1, R2, W_ih2, fc1, fc2, fc3
+
+int up(int a, int b) { return (a + b - 1) / b; }
+
+int most_dealt(int n, int blocks) { return up(n, blocks); }
+
+// Where R1, R2 and W_ih2 live, and fc1, fc2 and fc3. Both recurrent products run while words are on
+// their way, so they are the first that registers do without.
+constexpr Place R = kInRegisters, S = kInShared, L = kInL2;
+constexpr Place kUnitPlaces[][3] = {{R, R, R}, {S, R, R}, {R, R, S}, {S, S, R},
+                                    {S, S, S}, {L, R, R}, {L, S, R}, {L, S, S},
+                                    {L, L, R}, {L, L, S}, {L, L, L}};
+constexpr Place kLayerPlaces[][3] = {{R, R, R}, {R, R, S}, {R, S, S}, {S, S, S}, {L, L, L}};
+
+struct Matrix {
+  int Shape::* place;
+  int pairs;  // a lane
+  int slots;  // rows of a warp
+};
+
+std::vector<Matrix> matrices(const Shape& s) {
+  const int units = 3 * s.unit_slots;
+  return {{&Shape::gru1_place, units * s.hidden_pairs, units},
+          {&Shape::gru2_place, units * s.hidden_pairs, units},
+          {&Shape::gru2_input_place, units * s.hidden_pairs, units},
+          {&Shape::fc1_place, s.fc1_slots * s.hidden_pairs, s.fc1_slots},
+          {&Shape::fc2_place, s.fc2_slots * s.fc_pairs, s.fc2_slots},
+          {&Shape::fc3_place, s.fc3_slots * s.fc_pairs, s.fc3_slots}};
+}
+
+// What is drawn from: labels, or the mixtures of logistics.
+int choices_of(const ModelConfig& c) { return c.head == Head::mol ? c.n_classes / 3 : c.n_classes; }
+
+Shape make_shape(const GpuRequest& request, int blocks, int warps, bool whole_fc3) {
+  const ModelConfig& c = request.config;
+  Shape s;
+  s.residual = 1;
+  s.hidden = c.hidden_size;
+  s.fc = c.fc_size;
+  s.blocks = blocks;
+  s.warps = warps;
+  s.threads = s.gate_threads = 32 * warps;
+  s.cluster = 1;
+  s.exchanges = whole_fc3 ? 3 : 4;
+  s.classes = up(c.n_classes, 2) * 2;  // words travel in pairs; a row more is zero
+  s.choices = choices_of(c);
+  s.mixtures = c.head == Head::mol ? s.choices : 0;
+  s.draw_pairs = up(s.choices, 64);
+  s.choice_words = up(s.classes, 64) * 64;
+  s.weight_bits = weight_bits(s.choices);
+  s.unit_slots = up(most_dealt(s.hidden, blocks), warps);
+  s.fc1_slots = s.fc2_slots = up(most_dealt(s.fc, blocks), warps);
+  s.fc3_whole = whole_fc3;
+  s.fc3_slots = up(whole_fc3 ? s.classes : most_dealt(s.classes, blocks), warps);
+  s.hidden_pairs = up(s.hidden, 64);
+  s.fc_pairs = up(s.fc, 64);
+  s.gate_rounds = up(s.hidden / 2, s.threads);
+  s.fc_rounds = up(s.fc / 2, s.threads);
+  s.logit_rounds = up(s.choice_words / 2, s.threads);
+  s.buffer_words = 4 * s.hidden + 2 * s.fc + s.choice_words;
+  s.taps = c.interp_size() > 0 ? c.taps() : 0;
+  s.fp16 = request.dtype == Dtype::fp16;
+  s.exact = request.exact;
+  s.clocks = request.clocks;
+  return s;
+}
+
+int words_of(const Shape& s, const Matrix& m) { return m.pairs * (s.fp16 ? 1 : 2); }
+
+void lay_out_shared(GpuPlan& plan) {
+  Shape& s = plan.shape;
+  auto place = [at = kSharedControl](int words) mutable {
+    const int from = at;
+    at += up(words, 4) * 4;
+    return from;
+  };
+  s.shared_first = place(64 * s.hidden_pairs);
+  s.shared_second = place(64 * s.hidden_pairs);
+  s.shared_v = place(64 * s.hidden_pairs);
+  s.shared_w = place(64 * s.hidden_pairs);
+  s.shared_p = place(64 * s.fc_pairs);
+  s.shared_q = place(64 * s.fc_pairs);
+  s.shared_logits = place(s.choice_words);
+  s.shared_weighed = place(64 * s.draw_pairs);
+  s.shared_chance = place(2 * 64);
+  s.shared_sample = place(4 * s.hidden);
+  const int sums = 7 * s.unit_slots + s.fc1_slots + s.fc2_slots + s.fc3_slots;
+  s.shared_own = place(2 * s.warps * sums);
+  s.shared_weights = place(0);
+}
+
+// What the places of the matrices come to.
+void count_bytes(GpuPlan& plan) {
+  const Shape& s = plan.shape;
+  int64_t shared = s.shared_weights;
+  plan.weight_registers = 0;
+  plan.resident_bytes = plan.streamed_bytes = 0;
+  for (const Matrix& m : matrices(s)) {
+    const int words = words_of(s, m);
+    if (s.*m.place == kInShared) shared += int64_t(words) * s.threads;
+    if (s.*m.place == kInRegisters) plan.weight_registers += words;
+    const int64_t bytes = int64_t(4) * words * s.threads * s.blocks;
+    (s.*m.place == kInL2 ? plan.streamed_bytes : plan.resident_bytes) += bytes;
+  }
+  plan.shared_bytes = int(std::min<int64_t>(4 * shared, INT32_MAX));
+}
+
+void lay_out_weights(GpuPlan& plan) {
+  Shape& s = plan.shape;
+  int Shape::* const places[kMatrices] = {&Shape::gru1_at, &Shape::gru2_at, &Shape::gru2_input_at,
+                                          &Shape::fc1_at,  &Shape::fc2_at,  &Shape::fc3_at};
+  const std::vector<Matrix> all = matrices(s);
+  int64_t at = 0;
+  for (int i = 0; i < kMatrices; ++i) {
+    s.*places[i] = int(at);
+    const int parts = i == kMatrices - 1 && s.fc3_whole ? 1 : s.blocks;
+    at += int64_t(words_of(s, all[size_t(i)])) * parts * s.threads;
+    WF_CHECK(at < INT32_MAX / 2, "The packed weights of ", plan.request.config.describe(),
+             " exceed 2^30 words.");
+  }
+  s.sample_at = int(at);
+  s.inner_bias_at = s.sample_at + 4 * s.hidden;
+  s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
+  plan.packed_words = s.fc_bias_at + s.classes;
+}
+
+// --- the model of a sample --------------------------------------------------------------------
+
+// As in plan/gpu.cpp, where each figure is explained.
+Latency predict(const GpuPlan& plan) {
+  const Shape& s = plan.shape;
+  const DeviceLimits& d = plan.request.limits;
+  const int schedulers = d.arch < 70 ? 2 : 4;
+  const auto pace = [schedulers](int warps) {
+    return std::max(1.6, double(up(warps, schedulers)));
+  };
+  const double share = pace(s.warps);
+  const auto cycles = [&d](double us) { return int(us * d.clock_khz / 1000.0); };
+  const auto rows = [share](int slots, int pairs, int place) {
+    return int(110 + share * slots * pairs * (place == kInShared ? 5 : 3) + 90 + 20 * slots);
+  };
+  Latency l;
+  l.stretches = 1;
+  l.exchanges = s.exchanges;
+  const int busy = up(std::min(s.hidden / 2, s.threads), 32);
+  constexpr int kOwnGates = 140;  // one lane's gates: a chain with nothing beside it
+  l.gates = int(100 + 100 * s.gate_rounds * pace(busy) + 60) + kOwnGates;
+  l.product = rows(3 * s.unit_slots, s.hidden_pairs, s.gru2_input_place) + 20 * s.unit_slots +
+              rows(s.fc1_slots, s.hidden_pairs, s.fc1_place) +
+              rows(s.fc2_slots, s.fc_pairs, s.fc2_place) +
+              rows(s.fc3_slots, s.fc_pairs, s.fc3_place) + 5 * 30;
+  // One warp; a barrier more than in the dual core.
+  l.draw = (d.arch < 80 ? 500 : 400) + 60 + 40 * std::max(0, s.draw_pairs - 4) +
+           (s.mixtures > 0 ? 150 : 0);
+  l.hop = cycles(hop_us(d.arch, s.blocks));
+  // Words beyond 448 take 0.24 ns each; a product in the shadow may take longer than the words.
+  const auto hop = [&](int words, int shadow) {
+    return std::max(l.hop + cycles(0.00024 * std::max(0, words - 448)), shadow);
+  };
+  const auto shadow = [&](int place) {
+    return rows(3 * s.unit_slots, s.hidden_pairs, place) + 100;
+  };
+  int hops = hop(s.hidden, shadow(s.gru1_place)) + hop(s.fc, shadow(s.gru2_place)) + hop(s.fc, 0);
+  if (!s.fc3_whole) hops += hop(s.choice_words, 0);
+  // More than eight warps were slower than this model has them (the dual core, docs/kernel.md).
+  constexpr int kCrowded = 60;
+  l.late = hops - l.exchanges * (l.hop - kCrowded * std::max(0, s.warps - 8));
+  if (plan.streamed_bytes > 0) {
+    const double bytes = double(plan.streamed_bytes);
+    l.streamed = int(std::max(bytes / s.blocks / 64.0, bytes / 2560.0)) + 6 * 300;
+  }
+  return l;
+}
+
+bool fits(const GpuPlan& plan) {
+  const GpuRequest& r = plan.request;
+  const Shape& s = plan.shape;
+  // The compiler counts a block in whole rounds of its four schedulers.
+  const int registers = std::min(255, r.limits.registers / (128 * up(s.warps, 4)) / 8 * 8);
+  return plan.weight_registers + working_registers(r.limits, s) <= registers &&
+         plan.shared_bytes <= r.limits.shared_per_block && plan.streamed_bytes <= r.limits.l2_bytes;
+}
+
+// The best places of the matrices for these blocks and warps, if any fit.
+bool best_places(GpuPlan& plan) {
+  Shape& s = plan.shape;
+  if (4 * s.unit_slots > kMostSums || std::max(s.fc1_slots, s.fc3_slots) > kMostSums) return false;
+  std::optional<Shape> best;
+  Latency least;
+  for (const auto& units : kUnitPlaces)
+    for (const auto& layers : kLayerPlaces) {
+      s.gru1_place = units[0];
+      s.gru2_place = units[1];
+      s.gru2_input_place = units[2];
+      s.fc1_place = layers[0];
+      s.fc2_place = layers[1];
+      s.fc3_place = layers[2];
+      count_bytes(plan);
+      if (!fits(plan)) continue;
+      const Latency latency = predict(plan);
+      if (best && latency.total() >= least.total()) continue;
+      best = s;
+      least = latency;
+    }
+  if (!best) return false;
+  s = *best;
+  plan.latency = least;
+  return true;
+}
+
+[[noreturn]] void does_not_fit(const GpuRequest& request) {
+  const DeviceLimits& d = request.limits;
+  if (request.blocks || request.warps || request.exchanges)
+    fail<DeviceError>("The model does not fit on ", d.name, " with blocks=", request.blocks,
+                      ", warps=", request.warps, ", exchanges=", request.exchanges,
+                      " (0: any). A warp owns at most ", kMostSums / 4, " units and ", kMostSums,
+                      " rows of a layer, a thread at most 255 registers, a block at most ",
+                      d.shared_per_block,
+                      " bytes of shared memory. Leave out what need not be so.");
+  const ModelConfig& c = request.config;
+  const int64_t h = c.hidden_size, f = c.fc_size;
+  const int64_t weights = 9 * h * h + f * h + f * f + c.n_classes * f;
+  fail<DeviceError>(
+      "The model does not fit on ", d.name, ": ", weights, " weights in ",
+      dtype_name(request.dtype), " are ", weights * (request.dtype == Dtype::fp16 ? 2 : 4),
+      " bytes, more than its L2 of ", d.l2_bytes, " bytes can stream and more than its ",
+      d.multiprocessors, " multiprocessors can hold (about ",
+      int64_t(d.multiprocessors) * (4 * (d.registers - 256 * 60) + d.shared_per_block),
+      " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
+      "a smaller model or device=\"cpu\".");
+}
+
+void check_request(const GpuRequest& request) {
+  check_residual_model(request.config);
+  if (request.dtype != Dtype::fp32 && request.dtype != Dtype::fp16)
+    fail<DeviceError>("dtype ", dtype_name(request.dtype),
+                      " is not available on a GPU; use fp32 or fp16.");
+  const int most = std::min(request.limits.multiprocessors, request.config.hidden_size);
+  WF_CHECK(request.blocks >= 0 && request.blocks <= most, "blocks is ", request.blocks,
+           ", expected 1 to ", most, ": at most one a multiprocessor, and a unit for each");
+  WF_CHECK(
+      request.exchanges == 0 || request.exchanges == 3 || request.exchanges == 4, "exchanges is ",
+      request.exchanges,
+      ", expected 4, or 3 where every block has all rows of fc3, or 0 for the planner's choice");
+  WF_CHECK(request.cluster == 0 || request.cluster == 1, "cluster is ", request.cluster,
+           ": the kernel of the residual core has no clusters; use cluster=1");
+  WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
+           ", expected 1 to ", kMostWarps);
+}
+
+const char* place_name(int place) {
+  return place == kInRegisters ? "registers" : place == kInShared ? "shared memory" : "L2";
+}
+
+}  // namespace
+
+void check_residual_model(const ModelConfig& c) {
+  if (c.head != Head::softmax && c.head != Head::mol)
+    fail<DeviceError>(
+        "The GPU kernel of the residual core draws labels or mixtures of logistics; this model has "
+        "another head. Use device=\"cpu\".");
+  WF_CHECK(c.hidden_size % 2 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
+           ", the GPU kernel needs an even number");
+  WF_CHECK(c.fc_size % 2 == 0 && c.fc_size > 0, "fc_size is ", c.fc_size,
+           ", the GPU kernel needs an even number");
+  if (c.head == Head::softmax && c.n_classes > kMostLabels)
+    fail<DeviceError>("The GPU kernel draws from at most ", kMostLabels, " labels; this model has ",
+                      c.n_classes, ". Use device=\"cpu\".");
+}
+
+// Counted with the models of 512 and 128 units, one to four units a warp;
+// tests/test_residual_compile.py asserts that no plan of the table spills.
+int residual_registers(const Shape& s) {
+  if (!s.fp16) return 62;
+  return s.unit_slots == 1 ? 72 : 90;
+}
+
+GpuPlan choose_residual_plan(const GpuRequest& request) {
+  check_request(request);
+  const int most = std::min(request.limits.multiprocessors, request.config.hidden_size);
+  std::optional<GpuPlan> best;
+  GpuPlan plan;
+  plan.request = request;
+  for (int blocks = std::max(1, request.blocks); blocks <= (request.blocks ? request.blocks : most);
+       ++blocks)
+    for (const int warps :
+         request.warps ? std::vector<int>{request.warps} : std::vector<int>{8, 4, 12, 16})
+      for (const bool whole : {false, true}) {
+        if (request.exchanges != 0 && whole != (request.exchanges == 3)) continue;
+        plan.shape = make_shape(request, blocks, warps, whole);
+        lay_out_shared(plan);
+        if (!best_places(plan)) continue;
+        // Of equals the one with fewer blocks: fewer readers of every word.
+        if (best && plan.latency.total() >= best->latency.total()) continue;
+        best = plan;
+      }
+  if (!best) does_not_fit(request);
+  count_bytes(*best);
+  lay_out_weights(*best);
+  return *best;
+}
+
+std::string describe_residual(const GpuPlan& plan) {
+  const Shape& s = plan.shape;
+  std::ostringstream out;
+  out << plan.request.config.describe() << "\n"
+      << plan.request.limits.name << ": " << s.blocks << " blocks of " << s.warps << " warps, "
+      << dtype_name(plan.request.dtype) << (s.exact ? ", exact" : "") << ", " << s.exchanges
+      << " exchanges a sample\n"
+      << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1 and fc2, "
+      << s.fc3_slots << " of fc3" << (s.fc3_whole ? ", which every block has whole" : "") << "\n"
+      << "R1 in " << place_name(s.gru1_place) << ", R2 in " << place_name(s.gru2_place)
+      << ", W2 in " << place_name(s.gru2_input_place) << ", fc1 in " << place_name(s.fc1_place)
+      << ", fc2 in " << place_name(s.fc2_place) << ", fc3 in " << place_name(s.fc3_place) << "\n"
+      << plan.weight_registers << " registers a thread hold weights, " << plan.shared_bytes
+      << " bytes of shared memory a block, " << plan.resident_bytes << " bytes resident, "
+      << plan.streamed_bytes << " bytes streamed a sample\n"
+      << "predicted: " << plan.latency.total() << " cycles a sample, "
+      << int64_t(plan.predicted_samples_per_s()) << " samples/s\n";
+  return out.str();
+}
+
+}  // namespace wavernn_fast::gpu
