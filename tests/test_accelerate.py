@@ -236,7 +236,7 @@ def test_options_reach_the_engine():
 def problems(module: Any) -> str:
     with pytest.raises(ModelError) as caught:
         accelerate(module, cpu_threads=1)
-    assert not hasattr(module, "generate") or "generate" not in module.__dict__
+    assert "generate" not in getattr(module, "__dict__", {})
     return "\n".join([str(caught.value), *caught.value.problems])
 
 
@@ -284,6 +284,9 @@ def test_other_modules_are_refused():
     assert "neither generate(mels" in linear
     assert "no known layout" in linear
     assert "`.module`" in problems(nn.DataParallel(live()))
+    compiled = nn.Module()  # as torch.compile wraps one
+    compiled._orig_mod = live()
+    assert "`._orig_mod`" in problems(compiled)
     scripted = torch.jit.script(nn.Linear(2, 2))
     assert "TorchScript" in problems(scripted)
 

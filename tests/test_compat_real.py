@@ -34,7 +34,10 @@ RULES = {
 }
 WAYS = pytest.mark.parametrize("sizes", [None, SIZES], ids=["whole", "folded"])
 
-pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason=f"no real data at {DATA}")
+pytestmark = [
+    pytest.mark.slow,  # PyTorch's steps
+    pytest.mark.skipif(not MODEL.is_file(), reason=f"no real data at {DATA}"),
+]
 
 
 @pytest.fixture(autouse=True)

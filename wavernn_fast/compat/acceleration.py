@@ -226,6 +226,8 @@ def _wrong_parts(module: Any) -> Iterator[str]:
     """What the tensors do not tell: a compiled module, another epsilon."""
     if type(module).__module__.startswith("torch.jit"):
         yield "it is compiled to TorchScript, whose methods are fixed; hand over the Python module"
+    if hasattr(module, "_orig_mod"):
+        yield "it is wrapped by torch.compile; hand over what it wraps, its `._orig_mod`"
     for name, part in getattr(module, "named_modules", dict)():
         eps = getattr(part, "eps", _BATCH_NORM_EPS)
         if hasattr(part, "running_var") and eps != _BATCH_NORM_EPS:
