@@ -43,15 +43,19 @@ def subscale_config(
 def residual_config(
     hidden_size: int, fc_size: int, *, bits: int | None = None, mixtures: int = 10, **fields: Any
 ) -> ModelConfig:
-    """Return a residual model: softmax of 2**bits labels, or a mixture of logistics without."""
+    """Return a residual model: softmax of 2**bits labels, or a mixture of logistics without.
+
+    `fields` may name another head: ``head="beta", n_classes=2``.
+    """
     defaults: dict[str, Any] = {"sample_rate": 8000, "hop_length": 4, "n_mels": 6}
+    head: dict[str, Any] = {"head": "mol", "n_classes": 3 * mixtures}
+    if bits is not None:
+        head = {"head": "softmax", "n_classes": 2**bits}
     return ModelConfig(
         core="residual",
-        head="mol" if bits is None else "softmax",
-        n_classes=3 * mixtures if bits is None else 2**bits,
         hidden_size=hidden_size,
         fc_size=fc_size,
-        **(defaults | fields),
+        **(defaults | head | fields),
     )
 
 
@@ -93,6 +97,9 @@ def small_configs() -> list[ModelConfig]:
         residual_config(64, 48, **_conditioned(6, 8, 2, 2), **_AUX),
         residual_config(32, 32, mixtures=1, **_conditioned(2, 3, 1, 1, pad="none"), **_AUX),
         residual_config(16, 16, bits=8, n_mels=0, hop_length=1),
+        residual_config(48, 32, head="gaussian", n_classes=2, **_conditioned(4, 6, 1, 1), **_AUX),
+        residual_config(32, 48, head="beta", n_classes=2, **_conditioned(5, 7, 2, 2), **_AUX),
+        residual_config(16, 32, head="beta", n_classes=2, **_conditioned(3, 5, 0, 0, pad="none")),
     ]
 
 
@@ -211,6 +218,11 @@ def _residual(config: ModelConfig, make: _Maker) -> Tensors:
         tensors["fc3.weight"][n : 2 * n] *= 0.4  # means mostly inside [-1, 1]
         tensors["fc3.weight"][2 * n :] *= 0.4
         tensors["fc3.bias"][2 * n :] -= 3.0  # scales of about exp(-3) = 0.05
+    if config.head == "gaussian":
+        tensors["fc3.weight"][:] *= 0.4
+        tensors["fc3.bias"][1] -= 2.0  # deviations of about exp(-2) = 0.14
+    if config.head == "beta":
+        tensors["fc3.bias"][:] += 2.0  # parameters of about exp(2): deviations of about 0.25
     return tensors
 
 
@@ -292,9 +304,9 @@ def random_uniforms(config: ModelConfig, n_steps: int, seed: int = 0) -> NDArray
 
 
 def random_samples(config: ModelConfig, n_steps: int, seed: int = 0) -> NDArray[Any]:
-    """Outcomes to force, [n_steps]: int32 256 c + f or labels, or float32 x in [-1, 1] (mol)."""
+    """Outcomes to force, [n_steps]: int32 256 c + f or labels, or float32 x in [-1, 1] (values)."""
     random = np.random.default_rng([seed, 3])
-    if config.head == "mol":
+    if config.draws_values:
         return random.uniform(-1.0, 1.0, n_steps).astype(np.float32)
     classes = 65536 if config.core == "dual" else config.n_classes
     return random.integers(0, classes, n_steps).astype(np.int32)

@@ -8,6 +8,7 @@ the code it checks. Sources are named at each equation:
 [Cho14] the GRU as torch.nn.GRU documents it: reset applied after the recurrent product
 [F]     the two-GRU residual vocoder: docs/formats.md, residual core
 [S17]   Salimans et al., PixelCNN++, ICLR 2017, section 2.1: mixture of logistics
+[AS]    Abramowitz and Stegun, Handbook of Mathematical Functions, chapter 26
 [Sal11] Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011: Philox4x32-10
 
 Shapes: H hidden_size, K fc_size, M n_mels, A aux_size, C n_classes, L logits_size.
@@ -30,6 +31,7 @@ Choose = Callable[[Array, int], int]  # (logits, number of the draw) -> class
 
 LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale
 LOGISTIC_CLIP = 1e-5  # v of the logistic draw stays in [1e-5, 1 - 1e-5]
+LOG_STD_FLOOR = -7.0  # the lowest log-deviation of a gaussian
 
 
 # --- chance ---------------------------------------------------------------------------------------
@@ -104,6 +106,57 @@ def logistic(mean: float, log_scale: float, word: int, temperature: float = 1.0)
     v = min(max((word + 0.5) / 2.0**32, LOGISTIC_CLIP), 1.0 - LOGISTIC_CLIP)
     scale = math.exp(max(log_scale, LOG_SCALE_FLOOR)) * temperature
     return min(max(mean + scale * (math.log(v) - math.log(1.0 - v)), -1.0), 1.0)
+
+
+def gaussian(mean: float, log_std: float, word: int, temperature: float = 1.0) -> float:
+    """One draw of a normal by inversion, clipped to [-1, 1]; bisection of the error function."""
+    v = (word + 0.5) / 2.0**32
+    low, high = -8.0, 8.0  # P(z < -8) = 6e-16
+    for _ in range(60):
+        z = 0.5 * (low + high)
+        low, high = (z, high) if 0.5 * math.erfc(-z / math.sqrt(2.0)) < v else (low, z)
+    return min(max(mean + math.exp(max(log_std, LOG_STD_FLOOR)) * temperature * z, -1.0), 1.0)
+
+
+def beta_cdf(t: float, a: float, b: float) -> float:
+    """P(y < 1 / (1 + exp(-t))) of a beta variable y: the regularised incomplete beta function.
+
+    Its continued fraction [AS, 26.5.8], evaluated by Lentz's method, on the side where it
+    converges.
+    """
+    y, z = (1.0 / (1.0 + math.exp(-t)), 1.0 / (1.0 + math.exp(t)))
+    if y > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - beta_cdf(-t, b, a)
+    log_front = a * math.log(y) + b * math.log(z) if y > 0.0 else -math.inf
+    log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    c, d = 1.0, 1.0 / (1.0 - (a + b) * y / (a + 1.0))
+    total = d
+    for m in range(1, 5000):
+        for term in (
+            m * (b - m) * y / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * y / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1.0 / (1.0 + term * d), 1.0 + term / c
+            total *= d * c
+        if abs(d * c - 1.0) < 1e-15:
+            break
+    return math.exp(log_front) * total / a
+
+
+def beta_quantile(v: float, a: float, b: float) -> float:
+    """Return x = 2 y - 1 for the y below which a beta variable lies with probability v."""
+    low, high = -700.0, 700.0  # of ln(y / (1 - y))
+    while high - low > 1e-13 * max(1.0, abs(low)):
+        t = 0.5 * (low + high)
+        low, high = (t, high) if beta_cdf(t, a, b) < v else (low, t)
+    return math.tanh(0.25 * (low + high))
+
+
+def beta(log_a: float, log_b: float, word: int, temperature: float = 1.0) -> float:
+    """One draw of 2 y - 1, y from a beta distribution, by inversion."""
+    share = temperature**-2.0
+    v = (word + 0.5) / 2.0**32
+    return beta_quantile(v, math.exp(log_a) * share, math.exp(log_b) * share)
 
 
 # --- conditioning ---------------------------------------------------------------------------------
@@ -279,9 +332,9 @@ def run(
     Returns
     -------
     dict
-        samples [n] int32 (mol: float64), logits [n, L] float64 and margin [n, draws] float64:
+        samples [n] int32 (values: float64), logits [n, L] float64 and margin [n, draws] float64:
         how near each draw was to falling otherwise (see `categorical`; for greedy draws the gap of
-        the two best logits; inf where nothing was chosen: forced steps, the logistic draw).
+        the two best logits; inf where nothing was chosen: forced steps, draws of a value).
     """
     weights = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
     mel_up, aux = _conditions(config, weights, mel)
@@ -293,7 +346,7 @@ def run(
     draws = _Draws(config, words, forced, temperature, greedy)
     core = (_Dual if config.core == "dual" else _Residual)(config, weights)
     logits = np.zeros((n_steps, config.logits_size))
-    samples = np.zeros(n_steps, np.float64 if config.head == "mol" else np.int32)
+    samples = np.zeros(n_steps, np.float64 if config.draws_values else np.int32)
     for t in range(n_steps):
         at = first_sample + t
         mel_t = mel_up[at] if config.n_mels else np.zeros(0)
@@ -315,6 +368,7 @@ class _Draws:
         greedy: bool,
     ) -> None:
         self.words, self.forced, self.temperature, self.greedy = words, forced, temperature, greedy
+        self.head = config.head
         self.margin = np.full((len(words), config.draws_per_step), np.inf)
         self.t = 0
 
@@ -336,10 +390,20 @@ class _Draws:
     def label(self, logits: Array) -> int:
         return self.choose(logits, 0) if self.forced is None else int(self.forced[self.t])
 
-    def mixture(self, logits: Array) -> float:
-        """One x of a mixture of logistics [S17]: C/3 mixture logits, means, log-scales."""
+    def value(self, logits: Array) -> float:
+        """One x of a head that draws values: a mixture, a gaussian or a beta."""
         if self.forced is not None:
             return float(self.forced[self.t])
+        if self.head == "mol":
+            return self.mixture(logits)
+        if self.greedy:
+            mean = logits[0] if self.head == "gaussian" else math.tanh((logits[0] - logits[1]) / 2)
+            return min(max(float(mean), -1.0), 1.0)
+        draw = gaussian if self.head == "gaussian" else beta
+        return draw(logits[0], logits[1], int(self.words[self.t, 0]), self.temperature)
+
+    def mixture(self, logits: Array) -> float:
+        """One x of a mixture of logistics [S17]: C/3 mixture logits, means, log-scales."""
         mixture_logits, means, log_scales = np.split(logits, 3)
         k = self.choose(mixture_logits, 0)
         if self.greedy:
@@ -374,8 +438,8 @@ class _Residual:
 
     def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
         self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t)
-        if self.config.head == "mol":
-            self.x = draws.mixture(logits)
+        if self.config.draws_values:
+            self.x = draws.value(logits)
             return self.x, logits
         label = draws.label(logits)
         self.x = 2.0 * label / (self.config.n_classes - 1) - 1.0

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from .errors import ModelError
 
 Core = Literal["dual", "residual"]
-Head = Literal["dual_softmax", "softmax", "mol"]
+Head = Literal["dual_softmax", "softmax", "mol", "gaussian", "beta"]
 
 FORMAT_VERSION = 1  # of the canonical file; raised when a reader of the old one would go wrong
 
@@ -126,7 +126,8 @@ class ModelConfig:
     hidden_size: int  # GRU units; dual: first half coarse, second half fine
     fc_size: int  # width of the output hidden layers
     head: Head
-    n_classes: int  # dual_softmax: 256 a half; softmax: labels; mol: 3 * mixtures
+    n_classes: int  # dual_softmax: 256 a half; softmax: labels; mol: 3 * mixtures; gaussian,
+    #                beta: 2
     sample_rate: int  # Hz
     hop_length: int  # samples per frame; 1 when unconditioned
     n_mels: int = 0  # mel bins; 0: unconditioned
@@ -170,8 +171,15 @@ class ModelConfig:
             need(self.hidden_size % 32 == 0, f"hidden_size {self.hidden_size} not divisible by 32")
             need(self.n_classes == 256, f"a dual core has 256 classes a half, not {self.n_classes}")
         else:
-            need(self.head in ("softmax", "mol"), f"a residual core has no head {self.head!r}")
+            need(
+                self.head in ("softmax", "mol", "gaussian", "beta"),
+                f"a residual core has no head {self.head!r}",
+            )
             need(self.head != "mol" or self.n_classes % 3 == 0, "mol needs 3 outputs a mixture")
+            need(
+                self.head not in ("gaussian", "beta") or self.n_classes == 2,
+                f"a {self.head} head has 2 outputs, not {self.n_classes}",
+            )
             for name in ("hidden_size", "fc_size"):
                 size = getattr(self, name)
                 need(size % 16 == 0, f"{name} is {size}, not a multiple of 16")
@@ -206,8 +214,13 @@ class ModelConfig:
 
     @property
     def draws_per_step(self) -> int:
-        """Uniform numbers used for one sample: dual 2 (coarse, fine), softmax 1, mol 2."""
-        return 1 if self.head == "softmax" else 2
+        """Uniform numbers used for one sample: dual 2 (coarse, fine), mol 2, other heads 1."""
+        return 2 if self.head in ("dual_softmax", "mol") else 1
+
+    @property
+    def draws_values(self) -> bool:
+        """Whether the outcome of a step is a value in [-1, 1], not a class."""
+        return self.head in ("mol", "gaussian", "beta")
 
     @property
     def logits_size(self) -> int:

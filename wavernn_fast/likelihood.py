@@ -25,7 +25,7 @@ _SCORE_SLACK_FRAMES = 4  # framing conventions differ by so many frames in lengt
 
 
 def draw(voice: Voice, request: Request, sampling: Sampling, n_samples: int) -> NDArray[Any]:
-    """Draw the first `n_samples` of a request as classes, or x of a mixture, [n_samples].
+    """Draw the first `n_samples` of a request as classes, or values x, [n_samples].
 
     A subscale model draws them as if the utterance ended there.
     """

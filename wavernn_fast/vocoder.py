@@ -392,7 +392,8 @@ class Vocoder:
         Returns
         -------
         float
-            Nats per sample: dual: coarse plus fine; mol: of the 16-bit bin around each sample.
+            Nats per sample: dual: coarse plus fine; mol, gaussian, beta: of the 16-bit bin
+            around each sample.
 
         Raises
         ------
