@@ -131,6 +131,12 @@ def case_id(config: ModelConfig) -> str:
         parts.append(f"aux{config.aux_size}")
     if config.pad != "zeros":
         parts.append(f"pad-{config.pad}")
+    if config.upsample != "kernel":
+        parts.append(f"{config.upsample}{config.upsample_pad}")
+    if config.pad_value:
+        parts.append(f"floor{config.pad_value:g}")
+    if config.speaker_size:
+        parts.append(f"speaker{config.speaker_size}")
     if config.first_input:
         parts.append(f"first{config.first_input:g}")
     if config.subscale is not None:
@@ -173,7 +179,7 @@ def random_tensors(config: ModelConfig, seed: int = 0, gain: float = 1.0) -> Ten
     """
     make = _Maker(seed ^ zlib.crc32(case_id(config).encode()), gain)
     tensors = _dual(config, make) if config.core == "dual" else _residual(config, make)
-    if config.n_mels:
+    if config.n_mels and config.upsample == "kernel":
         tensors["upsample.kernel"] = _kernel(config, make)
     if config.aux_size:
         tensors |= _aux(config, make)
@@ -203,7 +209,7 @@ def _dual(config: ModelConfig, make: _Maker) -> Tensors:
 
 def _residual(config: ModelConfig, make: _Maker) -> Tensors:
     r, k, a, c = config.hidden_size, config.fc_size, config.aux_size, config.n_classes
-    tensors = _layer(make, "input", r, 1 + config.n_mels + a, 1.0)
+    tensors = _layer(make, "input", r, 1 + config.n_mels + a + config.speaker_size, 1.0)
     tensors["input.weight"][:, 0] = make.normal((r,), 0.8 * make.gain)
     for name, columns in (("gru1", r), ("gru2", r + a)):
         tensors[f"{name}.w_input"] = make.matrix(3 * r, columns, 0.8)

@@ -162,15 +162,28 @@ def beta(log_a: float, log_b: float, word: int, temperature: float = 1.0) -> flo
 # --- conditioning ---------------------------------------------------------------------------------
 
 
-def upsampled_mel(config: ModelConfig, kernel: Array, mel: Array) -> Array:
+def upsampled_mel(config: ModelConfig, kernel: Array | None, mel: Array) -> Array:
     """mel [M, n] -> [n_out * hop, M]: up[n*hop + p] = sum_j kernel[p, j] mel[n - left + j]."""
+    if config.upsample == "linear":
+        beyond = ((0, 0), (config.upsample_pad, config.upsample_pad))
+        padded = np.pad(mel, beyond, constant_values=config.pad_value)
+        cut = config.upsample_pad * config.hop_length
+        return aligned_linear(padded, config.hop_length)[:, cut:-cut].T
     taps = config.upsample_left + 1 + config.upsample_right
-    padded = np.pad(mel, ((0, 0), (config.upsample_left, config.upsample_right)))
+    beyond = ((0, 0), (config.upsample_left, config.upsample_right))
+    padded = np.pad(mel, beyond, constant_values=config.pad_value)
     first = config.lookback_frames if config.pad == "none" else 0
     frames = range(first, first + config.n_output_frames(mel.shape[1]))
     if not frames:
         return np.zeros((0, config.n_mels))
     return np.concatenate([kernel @ padded[:, n : n + taps].T for n in frames])
+
+
+def aligned_linear(x: Array, scale: int) -> Array:
+    """x [channels, n] -> [channels, n * scale], linearly, the ends of both falling together."""
+    n = x.shape[1]
+    places = np.linspace(0.0, n - 1.0, n * scale)
+    return np.array([np.interp(places, np.arange(n), channel) for channel in x])
 
 
 def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
@@ -179,7 +192,7 @@ def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
     conv_in over aux_kernel frames, ReLU; blocks of x + conv2(relu(conv1 x)); conv_out.
     """
     radius = config.aux_radius
-    padded = np.pad(mel, ((0, 0), (radius, radius)))
+    padded = np.pad(mel, ((0, 0), (radius, radius)), constant_values=config.pad_value)
     first = config.lookback_frames if config.pad == "none" else 0
     rows = []
     for n in range(first, first + config.n_output_frames(mel.shape[1])):
@@ -273,15 +286,15 @@ def dual_step(
 
 
 def residual_step(
-    tensors: Tensors, h: tuple[Array, Array], x: float, mel_t: Array, aux: Array
+    tensors: Tensors, h: tuple[Array, Array], x: float, mel_t: Array, aux: Array, speaker: Array
 ) -> tuple[tuple[Array, Array], Array]:
     """One step of the residual core [F]: mel_t [M], aux [4A] -> (new (h1, h2), logits [C]).
 
-    u = I [x; mel; a1]; h1 = GRU1(u); v = u + h1; h2 = GRU2([v; a2]); w = v + h2;
+    u = I [x; mel; a1; speaker]; h1 = GRU1(u); v = u + h1; h2 = GRU2([v; a2]); w = v + h2;
     p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); logits = fc3 q.
     """
     a1, a2, a3, a4 = np.split(aux, 4)
-    u = dense(tensors, "input", np.concatenate([[x], mel_t, a1]))
+    u = dense(tensors, "input", np.concatenate([[x], mel_t, a1, speaker]))
     h1 = gru(
         tensors["gru1.w_recurrent"] @ h[0] + tensors["gru1.b_recurrent"],
         tensors["gru1.w_input"] @ u + tensors["gru1.b_input"],
@@ -309,6 +322,7 @@ def run(
     *,
     n_steps: int | None = None,
     first_sample: int = 0,
+    speaker: NDArray[Any] | None = None,
     seed: int = 0,
     item: int = 0,
     fold: int = 0,
@@ -324,6 +338,7 @@ def run(
     mel : [M, n_frames], or None for an unconditioned model
     n_steps : samples; default all that the mel covers, before the length rule
     first_sample : where in the utterance the run starts (a fold begins inside it)
+    speaker : [speaker_size], of a model that hears one
     seed, item, fold : of the generator; steps are counted from 0 at the start of the run
     uniforms : [n_steps, draws] in [0, 1), instead of the generator
     forced : [n_steps], outcomes taken in place of the drawn ones: 256 c + f, label, or x
@@ -345,12 +360,15 @@ def run(
     words = _words(config, n_steps, (seed, item, fold), uniforms)
     draws = _Draws(config, words, forced, temperature, greedy)
     core = (_Dual if config.core == "dual" else _Residual)(config, weights)
+    if config.speaker_size:
+        core.speaker = np.asarray(speaker, np.float64)
     logits = np.zeros((n_steps, config.logits_size))
     samples = np.zeros(n_steps, np.float64 if config.draws_values else np.int32)
     for t in range(n_steps):
         at = first_sample + t
         mel_t = mel_up[at] if config.n_mels else np.zeros(0)
-        aux_t = aux[at // config.hop_length] if config.aux_size else np.zeros(0)
+        row = at if config.upsample == "linear" else at // config.hop_length
+        aux_t = aux[row] if config.aux_size else np.zeros(0)
         draws.t = t
         samples[t], logits[t] = core.advance(mel_t, aux_t, draws)
     return {"samples": samples, "logits": logits, "margin": draws.margin}
@@ -435,9 +453,10 @@ class _Residual:
         self.config, self.weights = config, weights
         self.h = (np.zeros(config.hidden_size), np.zeros(config.hidden_size))
         self.x = config.first_input
+        self.speaker = np.zeros(0)
 
     def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
-        self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t)
+        self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t, self.speaker)
         if self.config.draws_values:
             self.x = draws.value(logits)
             return self.x, logits
@@ -449,14 +468,19 @@ class _Residual:
 def _conditions(
     config: ModelConfig, weights: Mapping[str, Array], mel: NDArray[Any] | None
 ) -> tuple[Array, Array]:
-    """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none."""
+    """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none.
+
+    Linear upsampling gives aux rows of samples.
+    """
     if not config.n_mels:
         return np.zeros((0, 0)), np.zeros((0, 0))
     if mel is None:
         raise ValueError("This model is conditioned: a mel is needed.")
     values = np.asarray(mel, np.float64)
-    mel_up = upsampled_mel(config, weights["upsample.kernel"], values)
+    mel_up = upsampled_mel(config, weights.get("upsample.kernel"), values)
     aux = aux_network(config, weights, values) if config.aux_size else np.zeros((0, 0))
+    if config.upsample == "linear" and config.aux_size:
+        aux = aligned_linear(aux.T, config.hop_length).T
     return mel_up, aux
 
 

@@ -60,8 +60,9 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config",
-    "data": "arrays audio canonical conditioning features files fold metrics pictures "
-    "pictures_subscale presets samples scoring subscale subscale_network synthetic voices weights",
+    "data": "arrays audio canonical conditioning features files fold mel_conversion metrics "
+    "pictures pictures_subscale preset presets presets_residual samples scoring subscale "
+    "subscale_network synthetic upsampling voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

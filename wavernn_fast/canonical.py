@@ -41,7 +41,7 @@ def _dual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     size, width, aux = config.hidden_size, config.fc_size, config.aux_size
     shapes: dict[str, tuple[int, ...]] = {
-        "input.weight": (size, 1 + config.n_mels + aux),
+        "input.weight": (size, 1 + config.n_mels + aux + config.speaker_size),
         "input.bias": (size,),
     }
     for name, inputs in (("gru1", size), ("gru2", size + aux)):
@@ -62,7 +62,7 @@ def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    if config.n_mels:
+    if config.n_mels and config.upsample == "kernel":
         taps = config.upsample_left + 1 + config.upsample_right
         shapes["upsample.kernel"] = (config.hop_length, taps)
     if config.aux_size:

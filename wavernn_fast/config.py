@@ -137,7 +137,11 @@ class ModelConfig:
     aux_kernel: int = 0  # frames seen by its first convolution (odd)
     upsample_left: int = 0  # frames before the current one that the upsampling kernel reads
     upsample_right: int = 0  # frames after the current one
+    upsample: Literal["kernel", "linear"] = "kernel"  # linear: between frames, see `upsampling`
+    upsample_pad: int = 0  # linear: frames beyond each end that are interpolated as well
     pad: Literal["zeros", "none"] = "zeros"  # "none": output covers only frames with full context
+    pad_value: float = 0.0  # of the mel beyond its ends, where it is padded
+    speaker_size: int = 0  # numbers of the speaker's vector that the input layer hears; 0: none
     first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
     block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
     pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
@@ -183,6 +187,7 @@ class ModelConfig:
             for name in ("hidden_size", "fc_size"):
                 size = getattr(self, name)
                 need(size % 16 == 0, f"{name} is {size}, not a multiple of 16")
+        found += self._family_problems()
         if self.n_mels == 0:
             need(self.aux_size == 0, "an auxiliary network needs mel frames (n_mels is 0)")
             need(self.hop_length == 1, "an unconditioned model has hop_length 1")
@@ -211,6 +216,32 @@ class ModelConfig:
                 ours, theirs = getattr(self, name), getattr(self.mel, name)
                 need(ours == theirs, f"{name} is {ours} but the mel preset has {theirs}")
         return found
+
+    def _family_problems(self) -> list[str]:
+        """What is impossible about the switches that some residual models have."""
+        linear, padded = self.upsample == "linear", self.pad == "zeros"
+        taps = (self.upsample_left, self.upsample_right)
+        residual = self.core == "residual" and self.n_mels > 0
+        need = (
+            (not linear or residual, "linear upsampling needs a residual core that hears a mel"),
+            (not linear or taps == (1, 1), f"linear upsampling reads a frame a side, not {taps}"),
+            (not linear or padded, "linear upsampling needs a padded mel (pad 'zeros')"),
+            (
+                (self.upsample_pad > 0) == linear and self.upsample_pad >= 0,
+                f"upsample_pad is {self.upsample_pad}; linear upsampling, and that alone, needs it",
+            ),
+            (padded or self.pad_value == 0, "pad_value is of no use where the mel is not padded"),
+            (
+                self.subscale is None or self.pad_value == 0,
+                "a subscale model pads its mel with zeros",
+            ),
+            (self.speaker_size >= 0, f"speaker_size is {self.speaker_size}, must not be negative"),
+            (
+                self.speaker_size == 0 or (residual and self.aux_size > 0),
+                "a speaker's vector needs a residual core with an auxiliary network",
+            ),
+        )
+        return [sentence for ok, sentence in need if not ok]
 
     @property
     def draws_per_step(self) -> int:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canonical import Tensors, expected_shapes
-from .config import ModelConfig, SubscaleConfig
+from .config import Head, ModelConfig, SubscaleConfig
 from .errors import InputError
 from .presets import Preset, get_preset
 
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 
 _SPEC = re.compile(
-    r"(dual|dual-mel|subscale|residual|residual-mol):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
+    r"(dual|dual-mel|subscale|residual|residual-(?:mol|gaussian|beta)):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
 )
 _PRUNED = re.compile(r"(gru\d?\.w_recurrent|gru2\.w_input|(coarse_|fine_)?fc\d\.weight)")
 
@@ -31,7 +31,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
         "dual-mel:256": the same conditioned on 80 mel bins, 22.05 kHz, hop 64.
         "subscale:256": 16 rows a horizon of 8 columns apart, with 80 mel bins, 22.05 kHz, hop 240.
         "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
-        mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
+        mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275. "residual-gaussian:512" and
+        "residual-beta:512": with those heads, hop 256.
         Any of them with ":4x4:95" after it is pruned: 95 % of the blocks of 4 outputs and 4 inputs
         are zero, drawn evenly, in every recurrent matrix and output layer.
     seed : int
@@ -132,16 +133,25 @@ def _config(kind: str, size: int) -> ModelConfig:
             n_classes=256,
             **fields,
         )
-    preset = get_preset("fatchord-mol" if kind == "residual-mol" else "fatchord-raw9")
+    preset_name, head, n_classes = _RESIDUAL[kind]
     return ModelConfig(
         core="residual",
-        head="mol" if kind == "residual-mol" else "softmax",
+        head=head,
         hidden_size=size,
         fc_size=size,
-        n_classes=30 if kind == "residual-mol" else 512,
-        **_conditioned(preset),
+        n_classes=n_classes,
+        **_conditioned(get_preset(preset_name)),
         **_AUX,
     )
+
+
+# kind -> preset, head, outputs
+_RESIDUAL: dict[str, tuple[str, Head, int]] = {
+    "residual": ("fatchord-raw9", "softmax", 512),
+    "residual-mol": ("fatchord-mol", "mol", 30),
+    "residual-gaussian": ("gwang-gauss", "gaussian", 2),
+    "residual-beta": ("gwang-beta", "beta", 2),
+}
 
 
 def _conditioned(preset: Preset) -> dict[str, Any]:

@@ -119,6 +119,11 @@ sampling_options = stack(
         help="Cut long utterances into overlapping folds run side by side (faster, not exact).",
     ),
 )
+speaker_option = click.option(
+    "--speaker",
+    metavar="FILE",
+    help="Whose voice: a vector as .npy, for a model that hears one.",
+)
 output_options = stack(
     click.option(
         "--streams",

@@ -22,6 +22,7 @@ from . import common
 @click.option("-o", "--output", required=True, metavar="OUT", help="Folder, .wav file or '-'.")
 @common.model_options
 @common.sampling_options
+@common.speaker_option
 @common.output_options
 @common.json_option
 @common.quiet_option
@@ -41,5 +42,6 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
     common.check_outputs(items, options)
     options["fold"] = common.parse_fold(options["fold"])
     voc = common.load_vocoder(options)
+    job = SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options))
     common.prepare_folders(items)
-    ctx.exit(SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options)).run(items))
+    ctx.exit(job.run(items))

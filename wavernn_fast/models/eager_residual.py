@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .eager import EagerModel, _categorical
 
@@ -24,6 +27,13 @@ class EagerResidual(EagerModel):
         self.rnn1 = self._gru(t["gru1.w_input"], "gru1", "GRUCell")
         self.rnn2 = self._gru(t["gru2.w_input"], "gru2", "GRUCell")
         self.fc1, self.fc2, self.fc3 = (self._layer(n) for n in ("fc1", "fc2", "fc3"))
+        self.hear(np.zeros(self.config.speaker_size))
+
+    def hear(self, speaker: NDArray[Any]) -> None:
+        """Take the vector [speaker_size] that the input layer hears from now on; zeros at first."""
+        import torch
+
+        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     def _scaled(self, samples: Tensor) -> Tensor:
         """Labels to the companded [-1, 1] that is fed back; values are that already."""
@@ -43,7 +53,7 @@ class EagerResidual(EagerModel):
         for i in range(n_steps):
             mel_i = mel[:, i] if self.config.n_mels else nothing
             a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else nothing).chunk(4, dim=1)
-            u = self.I(torch.cat([x, mel_i, a1], dim=1))
+            u = self.I(torch.cat([x, mel_i, a1, self._speaker.expand(batch, -1)], dim=1))
             h1 = self.rnn1(u, h1)
             v = u + h1
             h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
@@ -63,7 +73,7 @@ class EagerResidual(EagerModel):
         x = torch.cat([first, self._scaled(samples)[:-1]])[:, None]
         mel, aux = (y if len(y) else y.new_zeros(n, 0) for y in (mel, aux))
         a1, a2, a3, a4 = aux.chunk(4, dim=1)
-        u = self.I(torch.cat([x, mel, a1], dim=1))
+        u = self.I(torch.cat([x, mel, a1, self._speaker.expand(n, -1)], dim=1))
         v = u + self._gru(t["gru1.w_input"], "gru1", "GRU")(u[None])[0][0]
         both = torch.cat([v, a2], dim=1)
         w = v + self._gru(t["gru2.w_input"], "gru2", "GRU")(both[None])[0][0]
