@@ -44,15 +44,19 @@ def subscale_config(
 def residual_config(
     hidden_size: int, fc_size: int, *, bits: int | None = None, mixtures: int = 10, **fields: Any
 ) -> ModelConfig:
-    """Return a residual model: softmax of 2**bits labels, or a mixture of logistics without."""
+    """Return a residual model: softmax of 2**bits labels, or a mixture of logistics without.
+
+    `fields` may name another head: ``head="beta", n_classes=2``.
+    """
     defaults: dict[str, Any] = {"sample_rate": 8000, "hop_length": 4, "n_mels": 6}
+    head: dict[str, Any] = {"head": "mol", "n_classes": 3 * mixtures}
+    if bits is not None:
+        head = {"head": "softmax", "n_classes": 2**bits}
     return ModelConfig(
         core="residual",
-        head="mol" if bits is None else "softmax",
-        n_classes=3 * mixtures if bits is None else 2**bits,
         hidden_size=hidden_size,
         fc_size=fc_size,
-        **(defaults | fields),
+        **(defaults | head | fields),
     )
 
 
@@ -123,6 +127,9 @@ def small_configs() -> list[ModelConfig]:
         embedded_config(32, 64, 9, ("conv", 2, 9, 3)),
         embedded_config(80, 16, 8, ("conv", 3, 12, 5), pad="none", first_label=127),
         embedded_config(128, 16, 3, embedding_size=3, first_label=0, n_mels=0, hop_length=1),
+        residual_config(48, 32, head="gaussian", n_classes=2, **_conditioned(4, 6, 1, 1), **_AUX),
+        residual_config(32, 48, head="beta", n_classes=2, **_conditioned(5, 7, 2, 2), **_AUX),
+        residual_config(16, 32, head="beta", n_classes=2, **_conditioned(3, 5, 0, 0, pad="none")),
     ]
 
 
@@ -162,6 +169,12 @@ def case_id(config: ModelConfig) -> str:
         parts.append(f"aux{config.aux_size}")
     if config.pad != "zeros":
         parts.append(f"pad-{config.pad}")
+    if config.upsample != "kernel":
+        parts.append(f"{config.upsample}{config.upsample_pad}")
+    if config.pad_value:
+        parts.append(f"floor{config.pad_value:g}")
+    if config.speaker_size:
+        parts.append(f"speaker{config.speaker_size}")
     if config.first_input:
         parts.append(f"first{config.first_input:g}")
     if config.network is not None:
@@ -208,7 +221,7 @@ def random_tensors(config: ModelConfig, seed: int = 0, gain: float = 1.0) -> Ten
     tensors = {"dual": _dual, "residual": _residual, "embedded": _embedded}[config.core](
         config, make
     )
-    if config.n_mels and config.core != "embedded":
+    if config.n_mels and config.core != "embedded" and config.upsample == "kernel":
         tensors["upsample.kernel"] = _kernel(config, make)
     if config.aux_size:
         tensors |= _aux(config, make)
@@ -238,7 +251,7 @@ def _dual(config: ModelConfig, make: _Maker) -> Tensors:
 
 def _residual(config: ModelConfig, make: _Maker) -> Tensors:
     r, k, a, c = config.hidden_size, config.fc_size, config.aux_size, config.n_classes
-    tensors = _layer(make, "input", r, 1 + config.n_mels + a, 1.0)
+    tensors = _layer(make, "input", r, 1 + config.n_mels + a + config.speaker_size, 1.0)
     tensors["input.weight"][:, 0] = make.normal((r,), 0.8 * make.gain)
     for name, columns in (("gru1", r), ("gru2", r + a)):
         tensors[f"{name}.w_input"] = make.matrix(3 * r, columns, 0.8)
@@ -253,6 +266,11 @@ def _residual(config: ModelConfig, make: _Maker) -> Tensors:
         tensors["fc3.weight"][n : 2 * n] *= 0.4  # means mostly inside [-1, 1]
         tensors["fc3.weight"][2 * n :] *= 0.4
         tensors["fc3.bias"][2 * n :] -= 3.0  # scales of about exp(-3) = 0.05
+    if config.head == "gaussian":
+        tensors["fc3.weight"][:] *= 0.4
+        tensors["fc3.bias"][1] -= 2.0  # deviations of about exp(-2) = 0.14
+    if config.head == "beta":
+        tensors["fc3.bias"][:] += 2.0  # parameters of about exp(2): deviations of about 0.25
     return tensors
 
 
@@ -364,9 +382,9 @@ def random_uniforms(config: ModelConfig, n_steps: int, seed: int = 0) -> NDArray
 
 
 def random_samples(config: ModelConfig, n_steps: int, seed: int = 0) -> NDArray[Any]:
-    """Outcomes to force, [n_steps]: int32 256 c + f or labels, or float32 x in [-1, 1] (mol)."""
+    """Outcomes to force, [n_steps]: int32 256 c + f or labels, or float32 x in [-1, 1] (values)."""
     random = np.random.default_rng([seed, 3])
-    if config.head == "mol":
+    if config.draws_values:
         return random.uniform(-1.0, 1.0, n_steps).astype(np.float32)
     classes = 65536 if config.core == "dual" else config.n_classes
     return random.integers(0, classes, n_steps).astype(np.int32)

@@ -105,6 +105,41 @@ def without_aux(state: Mapping[str, np.ndarray], *, aux: int) -> State:
     return kept
 
 
+def coqui(*, hop_length: int = 0, use_aux_net: bool = True, **sizes: Any) -> State:
+    """State dict of coqui's WaveRNN with ``use_upsample_net`` false: no filters, maybe no aux.
+
+    The class `Upsample` keeps its resnet whatever `use_aux_net` says, and knows no `step`.
+    `hop_length` is in no tensor; it is taken so that a twin can be made of the same sizes.
+    """
+    state = fatchord(**sizes)
+    kept = {n: a for n, a in state.items() if "up_layers" not in n and n != "step"}
+    if use_aux_net:
+        return kept
+    resnet = {name: array for name, array in kept.items() if name.startswith("upsample.resnet.")}
+    return {**without_aux(kept, aux=sizes.get("aux", 4)), **resnet}
+
+
+def begeekmyfriend(*, seed: int = 0, **sizes: Any) -> State:
+    """State dict of begeekmyfriend/WaveRNN: a bias beside every convolution, no `step`."""
+    m = _Maker(seed + 1)
+    for name, array in fatchord(seed=seed, **sizes).items():
+        if name == "step":
+            continue
+        m.state[name] = array
+        convolution = name.removesuffix(".weight")
+        if convolution.endswith(("conv_in", "conv1", "conv2")) or "up_layers" in name:
+            m.add(f"{convolution}.bias", 1 if "up_layers" in name else len(array))
+    return m.state
+
+
+def scwavernn(*, hidden: int = 16, n_mels: int = 8, aux: int = 4, **sizes: Any) -> State:
+    """State dict of SC-WaveRNN: 256 columns of a speaker's vector after x, mel and a1."""
+    state = fatchord(hidden=hidden, n_mels=n_mels, aux=aux, **sizes)
+    m = _Maker(sizes.get("seed", 0) + 2)
+    m.linear("I", hidden, 1 + n_mels + aux + 256)
+    return {**state, **m.state}
+
+
 def torchaudio(*, blocks: int = 2, seed: int = 0, classes: int = 256, **sizes: Any) -> State:
     """State dict of torchaudio.models.WaveRNN: other names, the same tensors, no step."""
     inner = {"conv1": 0, "batch_norm1": 1, "conv2": 3, "batch_norm2": 4}
@@ -272,6 +307,9 @@ def yukarin(
 
 BUILDERS = {
     "fatchord": fatchord,
+    "coqui": coqui,
+    "begeekmyfriend": begeekmyfriend,
+    "scwavernn": scwavernn,
     "torchaudio": torchaudio,
     "deepmind": deepmind,
     "mkotha": mkotha,

@@ -10,6 +10,7 @@ the code it checks. Sources are named at each equation:
 [L18]   Lorenzo-Trueba et al., Towards achieving robust universal neural vocoding, 2018, section 2,
         as bshall/UniversalVocoding builds it: docs/formats.md, embedded core
 [S17]   Salimans et al., PixelCNN++, ICLR 2017, section 2.1: mixture of logistics
+[AS]    Abramowitz and Stegun, Handbook of Mathematical Functions, chapter 26
 [Sal11] Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011: Philox4x32-10
 
 Shapes: H hidden_size, K fc_size, M n_mels, A aux_size, C n_classes, L logits_size.
@@ -32,6 +33,7 @@ Choose = Callable[[Array, int], int]  # (logits, number of the draw) -> class
 
 LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale
 LOGISTIC_CLIP = 1e-5  # v of the logistic draw stays in [1e-5, 1 - 1e-5]
+LOG_STD_FLOOR = -7.0  # the lowest log-deviation of a gaussian
 
 
 # --- chance ---------------------------------------------------------------------------------------
@@ -108,18 +110,82 @@ def logistic(mean: float, log_scale: float, word: int, temperature: float = 1.0)
     return min(max(mean + scale * (math.log(v) - math.log(1.0 - v)), -1.0), 1.0)
 
 
+def gaussian(mean: float, log_std: float, word: int, temperature: float = 1.0) -> float:
+    """One draw of a normal by inversion, clipped to [-1, 1]; bisection of the error function."""
+    v = (word + 0.5) / 2.0**32
+    low, high = -8.0, 8.0  # P(z < -8) = 6e-16
+    for _ in range(60):
+        z = 0.5 * (low + high)
+        low, high = (z, high) if 0.5 * math.erfc(-z / math.sqrt(2.0)) < v else (low, z)
+    return min(max(mean + math.exp(max(log_std, LOG_STD_FLOOR)) * temperature * z, -1.0), 1.0)
+
+
+def beta_cdf(t: float, a: float, b: float) -> float:
+    """P(y < 1 / (1 + exp(-t))) of a beta variable y: the regularised incomplete beta function.
+
+    Its continued fraction [AS, 26.5.8], evaluated by Lentz's method, on the side where it
+    converges.
+    """
+    y, z = (1.0 / (1.0 + math.exp(-t)), 1.0 / (1.0 + math.exp(t)))
+    if y > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - beta_cdf(-t, b, a)
+    log_front = a * math.log(y) + b * math.log(z) if y > 0.0 else -math.inf
+    log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    c, d = 1.0, 1.0 / (1.0 - (a + b) * y / (a + 1.0))
+    total = d
+    for m in range(1, 5000):
+        for term in (
+            m * (b - m) * y / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * y / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1.0 / (1.0 + term * d), 1.0 + term / c
+            total *= d * c
+        if abs(d * c - 1.0) < 1e-15:
+            break
+    return math.exp(log_front) * total / a
+
+
+def beta_quantile(v: float, a: float, b: float) -> float:
+    """Return x = 2 y - 1 for the y below which a beta variable lies with probability v."""
+    low, high = -700.0, 700.0  # of ln(y / (1 - y))
+    while high - low > 1e-13 * max(1.0, abs(low)):
+        t = 0.5 * (low + high)
+        low, high = (t, high) if beta_cdf(t, a, b) < v else (low, t)
+    return math.tanh(0.25 * (low + high))
+
+
+def beta(log_a: float, log_b: float, word: int, temperature: float = 1.0) -> float:
+    """One draw of 2 y - 1, y from a beta distribution, by inversion."""
+    share = temperature**-2.0
+    v = (word + 0.5) / 2.0**32
+    return beta_quantile(v, math.exp(log_a) * share, math.exp(log_b) * share)
+
+
 # --- conditioning ---------------------------------------------------------------------------------
 
 
-def upsampled_mel(config: ModelConfig, kernel: Array, mel: Array) -> Array:
+def upsampled_mel(config: ModelConfig, kernel: Array | None, mel: Array) -> Array:
     """mel [M, n] -> [n_out * hop, M]: up[n*hop + p] = sum_j kernel[p, j] mel[n - left + j]."""
+    if config.upsample == "linear":
+        beyond = ((0, 0), (config.upsample_pad, config.upsample_pad))
+        padded = np.pad(mel, beyond, constant_values=config.pad_value)
+        cut = config.upsample_pad * config.hop_length
+        return aligned_linear(padded, config.hop_length)[:, cut:-cut].T
     taps = config.upsample_left + 1 + config.upsample_right
-    padded = np.pad(mel, ((0, 0), (config.upsample_left, config.upsample_right)))
+    beyond = ((0, 0), (config.upsample_left, config.upsample_right))
+    padded = np.pad(mel, beyond, constant_values=config.pad_value)
     first = config.lookback_frames if config.pad == "none" else 0
     frames = range(first, first + config.n_output_frames(mel.shape[1]))
     if not frames:
         return np.zeros((0, config.n_mels))
     return np.concatenate([kernel @ padded[:, n : n + taps].T for n in frames])
+
+
+def aligned_linear(x: Array, scale: int) -> Array:
+    """x [channels, n] -> [channels, n * scale], linearly, the ends of both falling together."""
+    n = x.shape[1]
+    places = np.linspace(0.0, n - 1.0, n * scale)
+    return np.array([np.interp(places, np.arange(n), channel) for channel in x])
 
 
 def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
@@ -128,7 +194,7 @@ def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
     conv_in over aux_kernel frames, ReLU; blocks of x + conv2(relu(conv1 x)); conv_out.
     """
     radius = config.aux_radius
-    padded = np.pad(mel, ((0, 0), (radius, radius)))
+    padded = np.pad(mel, ((0, 0), (radius, radius)), constant_values=config.pad_value)
     first = config.lookback_frames if config.pad == "none" else 0
     rows = []
     for n in range(first, first + config.n_output_frames(mel.shape[1])):
@@ -259,15 +325,15 @@ def dual_step(
 
 
 def residual_step(
-    tensors: Tensors, h: tuple[Array, Array], x: float, mel_t: Array, aux: Array
+    tensors: Tensors, h: tuple[Array, Array], x: float, mel_t: Array, aux: Array, speaker: Array
 ) -> tuple[tuple[Array, Array], Array]:
     """One step of the residual core [F]: mel_t [M], aux [4A] -> (new (h1, h2), logits [C]).
 
-    u = I [x; mel; a1]; h1 = GRU1(u); v = u + h1; h2 = GRU2([v; a2]); w = v + h2;
+    u = I [x; mel; a1; speaker]; h1 = GRU1(u); v = u + h1; h2 = GRU2([v; a2]); w = v + h2;
     p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); logits = fc3 q.
     """
     a1, a2, a3, a4 = np.split(aux, 4)
-    u = dense(tensors, "input", np.concatenate([[x], mel_t, a1]))
+    u = dense(tensors, "input", np.concatenate([[x], mel_t, a1, speaker]))
     h1 = gru(
         tensors["gru1.w_recurrent"] @ h[0] + tensors["gru1.b_recurrent"],
         tensors["gru1.w_input"] @ u + tensors["gru1.b_input"],
@@ -307,6 +373,7 @@ def run(
     *,
     n_steps: int | None = None,
     first_sample: int = 0,
+    speaker: NDArray[Any] | None = None,
     seed: int = 0,
     item: int = 0,
     fold: int = 0,
@@ -322,6 +389,7 @@ def run(
     mel : [M, n_frames], or None for an unconditioned model
     n_steps : samples; default all that the mel covers, before the length rule
     first_sample : where in the utterance the run starts (a fold begins inside it)
+    speaker : [speaker_size], of a model that hears one
     seed, item, fold : of the generator; steps are counted from 0 at the start of the run
     uniforms : [n_steps, draws] in [0, 1), instead of the generator
     forced : [n_steps], outcomes taken in place of the drawn ones: 256 c + f, label, or x
@@ -330,9 +398,9 @@ def run(
     Returns
     -------
     dict
-        samples [n] int32 (mol: float64), logits [n, L] float64 and margin [n, draws] float64:
+        samples [n] int32 (values: float64), logits [n, L] float64 and margin [n, draws] float64:
         how near each draw was to falling otherwise (see `categorical`; for greedy draws the gap of
-        the two best logits; inf where nothing was chosen: forced steps, the logistic draw).
+        the two best logits; inf where nothing was chosen: forced steps, draws of a value).
     """
     weights = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
     mel_up, aux = _conditions(config, weights, mel)
@@ -344,12 +412,15 @@ def run(
     draws = _Draws(config, words, forced, temperature, greedy)
     cores = {"dual": _Dual, "residual": _Residual, "embedded": _Embedded}
     core: _Dual | _Residual | _Embedded = cores[config.core](config, weights)
+    if config.speaker_size:
+        core.speaker = np.asarray(speaker, np.float64)
     logits = np.zeros((n_steps, config.logits_size))
-    samples = np.zeros(n_steps, np.float64 if config.head == "mol" else np.int32)
+    samples = np.zeros(n_steps, np.float64 if config.draws_values else np.int32)
     for t in range(n_steps):
         at = first_sample + t
         mel_t = mel_up[at] if config.n_mels else np.zeros(0)
-        aux_t = aux[at // config.hop_length] if config.aux_size else np.zeros(0)
+        row = at if config.upsample == "linear" else at // config.hop_length
+        aux_t = aux[row] if config.aux_size else np.zeros(0)
         draws.t = t
         samples[t], logits[t] = core.advance(mel_t, aux_t, draws)
     return {"samples": samples, "logits": logits, "margin": draws.margin}
@@ -367,6 +438,7 @@ class _Draws:
         greedy: bool,
     ) -> None:
         self.words, self.forced, self.temperature, self.greedy = words, forced, temperature, greedy
+        self.head = config.head
         self.margin = np.full((len(words), config.draws_per_step), np.inf)
         self.t = 0
 
@@ -388,10 +460,20 @@ class _Draws:
     def label(self, logits: Array) -> int:
         return self.choose(logits, 0) if self.forced is None else int(self.forced[self.t])
 
-    def mixture(self, logits: Array) -> float:
-        """One x of a mixture of logistics [S17]: C/3 mixture logits, means, log-scales."""
+    def value(self, logits: Array) -> float:
+        """One x of a head that draws values: a mixture, a gaussian or a beta."""
         if self.forced is not None:
             return float(self.forced[self.t])
+        if self.head == "mol":
+            return self.mixture(logits)
+        if self.greedy:
+            mean = logits[0] if self.head == "gaussian" else math.tanh((logits[0] - logits[1]) / 2)
+            return min(max(float(mean), -1.0), 1.0)
+        draw = gaussian if self.head == "gaussian" else beta
+        return draw(logits[0], logits[1], int(self.words[self.t, 0]), self.temperature)
+
+    def mixture(self, logits: Array) -> float:
+        """One x of a mixture of logistics [S17]: C/3 mixture logits, means, log-scales."""
         mixture_logits, means, log_scales = np.split(logits, 3)
         k = self.choose(mixture_logits, 0)
         if self.greedy:
@@ -423,11 +505,12 @@ class _Residual:
         self.config, self.weights = config, weights
         self.h = (np.zeros(config.hidden_size), np.zeros(config.hidden_size))
         self.x = config.first_input
+        self.speaker = np.zeros(0)
 
     def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
-        self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t)
-        if self.config.head == "mol":
-            self.x = draws.mixture(logits)
+        self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t, self.speaker)
+        if self.config.draws_values:
+            self.x = draws.value(logits)
             return self.x, logits
         label = draws.label(logits)
         self.x = 2.0 * label / (self.config.n_classes - 1) - 1.0
@@ -453,7 +536,8 @@ def _conditions(
 ) -> tuple[Array, Array]:
     """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none.
 
-    Of an embedded core what its network gives, held for a frame, in place of the mel.
+    Of an embedded core what its network gives, held for a frame, in place of the mel. Linear
+    upsampling gives aux rows of samples.
     """
     if not config.n_mels:
         return np.zeros((0, 0)), np.zeros((0, 0))
@@ -463,8 +547,10 @@ def _conditions(
     if config.core == "embedded":
         held = network(config, weights, values)
         return np.repeat(held, config.hop_length, axis=0), np.zeros((0, 0))
-    mel_up = upsampled_mel(config, weights["upsample.kernel"], values)
+    mel_up = upsampled_mel(config, weights.get("upsample.kernel"), values)
     aux = aux_network(config, weights, values) if config.aux_size else np.zeros((0, 0))
+    if config.upsample == "linear" and config.aux_size:
+        aux = aligned_linear(aux.T, config.hop_length).T
     return mel_up, aux
 
 

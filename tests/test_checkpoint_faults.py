@@ -25,7 +25,9 @@ def _every_tensor() -> list[tuple[str, str]]:
 
 
 def _convert(dialect: str, state: dict[str, np.ndarray]) -> Any:
-    assert checkpoints.detect(state) == dialect
+    # The columns of this very matrix tell a model with a speaker from one without.
+    if dialect != "scwavernn" or "I.weight" in state:
+        assert checkpoints.detect(state) == dialect
     return checkpoints.DIALECTS[dialect].convert(state)
 
 
@@ -101,7 +103,9 @@ def test_all_problems_are_listed_at_once_with_the_file(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("dialect", ["fatchord", "torchaudio"])
+@pytest.mark.parametrize(
+    "dialect", ["fatchord", "torchaudio", "coqui", "begeekmyfriend", "scwavernn"]
+)
 def test_counters_and_step_may_be_absent(dialect: str) -> None:
     state = {n: a for n, a in builders.BUILDERS[dialect]().items() if _fault(n)}
     assert _convert(dialect, state).fields["hidden_size"] == 16
@@ -121,7 +125,7 @@ def test_a_negative_variance_is_refused() -> None:
         _convert("fatchord", state)
 
 
-@pytest.mark.parametrize("classes", [2, 100])
+@pytest.mark.parametrize("classes", [1, 100])
 def test_heads_that_are_not_known_are_refused(classes: int) -> None:
     with pytest.raises(ModelError, match=f"has {classes} outputs"):
         _convert("fatchord", builders.fatchord(classes=classes))

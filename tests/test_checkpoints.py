@@ -29,7 +29,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def _fed_back(config: Any, forced: np.ndarray) -> np.ndarray:
     """Values fed back before each step: 0, then what was forced, scaled."""
-    scaled = forced if config.head == "mol" else 2.0 * forced / (config.n_classes - 1) - 1.0
+    scaled = forced if config.draws_values else 2.0 * forced / (config.n_classes - 1) - 1.0
     return np.concatenate([[0.0], scaled[:-1]])
 
 
@@ -40,8 +40,8 @@ def _residual_logits(
     rng = np.random.default_rng(5)
     mel = rng.uniform(0, 1, (config.n_mels, n_frames)).astype(np.float32)
     n = n_frames * config.hop_length
-    mol = config.head == "mol"
-    forced: Any = rng.uniform(-1, 1, n) if mol else rng.integers(0, config.n_classes, n)
+    values = config.draws_values
+    forced: Any = rng.uniform(-1, 1, n) if values else rng.integers(0, config.n_classes, n)
     ours = reference.run(config, tensors, mel, forced=forced)["logits"]
     return ours, twin.logits(mel, _fed_back(config, forced))
 

@@ -13,13 +13,14 @@ import sys
 import termios
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 import soundfile
 from cli_runner import refused, run
 from voices import DTYPES, preset_mel, save_mels, save_speech, save_voice
 
-from wavernn_fast import Folding, voices
+from wavernn_fast import Folding, voices, weights
 from wavernn_fast.audio import quantize
 from wavernn_fast.cli import _COMMANDS
 from wavernn_fast.metrics import mel_correlation
@@ -338,3 +339,21 @@ def test_quiet_and_verbose_set_what_is_logged(model, mels, tmp_path):
     assert "CPU" in run("-v", *arguments).stderr
     assert run("-q", *arguments).stderr == ""
     assert run(*arguments, "-q").stderr == ""
+
+
+def test_a_speaker_comes_from_a_file_and_is_asked_for_once(tmp_path: Path) -> None:
+    config = cases.residual_config(
+        16, 16, bits=8, speaker_size=5, aux_size=2, aux_channels=4, aux_blocks=1, aux_kernel=3
+    )
+    tensors, speaker = cases.random_tensors(config), np.linspace(-1, 1, 5).astype(np.float32)
+    weights.write(tmp_path / "m.safetensors", config, tensors)
+    np.save(tmp_path / "a.npy", frames := cases.random_mel(config, 12))
+    np.save(tmp_path / "who.npy", speaker)
+    arguments = ("vocode", tmp_path / "a.npy", "-m", tmp_path / "m.safetensors", "-o")
+    run(*arguments, tmp_path / "a.wav", "--speaker", tmp_path / "who.npy")
+    expected = Vocoder(config, tensors).generate(frames, speaker=speaker)
+    assert pcm(tmp_path / "a.wav") == quantize(expected, "PCM_16")
+    missing = run(*arguments, tmp_path / "out")
+    refused(missing, tmp_path, "a vector of 5 numbers")
+    wrong = run(*arguments, tmp_path / "out", "--speaker", tmp_path / "a.npy")
+    refused(wrong, tmp_path, "expected [5]")

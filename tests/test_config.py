@@ -45,14 +45,13 @@ def test_configurations_cannot_be_changed() -> None:
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_the_stored_form_gives_the_same_configuration(name: str) -> None:
     preset = get_preset(name)
-    dual = "dual_softmax" in preset.heads
-    mol = "mol" in preset.heads
+    outputs = {"dual_softmax": 256, "softmax": 512, "mol": 30, "gaussian": 2, "beta": 2}
     config = ModelConfig(
-        core="dual" if dual else "residual",
+        core="dual" if "dual_softmax" in preset.heads else "residual",
         hidden_size=64,
         fc_size=32,
         head=preset.heads[0],
-        n_classes=256 if dual else 30 if mol else 512,
+        n_classes=outputs[preset.heads[0]],
         sample_rate=preset.sample_rate,
         hop_length=preset.hop_length,
         n_mels=80 if preset.mel else 0,

@@ -129,6 +129,12 @@ def test_greedy_takes_the_largest_logit(work):
         expected = 256 * logits[:, :256].argmax(1) + logits[:, 256:].argmax(1)
     elif work.config.head == "softmax":
         expected = logits.argmax(1)
+    elif work.config.head == "gaussian":
+        expected = np.clip(logits[:, 0], -1, 1)
+    elif work.config.head == "beta":
+        expected = np.tanh((logits[:, 0].astype(np.float64) - logits[:, 1]) / 2)
+        assert np.abs(samples - expected).max() < 1e-7
+        expected = samples
     else:
         n_mix = work.config.n_classes // 3
         best = logits[:, :n_mix].argmax(1)
@@ -346,7 +352,7 @@ def test_bad_arguments_are_named(work):
             engine.run([stream], [1], [None], [None])
         with pytest.raises(InputError, match="interp of stream 0 has shape"):
             engine.run([stream], [1], [work.rows["interp"][:, 1:]], rows[1])
-    if work.config.head != "mol":
+    if not work.config.draws_values:
         with pytest.raises(InputError, match="forced label 0 of stream 0 is -1"):
             engine.run([stream], [1], *rows, forced=[np.array([-1])])
     assert stream.step == 0

@@ -29,7 +29,7 @@ CONFIGS = cases.full_size_configs()
 
 
 def draws_classes(config) -> bool:
-    return config.head != "mol"
+    return not config.draws_values
 
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=cases.case_id)

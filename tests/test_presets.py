@@ -10,7 +10,8 @@ import pytest
 
 from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
-from wavernn_fast.features import expected_range
+from wavernn_fast.features import expected_range, log_mel
+from wavernn_fast.mel_conversion import advice, framing_differences, value_map
 from wavernn_fast.presets import (
     PRESETS,
     closest_presets,
@@ -35,7 +36,19 @@ _NAMES = {
     "anandaswarup",
     "gibiansky",
     "yukarin",
+    "tomiinek-raw10",
+    "forwardtacotron",
+    "coqui",
+    "mozilla-libritts",
+    "erogol-universal",
+    "gwang-gauss",
+    "gwang-beta",
+    "gwang-mol",
+    "gwang-bits",
 }
+_UNIT = {name for name in _NAMES if name.startswith(("fatchord", "tomiinek", "gwang"))} | {
+    *("torchaudio-ljspeech", "mkotha", "native-22k", "erogol-universal")
+}  # mels in [0, 1]
 
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
 
@@ -82,10 +95,18 @@ def test_a_preset_agrees_with_its_mel(name: str) -> None:
         preset.mel.hop_length,
     )
     assert preset.mel.preset == name
-    assert preset.mel.clip == (None if name in _OPEN else preset.value_range)
-    low, high = expected_range(preset.mel)
-    assert preset.value_range[0] <= low
-    assert high <= preset.value_range[1]
+    if name in _OPEN:
+        assert preset.mel.clip is None
+        low, high = expected_range(preset.mel)
+        assert preset.value_range[0] <= low
+        assert high <= preset.value_range[1]
+    elif preset.mel.clip is not None:
+        assert preset.mel.clip == preset.value_range
+    else:  # the bottom is that of the floor; a sine at full scale comes near the top
+        assert preset.value_range[0] == pytest.approx(np.log(preset.mel.floor))
+        sine = 0.999 * np.sin(2 * np.pi * 200 / preset.sample_rate * np.arange(preset.sample_rate))
+        top = float(log_mel(sine.astype(np.float32), preset.mel).max())
+        assert preset.value_range[1] - 1.0 < top < preset.value_range[1]
     assert preset.mel.pad_mode == "reflect"
     assert preset.mel.power == (2.0 if name == "gibiansky" else 1.0)
     assert preset.mel.f_max <= preset.sample_rate / 2
@@ -94,7 +115,13 @@ def test_a_preset_agrees_with_its_mel(name: str) -> None:
 def test_fatchord_mel_is_its_published_formula() -> None:
     s = _speech_levels()
     expected = np.clip((20 * np.log10(np.maximum(1e-5, s)) + 100) / 100, 0, 1)
-    for name in ("fatchord-raw9", "fatchord-mol", "torchaudio-ljspeech", "mkotha"):
+    for name in (
+        "fatchord-raw9",
+        "tomiinek-raw10",
+        "fatchord-mol",
+        "torchaudio-ljspeech",
+        "mkotha",
+    ):
         np.testing.assert_allclose(_apply(name, s), expected, atol=1e-12)
 
 
@@ -109,7 +136,20 @@ def test_geneing_mel_is_the_symmetric_mapping() -> None:
     s = _speech_levels()
     level = 20 * np.log10(np.maximum(1e-5, s)) - 20
     expected = np.clip(8 * (level + 100) / 100 - 4, -4, 4)
-    np.testing.assert_allclose(_apply("geneing", s), expected, atol=1e-12)
+    for name in ("geneing", "coqui", "mozilla-libritts"):
+        np.testing.assert_allclose(_apply(name, s), expected, atol=1e-12)
+
+
+def test_mels_in_the_unit_range_over_a_reference_are_their_published_formula() -> None:
+    s = _speech_levels()
+    expected = np.clip((20 * np.log10(np.maximum(1e-5, s)) - 20 + 100) / 100, 0, 1)
+    for name in ("erogol-universal", "gwang-gauss", "gwang-beta", "gwang-mol", "gwang-bits"):
+        np.testing.assert_allclose(_apply(name, s), expected, atol=1e-12)
+
+
+def test_forwardtacotron_mel_is_the_natural_logarithm() -> None:
+    s = _speech_levels()
+    np.testing.assert_allclose(_apply("forwardtacotron", s), np.log(np.maximum(1e-5, s)))
 
 
 # sample rate, n_fft, hop, window, lowest and highest frequency, pre-emphasis
@@ -124,6 +164,12 @@ _FRAMES = {
     "univoc-v0.1": (16000, 2048, 200, 800, 50, 8000, 0.97),
     "anandaswarup": (22050, 2048, 275, 1100, 50, 11025, 0),
     "gibiansky": (22050, 1024, 256, 512, 0, 11025, 0.9),
+    "tomiinek-raw10": (22050, 2048, 275, 1100, 40, 11025, 0),
+    "forwardtacotron": (22050, 1024, 256, 1024, 0, 8000, 0),
+    "coqui": (22050, 1024, 256, 1024, 0, 11025, 0),
+    "mozilla-libritts": (24000, 1024, 256, 1024, 40, 8000, 0.98),
+    "erogol-universal": (16000, 2048, 200, 800, 0, 8000, 0.98),
+    "gwang-beta": (22050, 1024, 256, 1024, 125, 7600, 0.97),
 }
 
 
@@ -155,6 +201,14 @@ def test_output_rules_are_those_of_the_families() -> None:
     geneing = get_preset("geneing").output
     assert not geneing.mu_law
     assert (geneing.fold_target, geneing.fold_overlap) == (8000, 400)
+    for name in ("forwardtacotron", "coqui", "mozilla-libritts", "erogol-universal"):
+        output = get_preset(name).output
+        assert (output.length, output.fade_out_frames) == ("frames_minus_one", 20)
+        assert output.deemphasis == 0.0  # a mel may be pre-emphasised, the waveform is not
+    assert get_preset("forwardtacotron").output.decode_before_crossfade
+    assert not get_preset("coqui").output.decode_before_crossfade
+    assert get_preset("coqui").output.mu_law
+    assert not get_preset("gwang-bits").output.mu_law
     assert get_preset("mkotha").output.dual_scale == "symmetric"
     assert get_preset("deepmind").output.dual_scale == "int16"
     for name in ("univoc-v0.2", "anandaswarup"):
@@ -174,27 +228,18 @@ def test_output_rules_are_those_of_the_families() -> None:
 @pytest.mark.parametrize(
     ("name", "kin"),
     [
-        (
-            "fatchord-raw9",
-            {
-                "fatchord-raw9",
-                "fatchord-mol",
-                "torchaudio-ljspeech",
-                "mkotha",
-                "native-22k",
-                "univoc-v0.1",
-            },
-        ),
+        ("fatchord-raw9", _UNIT | {"univoc-v0.1"}),
         ("rtvc", {"rtvc", "univoc-v0.2", "anandaswarup"}),
-        ("geneing", {"geneing"}),
+        ("geneing", {"geneing", "coqui", "mozilla-libritts"}),
+        ("forwardtacotron", {"forwardtacotron"}),
     ],
 )
 def test_a_mel_is_recognised_by_its_values(name: str, kin: set[str]) -> None:
     assert set(closest_presets(_apply(name, _speech_levels()))) == kin
 
 
-def test_a_natural_log_mel_fits_no_preset() -> None:
-    assert closest_presets(np.log(np.maximum(1e-5, _speech_levels()))) == []
+def test_decibels_that_were_not_scaled_fit_no_preset() -> None:
+    assert closest_presets(20 * np.log10(np.maximum(1e-5, _speech_levels()))) == []
 
 
 @pytest.mark.parametrize(
@@ -228,9 +273,64 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
 
 
 def test_an_out_of_range_mel_of_no_preset_gets_advice() -> None:
-    warning = mismatch_warning(np.log(np.maximum(1e-5, _speech_levels())), "fatchord-raw9")
+    warning = mismatch_warning(20 * np.log10(np.maximum(1e-5, _speech_levels())), "fatchord-raw9")
     assert warning is not None
     assert "log base" in warning
+
+
+def test_the_mel_of_the_torchaudio_bundle_is_named_with_its_conversion() -> None:
+    mel = np.log(np.maximum(1e-5, _speech_levels()))
+    for name in ("torchaudio-ljspeech", "fatchord-mol"):
+        warning = mismatch_warning(mel, name)
+        assert warning is not None
+        assert "looks like the torchaudio (natural-log mel of its bundle)" in warning
+        formula = warning.split("convert it with ")[1].rstrip(".")
+        found = eval(formula, {"np": np, "mel": mel})
+        np.testing.assert_allclose(found, _apply(name, _speech_levels()), atol=1e-5)
+    warning = mismatch_warning(mel, "coqui")  # cut as ForwardTacotron cuts its frames
+    assert warning is not None
+    assert "looks like the forwardtacotron or torchaudio" in warning
+    assert "highest frequency 8000, not 11025" in warning
+
+
+_CONDITIONED = sorted(_NAMES - {"deepmind"})
+
+
+@pytest.mark.parametrize("target", _CONDITIONED)
+@pytest.mark.parametrize("source", _CONDITIONED)
+def test_the_formula_turns_one_convention_into_the_other(source: str, target: str) -> None:
+    """Where nothing is clipped: 40 dB around the middle of speech."""
+    level = np.random.default_rng(0).uniform(-65.0, -25.0, (80, 30))
+    ours, theirs = get_preset(source).mel, get_preset(target).mel
+    assert ours is not None
+    assert theirs is not None
+    factor, offset = value_map(ours, theirs)
+    magnitudes = 10.0 ** (level / 20.0)
+    found = factor * _apply(source, magnitudes) + offset
+    np.testing.assert_allclose(found, _apply(target, magnitudes), atol=1e-12)
+    same = framing_differences(ours, theirs) == []
+    assert ("convert it with" in advice(ours, theirs)) == same
+
+
+def test_differences_of_frames_are_named() -> None:
+    ours, theirs = get_preset("mozilla-libritts").mel, get_preset("coqui").mel
+    assert ours is not None
+    assert theirs is not None
+    assert framing_differences(ours, theirs) == [
+        "sample rate 24000, not 22050",
+        "lowest frequency 40, not 0",
+        "highest frequency 8000, not 11025",
+        "pre-emphasis 0.98, not 0",
+    ]
+    assert "make the mel again" in advice(ours, theirs)
+
+
+def test_the_likeliest_origin_is_the_one_whose_frames_are_most_like_the_models() -> None:
+    mel = _apply("coqui", _speech_levels())
+    for model, likely in (("forwardtacotron", "coqui"), ("rtvc", "geneing")):
+        warning = mismatch_warning(mel, model)
+        assert warning is not None
+        assert f"looks like the {likely} or" in warning
 
 
 def _config(**changes: object) -> ModelConfig:
@@ -274,6 +374,12 @@ def test_a_preset_of_other_sizes_is_refused(changes: dict[str, object], words: s
 def test_fitting_presets_follow_head_hop_and_bins() -> None:
     assert fitting_presets(head="softmax", hop_length=200, n_mels=80) == ["rtvc", "geneing"]
     assert fitting_presets(head="mol", hop_length=275, n_mels=80) == ["fatchord-mol"]
+    assert fitting_presets(head="gaussian", hop_length=0, n_mels=80) == [
+        *("coqui", "mozilla-libritts", "gwang-gauss")
+    ]
+    assert fitting_presets(head=None, hop_length=256, n_mels=80) == [
+        *("coqui", "mozilla-libritts", "gwang-gauss", "gwang-beta")
+    ]
     assert fitting_presets(head="dual_softmax", hop_length=1, n_mels=0) == ["deepmind"]
     embedded = fitting_presets(head="softmax", hop_length=200, n_mels=80, embedded=True)
     assert embedded == ["univoc-v0.2", "univoc-v0.1", "anandaswarup", "gibiansky", "yukarin"]

@@ -29,6 +29,7 @@ _AUX = {"aux_size": 3, "aux_channels": 8, "aux_blocks": 1, "aux_kernel": 5}
 
 LABELS = cases.residual_config(16, 16, bits=8, output=ENDS, **_CONTEXT, **_AUX)
 LOGISTICS = cases.residual_config(32, 16, mixtures=3, output=ENDS, **_CONTEXT)
+BETA = cases.residual_config(16, 32, head="beta", n_classes=2, output=ENDS, **_CONTEXT, **_AUX)
 DUAL = cases.dual_config(32, 16, n_mels=5, hop_length=3, pad="none", **_CONTEXT)
 UNCONDITIONED = cases.dual_config(32, 16)
 DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
@@ -38,6 +39,7 @@ WHOLE = cases.embedded_config(16, 16, 8, ("gru", 2, 4, 1), output=ENDS)
 CONDITIONED = {
     "labels": LABELS,
     "logistics": LOGISTICS,
+    "beta": BETA,
     "dual": DUAL,
     "near": NEAR,
     "whole": WHOLE,

@@ -273,6 +273,36 @@ def to_mel(value: Any, config: ModelConfig, device: str = "cpu") -> Given:
         return Given(check_mel(array, config, xp=place.xp), restore, place)
 
 
+def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
+    """Check a speaker's vector; None for a model that hears no speaker.
+
+    Returns
+    -------
+    float64 array [speaker_size] or None
+
+    Raises
+    ------
+    InputError
+        If the model needs one and there is none, or the other way round, or it is misshapen.
+    """
+    size = config.speaker_size
+    if value is None and size == 0:
+        return None
+    if value is None or size == 0:
+        raise InputError(
+            f"This model speaks for a speaker: give speaker=, a vector of {size} numbers."
+            if value is None
+            else "This model knows no speakers; leave speaker out."
+        )
+    array, _ = to_array(value, "speaker's vector")
+    if array.size != size or max(array.shape, default=0) != size:
+        raise InputError(f"The speaker's vector has shape {array.shape}, expected [{size}].")
+    vector = np.asarray(array, dtype=np.float64).reshape(size)
+    if not np.isfinite(vector).all():
+        raise InputError("The speaker's vector holds a NaN or an infinity.")
+    return vector
+
+
 # --- numbers --------------------------------------------------------------------------------------
 
 

@@ -57,23 +57,30 @@ def total(reports: Sequence[BatchReport]) -> BatchReport:
 
 
 def make_requests(
-    config: ModelConfig, mels: Iterable[Any], seeds: Sequence[int] | None, memory: str
+    config: ModelConfig,
+    mels: Iterable[Any],
+    seeds: Sequence[int] | None,
+    memory: str,
+    speakers: Sequence[Any] | None = None,
 ) -> list[Request]:
     """Check what a batch is asked for with; see `Vocoder.generate_batch` and `make_request`.
 
     Raises
     ------
     InputError
-        If there are not as many seeds as mels, or an item is unusable, naming it.
+        If there are not as many seeds or speakers as mels, or an item is unusable, naming it.
     """
     items = list(mels)
     given = list(range(len(items))) if seeds is None else list(seeds)
     if len(given) != len(items):
         raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
+    voices = [None] * len(items) if speakers is None else list(speakers)
+    if len(voices) != len(items):
+        raise InputError(f"There are {len(voices)} speakers for {len(items)} mels; give one each.")
     requests = []
-    for i, (mel, seed) in enumerate(zip(items, given, strict=True)):
+    for i, (mel, seed, speaker) in enumerate(zip(items, given, voices, strict=True)):
         try:
-            requests.append(make_request(config, mel, None, seed, memory))
+            requests.append(make_request(config, mel, None, seed, memory, speaker))
         except InputError as error:
             raise InputError(f"Item {i} of the batch: {error}") from error
     return requests
@@ -174,7 +181,7 @@ def _draw_of(voice: Voice) -> Draw[Any]:
     """What draws the lanes of a job of this voice."""
     if voice.network is not None:
         return run_utterances
-    return functools.partial(run_lanes, hop_length=voice.config.hop_length)
+    return functools.partial(run_lanes, hop_length=voice.hop_length, most_steps=voice.slice_steps)
 
 
 def _longest_first(jobs: Sequence[Job | SubscaleJob]) -> Iterator[Any]:

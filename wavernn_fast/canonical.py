@@ -41,7 +41,7 @@ def _dual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     size, width, aux = config.hidden_size, config.fc_size, config.aux_size
     shapes: dict[str, tuple[int, ...]] = {
-        "input.weight": (size, 1 + config.n_mels + aux),
+        "input.weight": (size, 1 + config.n_mels + aux + config.speaker_size),
         "input.bias": (size,),
     }
     for name, inputs in (("gru1", size), ("gru2", size + aux)):
@@ -104,7 +104,8 @@ _CORE_SHAPES = {"dual": _dual_shapes, "residual": _residual_shapes, "embedded": 
 
 def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = _network_shapes(config)
-    if config.n_mels and config.core != "embedded":  # whose conditioning is held for a frame
+    # Conditioning of an embedded core is held for a frame.
+    if config.n_mels and config.core != "embedded" and config.upsample == "kernel":
         taps = config.upsample_left + 1 + config.upsample_right
         shapes["upsample.kernel"] = (config.hop_length, taps)
     if config.aux_size:

@@ -38,7 +38,7 @@ class _Frames(Protocol):
     """A source of mel frames by number."""
 
     def take(self, first: int, count: int) -> Any:
-        """Mel frames [count, n_mels] from `first` on, zero where there are none, float64."""
+        """Mel frames [count, n_mels] from `first` on, padding where there are none, float64."""
 
 
 class Network(Protocol):
@@ -75,7 +75,8 @@ class Conditioner:
         self._hold = [_Dense(m, xp) for m in hold]  # one a slice: [aux_size, channels]
         self._aux = self._network(tensors)
         self._offset = config.lookback_frames if config.pad == "none" else 0
-        self._hold_bias: Any = None  # [hold_size], of rows that an engine reads as they are
+        self._speaker = _speaker_matrix(config, tensors)
+        self._hold_bias: Any = None  # [hold_size], which all rows of `hold` contain
 
     def _matrices(
         self, tensors: Mapping[str, NDArray[np.float32]]
@@ -102,6 +103,22 @@ class Conditioner:
         twin._hold = [dense.on(xp) for dense in self._hold]
         twin._aux = None if self._aux is None else self._aux.on(xp)
         twin._hold_bias = None if hold_bias is None else xp.asarray(hold_bias)
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> Conditioner:
+        """Let rows of `hold` contain what the input layer hears of a speaker's vector.
+
+        It is the same at every sample, so it costs none anything.
+
+        Parameters
+        ----------
+        speaker : float64 array [speaker_size]
+        """
+        twin = copy.copy(self)
+        heard = np.zeros(self.hold_size)
+        heard[: self._speaker.shape[1]] = speaker @ self._speaker
+        bias = self._xp.asarray(heard.astype(np.float32))
+        twin._hold_bias = bias if self._hold_bias is None else self._hold_bias + bias
         return twin
 
     @property
@@ -139,7 +156,7 @@ class Conditioner:
         """
         if self._interp is None and not self._hold:
             return None, None
-        frames = _WholeMel(mel, self._xp)
+        frames = _WholeMel(mel, self._xp, self.config.pad_value)
         _check_window(first, count, self.config.n_output_frames(frames.n_frames))
         return self._rows(frames, first, count, {})
 
@@ -208,7 +225,8 @@ class ConditioningStream:
 
     def __init__(self, conditioner: Conditioner) -> None:
         self._conditioner = conditioner
-        self._frames = _StreamedMel(conditioner.config.n_mels, conditioner._xp)
+        config = conditioner.config
+        self._frames = _StreamedMel(config.n_mels, conditioner._xp, config.pad_value)
         self._cache: dict[int, Rows] = {}
         self._finished = False
         self._oldest = 0  # first output frame that may still be asked for
@@ -292,14 +310,16 @@ def _check_window(first: int, count: int, available: int) -> None:
 
 
 class _WholeMel:
-    """Frames of a mel that is there in full."""
+    """Frames of a mel that is there in full; `beyond` is the value of those outside it."""
 
-    def __init__(self, mel: Any, xp: Any) -> None:
-        self._mel, self._xp = mel, xp
+    def __init__(self, mel: Any, xp: Any, beyond: float) -> None:
+        self._mel, self._xp, self._beyond = mel, xp, beyond
         self.n_frames = int(mel.shape[1])
 
     def take(self, first: int, count: int) -> Any:
         out = self._xp.zeros((count, self._mel.shape[0]), dtype=self._xp.float64)
+        if self._beyond:
+            out += self._beyond
         low, high = max(first, 0), min(first + count, self.n_frames)
         if low < high:
             out[low - first : high - first] = self._mel[:, low:high].T
@@ -309,8 +329,8 @@ class _WholeMel:
 class _StreamedMel:
     """Frames that came so far, less those dropped."""
 
-    def __init__(self, n_mels: int, xp: Any) -> None:
-        self._xp = xp
+    def __init__(self, n_mels: int, xp: Any, beyond: float) -> None:
+        self._xp, self._beyond = xp, beyond
         self._first = 0  # number of the first frame kept
         self._kept = xp.zeros((max(1, n_mels), 0), dtype=xp.float32)
 
@@ -332,7 +352,7 @@ class _StreamedMel:
         self._first += count
 
     def take(self, first: int, count: int) -> Any:
-        return _WholeMel(self._kept, self._xp).take(first - self._first, count)
+        return _WholeMel(self._kept, self._xp, self._beyond).take(first - self._first, count)
 
 
 class _AuxNetwork:
@@ -442,7 +462,7 @@ def _hoist(
         matrices = [weight[:, :mels], weight[:, mels : mels + aux]]
     else:
         units, inner = config.hidden_size, get("gru1.w_input")
-        weight = get("input.weight")[:, 1:]  # column 0 is the last sample
+        weight = get("input.weight")[:, 1 : 1 + mels + aux]  # column 0 is the last sample
         first = np.concatenate([weight, inner @ weight])  # [4 hidden_size, n_mels + aux_size]
         matrices = [
             first[:, :mels],
@@ -453,3 +473,13 @@ def _hoist(
         ]
     turned = [m.T for m in matrices]
     return turned[0], turned[1:] if aux else []
+
+
+def _speaker_matrix(
+    config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """A speaker's vector to the first 4 H channels of `hold`: [speaker_size, 4 H], float64."""
+    if not config.speaker_size:
+        return np.zeros((0, 0))
+    columns = tensors["input.weight"][:, -config.speaker_size :].astype(np.float64)
+    return np.concatenate([columns, tensors["gru1.w_input"].astype(np.float64) @ columns]).T

@@ -95,7 +95,7 @@ class _Heard:
         conditioner = self._conditioner
         _check_window(first, count, int(self._mel.shape[1]))
         if self._frames is None:
-            self._frames = _WholeMel(conditioner._whole(self._mel).T, conditioner._xp)
+            self._frames = _WholeMel(conditioner._whole(self._mel).T, conditioner._xp, 0.0)
         return conditioner._rows(self._frames, first, count, {})
 
 

@@ -17,7 +17,7 @@ from .errors import ModelError
 from .network_config import NetworkConfig, embedded_problems
 
 Core = Literal["dual", "residual", "embedded"]
-Head = Literal["dual_softmax", "softmax", "mol"]
+Head = Literal["dual_softmax", "softmax", "mol", "gaussian", "beta"]
 Crossfade = Literal["constant_power", "legacy"]  # fold.fade_curves
 
 FORMAT_VERSION = 1  # of the canonical file; raised when a reader of the old one would go wrong
@@ -134,7 +134,8 @@ class ModelConfig:
     hidden_size: int  # GRU units; dual: first half coarse, second half fine
     fc_size: int  # width of the output hidden layers
     head: Head
-    n_classes: int  # dual_softmax: 256 a half; softmax: labels; mol: 3 * mixtures
+    n_classes: int  # dual_softmax: 256 a half; softmax: labels; mol: 3 * mixtures; gaussian,
+    #                beta: 2
     sample_rate: int  # Hz
     hop_length: int  # samples per frame; 1 when unconditioned
     n_mels: int = 0  # mel bins; 0: unconditioned
@@ -144,7 +145,11 @@ class ModelConfig:
     aux_kernel: int = 0  # frames seen by its first convolution (odd)
     upsample_left: int = 0  # frames before the current one that the upsampling kernel reads
     upsample_right: int = 0  # frames after the current one
+    upsample: Literal["kernel", "linear"] = "kernel"  # linear: between frames, see `upsampling`
+    upsample_pad: int = 0  # linear: frames beyond each end that are interpolated as well
     pad: Literal["zeros", "none"] = "zeros"  # "none": output covers only frames with full context
+    pad_value: float = 0.0  # of the mel beyond its ends, where it is padded
+    speaker_size: int = 0  # numbers of the speaker's vector that the input layer hears; 0: none
     first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
     block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
     pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
@@ -183,11 +188,19 @@ class ModelConfig:
             need(self.hidden_size % 32 == 0, f"hidden_size {self.hidden_size} not divisible by 32")
             need(self.n_classes == 256, f"a dual core has 256 classes a half, not {self.n_classes}")
         elif self.core == "residual":
-            need(self.head in ("softmax", "mol"), f"a residual core has no head {self.head!r}")
+            need(
+                self.head in ("softmax", "mol", "gaussian", "beta"),
+                f"a residual core has no head {self.head!r}",
+            )
             need(self.head != "mol" or self.n_classes % 3 == 0, "mol needs 3 outputs a mixture")
+            need(
+                self.head not in ("gaussian", "beta") or self.n_classes == 2,
+                f"a {self.head} head has 2 outputs, not {self.n_classes}",
+            )
             for name in ("hidden_size", "fc_size"):
                 size = getattr(self, name)
                 need(size % 16 == 0, f"{name} is {size}, not a multiple of 16")
+        found += self._family_problems()
         if self.n_mels == 0:
             need(self.aux_size == 0, "an auxiliary network needs mel frames (n_mels is 0)")
             need(self.hop_length == 1, "an unconditioned model has hop_length 1")
@@ -217,10 +230,41 @@ class ModelConfig:
                 need(ours == theirs, f"{name} is {ours} but the mel preset has {theirs}")
         return found
 
+    def _family_problems(self) -> list[str]:
+        """What is impossible about the switches that some residual models have."""
+        linear, padded = self.upsample == "linear", self.pad == "zeros"
+        taps = (self.upsample_left, self.upsample_right)
+        residual = self.core == "residual" and self.n_mels > 0
+        need = (
+            (not linear or residual, "linear upsampling needs a residual core that hears a mel"),
+            (not linear or taps == (1, 1), f"linear upsampling reads a frame a side, not {taps}"),
+            (not linear or padded, "linear upsampling needs a padded mel (pad 'zeros')"),
+            (
+                (self.upsample_pad > 0) == linear and self.upsample_pad >= 0,
+                f"upsample_pad is {self.upsample_pad}; linear upsampling, and that alone, needs it",
+            ),
+            (padded or self.pad_value == 0, "pad_value is of no use where the mel is not padded"),
+            (
+                self.subscale is None or self.pad_value == 0,
+                "a subscale model pads its mel with zeros",
+            ),
+            (self.speaker_size >= 0, f"speaker_size is {self.speaker_size}, must not be negative"),
+            (
+                self.speaker_size == 0 or (residual and self.aux_size > 0),
+                "a speaker's vector needs a residual core with an auxiliary network",
+            ),
+        )
+        return [sentence for ok, sentence in need if not ok]
+
     @property
     def draws_per_step(self) -> int:
-        """Uniform numbers used for one sample: dual 2 (coarse, fine), softmax 1, mol 2."""
-        return 1 if self.head == "softmax" else 2
+        """Uniform numbers used for one sample: dual 2 (coarse, fine), mol 2, other heads 1."""
+        return 2 if self.head in ("dual_softmax", "mol") else 1
+
+    @property
+    def draws_values(self) -> bool:
+        """Whether the outcome of a step is a value in [-1, 1], not a class."""
+        return self.head in ("mol", "gaussian", "beta")
 
     @property
     def logits_size(self) -> int:

@@ -351,10 +351,11 @@ def _range_problem(mel: Any, config: MelConfig, xp: Any) -> str | None:
     lowest, highest = values.low, values.high
     if low - slack <= lowest and highest <= high + slack:
         return None
-    likely = " or ".join(presets.closest_presets(values))
-    hint = f" They look like preset {likely}." if likely else ""
+    hint = ""
+    if presets.closest_presets(values):
+        hint = f"; {presets.likely_origin(values, config)}"
     return (
         f"The mel runs from {lowest:.3g} to {highest:.3g}, but the convention of this model"
-        f" ({config.preset!r}) has values from {low:.3g} to {high:.3g}.{hint} The audio is likely"
+        f" ({config.preset!r}) has values from {low:.3g} to {high:.3g}{hint}. The audio is likely"
         " to be noise; make the mel with the settings of the model."
     )

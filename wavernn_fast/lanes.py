@@ -33,7 +33,7 @@ _LEAST_STEPS = 128  # and at least: a slice costs some 20 us of Python a lane
 _SLICE_SECONDS = 0.25  # about as long as a slice should take, for progress
 _PIECES_A_PLACE = 4  # of a slice at most, each of which has rows for some frames of context
 
-Drawn = NDArray[np.int32] | NDArray[np.float32]  # classes, or x of a mixture; see _C.pyi
+Drawn = NDArray[np.int32] | NDArray[np.float32]  # classes, or values x; see _C.pyi
 Rows = tuple[Any, Any]  # (interp, hold): float32 ndarray, `arrays.DeviceRows` or None
 
 
@@ -136,6 +136,7 @@ def run_lanes(
     *,
     hop_length: int,
     slots: int,
+    most_steps: int | None = None,
     on_samples: Callable[[int], None] | None = None,
     interrupt: Callable[[], None] | None = None,
 ) -> Tally:
@@ -147,6 +148,8 @@ def run_lanes(
 
     Parameters
     ----------
+    most_steps : int, optional
+        Samples of a place in one slice at most; they bound the rows in memory.
     on_samples : callable, optional
         Called after every slice with the number of samples drawn in it, all lanes together.
     interrupt : callable, optional
@@ -156,7 +159,8 @@ def run_lanes(
     -------
     Tally
     """
-    tally, active, n_steps = Tally(), list[Lane](), min(2 * _LEAST_STEPS, SLICE_STEPS)
+    most = SLICE_STEPS if most_steps is None else most_steps
+    tally, active, n_steps = Tally(), list[Lane](), min(2 * _LEAST_STEPS, most)
     while True:
         pieces, steps = plan_slice(itertools.chain(active, queue), slots, n_steps)
         if not pieces:
@@ -170,7 +174,7 @@ def run_lanes(
             on_samples(drawn)
         active = [piece.lane for piece in pieces if piece.lane.remaining > 0]
         wanted = int(steps * _SLICE_SECONDS / max(seconds, 1e-9))
-        n_steps = min(max(wanted, _LEAST_STEPS), SLICE_STEPS)
+        n_steps = min(max(wanted, _LEAST_STEPS), most)
 
 
 def advance(

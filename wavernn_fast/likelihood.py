@@ -25,7 +25,7 @@ _SCORE_SLACK_FRAMES = 4  # framing conventions differ by so many frames in lengt
 
 
 def draw(voice: Voice, request: Request, sampling: Sampling, n_samples: int) -> NDArray[Any]:
-    """Draw the first `n_samples` of a request as classes, or x of a mixture, [n_samples].
+    """Draw the first `n_samples` of a request as classes, or values x, [n_samples].
 
     A subscale model draws them as if the utterance ended there.
     """
@@ -35,12 +35,12 @@ def draw(voice: Voice, request: Request, sampling: Sampling, n_samples: int) -> 
     else:
         lane = Lane(
             stream=voice.open(request.seed, sampling),
-            source=voice.source(request.mel, request.place),
+            source=voice.source(request),
             position=0,
             remaining=n_samples,
             take=parts.append,
         )
-        run_lanes(voice.engine, iter([lane]), hop_length=voice.config.hop_length, slots=1)
+        run_lanes(voice.engine, iter([lane]), hop_length=voice.hop_length, slots=1)
     return np.concatenate(parts)
 
 
@@ -102,13 +102,13 @@ def teacher_forced_logits(
         return
     lane = Lane(
         stream=voice.open(0, Sampling(1.0, False, None)),
-        source=voice.source(request.mel, request.place),
+        source=voice.source(request),
         position=0,
         remaining=len(targets),
         take=_nothing,
     )
     done = 0
-    for logits, part in forced_logits(voice.engine, lane, targets, voice.config.hop_length):
+    for logits, part in forced_logits(voice.engine, lane, targets, voice.hop_length):
         yield np.arange(done, done + len(part)), logits
         done += len(part)
 

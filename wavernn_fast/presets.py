@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,62 +18,20 @@ from numpy.typing import ArrayLike
 from . import presets_embedded
 from .config import Head, MelConfig, ModelConfig, OutputConfig
 from .errors import InputError
+from .mel_conversion import advice, framing_differences
+from .preset import Preset as Preset
+from .presets_residual import RESIDUAL_PRESETS
 
 _EDGE = 0.02  # share of the value range that a mel may exceed before it counts as outside
 _MIN_SPREAD = 0.25  # share of the value range that real speech uses at the least
+_MOST_NAMES = 3  # of presets that a mel looks like
+_BUNDLE = "torchaudio (natural-log mel of its bundle)"
 _MIN_FRAMES = 20  # frames below which a narrow value range proves nothing
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """One published convention.
-
-    Attributes
-    ----------
-    mel : MelConfig or None
-        How frames are made; None for an unconditioned model, or (of an embedded core) for features
-        that the user of a published program chose.
-    value_range : tuple of float
-        Lowest and highest mel value; (0, 0) for an unconditioned model.
-    heads : tuple of str
-        Output heads the convention goes with.
-    """
-
-    name: str
-    summary: str
-    sample_rate: int  # Hz
-    hop_length: int  # samples per frame
-    heads: tuple[Head, ...]
-    value_range: tuple[float, float]
-    mel: MelConfig | None
-    output: OutputConfig
-    embedded: bool = False  # for models with an embedded core, and for no others
-
-    def problems(
-        self, *, head: str, hop_length: int, n_mels: int, embedded: bool = False
-    ) -> list[str]:
-        """List what keeps a model of these sizes from using the preset; empty if it fits.
-
-        An embedded core repeats its frames, so it takes the hop length of any preset for it.
-        """
-        ours = 0 if self.mel is None else self.mel.n_mels
-        found = []
-        if head not in self.heads:
-            found.append(f"its output head is {head}, the preset is for {' or '.join(self.heads)}")
-        if embedded != self.embedded:
-            kind = "an embedded core" if self.embedded else "other cores"
-            found.append(
-                f"it has {'an' if embedded else 'no'} embedded core, the preset is for {kind}"
-            )
-        if not embedded and hop_length != self.hop_length:
-            found.append(f"it has {hop_length} samples a frame, the preset {self.hop_length}")
-        any_features = self.embedded and self.mel is None
-        if n_mels != ours and not any_features:
-            found.append(f"it takes {n_mels} mel bins, the preset makes {ours}")
-        return found
-
-
-def _fatchord_mel(name: str, *, hop_length: int = 275, win_length: int = 1100) -> MelConfig:
+def _fatchord_mel(
+    name: str, *, hop_length: int = 275, win_length: int = 1100, log: Literal["db", "ln"] = "db"
+) -> MelConfig:
     """clip((20 log10(max(1e-5, S)) + 100) / 100, 0, 1) of a slaney magnitude mel."""
     return MelConfig(
         preset=name,
@@ -85,13 +42,14 @@ def _fatchord_mel(name: str, *, hop_length: int = 275, win_length: int = 1100) -
         n_mels=80,
         f_min=40.0,
         f_max=11025.0,
+        log=log,
         scale=0.01,
         offset=1.0,
         clip=(0.0, 1.0),
     )
 
 
-def _fatchord(name: str, head: Head) -> Preset:
+def _fatchord(name: str, head: Head, bits: int | None = None) -> Preset:
     return Preset(
         name=name,
         summary="22.05 kHz, hop 275, mel in [0, 1]; last sample-frame dropped, 20-frame fade-out",
@@ -107,6 +65,7 @@ def _fatchord(name: str, head: Head) -> Preset:
             length="frames_minus_one",
             fade_out_frames=20,
         ),
+        bits=bits,
     )
 
 
@@ -144,6 +103,7 @@ def _rtvc() -> Preset:
             length="frames_minus_one",
             fade_out_frames=20,
         ),
+        wrapper="model_state",
     )
 
 
@@ -238,14 +198,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         preset.name: preset
         for preset in (
-            _fatchord("fatchord-raw9", "softmax"),
+            _fatchord("fatchord-raw9", "softmax", bits=9),
             _fatchord("fatchord-mol", "mol"),
+            _fatchord("tomiinek-raw10", "softmax", bits=10),
             _rtvc(),
             _torchaudio(),
             _geneing(),
             _mkotha(),
             _native(),
             _deepmind(),
+            *RESIDUAL_PRESETS,
             *(Preset(embedded=True, **fields) for fields in presets_embedded.CONVENTIONS),
         )
     }
@@ -269,7 +231,7 @@ def get_preset(name: str) -> Preset:
 
 
 def fitting_presets(
-    *, head: str, hop_length: int, n_mels: int, embedded: bool = False
+    *, head: str | None, hop_length: int, n_mels: int, embedded: bool = False
 ) -> list[str]:
     """Name the presets that a model of these sizes can use; see `Preset.problems`."""
     return [
@@ -349,6 +311,34 @@ def mel_statistics(mel: Any, xp: Any = np) -> MelStatistics | None:
     return MelStatistics(float(values.min()), float(values.max()), float(values.mean()), frames)
 
 
+def _closest(
+    mel: ArrayLike | MelStatistics, origins: Mapping[str, tuple[MelConfig, tuple[float, float]]]
+) -> list[str]:
+    """Name the origins whose value range a mel fits best; see `closest_presets`."""
+    values = mel if isinstance(mel, MelStatistics) else mel_statistics(mel)
+    if values is None:
+        return []
+    low, high, mean, _ = values
+    spans: dict[str, float] = {}
+    for name, (_, value_range) in origins.items():
+        bottom, top = value_range
+        span = top - bottom
+        used = high - low >= _MIN_SPREAD * span
+        centred = bottom + _EDGE * span <= mean <= top - _EDGE * span
+        if used and centred and _inside(low, high, value_range):
+            spans[name] = span
+    return [name for name, span in spans.items() if span <= 1.01 * min(spans.values())]
+
+
+def _origins() -> dict[str, tuple[MelConfig, tuple[float, float]]]:
+    """Mel convention and value range of every preset that has a mel."""
+    return {
+        name: (preset.mel, preset.value_range)
+        for name, preset in PRESETS.items()
+        if preset.mel is not None
+    }
+
+
 def closest_presets(mel: ArrayLike | MelStatistics) -> list[str]:
     """Name the presets whose value range a mel fits best.
 
@@ -366,23 +356,14 @@ def closest_presets(mel: ArrayLike | MelStatistics) -> list[str]:
     list of str
         In the order of `PRESETS`; empty if none fits, or if the mel is empty or not finite.
     """
-    values = mel if isinstance(mel, MelStatistics) else mel_statistics(mel)
-    if values is None:
-        return []
-    low, high, mean, _ = values
-    spans: dict[str, float] = {}
-    for name, preset in PRESETS.items():
-        bottom, top = preset.value_range
-        span = top - bottom
-        used = high - low >= _MIN_SPREAD * span
-        centred = bottom + _EDGE * span <= mean <= top - _EDGE * span
-        if preset.mel is not None and used and centred and _inside(low, high, preset.value_range):
-            spans[name] = span
-    return [name for name, span in spans.items() if span == min(spans.values())]
+    return _closest(mel, _origins())
 
 
 def mismatch_warning(mel: ArrayLike | MelStatistics, expected: str) -> str | None:
     """Say in a sentence that a mel does not look like the model's preset; None if it may be one.
+
+    The likeliest origin is named: of the conventions whose range fits, the one whose frames differ
+    least from the model's; and how its values become the model's.
 
     Parameters
     ----------
@@ -402,12 +383,28 @@ def mismatch_warning(mel: ArrayLike | MelStatistics, expected: str) -> str | Non
     long_enough = n_frames >= _MIN_FRAMES
     if inside and (expected in closest or not closest or not long_enough):
         return None
-    advice = (
-        f"this looks like the {' or '.join(closest)} preset"
-        if closest
-        else "it fits no known preset; check the log base and the normalisation"
-    )
     return (
         f"The mel has values from {low:.3g} to {high:.3g} (mean {mean:.3g}), but preset {expected} "
-        f"has {preset.value_range[0]:g} to {preset.value_range[1]:g}: {advice}."
+        f"has {preset.value_range[0]:g} to {preset.value_range[1]:g}: "
+        f"{likely_origin(values, preset.mel)}."
     )
+
+
+def likely_origin(mel: MelStatistics, target: MelConfig) -> str:
+    """Say which convention a mel looks like and how it becomes one of `target`: a clause."""
+    origins = _origins()
+    # The bundle's vocoder takes this mel and converts it before its network, which takes [0, 1].
+    bundle = dataclasses.replace(_fatchord_mel("", log="ln"), scale=1.0, offset=0.0, clip=None)
+    origins[_BUNDLE] = bundle, PRESETS["forwardtacotron"].value_range
+
+    def distance(name: str) -> int:
+        return len(framing_differences(origins[name][0], target))
+
+    likely: list[str] = []
+    for name in sorted(_closest(mel, origins), key=distance):
+        if all(framing_differences(origins[name][0], origins[n][0]) for n in likely):
+            likely.append(name)  # one name for presets that share a mel
+    if not likely:
+        return "it fits no known preset; check the log base and the normalisation"
+    names = " or ".join(likely[:_MOST_NAMES])
+    return f"this looks like the {names} preset; {advice(origins[likely[0]][0], target)}"

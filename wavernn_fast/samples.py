@@ -136,7 +136,7 @@ def decode_samples(
     ----------
     samples : array of any shape
         dual: int32 256 coarse + fine (0 .. 65535); softmax: int32 labels (0 .. n_classes - 1);
-        mol: float32 in [-1, 1].
+        mol, gaussian, beta: float32 in [-1, 1].
     config : ModelConfig
         Head, classes and output rule.
     expand : bool
@@ -148,7 +148,7 @@ def decode_samples(
     float64 array of the same shape, in [-1, 1] (rule "gibiansky": to 1.02)
     """
     output = config.output
-    if config.head == "mol":
+    if config.draws_values:
         return np.asarray(samples, dtype=np.float64)
     if config.head == "softmax":
         table = _label_table(config.n_classes, output.label_decode, output.mu_law and expand)
@@ -161,8 +161,8 @@ def encode_targets(wave: ArrayLike, config: ModelConfig) -> Samples:
     """What the engine should have drawn to make `wave`: the targets of teacher forcing.
 
     Inverse of decoding: pre-emphasis where the model de-emphasises, clipping to [-1, 1], then the
-    nearest class (mol: the value itself). Labels are exact even where the decode of the model
-    truncates, because exact labels are what such models were trained on.
+    nearest class (the value itself where no classes are drawn). Labels are exact even where the
+    decode of the model truncates, because exact labels are what such models were trained on.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def encode_targets(wave: ArrayLike, config: ModelConfig) -> Samples:
     if config.output.deemphasis:
         x[1:] = x[1:] - config.output.deemphasis * x[:-1]
     x = np.clip(x, -1.0, 1.0)
-    if config.head == "mol":
+    if config.draws_values:
         return x.astype(np.float32)
     if config.head == "softmax":
         return _encode_labels(x, config)

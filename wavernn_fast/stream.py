@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, subscale_job
+from .conditioning import ConditioningStream
 from .errors import InputError
 from .features import check_mel
 from .lanes import Drawn, Lane, Piece, advance
@@ -34,19 +35,24 @@ def from_mel(
     drawn: list[Drawn] = []
     lane = Lane(
         stream=voice.open(request.seed, sampling),
-        source=voice.source(request.mel, request.place),
+        source=voice.source(request),
         position=0,
         remaining=sounding_samples(voice, request),
         take=drawn.append,
     )
     while lane.remaining:
         piece = Piece(lane, min(chunk_samples, lane.remaining))
-        advance(voice.engine, [piece], voice.config.hop_length)
+        advance(voice.engine, [piece], voice.hop_length)
         yield decoder.push(drawn.pop())
 
 
 def from_frames(
-    voice: Voice, frames: Iterator[Any], seed: int, sampling: Sampling, chunk_frames: int
+    voice: Voice,
+    frames: Iterator[Any],
+    seed: int,
+    sampling: Sampling,
+    chunk_frames: int,
+    speaker: NDArray[np.float64] | None = None,
 ) -> Iterator[Any]:
     """Chunks of `chunk_frames` frames (the last may be shorter) of a mel still being made.
 
@@ -54,7 +60,7 @@ def from_frames(
     `samples.OutputDecoder` does that. The kind of the chunks is that of the first frames, and
     conditioning runs where those lie.
     """
-    feed = _Feed(voice, frames)
+    feed = _Feed(voice, frames, speaker)
     network = voice.config.network
     if network is not None and network.hears_whole:
         _log.warning(
@@ -111,13 +117,15 @@ def _rows_from(
 class _Feed:
     """Frames pulled from the caller's iterator into the conditioning, as many as are needed."""
 
-    def __init__(self, voice: Voice, frames: Iterator[Any]) -> None:
+    def __init__(
+        self, voice: Voice, frames: Iterator[Any], speaker: NDArray[np.float64] | None
+    ) -> None:
         assert voice.conditioner is not None  # the caller has checked
-        self._voice = voice
+        self._voice, self._speaker = voice, speaker
         self._frames = frames
         self._number = itertools.count()
-        self._stream = voice.conditioner.stream()
         self.place = arrays.HOST
+        self._stream = self._start()
         self.restore: arrays.Restore = arrays.as_it_is
 
     @property
@@ -147,6 +155,12 @@ class _Feed:
             export = self.place.export
             return export(interp), None if hold is None else export(hold)
 
+    def _start(self) -> ConditioningStream:
+        conditioner = self._voice.conditioner_in(self.place)
+        if self._speaker is not None:
+            conditioner = conditioner.of_speaker(self._speaker)
+        return conditioner.stream()
+
     def _push(self, piece: Any) -> None:
         number = next(self._number)
         try:
@@ -154,7 +168,7 @@ class _Feed:
             if number == 0:
                 self.restore, self.place = given.restore, given.place
                 with self.place.scope():
-                    self._stream = self._voice.conditioner_in(self.place).stream()
+                    self._stream = self._start()
             elif given.place is not self.place:
                 given = arrays.take(piece, "mel frame")
             with given.place.scope():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canonical import Tensors, expected_shapes
-from .config import ModelConfig, SubscaleConfig
+from .config import Head, ModelConfig, SubscaleConfig
 from .errors import InputError
 from .features import expected_range
 from .network_config import NetworkConfig
@@ -18,7 +18,8 @@ from .presets import Preset, get_preset
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 
 _SPEC = re.compile(
-    r"(dual|dual-mel|subscale|residual|residual-mol|embedded):(\d{1,5})(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
+    r"(dual|dual-mel|subscale|residual|residual-(?:mol|gaussian|beta)|embedded):(\d{1,5})"
+    r"(?::(\d{1,2})x(\d{1,2}):(\d{1,2}(?:\.\d+)?))?"
 )
 _PRUNED = re.compile(r"(gru\d?\.w_recurrent|gru2\.w_input|(coarse_|fine_)?fc\d\.weight)")
 
@@ -33,7 +34,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
         "dual-mel:256": the same conditioned on 80 mel bins, 22.05 kHz, hop 64.
         "subscale:256": 16 rows a horizon of 8 columns apart, with 80 mel bins, 22.05 kHz, hop 240.
         "residual:512" and "residual-mol:512": the usual two-GRU vocoder, 9-bit labels or a
-        mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275.
+        mixture of 10 logistics, 80 mel bins, 22.05 kHz, hop 275. "residual-gaussian:512" and
+        "residual-beta:512": with those heads, hop 256.
         "embedded:896": univoc's model, 10-bit labels, two bidirectional GRUs of 128 units over 80
         mel bins, output layers of 1024 units (8/7 of the size), 16 kHz, hop 200.
         Any of them with ":4x4:95" after it is pruned: 95 % of the blocks of 4 outputs and 4 inputs
@@ -138,14 +140,14 @@ def _config(kind: str, size: int) -> ModelConfig:
         )
     if kind == "embedded":
         return _embedded_config(size)
-    preset = get_preset("fatchord-mol" if kind == "residual-mol" else "fatchord-raw9")
+    preset_name, head, n_classes = _RESIDUAL[kind]
     return ModelConfig(
         core="residual",
-        head="mol" if kind == "residual-mol" else "softmax",
+        head=head,
         hidden_size=size,
         fc_size=size,
-        n_classes=30 if kind == "residual-mol" else 512,
-        **_conditioned(preset),
+        n_classes=n_classes,
+        **_conditioned(get_preset(preset_name)),
         **_AUX,
     )
 
@@ -163,6 +165,15 @@ def _embedded_config(size: int) -> ModelConfig:
         network=NetworkConfig(kind="gru", layers=2, size=128),
         **(_conditioned(preset) | {"upsample_left": 0, "upsample_right": 0}),
     )
+
+
+# kind -> preset, head, outputs
+_RESIDUAL: dict[str, tuple[str, Head, int]] = {
+    "residual": ("fatchord-raw9", "softmax", 512),
+    "residual-mol": ("fatchord-mol", "mol", 30),
+    "residual-gaussian": ("gwang-gauss", "gaussian", 2),
+    "residual-beta": ("gwang-beta", "beta", 2),
+}
 
 
 def _conditioned(preset: Preset) -> dict[str, Any]:

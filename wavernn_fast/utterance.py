@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, upsampling
 from .errors import InputError
 from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane, Rows
@@ -78,11 +78,25 @@ class Voice:
                 self.elsewhere[place] = Elsewhere(conditioner, network)
         return self.elsewhere[place]
 
-    def source(self, mel: Any, place: arrays.Place = arrays.HOST) -> MelRows | None:
-        """Conditioning of a whole mel, float32 [n_mels, n_frames] in a place."""
-        if self.conditioner is None or mel is None:
+    def source(self, request: Request) -> MelRows | None:
+        """Conditioning of the whole mel of a request, where it lies."""
+        if self.conditioner is None or request.mel is None:
             return None
-        return MelRows(self.conditioner_in(place), mel, place)
+        conditioner = self.conditioner_in(request.place)
+        if request.speaker is not None:
+            conditioner = conditioner.of_speaker(request.speaker)
+        rows = MelRows if self.config.upsample == "kernel" else SampleRows
+        return rows(conditioner, request.mel, request.place)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples that hear one row: of a frame, or 1 where every sample has its own."""
+        return self.config.hop_length if self.config.upsample == "kernel" else 1
+
+    @property
+    def slice_steps(self) -> int | None:
+        """Samples of a lane drawn at once at most, where rows of a sample need more memory."""
+        return None if self.config.upsample == "kernel" else upsampling.SLICE_STEPS
 
 
 class Sampling:
@@ -103,6 +117,7 @@ class Request:
     seed: int
     restore: arrays.Restore = field(default=arrays.as_it_is)
     place: arrays.Place = arrays.HOST
+    speaker: NDArray[np.float64] | None = None  # [speaker_size] of a model that hears one
 
 
 # No, as the preset says, (target, overlap) in samples, or in every respect.
@@ -144,17 +159,24 @@ def _folding(fold: Any) -> Folding:
 
 
 def make_request(
-    config: ModelConfig, mel: Any, n_samples: int | None, seed: Any, device: str = "cpu"
+    config: ModelConfig,
+    mel: Any,
+    n_samples: int | None,
+    seed: Any,
+    device: str = "cpu",
+    speaker: Any = None,
 ) -> Request:
     """Check what one utterance is asked for with: a mel, or for some models a number of samples.
 
-    A mel in the memory of the engine's `device` stays there (`arrays.take`).
+    A mel in the memory of the engine's `device` stays there (`arrays.take`). A model that hears a
+    speaker needs the speaker's vector [speaker_size].
 
     Raises
     ------
     InputError
         If the wrong one of the two is given, or it or the seed is unusable.
     """
+    voice = arrays.to_speaker(speaker, config)
     if config.n_mels == 0 and mel is None:
         if n_samples is None:
             raise InputError("This model is unconditioned; give n_samples=...")
@@ -167,7 +189,8 @@ def make_request(
     if n_samples is not None:
         raise InputError("The mel says how long the audio is; give no n_samples beside it.")
     frames = config.n_output_frames(checked.shape[1])
-    return Request(checked, frames * config.hop_length, arrays.to_seed(seed), restore, place)
+    n_drawn = frames * config.hop_length
+    return Request(checked, n_drawn, arrays.to_seed(seed), restore, place, voice)
 
 
 class MelRows:
@@ -187,20 +210,48 @@ class MelRows:
 
     def rows(self, first_frame: int, n_frames: int) -> Rows:
         """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
+        with self._place.scope():
+            return self._exported(*self._of_frames(first_frame, n_frames))
+
+    def _of_frames(self, first_frame: int, n_frames: int) -> Rows:
+        """Arrays of output frames [first_frame, first_frame + n_frames)."""
         end = first_frame + n_frames
         config = self._config
         context = config.upsample_left + config.upsample_right
+        if first_frame < self._first or end > self._end:
+            count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
+            self._kept = self._window(first_frame, count)
+            self._first, self._end = first_frame, first_frame + count
+        low, high = first_frame - self._first, end - self._first
+        interp, hold = self._kept
+        return (
+            None if interp is None else interp[low : high + context],
+            None if hold is None else hold[low:high],
+        )
+
+    def _exported(self, interp: Any, hold: Any) -> Rows:
+        export = self._place.export
+        return None if interp is None else export(interp), None if hold is None else export(hold)
+
+
+class SampleRows(MelRows):
+    """Rows of a model whose frames are interpolated linearly, one a sample (`upsampling`)."""
+
+    def rows(self, first_frame: int, n_frames: int) -> Rows:
+        """Rows of samples [first_frame, first_frame + n_frames): to the engine they are frames."""
+        config, total, xp = self._config, self._total, self._place.xp
+        samples = np.arange(first_frame, first_frame + n_frames)
+        # The mel's frames lie up to one frame to either side, those of `hold` too.
+        first = max(first_frame // config.hop_length - 1, 0)
+        end = min((first_frame + n_frames - 1) // config.hop_length + 2, total)
         with self._place.scope():
-            if first_frame < self._first or end > self._end:
-                count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
-                self._kept = self._window(first_frame, count)
-                self._first, self._end = first_frame, first_frame + count
-            low, high = first_frame - self._first, end - self._first
-            interp, hold = self._kept
-            return (
-                None if interp is None else self._place.export(interp[low : high + context]),
-                None if hold is None else self._place.export(hold[low:high]),
-            )
+            interp, hold = self._of_frames(first, end - first)
+            places = upsampling.mel_positions(config, total, samples)
+            interp = upsampling.interpolate(interp, first - config.upsample_left, places, xp)
+            if hold is not None:
+                places = upsampling.aux_positions(config, total, samples)
+                hold = upsampling.interpolate(hold, first, places, xp)
+            return self._exported(interp, hold)
 
 
 class Job:
@@ -247,7 +298,7 @@ class Job:
         request = self.request
         return Lane(
             stream=self._voice.open(request.seed, self._sampling, fold=fold, start=start),
-            source=self._voice.source(request.mel, request.place),
+            source=self._voice.source(request),
             position=start,
             remaining=length,
             take=take,

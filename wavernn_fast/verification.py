@@ -73,7 +73,8 @@ def compare(
     steps : int
         Samples compared, 1 or more; fewer if the mel is shorter.
     mel : float32 [n_mels, n_frames], optional
-        By default random values over the model's range.
+        By default random values over the model's range. A model that hears a speaker hears a
+        random one.
     seed : int
         Of the samples and of the random mel.
     stored : str
@@ -86,6 +87,7 @@ def compare(
         If torch is not installed.
     """
     from .models.eager import make_eager
+    from .models.eager_residual import EagerResidual
     from .vocoder import Vocoder
 
     config = voc.config
@@ -99,8 +101,15 @@ def compare(
         steps = min(steps, config.n_output_frames(mel.shape[1]) * config.hop_length)
     # Drawn in fp32: samples that a coarser engine drew itself would flatter it.
     drawing = voc if voc.dtype == stored == "fp32" else Vocoder(config, tensors, dtype="fp32")
-    samples = _draw(drawing, mel, steps, seed)
-    ours = _forced(voc, mel, samples)
+    speaker = None
+    if config.speaker_size:
+        assert isinstance(torch_model, EagerResidual)  # no other core has speakers
+        speaker = np.random.default_rng(seed).normal(
+            0.0, config.speaker_size**-0.5, config.speaker_size
+        )
+        torch_model.hear(speaker)
+    samples = _draw(drawing, mel, steps, seed, speaker)
+    ours = _forced(voc, mel, samples, speaker)
     theirs = torch_model.teacher_forced_logits(samples, mel)
     dtype = max((voc.dtype, stored), key=lambda name: TOLERANCES[name][1])
     return _compare_logits(config, dtype, samples, ours, theirs)
@@ -132,15 +141,26 @@ def _compare_logits(
     )
 
 
-def _draw(voc: Vocoder, mel: NDArray[np.float32] | None, steps: int, seed: int) -> NDArray[Any]:
-    request = make_request(voc.config, mel, steps if mel is None else None, seed)
+def _draw(
+    voc: Vocoder,
+    mel: NDArray[np.float32] | None,
+    steps: int,
+    seed: int,
+    speaker: NDArray[np.float64] | None,
+) -> NDArray[Any]:
+    n_samples = steps if mel is None else None
+    request = make_request(voc.config, mel, n_samples, seed, speaker=speaker)
     return draw(voc.voice(), request, Sampling(1.0, False, None), steps)
 
 
 def _forced(
-    voc: Vocoder, mel: NDArray[np.float32] | None, samples: NDArray[Any]
+    voc: Vocoder,
+    mel: NDArray[np.float32] | None,
+    samples: NDArray[Any],
+    speaker: NDArray[np.float64] | None,
 ) -> NDArray[np.float32]:
-    request = make_request(voc.config, mel, len(samples) if mel is None else None, 0)
+    n_samples = len(samples) if mel is None else None
+    request = make_request(voc.config, mel, n_samples, 0, speaker=speaker)
     logits = np.empty((len(samples), voc.engine.logits_size), np.float32)
     for numbers, part in teacher_forced_logits(voc.voice(), request, samples):
         logits[numbers] = part

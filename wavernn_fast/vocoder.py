@@ -60,11 +60,11 @@ class Vocoder:
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
     ) -> None:
-        from . import canonical, conditioning_network, subscale_network
+        from . import canonical, conditioning_network, subscale_network, upsampling
 
         canonical.validate(config, tensors)
         self._config = config
-        cell = (config, tensors)
+        cell = upsampling.engine_cell(config, tensors)
         if config.subscale is not None:
             cell = subscale_network.cell_of(config, tensors)
             gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
@@ -222,6 +222,7 @@ class Vocoder:
         self,
         mel: Any = None,
         *,
+        speaker: Any = None,
         n_samples: int | None = None,
         seed: int = 0,
         temperature: float = 1.0,
@@ -239,6 +240,9 @@ class Vocoder:
             the result is of the same kind on the same device. Values as the model's mel
             convention (`config.mel`) makes them. With device "cuda", a mel of CuPy or PyTorch on
             that GPU stays there, with any strides (docs/cuda.md).
+        speaker : array [speaker_size], of floats
+            Whose voice it is, for a model that hears one (SC-WaveRNN: 256 numbers of its speaker
+            encoder); others take none.
         n_samples : int
             For an unconditioned model, in place of `mel`: samples to make.
         seed : int
@@ -268,7 +272,7 @@ class Vocoder:
         EngineError
             If a logit became NaN or infinite.
         """
-        one = self._request(mel, n_samples, seed)
+        one = self._request(mel, n_samples, seed, speaker)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         return run_batch(self.voice(fade_out, fold), [one], sampling, progress=progress)[0]
 
@@ -277,6 +281,7 @@ class Vocoder:
         mels: Iterable[Any],
         seeds: Sequence[int] | None = None,
         *,
+        speakers: Sequence[Any] | None = None,
         temperature: float = 1.0,
         greedy: bool = False,
         fold: utterance.Fold = None,
@@ -295,6 +300,8 @@ class Vocoder:
         mels : iterable of arrays [n_mels, n_frames]
         seeds : sequence of int, optional
             One for each mel; by default item i has seed i.
+        speakers : sequence of arrays [speaker_size], optional
+            One for each mel, for a model that hears one.
         streams : int, optional
             Utterances (or folds) run side by side at most on each device; changes the speed, never
             the samples. Default: as many as the engine is best with (`engine.lanes`), 16 at least.
@@ -316,7 +323,7 @@ class Vocoder:
         """
         # Rows on one GPU are of no use to another: there the mels pass through the host.
         memory = "cpu" if len(self._devices) > 1 else self._devices[0].name
-        requests = make_requests(self._config, mels, seeds, memory)
+        requests = make_requests(self._config, mels, seeds, memory, speakers)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         most = None if streams is None else arrays.to_count(streams, "streams", 1)
         return run_batch(
@@ -333,6 +340,7 @@ class Vocoder:
         self,
         mel: Any = None,
         *,
+        speaker: Any = None,
         n_samples: int | None = None,
         seed: int = 0,
         chunk_frames: int | None = None,
@@ -354,7 +362,7 @@ class Vocoder:
             sounds before the iterator has ended, which is logged at level WARNING.
         chunk_frames : int, optional
             Frames of sound in a chunk; the last may be shorter. Default: about 50 ms.
-        n_samples, seed, temperature, greedy, fade_out
+        speaker, n_samples, seed, temperature, greedy, fade_out
             As in `generate`.
 
         Returns
@@ -376,15 +384,21 @@ class Vocoder:
         if isinstance(mel, Iterator):
             if n_samples is not None or self._conditioner is None:
                 raise InputError("An unconditioned model streams n_samples=..., not frames.")
-            return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames)
-        one = self._request(mel, n_samples, seed)
+            if self._config.upsample == "linear":
+                raise InputError(
+                    "This model's upsampling depends on the length of the mel, so it cannot sound "
+                    "before the mel is whole; give the mel as one array."
+                )
+            who = arrays.to_speaker(speaker, self._config)
+            return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames, who)
+        one = self._request(mel, n_samples, seed, speaker)
         if one.mel is not None:  # the caller may reuse the array before the last chunk
             with one.place.scope():
                 one = dataclasses.replace(one, mel=one.place.own(one.mel))
         chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
         return map(one.restore, chunks)
 
-    def score(self, mel: Any, wav: Any) -> float:
+    def score(self, mel: Any, wav: Any, *, speaker: Any = None) -> float:
         """Negative log-likelihood of a recording under the model, teacher forced.
 
         Parameters
@@ -393,11 +407,14 @@ class Vocoder:
         wav : array, float [n_samples] in [-1, 1]
             The waveform that the mel was made from, at the model's sample rate. What both cover
             is scored; they may differ by the few frames that framing adds.
+        speaker : array [speaker_size]
+            As in `generate`.
 
         Returns
         -------
         float
-            Nats per sample: dual: coarse plus fine; mol: of the 16-bit bin around each sample.
+            Nats per sample: dual: coarse plus fine; mol, gaussian, beta: of the 16-bit bin
+            around each sample.
 
         Raises
         ------
@@ -405,7 +422,8 @@ class Vocoder:
             If an argument is unusable or the lengths do not belong together.
         """
         wave, _ = arrays.to_array(wav, "waveform")
-        one = self._request(mel, len(wave) if mel is None and wave.ndim == 1 else None, 0)
+        n_samples = len(wave) if mel is None and wave.ndim == 1 else None
+        one = self._request(mel, n_samples, 0, speaker)
         return likelihood.score(self.voice(False), one, wave)
 
     def check_mel(self, mel: Any) -> Wave:
@@ -433,9 +451,11 @@ class Vocoder:
             config, engine, self._conditioner, self._elsewhere, name, self._network
         )
 
-    def _request(self, mel: Any, n_samples: int | None, seed: Any) -> utterance.Request:
+    def _request(
+        self, mel: Any, n_samples: int | None, seed: Any, speaker: Any
+    ) -> utterance.Request:
         memory = self._devices[0].name
-        return utterance.make_request(self._config, mel, n_samples, seed, memory)
+        return utterance.make_request(self._config, mel, n_samples, seed, memory, speaker)
 
     def _chunk_frames(self, chunk_frames: int | None) -> int:
         if chunk_frames is not None:

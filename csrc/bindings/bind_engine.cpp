@@ -101,7 +101,7 @@ void set_words(Call& call, Job& job, const py::object& given, size_t index, int 
 
 void set_forced(Call& call, Job& job, const py::object& given, size_t index, const ModelConfig& c) {
   if (given.is_none()) return;
-  if (c.head == Head::mol) {
+  if (c.draws_values()) {
     const auto x = py::cast<FloatArray>(given);
     WF_CHECK(x.size() >= job.n_steps, "forced of stream ", index, " holds ", x.size(),
              " values, expected ", job.n_steps);
@@ -122,7 +122,7 @@ void set_forced(Call& call, Job& job, const py::object& given, size_t index, con
 
 void set_outputs(Call& call, Job& job, const ModelConfig& c, bool return_logits) {
   py::object samples, logits = py::none();
-  if (c.head == Head::mol) {
+  if (c.draws_values()) {
     FloatArray out(job.n_steps);
     job.values = out.mutable_data();
     samples = out;

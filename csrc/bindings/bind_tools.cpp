@@ -5,6 +5,7 @@
 #include "backends.h"
 #include "bindings/bindings.h"
 #include "common/error.h"
+#include "common/real_draws.h"
 #include "common/rng.h"
 #include "cpu/isa.h"
 #include "cpu/matvec.h"
@@ -29,6 +30,22 @@ py::tuple deemphasis(const py::array_t<double, py::array::c_style | py::array::f
   double* y = out.mutable_data();
   for (py::ssize_t i = 0; i < wave.size(); ++i) y[i] = state = x[i] + coefficient * state;
   return py::make_tuple(out, state);
+}
+
+py::array_t<float> draw_reals(
+    const std::string& head,
+    const py::array_t<float, py::array::c_style | py::array::forcecast>& outputs,
+    const py::array_t<uint32_t, py::array::c_style | py::array::forcecast>& words,
+    double temperature, bool greedy) {
+  WF_CHECK(head == "gaussian" || head == "beta", "head ", head, " is not gaussian or beta");
+  WF_CHECK(outputs.ndim() == 2 && outputs.shape(1) == 2 && outputs.shape(0) == words.size(),
+           "outputs must be [n, 2] for n words; there are ", words.size(), " words");
+  py::array_t<float> out(words.size());
+  float* x = out.mutable_data();
+  const Head kind = head == "beta" ? Head::beta : Head::gaussian;
+  for (py::ssize_t i = 0; i < words.size(); ++i)
+    x[i] = draw_real(kind, outputs.data() + 2 * i, temperature, greedy, words.data()[i]);
+  return out;
 }
 
 py::dict matvec(const py::array_t<float, py::array::c_style | py::array::forcecast>& weight,
@@ -85,6 +102,9 @@ void bind_tools(py::module_& m) {
       },
       py::arg("seed"), py::arg("step"), py::arg("item") = 0, py::arg("fold") = 0,
       "The four random 32-bit words of one step.");
+  m.def("draw_real", &draw_reals, py::arg("head"), py::arg("outputs"), py::arg("words"),
+        py::kw_only(), py::arg("temperature") = 1.0, py::arg("greedy") = false,
+        "What a gaussian or beta head draws from [n, 2] outputs with [n] words (for tests).");
   m.def("deemphasis", &deemphasis, py::arg("wave"), py::arg("coefficient"), py::arg("state"),
         "y[t] = x[t] + coefficient * y[t-1] from y[-1] = state; returns (y, last y).");
   m.def("probe", &cpu::probe, py::arg("kind"), py::arg("bytes_per_thread"), py::arg("threads"),

@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 
 #include <cmath>
+#include <map>
 
 #include "common/error.h"
 
@@ -17,7 +18,13 @@ ModelConfig read_config(const py::dict& d) {
   WF_CHECK(core == "dual" || core == "residual" || core == "embedded", "core ", core,
            " is not dual, residual or embedded");
   c.core = core == "dual" ? Core::dual : core == "residual" ? Core::residual : Core::embedded;
-  c.head = head == "softmax" ? Head::softmax : head == "mol" ? Head::mol : Head::dual_softmax;
+  const std::map<std::string, Head> heads = {{"dual_softmax", Head::dual_softmax},
+                                             {"softmax", Head::softmax},
+                                             {"mol", Head::mol},
+                                             {"gaussian", Head::gaussian},
+                                             {"beta", Head::beta}};
+  WF_CHECK(heads.count(head) == 1, "head ", head, " is not known to this engine");
+  c.head = heads.at(head);
   WF_CHECK((c.core == Core::dual) == (c.head == Head::dual_softmax), "head ", head,
            " does not belong to a ", core, " core");
   WF_CHECK(c.core != Core::embedded || c.head == Head::softmax, "head ", head,

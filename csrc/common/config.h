@@ -6,14 +6,14 @@
 namespace wavernn_fast {
 
 enum class Core { dual, residual, embedded };
-enum class Head { dual_softmax, softmax, mol };
+enum class Head { dual_softmax, softmax, mol, gaussian, beta };
 
 struct ModelConfig {
   Core core = Core::dual;
   Head head = Head::dual_softmax;
   int hidden_size = 0;       // GRU units H; dual: first half coarse, second half fine
   int fc_size = 0;           // width F of the output hidden layers
-  int n_classes = 0;         // dual: 256 a half; softmax: labels; mol: 3 * mixtures
+  int n_classes = 0;         // dual: 256 a half; softmax: labels; mol: 3 * mixtures; else 2
   int hop_length = 1;        // samples per frame
   int n_mels = 0;            // mel bins; 0: unconditioned
   int aux_size = 0;          // channels of one auxiliary slice
@@ -30,7 +30,9 @@ struct ModelConfig {
   int hidden_arrays() const { return core == Core::residual ? 2 : 1; }
   // What a stream feeds back at step 0.
   float first_feedback() const { return core == Core::embedded ? float(first_label) : first_input; }
-  int draws_per_step() const { return head == Head::softmax ? 1 : 2; }
+  int draws_per_step() const { return head == Head::dual_softmax || head == Head::mol ? 2 : 1; }
+  // Whether what is drawn is a value in [-1, 1], not a class.
+  bool draws_values() const { return head != Head::dual_softmax && head != Head::softmax; }
   // Frame conditioning channels: `interp` rows pass through the upsampling kernel, `hold` rows
   // are constant over a frame. docs/architecture.md has the order of the channels.
   int interp_size() const {

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "common/real_draws.h"
 #include "cpu/stepper.h"
 
 namespace wavernn_fast::cpu {
@@ -139,7 +140,7 @@ class ResidualStepper final : public Stepper {
     const Lane& lane = *lanes_[s];
     const int64_t index = lane.done + step;
     float* feedback = &me.local->feedback[2 * s];
-    if (c.head == Head::mol) {
+    if (c.draws_values()) {
       feedback[0] = choose_value(me, s, step);
       if (lane.job->forced_values != nullptr) feedback[0] = lane.job->forced_values[index];
       if (me.index == 0) lane.job->values[index] = feedback[0];
@@ -158,8 +159,19 @@ class ResidualStepper final : public Stepper {
                   sizeof(float) * c.n_classes);
   }
 
-  // Mixture of logistics: logits, means, log-scales of n/3 components each.
   float choose_value(const Member& me, size_t s, int step) {
+    const Head head = plan_.request.config.head;
+    if (head == Head::mol) return choose_mixture(me, s, step);
+    const StreamState& state = *lanes_[s]->job->state;
+    const float* o = logits_.row(s);
+    if (o[0] - o[0] == 0.0f && o[1] - o[1] == 0.0f)
+      return draw_real(head, o, 1.0 / state.inv_temperature, state.greedy, me.local->words[s][0]);
+    report_failure(me, s, step);
+    return 0.0f;
+  }
+
+  // Mixture of logistics: logits, means, log-scales of n/3 components each.
+  float choose_mixture(const Member& me, size_t s, int step) {
     const int n_mix = plan_.request.config.n_classes / 3;
     const StreamState& state = *lanes_[s]->job->state;
     const float* o = logits_.row(s);

@@ -38,9 +38,9 @@ struct Job {
   bool hold_on_device = false;             // the same of hold, which then contains hold_bias()
   const uint32_t* words = nullptr;         // [n_steps, draws_per_step] in place of Philox, or null
   const int32_t* forced_labels = nullptr;  // [n_steps] outcomes to take, or null
-  const float* forced_values = nullptr;    // the same for a mixture of logistics
+  const float* forced_values = nullptr;    // the same for a head that draws values
   int32_t* labels = nullptr;               // out [n_steps]: dual 256 c + f, softmax label
-  float* values = nullptr;                 // out [n_steps]: mixture of logistics
+  float* values = nullptr;                 // out [n_steps]: of a head that draws values
   float* logits = nullptr;                 // out [n_steps, logits_size], or null
   int64_t failed_step = -1;                // out: first step with a logit that is not finite
 };

@@ -29,7 +29,7 @@ const float* CanonicalWeights::get(const std::string& name,
 
 std::string ModelConfig::describe() const {
   std::ostringstream text;
-  const char* heads[] = {"dual softmax", "softmax", "mixture of logistics"};
+  const char* heads[] = {"dual softmax", "softmax", "mixture of logistics", "gaussian", "beta"};
   const char* cores[] = {"dual", "residual", "embedded"};
   text << cores[int(core)] << " core, hidden size " << hidden_size << ", output layers " << fc_size
        << ", head " << heads[int(head)] << " (" << n_classes << "), hop length " << hop_length;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "common/real_draws.h"
 #include "common/sampling.h"
 
 namespace wavernn_fast::reference {
@@ -205,19 +206,31 @@ class ReferenceEngine final : public Engine {
       job.labels[i] = k;
       return;
     }
+    const float x = c_.head == Head::mol ? mixture(job, i, o) : real(job, i, o);
+    state.feedback[0] = job.forced_values ? job.forced_values[i] : x;
+    job.values[i] = state.feedback[0];
+  }
+
+  float real(Job& job, int64_t i, const Vector& o) const {
+    const StreamState& state = *job.state;
+    const float outputs[2] = {float(o[0]), float(o[1])};
+    if (std::isfinite(outputs[0]) && std::isfinite(outputs[1]))
+      return draw_real(c_.head, outputs, 1.0 / state.inv_temperature, state.greedy, words_[0]);
+    if (job.failed_step < 0) job.failed_step = i;
+    return 0.0f;
+  }
+
+  float mixture(Job& job, int64_t i, const Vector& o) const {
+    const StreamState& state = *job.state;
     const int n_mix = c_.n_classes / 3;
     const int k = draw(state, slice(o, 0, n_mix), n_mix, words_[0], job, i);
     const float mean = float(o[n_mix + k]), log_scale = float(o[2 * n_mix + k]);
-    float x = state.greedy
-                  ? std::clamp(mean, -1.0f, 1.0f)
-                  : draw_logistic(mean, log_scale, 1.0f / state.inv_temperature, words_[1]);
     if (!std::isfinite(mean) || !std::isfinite(log_scale)) {
       if (job.failed_step < 0) job.failed_step = i;
-      x = 0.0f;
+      return 0.0f;
     }
-    if (job.forced_values) x = job.forced_values[i];
-    state.feedback[0] = x;
-    job.values[i] = x;
+    return state.greedy ? std::clamp(mean, -1.0f, 1.0f)
+                        : draw_logistic(mean, log_scale, 1.0f / state.inv_temperature, words_[1]);
   }
 
   // Gate inputs W_ih [e(k); c] + b for the label k before; `hold_` is the conditioning part.

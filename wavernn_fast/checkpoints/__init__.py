@@ -21,8 +21,21 @@ from .. import canonical, voices, weights
 from ..canonical import Tensors
 from ..config import ModelConfig
 from ..errors import InputError, ModelError
+from ..preset import Preset
 from ..presets import fitting_presets, get_preset, with_preset
-from . import anandaswarup, deepmind, fatchord, gibiansky, mkotha, torchaudio, univoc, yukarin
+from . import (
+    anandaswarup,
+    begeekmyfriend,
+    coqui,
+    deepmind,
+    fatchord,
+    gibiansky,
+    mkotha,
+    scwavernn,
+    torchaudio,
+    univoc,
+    yukarin,
+)
 from .layout import Converted, Dialect
 
 if TYPE_CHECKING:
@@ -32,11 +45,25 @@ __all__ = ["DIALECTS", "detect", "inspect", "load", "load_state"]
 
 _log = logging.getLogger("wavernn_fast")
 
+# Where two explain a file equally well, the first: variants stand before what they vary.
 DIALECTS: dict[str, Dialect] = {
     # univoc first: a file of it that has lost its embedding has names of fatchord's alone
     module.DIALECT.name: module.DIALECT
-    for module in (univoc, fatchord, torchaudio, deepmind, mkotha, anandaswarup, gibiansky, yukarin)
+    for module in (
+        univoc,
+        coqui,
+        begeekmyfriend,
+        scwavernn,
+        fatchord,
+        torchaudio,
+        deepmind,
+        mkotha,
+        anandaswarup,
+        gibiansky,
+        yukarin,
+    )
 }
+_GAUSSIAN_WRAPPER = "model"  # of coqui and its kin, which know no beta distribution
 _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 
 # Published layouts that are told apart by one name, and are not read yet.
@@ -65,10 +92,7 @@ def detect(state: Mapping[str, NDArray[Any]]) -> str:
                 f"The checkpoint is {family}, which is not supported. "
                 f"Supported layouts: {', '.join(DIALECTS)}."
             )
-    shares = {
-        name: sum(1 for tensor in state if dialect.names.match(tensor)) / max(1, len(state))
-        for name, dialect in DIALECTS.items()
-    }
+    shares = {name: _share(dialect, state) for name, dialect in DIALECTS.items()}
     best = max(shares, key=lambda name: shares[name])
     if shares[best] < _LEAST_SHARE:
         tried = ", ".join(f"{name} ({share:.0%})" for name, share in shares.items())
@@ -78,6 +102,13 @@ def detect(state: Mapping[str, NDArray[Any]]) -> str:
             f"knows: {tried}. Its first tensors: {first}."
         )
     return best
+
+
+def _share(dialect: Dialect, state: Mapping[str, NDArray[Any]]) -> float:
+    """Share of the names that the dialect explains; 0 if it is not this one of several alike."""
+    if dialect.fits is not None and not dialect.fits(state):
+        return 0.0
+    return sum(1 for tensor in state if dialect.names.match(tensor)) / max(1, len(state))
 
 
 def _is_canonical(path: Path) -> bool:
@@ -109,13 +140,62 @@ def _default_preset(dialect: Dialect, wrapper: str, converted: Converted) -> str
         # The single-GRU model stored in this layout has a second GRU of zeros.
         single = not any(tensors[f"gru2.{part}"].any() for part in ("w_input", "w_recurrent"))
         return "geneing" if single and wrapper != "model_state" else "rtvc"
-    return fitting[0] if fitting else None
+    labels = fields["n_classes"] if fields["head"] == "softmax" else 0
+
+    def unlikely(name: str) -> tuple[bool, bool]:
+        preset = get_preset(name)
+        bits = preset.bits is not None and labels != 2**preset.bits
+        return preset.wrapper not in (None, wrapper), bits
+
+    return min(fitting, key=unlikely, default=None)  # the first of equals
+
+
+def _complete(
+    dialect: Dialect, wrapper: str, converted: Converted, preset: str | None
+) -> Converted:
+    """Fill in what no tensor tells, a hop length or which of two heads, from a preset.
+
+    Raises
+    ------
+    ModelError
+        If it must be told and is not, naming the presets that fit.
+    """
+    fields = dict(converted.fields)
+    if fields["head"] is None and wrapper == _GAUSSIAN_WRAPPER:
+        fields["head"] = "gaussian"
+    found = []
+    fitting = [name for name in fitting_presets(**_sizes(fields)) if name in dialect.presets]
+    if preset is not None and preset in fitting_presets(**_sizes(fields)):
+        told = get_preset(preset)
+        fields["head"] = fields["head"] or next(h for h in told.heads if h in ("gaussian", "beta"))
+        fields["hop_length"] = fields["hop_length"] or told.hop_length
+    named = f"Presets that fit: {', '.join(fitting) or 'none'}."
+    if fields["head"] is None:
+        found.append(
+            "the last layer has two outputs, of a gaussian or of a beta distribution, which the "
+            f"file does not tell; name a preset (--preset). {named}"
+        )
+    if not fields["hop_length"]:
+        found.append(
+            "the mel is interpolated linearly, so the samples of a frame are not in the file; name "
+            f"a preset (--preset). {named}"
+        )
+    if found:
+        raise ModelError("The file does not say all that the model needs:", found)
+    return Converted(fields, converted.tensors)
 
 
 def _without_preset(dialect: Dialect, fields: Mapping[str, Any]) -> ModelConfig:
     """Take sample rate and output rule from the family; its mel convention is not known."""
-    kin = get_preset("fatchord-mol" if fields["head"] == "mol" else dialect.presets[0])
-    return ModelConfig(**fields, sample_rate=kin.sample_rate, output=kin.output)
+    kin = _kin(dialect, fields)
+    return ModelConfig(**fields, sample_rate=kin.sample_rate, output=dialect.output or kin.output)
+
+
+def _kin(dialect: Dialect, fields: Mapping[str, Any]) -> Preset:
+    """The preset whose sample rate and output are the best guess where none fits."""
+    values = fields["head"] in ("mol", "gaussian", "beta")
+    names = dialect.presets or fatchord.DIALECT.presets
+    return get_preset("fatchord-mol" if values else names[0])
 
 
 def _configure(path: Path, dialect: Dialect, wrapper: str, converted: Converted) -> ModelConfig:
@@ -130,13 +210,24 @@ def _configure(path: Path, dialect: Dialect, wrapper: str, converted: Converted)
             config.hop_length,
             config.n_mels,
             config.sample_rate,
-            dialect.presets[0],
+            _kin(dialect, converted.fields).name if dialect.output is None else dialect.name,
         )
         return config
     _log.info(
         "%s: %s checkpoint; assuming preset %s (--preset overrides).", path, dialect.name, name
     )
     return with_preset(config, name)
+
+
+def _refuse_unfitting(path: Path, fields: Mapping[str, Any], name: str) -> None:
+    """Say why a preset does not fit, before what it does not tell is missed."""
+    problems = get_preset(name).problems(**_sizes(fields))
+    if problems:
+        fitting = ", ".join(fitting_presets(**_sizes(fields))) or "none"
+        raise InputError(
+            f"{path}: Preset {name!r} does not fit this model: {'; '.join(problems)}. "
+            f"Presets that fit: {fitting}."
+        )
 
 
 def _apply_preset(path: Path, config: ModelConfig, name: str) -> ModelConfig:
@@ -220,6 +311,9 @@ def _to_model(checkpoint: Checkpoint, preset: str | None) -> tuple[ModelConfig, 
     path = checkpoint.path
     try:
         dialect, converted = _convert(checkpoint)
+        if preset is not None:
+            _refuse_unfitting(path, converted.fields, preset)
+        converted = _complete(dialect, checkpoint.wrapper, converted, preset)
         if preset is None:
             config = _configure(path, dialect, checkpoint.wrapper, converted)
         else:
@@ -319,9 +413,10 @@ def _add_model_facts(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
     dialect = DIALECTS[detect(checkpoint.state)]
     facts.update(dialect=dialect.name, sizes=dialect.sizes(checkpoint.state))
     converted = _convert(checkpoint)[1]
-    fitting = fitting_presets(**_sizes(converted.fields))
+    facts["presets"] = fitting_presets(**_sizes(converted.fields))
+    converted = _complete(dialect, checkpoint.wrapper, converted, None)
     preset = _default_preset(dialect, checkpoint.wrapper, converted)
-    facts.update(presets=fitting, preset=preset)
+    facts.update(presets=fitting_presets(**_sizes(converted.fields)), preset=preset)
     config = _without_preset(dialect, converted.fields)
     if preset is not None:
         config = with_preset(config, preset)

@@ -1,5 +1,8 @@
 """fatchord's residual model, which Real-Time-Voice-Cloning and many others share.
 
+The dialects `coqui`, `begeekmyfriend` and `scwavernn` are variants of it: what they have in common
+is here, switched by a `Variant`.
+
 Two residual GRUs and three layers over the sample, the upsampled mel and four slices of an
 auxiliary network (reference: fatchord/WaveRNN, models/fatchord_version.py). Every size is read
 off the shapes. Not told by the tensors, and left to a preset: mu-law, sample rate, mel settings.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +38,18 @@ _BLOCK = re.compile(r"upsample\.resnet\.layers\.(\d+)\.")
 _FIR = re.compile(r"upsample\.up_layers\.(\d+)\.weight$")
 _STAGES = 3  # of the published models; a file with fewer has lost some
 _MAX_BLOCKS = 256
+LINEAR_GAIN = 0.045  # of the mel after linear upsampling, in the program that has it
 _NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class Variant(NamedTuple):
+    """In what a published layout differs from fatchord's."""
+
+    blocks: int | None  # residual blocks of the auxiliary network; None: there is none
+    stages: int  # filters of the upsampling; 0: linear interpolation
+    biases: bool = False  # of the filters and of all convolutions
+    hears_aux: bool = True  # False: the auxiliary network is in the file, but nothing reads it
+    speaker: int = 0  # numbers of a speaker's vector at the end of the input layer's columns
 
 
 def last_index(pattern: re.Pattern[str], names: Iterable[str]) -> int:
@@ -42,10 +57,11 @@ def last_index(pattern: re.Pattern[str], names: Iterable[str]) -> int:
     return max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
 
 
-def _core_layout(aux: bool) -> Layout:
+def _core_layout(aux: bool, speaker: int) -> Layout:
     """R hidden units, K units of the layers, M mel bins, A channels of one slice, C outputs."""
     plus = "+A" if aux else ""
-    layout = {"I.weight": f"R 1+M{plus}", "I.bias": "R"}
+    columns = f"1+M{plus}" + (f"+{speaker}" if speaker else "")
+    layout = {"I.weight": f"R {columns}", "I.bias": "R"}
     for name, inputs in (("rnn1", "R"), ("rnn2", f"R{plus}")):
         layout[f"{name}.weight_ih_l0"] = f"3R {inputs}"
         layout[f"{name}.weight_hh_l0"] = "3R R"
@@ -61,13 +77,17 @@ def _core_layout(aux: bool) -> Layout:
     return layout
 
 
-def _resnet_layout(blocks: int) -> Layout:
+def _resnet_layout(blocks: int, biases: bool) -> Layout:
     """W channels throughout, T frames seen by the first convolution."""
     layout = {f"{_RESNET}conv_in.weight": "W M T"}
+    if biases:
+        layout[f"{_RESNET}conv_in.bias"] = "W"
     norms = [f"{_RESNET}batch_norm"]
     for i in range(blocks):
         for k in (1, 2):
             layout[f"{_RESNET}layers.{i}.conv{k}.weight"] = "W W 1"
+            if biases:
+                layout[f"{_RESNET}layers.{i}.conv{k}.bias"] = "W"
             norms.append(f"{_RESNET}layers.{i}.batch_norm{k}")
     layout.update({f"{norm}.{part}": "W" for norm in norms for part in _NORM})
     layout[f"{_RESNET}conv_out.weight"] = "4A W 1"
@@ -75,25 +95,42 @@ def _resnet_layout(blocks: int) -> Layout:
     return layout
 
 
-def layout_for(blocks: int | None, stages: int) -> Layout:
-    """Every tensor of the layout; `blocks` is None for a model without auxiliary network."""
-    layout = _core_layout(aux=blocks is not None)
-    if blocks is not None:
-        layout.update(_resnet_layout(blocks))
-    # Even numbers are the repetitions, which have no weights.
-    layout.update({f"upsample.up_layers.{2 * k + 1}.weight": f"1 1 1 S{k}" for k in range(stages)})
+def layout_of(variant: Variant) -> Layout:
+    """Every tensor of the layout."""
+    has_aux = variant.blocks is not None
+    layout = _core_layout(has_aux and variant.hears_aux, variant.speaker)
+    if variant.blocks is not None:
+        layout.update(_resnet_layout(variant.blocks, variant.biases))
+    for k in range(variant.stages):
+        name = f"upsample.up_layers.{2 * k + 1}"  # even numbers are the repetitions: no weights
+        layout[f"{name}.weight"] = f"1 1 1 S{k}"
+        if variant.biases:
+            layout[f"{name}.bias"] = "1"
     return layout
 
 
-def _layout(state: State) -> Layout:
+def layout_for(blocks: int | None, stages: int) -> Layout:
+    """Every tensor of fatchord's own; `blocks` is None for a model without auxiliary network."""
+    return layout_of(Variant(blocks, stages))
+
+
+def variant_of(state: State) -> Variant:
+    """Count what a state dict of fatchord's own layout has."""
     aux = any(name.startswith(_RESNET) for name in state)
     blocks = min(last_index(_BLOCK, state) + 1, _MAX_BLOCKS) if aux else None
     stages = min((last_index(_FIR, state) + 1) // 2, 8)
-    return layout_for(blocks, max(stages, _STAGES))
+    return Variant(blocks, max(stages, _STAGES))
+
+
+def _layout(state: State) -> Layout:
+    return layout_of(variant_of(state))
 
 
 def head_of(n_classes: int) -> str | None:
-    """Softmax for a power of two, mixture of logistics for 3 values a mixture, else None."""
+    """Softmax for a power of two, mixture of logistics for 3 values a mixture, else None.
+
+    Two outputs are a gaussian's or a beta's, which only a preset tells.
+    """
     if n_classes >= 4 and n_classes & (n_classes - 1) == 0:
         return "softmax"
     return "mol" if n_classes % 3 == 0 else None
@@ -103,16 +140,20 @@ def size_problems(sizes: Mapping[str, int]) -> list[str]:
     """List sizes that no such model has, and upsampling that cannot be one kernel."""
     found = []
     classes = sizes.get("C", 4)
-    if head_of(classes) is None:
+    if head_of(classes) is None and classes != 2:
         found.append(
-            f"the last layer has {classes} outputs, expected a power of two (softmax) or three a "
-            "mixture (logistics); gaussian and beta heads are not supported"
+            f"the last layer has {classes} outputs, expected a power of two (softmax), three a "
+            "mixture (logistics) or two (gaussian, beta)"
         )
     if sizes.get("T", 1) % 2 == 0:
         found.append(f"the first convolution sees {sizes['T']} frames, expected an odd number")
     taps = [size for name, size in sorted(sizes.items()) if re.fullmatch(r"S\d", name)]
     if any(n % 2 == 0 or n < 3 for n in taps):
         found.append(f"upsampling filters have {taps} taps, expected odd numbers 2s + 1 from 3 up")
+        return found
+    if not taps:
+        if sizes.get("T", 3) < 3:
+            found.append("the model interpolates linearly, but pads no frames to cut off again")
         return found
     scales = [n // 2 for n in taps]
     hop, radius = math.prod(scales), fir.radius_in_samples(scales, scales)
@@ -132,16 +173,16 @@ def _auxiliary(state: State, blocks: int) -> Tensors:
         return {part: state[f"{prefix}.{part}"] for part in _NORM}
 
     tensors: Tensors = {}
-    conv_in = state[f"{_RESNET}conv_in.weight"]
+    conv_in = f"{_RESNET}conv_in"
     tensors["aux.conv_in.weight"], tensors["aux.conv_in.bias"] = fold_batch_norm(
-        conv_in, norm(f"{_RESNET}batch_norm")
+        state[f"{conv_in}.weight"], norm(f"{_RESNET}batch_norm"), state.get(f"{conv_in}.bias")
     )
     for i in range(blocks):
         for k in (1, 2):
             ours, theirs = f"aux.blocks.{i}.conv{k}", f"{_RESNET}layers.{i}"
             weight = state[f"{theirs}.conv{k}.weight"][:, :, 0]
             tensors[f"{ours}.weight"], tensors[f"{ours}.bias"] = fold_batch_norm(
-                weight, norm(f"{theirs}.batch_norm{k}")
+                weight, norm(f"{theirs}.batch_norm{k}"), state.get(f"{theirs}.conv{k}.bias")
             )
     tensors["aux.conv_out.weight"] = float32(state[f"{_RESNET}conv_out.weight"][:, :, 0])
     tensors["aux.conv_out.bias"] = float32(state[f"{_RESNET}conv_out.bias"])
@@ -162,35 +203,73 @@ def _core(state: State) -> Tensors:
     return tensors
 
 
-def convert_checked(state: State, sizes: Mapping[str, int], source: str) -> Converted:
+def convert_checked(
+    state: State, sizes: Mapping[str, int], source: str, variant: Variant | None = None
+) -> Converted:
     """Convert a state that is known to be the layout, with the sizes that were solved from it."""
-    stages = sum(1 for name in state if _FIR.match(name))
-    filters = [state[f"upsample.up_layers.{2 * k + 1}.weight"].reshape(-1) for k in range(stages)]
-    upsampler = fir.compose([len(taps) // 2 for taps in filters], filters)
+    variant = variant_of(state) if variant is None else variant
     tensors = _core(state)
-    tensors["upsample.kernel"] = float32(upsampler.kernel)
-    fields = {
+    fields: dict[str, Any] = {
         "core": "residual",
         "hidden_size": sizes["R"],
         "fc_size": sizes["K"],
-        "head": head_of(sizes["C"]),
+        "head": head_of(sizes["C"]),  # None: to be told by a preset
         "n_classes": sizes["C"],
-        "hop_length": len(upsampler.kernel),
         "n_mels": sizes["M"],
-        "upsample_left": upsampler.left,
-        "upsample_right": upsampler.right,
         "source": source,
     }
-    if "A" in sizes:
-        blocks = last_index(_BLOCK, state) + 1
-        tensors.update(_auxiliary(state, blocks))
+    if variant.stages:
+        fields.update(_filters(state, sizes["M"], tensors))
+    else:
+        fields.update(_linear(sizes, tensors))
+    if variant.speaker:
+        fields["speaker_size"] = variant.speaker
+    if variant.blocks is not None and variant.hears_aux:
+        tensors.update(_auxiliary(state, variant.blocks))
         fields.update(
             aux_size=sizes["A"],
             aux_channels=sizes["W"],
-            aux_blocks=blocks,
+            aux_blocks=variant.blocks,
             aux_kernel=sizes["T"],
         )
     return Converted(fields, tensors)
+
+
+def _filters(state: State, n_mels: int, tensors: Tensors) -> dict[str, Any]:
+    """Fields of the upsampling; adds its kernel, and its biases to those of the input layer."""
+    names = [name for name in state if _FIR.match(name)]
+    names.sort(key=lambda name: int(name.split(".")[2]))
+    filters = [state[name].reshape(-1) for name in names]
+    upsampler = fir.compose([len(taps) // 2 for taps in filters], filters)
+    tensors["upsample.kernel"] = float32(upsampler.kernel)
+    # What a filter adds passes through those after it; inside an utterance it is a constant, the
+    # same for all mel bins, and beyond the padding nothing is heard.
+    added = 0.0
+    for name, taps in zip(names, filters, strict=True):
+        bias = state.get(f"{name.removesuffix('.weight')}.bias")
+        added = added * float(taps.astype(np.float64).sum()) + (0.0 if bias is None else bias[0])
+    if added:
+        heard = tensors["input.weight"][:, 1 : 1 + n_mels].astype(np.float64).sum(axis=1)
+        tensors["input.bias"] = float32(tensors["input.bias"] + added * heard)
+    return {
+        "hop_length": len(upsampler.kernel),
+        "upsample_left": upsampler.left,
+        "upsample_right": upsampler.right,
+    }
+
+
+def _linear(sizes: Mapping[str, int], tensors: Tensors) -> dict[str, Any]:
+    """Fields of linear upsampling; puts the factor of the mel into the input layer."""
+    columns = slice(1, 1 + sizes["M"])
+    weight = tensors["input.weight"]
+    weight[:, columns] = float32(weight[:, columns].astype(np.float64) * LINEAR_GAIN)
+    return {
+        "hop_length": 0,  # to be told by a preset
+        "upsample": "linear",
+        "upsample_left": 1,
+        "upsample_right": 1,
+        "upsample_pad": sizes["T"] // 2,
+    }
 
 
 def sizes_of(state: State) -> dict[str, int]:
@@ -198,35 +277,48 @@ def sizes_of(state: State) -> dict[str, int]:
     return solve(_layout(state), state)
 
 
-def convert(state: State) -> Converted:
-    """Turn a fatchord state dict into canonical weights.
+def convert_variant(state: State, variant: Variant, dialect: str) -> Converted:
+    """Check a state against the layout of a variant and turn it into canonical weights.
 
     Parameters
     ----------
     state : mapping of str to array
         Tensors as stored, ``module.`` stripped. ``step`` and the batch-norm counters are ignored.
+    variant : Variant
+    dialect : str
+        Its name.
 
     Raises
     ------
     ModelError
         Listing every missing, extra, misshapen or not finite tensor and every unusable size.
     """
-    layout = _layout(state)
+    layout = layout_of(variant)
     optional = [*batch_norm_counters(layout), "step"]
-    sizes = checked_sizes("fatchord", layout, optional, state, size_problems)
+    sizes = checked_sizes(dialect, layout, optional, state, size_problems)
     try:
-        return convert_checked(state, sizes, DIALECT.name)
+        return convert_checked(state, sizes, dialect, variant)
     except KeyError as error:  # a layout this module allows but does not read: a fault of ours
-        raise ModelError(f"The fatchord loader did not find {error} after checking it.") from error
+        raise ModelError(f"The {dialect} loader did not find {error} after checking it.") from error
 
+
+def convert(state: State) -> Converted:
+    """Turn a fatchord state dict into canonical weights; see `convert_variant`."""
+    return convert_variant(state, variant_of(state), DIALECT.name)
+
+
+NAMES = re.compile(
+    r"(I|rnn[12]|fc[123]|upsample\.up_layers|"
+    r"upsample\.resnet\.(conv_in|batch_norm|layers|conv_out))\.|step$"
+)
 
 DIALECT = Dialect(
     name="fatchord",
-    names=re.compile(
-        r"(I|rnn[12]|fc[123]|upsample\.up_layers|"
-        r"upsample\.resnet\.(conv_in|batch_norm|layers|conv_out))\.|step$"
+    names=NAMES,
+    presets=(
+        *("fatchord-raw9", "fatchord-mol", "tomiinek-raw10", "rtvc", "geneing", "forwardtacotron"),
+        *("coqui", "mozilla-libritts", "gwang-gauss", "gwang-beta", "gwang-mol", "gwang-bits"),
     ),
-    presets=("fatchord-raw9", "fatchord-mol", "rtvc", "geneing"),
     sizes=sizes_of,
     convert=convert,
 )

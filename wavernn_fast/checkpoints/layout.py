@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..canonical import Tensors, nonfinite_problem, show_shape
+from ..config import OutputConfig
 from ..errors import ModelError
 
 State = Mapping[str, NDArray[Any]]
@@ -41,8 +42,10 @@ class Dialect(NamedTuple):
     presets: tuple[str, ...]  # of the family; the first is the default
     sizes: Callable[[State], dict[str, int]]
     convert: Callable[[State], Converted]
-    # which of `presets` a model most likely goes with; None: the first that fits its sizes
+    # which of `presets` a model most likely goes with; None: by sizes and hints of the presets
     choose: Callable[[Converted], str] | None = None
+    fits: Callable[[State], bool] | None = None  # of layouts with the same names: is it this one
+    output: OutputConfig | None = None  # where no preset fits; None: as the first preset
 
 
 def _terms(dimension: str) -> dict[str, int]:
@@ -172,30 +175,36 @@ def batch_norm_counters(layout: Mapping[str, str]) -> list[str]:
 
 
 def fold_batch_norm(
-    weight: NDArray[Any], norm: Mapping[str, NDArray[Any]], eps: float = 1e-5
+    weight: NDArray[Any],
+    norm: Mapping[str, NDArray[Any]],
+    bias: NDArray[Any] | None = None,
+    eps: float = 1e-5,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fold an evaluation-mode batch-norm into the bias-free convolution before it.
+    """Fold an evaluation-mode batch-norm into the convolution before it.
 
     Parameters
     ----------
     weight : array [out, in] or [out, in, kernel]
     norm : mapping
         ``weight``, ``bias``, ``running_mean``, ``running_var``, each [out].
+    bias : array [out], optional
+        Of the convolution.
     eps : float
         Added to the variance.
 
     Returns
     -------
     weight, bias : float32 arrays
-        Computed in float64: w * g / sqrt(var + eps) and b - mean * g / sqrt(var + eps).
+        Computed in float64: w * g / sqrt(var + eps) and b + (bias - mean) * g / sqrt(var + eps).
     """
     wide = {name: np.asarray(norm[name], dtype=np.float64) for name in norm}
     gain = wide["weight"] / np.sqrt(wide["running_var"] + eps)
+    centre = -wide["running_mean"] + (0.0 if bias is None else bias.astype(np.float64))
     tall = gain.reshape(-1, *([1] * (weight.ndim - 1)))
     with np.errstate(over="ignore"):  # an overflow is reported by the check of the result
         return (
             np.ascontiguousarray(weight.astype(np.float64) * tall, dtype=np.float32),
-            np.ascontiguousarray(wide["bias"] - wide["running_mean"] * gain, dtype=np.float32),
+            np.ascontiguousarray(wide["bias"] + centre * gain, dtype=np.float32),
         )
 
 

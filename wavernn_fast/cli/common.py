@@ -114,6 +114,11 @@ sampling_options = stack(
     ),
     click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),
 )
+speaker_option = click.option(
+    "--speaker",
+    metavar="FILE",
+    help="Whose voice: a vector as .npy, for a model that hears one.",
+)
 output_options = stack(
     click.option(
         "--streams",

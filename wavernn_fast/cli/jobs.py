@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import audio
+from ..arrays import to_speaker
 from ..batch import BatchReport, total
 from ..errors import AudioError, WaveRNNError
 from ..features import MelRangeWarning
@@ -44,6 +45,9 @@ class SynthesisJob:
 
     def __init__(self, voc: Vocoder, options: dict[str, Any], *, quiet: bool) -> None:
         fold_sizes(voc.config, options["fold"])  # what no item could be made with is said at once
+        path = options["speaker"]
+        # Refused here, once, and not for every file.
+        self.speaker = to_speaker(None if path is None else audio.read_mel(path), voc.config)
         self.voc = voc
         self.options = options
         self.quiet = quiet
@@ -147,6 +151,7 @@ class SynthesisJob:
             return self.voc.generate_batch(
                 mels,
                 seeds=[self.options["seed"]] * len(mels),
+                speakers=[self.speaker] * len(mels),
                 streams=self.options["streams"],
                 temperature=self.options["temperature"],
                 greedy=self.options["greedy"],

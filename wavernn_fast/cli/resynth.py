@@ -30,6 +30,7 @@ from . import common, folding
 @common.voice_options
 @common.sampling_options
 @folding.options
+@common.speaker_option
 @common.output_options
 @common.json_option
 @common.quiet_option
@@ -58,8 +59,8 @@ def command(
             f"The model {options['model']!r} has no mel convention, so no mel can be made for it; "
             "name one with --preset ('wavernn-fast inspect' lists those that fit)."
         )
-    common.prepare_folders(items)
     job = ResynthesisJob(voc, options, quiet=common.is_quiet(ctx, options))
+    common.prepare_folders(items)
     code = job.run(items)
     if options["report"]:
         for entry in job.report.done:

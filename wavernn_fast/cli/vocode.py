@@ -23,6 +23,7 @@ from . import common, folding
 @common.model_options
 @common.sampling_options
 @folding.options
+@common.speaker_option
 @common.output_options
 @common.json_option
 @common.quiet_option
@@ -42,5 +43,6 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
     common.check_outputs(items, options)
     options["fold"] = folding.parse(options)
     voc = common.load_vocoder(options)
+    job = SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options))
     common.prepare_folders(items)
-    ctx.exit(SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options)).run(items))
+    ctx.exit(job.run(items))

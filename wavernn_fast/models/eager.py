@@ -28,7 +28,7 @@ Tensors = Mapping[str, NDArray[np.float32]]
 class Generated(NamedTuple):
     """What `generate` made: B streams of n samples."""
 
-    samples: NDArray[Any]  # [B, n] int32: 256 coarse + fine, or labels; mol: float32 in [-1, 1]
+    samples: NDArray[Any]  # [B, n] int32: 256 coarse + fine, or labels; else float32 in [-1, 1]
     logits: NDArray[np.float32] | None  # [B, n, logits_size], if asked for
 
 
@@ -126,7 +126,7 @@ class EagerModel(ABC):
                 mel_up, aux = (cut_folds(x[:n_steps], starts, length) for x in (mel_up, aux))
                 n_steps = length
             samples, logits = self._collect(n_steps, mel_up, aux, return_logits)
-        kind = np.float32 if self.config.head == "mol" else np.int32
+        kind = np.float32 if self.config.draws_values else np.int32
         return Generated(samples.numpy().astype(kind), None if logits is None else logits.numpy())
 
     def teacher_forced_logits(

@@ -50,8 +50,11 @@ def per_sample(
     x = torch.from_numpy(np.array(mel)).to(dtype)
     first = config.lookback_frames if config.pad == "none" else 0
     frames = slice(first, first + config.n_output_frames(x.shape[1]))
+    if config.upsample == "linear":
+        return _linear(config, tensors, x)
     kernel = tensors["upsample.kernel"]
-    padded = torch.nn.functional.pad(x, (config.upsample_left, config.upsample_right))
+    beyond = (config.upsample_left, config.upsample_right)
+    padded = torch.nn.functional.pad(x, beyond, value=config.pad_value)
     windows = padded.unfold(1, kernel.shape[1], 1)[:, frames]  # [M, n, taps]
     mel_up = torch.einsum("pj,mnj->npm", kernel, windows).reshape(-1, config.n_mels)
     if not config.aux_size:
@@ -60,16 +63,37 @@ def per_sample(
     return mel_up, aux.repeat_interleave(config.hop_length, dim=0)
 
 
+def _linear(
+    config: ModelConfig, tensors: Mapping[str, Tensor], mel: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mel [M, n] -> (mel [T, M], aux [T, S * aux_size]), as the original programs interpolate."""
+    from torch.nn.functional import interpolate, pad
+
+    def stretched(x: Tensor) -> Tensor:
+        longer: Tensor = interpolate(
+            x[None], scale_factor=config.hop_length, mode="linear", align_corners=True
+        )[0]
+        return longer
+
+    cut = config.upsample_pad * config.hop_length
+    padded = pad(mel, (config.upsample_pad, config.upsample_pad), value=config.pad_value)
+    mel_up = stretched(padded)[:, cut:-cut].T
+    if not config.aux_size:
+        return mel_up, mel_up.new_zeros(len(mel_up), 0)
+    return mel_up, stretched(_aux_network(config, tensors, mel).T).T
+
+
 def _aux_network(config: ModelConfig, tensors: Mapping[str, Tensor], mel: Tensor) -> Tensor:
-    """Mel [M, n] -> [n, S * aux_size]; zero frames beyond both ends."""
+    """Mel [M, n] -> [n, S * aux_size]; padded frames beyond both ends."""
     import torch
-    from torch.nn.functional import conv1d, linear
+    from torch.nn.functional import conv1d, linear, pad
 
     def layer(x: Tensor, name: str) -> Tensor:
         return linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
     weight, bias = tensors["aux.conv_in.weight"], tensors["aux.conv_in.bias"]
-    x = torch.relu(conv1d(mel[None], weight, bias, padding=config.aux_radius))[0].T
+    padded = pad(mel, (config.aux_radius, config.aux_radius), value=config.pad_value)
+    x = torch.relu(conv1d(padded[None], weight, bias))[0].T
     for i in range(config.aux_blocks):
         inner = torch.relu(layer(x, f"aux.blocks.{i}.conv1"))
         x = x + layer(inner, f"aux.blocks.{i}.conv2")

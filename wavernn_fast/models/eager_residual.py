@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .eager import EagerModel, _categorical
 
@@ -12,10 +15,11 @@ if TYPE_CHECKING:
 
 LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale of the original samplers
 UNIFORM_CLIP = 1e-5  # their uniforms stay in [1e-5, 1 - 1e-5]
+LOG_STD_FLOOR = -7.0  # the lowest log-deviation of the original gaussian samplers
 
 
 class EagerResidual(EagerModel):
-    """Two residual GRUs and three dense layers: I, rnn1, rnn2, fc1 to fc3; labels or logistics."""
+    """Two residual GRUs and three dense layers: I, rnn1, rnn2, fc1 to fc3; labels or values."""
 
     def _build(self) -> None:
         t = self._tensors
@@ -23,10 +27,17 @@ class EagerResidual(EagerModel):
         self.rnn1 = self._gru(t["gru1.w_input"], "gru1", "GRUCell")
         self.rnn2 = self._gru(t["gru2.w_input"], "gru2", "GRUCell")
         self.fc1, self.fc2, self.fc3 = (self._layer(n) for n in ("fc1", "fc2", "fc3"))
+        self.hear(np.zeros(self.config.speaker_size))
+
+    def hear(self, speaker: NDArray[Any]) -> None:
+        """Take the vector [speaker_size] that the input layer hears from now on; zeros at first."""
+        import torch
+
+        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     def _scaled(self, samples: Tensor) -> Tensor:
-        """Labels to the companded [-1, 1] that is fed back; mol samples are that already."""
-        if self.config.head == "mol":
+        """Labels to the companded [-1, 1] that is fed back; values are that already."""
+        if self.config.draws_values:
             return samples
         return 2.0 * samples.to(self.dtype) / (self.config.n_classes - 1.0) - 1.0
 
@@ -38,10 +49,11 @@ class EagerResidual(EagerModel):
         h2 = torch.zeros_like(h1)
         x = torch.full((batch, 1), self.config.first_input, dtype=self.dtype)
         nothing = h1[:, :0]
+        draw = _DRAWS[self.config.head]
         for i in range(n_steps):
             mel_i = mel[:, i] if self.config.n_mels else nothing
             a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else nothing).chunk(4, dim=1)
-            u = self.I(torch.cat([x, mel_i, a1], dim=1))
+            u = self.I(torch.cat([x, mel_i, a1, self._speaker.expand(batch, -1)], dim=1))
             h1 = self.rnn1(u, h1)
             v = u + h1
             h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
@@ -49,7 +61,7 @@ class EagerResidual(EagerModel):
             p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
             q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
             logits = self.fc3(q)
-            sample = _logistics(logits) if self.config.head == "mol" else _categorical(logits)
+            sample = draw(logits)
             x = self._scaled(sample).unsqueeze(1)
             yield sample, logits
 
@@ -61,7 +73,7 @@ class EagerResidual(EagerModel):
         x = torch.cat([first, self._scaled(samples)[:-1]])[:, None]
         mel, aux = (y if len(y) else y.new_zeros(n, 0) for y in (mel, aux))
         a1, a2, a3, a4 = aux.chunk(4, dim=1)
-        u = self.I(torch.cat([x, mel, a1], dim=1))
+        u = self.I(torch.cat([x, mel, a1, self._speaker.expand(n, -1)], dim=1))
         v = u + self._gru(t["gru1.w_input"], "gru1", "GRU")(u[None])[0][0]
         both = torch.cat([v, a2], dim=1)
         w = v + self._gru(t["gru2.w_input"], "gru2", "GRU")(both[None])[0][0]
@@ -82,3 +94,28 @@ def _logistics(logits: Tensor) -> Tensor:
     scale = log_scales.gather(1, k)[:, 0].clamp(min=LOG_SCALE_FLOOR).exp()
     v = torch.empty_like(mean).uniform_(UNIFORM_CLIP, 1.0 - UNIFORM_CLIP)
     return (mean + scale * (torch.log(v) - torch.log1p(-v))).clamp(-1.0, 1.0)
+
+
+def _gaussians(logits: Tensor) -> Tensor:
+    """Draw x [B] in [-1, 1] from normals [B, 2] of mean and log-deviation."""
+    import torch
+
+    mean, log_std = logits.unbind(dim=1)
+    return torch.normal(mean, log_std.clamp(min=LOG_STD_FLOOR).exp()).clamp(-1.0, 1.0)
+
+
+def _betas(logits: Tensor) -> Tensor:
+    """Draw x = 2 y - 1 [B] for y from beta distributions [B, 2] of log alpha and log beta."""
+    import torch
+
+    alpha, beta = logits.exp().unbind(dim=1)
+    drawn: Tensor = 2.0 * torch.distributions.Beta(alpha, beta).sample() - 1.0
+    return drawn
+
+
+_DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": _categorical,
+    "mol": _logistics,
+    "gaussian": _gaussians,
+    "beta": _betas,
+}

@@ -74,9 +74,9 @@ def resynthesise(
 
 
 def to_unit(config: ModelConfig, samples: NDArray[Any]) -> NDArray[np.float64]:
-    """Drawn samples to [-1, 1]: dual by its scale, labels 2 k / (C - 1) - 1, mol as they are."""
+    """Drawn samples to [-1, 1]: dual by its scale, labels 2 k / (C - 1) - 1, values as they are."""
     x = np.asarray(samples, np.float64)
     if config.core == "dual":
         exact = config.output.dual_scale == "int16"
         return (x - 32768.0) / 32768.0 if exact else x / 32767.5 - 1.0
-    return x if config.head == "mol" else 2.0 * x / (config.n_classes - 1) - 1.0
+    return x if config.draws_values else 2.0 * x / (config.n_classes - 1) - 1.0
