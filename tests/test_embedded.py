@@ -139,6 +139,25 @@ def test_every_dtype_keeps_its_tolerance_against_float64(config: ModelConfig, dt
     assert tolerances.logit_error(found, expected) <= tolerances.logit_limit(expected, dtype)
 
 
+@every_config
+@pytest.mark.parametrize("threads", [1, 2])
+def test_free_draws_are_those_of_the_reference(config: ModelConfig, threads: int) -> None:
+    """Also of fewer labels than a vector holds, where padding must never be drawn."""
+    tensors, frames = cases.random_tensors(config), cases.mel_for(config, 96)
+    rows = (None, None)
+    if frames is not None:
+        count = config.n_output_frames(frames.shape[1])
+        rows = make_conditioner(config, tensors).window(frames, 0, count)
+    engine = _C.Engine(dataclasses.asdict(config), tensors, threads=threads)
+    [(labels, _)] = engine.run([engine.open(5)], [96], [rows[0]], [rows[1]])
+    expected = reference.run(config, tensors, frames, n_steps=96, seed=5)
+    ties = np.flatnonzero(expected["margin"][:, 0] < tolerances.TIE_MARGIN_FP32)
+    sure = int(ties[0]) if len(ties) else 96  # up to the first draw that may fall either way
+    assert sure >= (96 if config.n_classes == 8 else 1)
+    assert np.array_equal(labels[:sure], expected["samples"][:sure])
+    assert labels.max() < config.n_classes
+
+
 def test_a_model_of_the_published_size_matches_with_overlapping_threads() -> None:
     [config] = [c for c in cases.full_size_configs() if c.core == "embedded"]
     tensors = cases.random_tensors(config)
