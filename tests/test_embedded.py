@@ -14,7 +14,7 @@ import tolerances
 from engine_work import DTYPES
 from voices import WHOLE, joined, mel, same_bits, voice
 
-from wavernn_fast import _C
+from wavernn_fast import _C, devices
 from wavernn_fast.conditioning_network import HeldConditioner, make_conditioner
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError, InputError, ModelError
@@ -197,6 +197,19 @@ def test_every_tensor_is_heard(name: str) -> None:
     assert tolerances.logit_error(found, expected) > 10 * tolerances.logit_limit(expected, "fp32")
 
 
+def test_the_native_border_names_what_an_embedded_core_lacks() -> None:
+    config = CONFIGS[0]
+    fields, tensors = dataclasses.asdict(config), cases.random_tensors(config)
+    with pytest.raises(InputError, match="first_label is 256, not a label"):
+        _C.Engine(fields | {"first_label": 256}, tensors)
+    with pytest.raises(InputError, match="embedding_size is 0, must be positive"):
+        _C.Engine(fields | {"embedding_size": 0}, tensors)
+    with pytest.raises(InputError, match="head mol does not belong to an embedded core"):
+        _C.Engine(fields | {"head": "mol", "n_classes": 30}, tensors)
+    with pytest.raises(InputError, match=r"gru.w_label has shape \[144, 10\], expected"):
+        _C.Engine(fields | {"embedding_size": 11}, tensors)
+
+
 def test_the_first_label_is_that_of_the_configuration() -> None:
     config = CONFIGS[0]
     other = dataclasses.replace(config, first_label=3)
@@ -242,9 +255,22 @@ def test_other_devices_refuse_in_a_sentence(device: str) -> None:
         Vocoder(config, tensors, device=device)
 
 
-def test_auto_runs_on_the_cpu() -> None:
+def test_the_kernel_for_many_streams_refuses_too() -> None:
     config, tensors = random_model("embedded:32")
-    assert Vocoder(config, tensors, device="auto").device == "cpu"
+    with pytest.raises(DeviceError, match="dual core"):
+        Vocoder(config, tensors, device="emu", gpu_streams=8)
+
+
+def test_auto_runs_on_the_cpu_where_the_gpu_has_no_kernel_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """As on a machine with a GPU: the emulator stands in for it."""
+    config, tensors = random_model("embedded:32")
+    monkeypatch.setattr(devices, "resolve_devices", lambda device: [devices.Target("emu")])
+    with caplog.at_level(logging.INFO, logger="wavernn_fast"):
+        voc = Vocoder(config, tensors, device="auto")
+    assert voc.device == "cpu"
+    assert "Running on the CPU, not on a GPU: The GPU kernel runs the dual core" in caplog.text
 
 
 # --- configurations -------------------------------------------------------------------------------
