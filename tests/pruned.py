@@ -39,12 +39,17 @@ KEPT = {
         "fc2": "fc2.weight",
         "fc3": "fc3.weight",
     },
+    "embedded": {
+        "gru": "gru.w_recurrent",
+        "fc1": "fc1.weight",
+        "fc2": "fc2.weight",
+    },
 }
 
 
 def kept_columns(config: ModelConfig, name: str) -> int:
     """Columns of matrix `name` of a plan; those of auxiliary channels are multiplied elsewhere."""
-    if name.startswith("gru") or (config.core == "residual" and name == "fc1"):
+    if name.startswith("gru") or (config.core != "dual" and name == "fc1"):
         return config.hidden_size
     return config.hidden_size // 2 if name.endswith("_fc1") else config.fc_size
 
@@ -107,11 +112,15 @@ AUX: dict[str, Any] = {"aux_size": 3, "aux_channels": 6, "aux_blocks": 1, "aux_k
 
 @st.composite
 def configs(draw) -> ModelConfig:
-    if draw(st.booleans()):
+    core = draw(st.sampled_from(tuple(KEPT)))
+    if core == "dual":
         hidden = draw(st.sampled_from([32, 64, 96, 160]))
         more = draw(st.sampled_from([{}, {"n_mels": 5, "hop_length": 3}]))
         return cases.dual_config(hidden, draw(st.integers(3, 70)), **more)
     hidden, fc = (16 * draw(st.integers(low, 10 if low == 2 else 5)) for low in (2, 1))
+    if core == "embedded":
+        more = draw(st.sampled_from([{}, {"n_mels": 0, "hop_length": 1}]))
+        return cases.embedded_config(hidden, fc, draw(st.sampled_from([3, 8, 9])), **more)
     bits = draw(st.sampled_from([None, 8, 9]))
     mixtures = draw(st.sampled_from([1, 10]))
     more = draw(st.sampled_from([{}, AUX]))

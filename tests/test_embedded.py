@@ -14,7 +14,7 @@ import tolerances
 from engine_work import DTYPES
 from voices import WHOLE, joined, mel, same_bits, voice
 
-from wavernn_fast import _C
+from wavernn_fast import _C, devices
 from wavernn_fast.conditioning_network import HeldConditioner, make_conditioner
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError, InputError, ModelError
@@ -139,6 +139,25 @@ def test_every_dtype_keeps_its_tolerance_against_float64(config: ModelConfig, dt
     assert tolerances.logit_error(found, expected) <= tolerances.logit_limit(expected, dtype)
 
 
+@every_config
+@pytest.mark.parametrize("threads", [1, 2])
+def test_free_draws_are_those_of_the_reference(config: ModelConfig, threads: int) -> None:
+    """Also of fewer labels than a vector holds, where padding must never be drawn."""
+    tensors, frames = cases.random_tensors(config), cases.mel_for(config, 96)
+    rows = (None, None)
+    if frames is not None:
+        count = config.n_output_frames(frames.shape[1])
+        rows = make_conditioner(config, tensors).window(frames, 0, count)
+    engine = _C.Engine(dataclasses.asdict(config), tensors, threads=threads)
+    [(labels, _)] = engine.run([engine.open(5)], [96], [rows[0]], [rows[1]])
+    expected = reference.run(config, tensors, frames, n_steps=96, seed=5)
+    ties = np.flatnonzero(expected["margin"][:, 0] < tolerances.TIE_MARGIN_FP32)
+    sure = int(ties[0]) if len(ties) else 96  # up to the first draw that may fall either way
+    assert sure >= (96 if config.n_classes == 8 else 1)
+    assert np.array_equal(labels[:sure], expected["samples"][:sure])
+    assert labels.max() < config.n_classes
+
+
 def test_a_model_of_the_published_size_matches_with_overlapping_threads() -> None:
     [config] = [c for c in cases.full_size_configs() if c.core == "embedded"]
     tensors = cases.random_tensors(config)
@@ -176,6 +195,19 @@ def test_every_tensor_is_heard(name: str) -> None:
     found, _ = _forced(config, spoiled, 24)
     _, expected = _forced(config, tensors, 24)
     assert tolerances.logit_error(found, expected) > 10 * tolerances.logit_limit(expected, "fp32")
+
+
+def test_the_native_border_names_what_an_embedded_core_lacks() -> None:
+    config = CONFIGS[0]
+    fields, tensors = dataclasses.asdict(config), cases.random_tensors(config)
+    with pytest.raises(InputError, match="first_label is 256, not a label"):
+        _C.Engine(fields | {"first_label": 256}, tensors)
+    with pytest.raises(InputError, match="embedding_size is 0, must be positive"):
+        _C.Engine(fields | {"embedding_size": 0}, tensors)
+    with pytest.raises(InputError, match="head mol does not belong to an embedded core"):
+        _C.Engine(fields | {"head": "mol", "n_classes": 30}, tensors)
+    with pytest.raises(InputError, match=r"gru.w_label has shape \[144, 10\], expected"):
+        _C.Engine(fields | {"embedding_size": 11}, tensors)
 
 
 def test_the_first_label_is_that_of_the_configuration() -> None:
@@ -223,9 +255,22 @@ def test_other_devices_refuse_in_a_sentence(device: str) -> None:
         Vocoder(config, tensors, device=device)
 
 
-def test_auto_runs_on_the_cpu() -> None:
+def test_the_kernel_for_many_streams_refuses_too() -> None:
     config, tensors = random_model("embedded:32")
-    assert Vocoder(config, tensors, device="auto").device == "cpu"
+    with pytest.raises(DeviceError, match="dual core"):
+        Vocoder(config, tensors, device="emu", gpu_streams=8)
+
+
+def test_auto_runs_on_the_cpu_where_the_gpu_has_no_kernel_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """As on a machine with a GPU: the emulator stands in for it."""
+    config, tensors = random_model("embedded:32")
+    monkeypatch.setattr(devices, "resolve_devices", lambda device: [devices.Target("emu")])
+    with caplog.at_level(logging.INFO, logger="wavernn_fast"):
+        voc = Vocoder(config, tensors, device="auto")
+    assert voc.device == "cpu"
+    assert "Running on the CPU, not on a GPU: The GPU kernel runs the dual core" in caplog.text
 
 
 # --- configurations -------------------------------------------------------------------------------

@@ -139,6 +139,17 @@ def test_each_family_is_given_its_preset_and_output_rule(tmp_path: Path) -> None
         assert checkpoints.inspect(path)["preset"] == preset
 
 
+def test_a_univoc_checkpoint_of_the_published_size_is_the_one_that_was_published() -> None:
+    sizes = {"hidden": 896, "fc": 1024, "n_mels": 80, "embedding": 256, "conditioning": 128}
+    state = builders.univoc(**sizes)
+    assert len(state) == 25
+    assert sum(array.size for array in state.values()) == 6_478_080
+    fields, tensors = checkpoints.DIALECTS["univoc"].convert(state)
+    assert sum(array.size for array in tensors.values()) == 6_478_080
+    assert (fields["hidden_size"], fields["fc_size"], fields["n_classes"]) == (896, 1024, 1024)
+    assert (fields["hop_length"], fields["first_label"]) == (200, 512)
+
+
 def test_a_model_of_other_bins_still_knows_its_labels(tmp_path: Path) -> None:
     path, _ = _saved(tmp_path, "univoc")
     config, _ = checkpoints.load(path)

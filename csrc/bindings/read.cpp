@@ -41,15 +41,15 @@ ModelConfig read_config(const py::dict& d) {
   c.upsample_left = number("upsample_left");
   c.upsample_right = number("upsample_right");
   c.first_input = py::cast<float>(d["first_input"]);
-  c.embedding_size = number("embedding_size");
-  c.first_label = number("first_label");
   WF_CHECK(c.hop_length > 0 && c.n_mels >= 0 && c.aux_size >= 0 && c.upsample_left >= 0 &&
                c.upsample_right >= 0,
            "hop_length must be positive and the other sizes not negative");
-  WF_CHECK(c.core != Core::embedded ||
-               (c.embedding_size > 0 && c.first_label >= 0 && c.first_label < c.n_classes),
-           "embedding_size must be positive and first_label ", c.first_label, " a label, 0 to ",
-           c.n_classes - 1);
+  if (c.core != Core::embedded) return c;
+  c.embedding_size = number("embedding_size");
+  c.first_label = number("first_label");
+  WF_CHECK(c.embedding_size > 0, "embedding_size is ", c.embedding_size, ", must be positive");
+  WF_CHECK(c.first_label >= 0 && c.first_label < c.n_classes, "first_label is ", c.first_label,
+           ", not a label (0 to ", c.n_classes - 1, ")");
   return c;
 }
 

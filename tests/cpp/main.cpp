@@ -72,7 +72,17 @@ std::vector<wf::ModelConfig> configs() {
   residual.aux_size = 8;
   residual.hop_length = 10;
   residual.upsample_left = residual.upsample_right = 2;
-  return {plain, conditioned, residual};
+  wf::ModelConfig embedded;
+  embedded.core = wf::Core::embedded;
+  embedded.head = wf::Head::softmax;
+  embedded.hidden_size = 96;
+  embedded.fc_size = 48;
+  embedded.n_classes = 64;
+  embedded.embedding_size = 12;
+  embedded.first_label = 32;
+  embedded.n_mels = 20;
+  embedded.hop_length = 10;
+  return {plain, conditioned, residual, embedded};
 }
 
 // The multiply-add of processors without one must round as std::fma does.
@@ -117,9 +127,9 @@ int print_hashes(const wf::ModelConfig& config, const wf::CanonicalWeights& weig
         ++different;
       }
     }
-    std::printf("%s hidden %d mels %d %s%s%s %016llx\n",
-                config.core == wf::Core::dual ? "dual" : "residual", config.hidden_size,
-                config.n_mels, dtype, sparse == "off" ? "" : " ",
+    const char* cores[] = {"dual", "residual", "embedded"};
+    std::printf("%s hidden %d mels %d %s%s%s %016llx\n", cores[int(config.core)],
+                config.hidden_size, config.n_mels, dtype, sparse == "off" ? "" : " ",
                 sparse == "off" ? "" : sparse.c_str(), (unsigned long long)first);
   }
   return different;
@@ -135,7 +145,7 @@ int main() {
     different +=
         print_hashes(config, dense, floats, "off") + print_hashes(config, dense, ints, "off");
   }
-  for (const wf::ModelConfig& config : {configs()[1], configs()[2]}) {
+  for (const wf::ModelConfig& config : {configs()[1], configs()[2], configs()[3]}) {
     const wf::CanonicalWeights pruned = wf::make_weights(config, true);
     for (const char* blocks : {"16x1", "4x4", "1x1"})
       different += print_hashes(config, pruned, floats, blocks);

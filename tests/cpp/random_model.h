@@ -63,7 +63,7 @@ inline CanonicalWeights make_weights(const ModelConfig& c, bool pruned = false) 
   Maker make;
   make.pruned = pruned;
   const int64_t h = c.hidden_size, f = c.fc_size, a = c.aux_size;
-  if (c.n_mels > 0) make.add("upsample.kernel", {c.hop_length, c.taps()}, 1.0f);
+  if (c.interp_size() > 0) make.add("upsample.kernel", {c.hop_length, c.taps()}, 1.0f);
   if (c.core == Core::dual) {
     make.add_pruned("gru.w_recurrent", {3 * h, h}, 2.0f / std::sqrt(float(h)));
     make.add("gru.b_recurrent", {3 * h}, 0.3f);
@@ -73,6 +73,16 @@ inline CanonicalWeights make_weights(const ModelConfig& c, bool pruned = false) 
       make.layer(std::string(half) + "_fc1", f, h / 2, 3.0f);
       make.layer(std::string(half) + "_fc2", 256, f, 2.0f);
     }
+    return std::move(make.weights);
+  }
+  if (c.core == Core::embedded) {
+    make.add("embedding.weight", {c.n_classes, c.embedding_size}, 1.0f);
+    make.add("gru.w_label", {3 * h, c.embedding_size}, 1.0f);
+    make.add_pruned("gru.w_recurrent", {3 * h, h}, 2.0f / std::sqrt(float(h)));
+    make.add("gru.b_recurrent", {3 * h}, 0.3f);
+    make.add("gru.b_input", {3 * h}, 0.3f);
+    make.layer("fc1", f, h, 2.0f);
+    make.layer("fc2", c.n_classes, f, 2.0f);
     return std::move(make.weights);
   }
   make.layer("input", h, 1 + c.n_mels + a, 1.0f);
