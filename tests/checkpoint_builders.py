@@ -164,6 +164,42 @@ def torchaudio(*, blocks: int = 2, seed: int = 0, classes: int = 256, **sizes: A
     return state
 
 
+def geneing(
+    *,
+    hidden: int = 16,
+    fc: int = 16,
+    classes: int = 512,
+    n_mels: int = 8,
+    aux: int = 8,
+    channels: int = 12,
+    blocks: int = 2,
+    pad: int = 2,
+    scales: Sequence[int] = (2, 2, 3),
+    drops: bool = True,
+    seed: int = 0,
+) -> State:
+    """State dict of geneing's single-GRU model; `drops`: I does not hear the last of slice 1."""
+    state = fatchord(
+        hidden=hidden,
+        fc=fc,
+        classes=classes,
+        n_mels=n_mels,
+        aux=aux,
+        channels=channels,
+        blocks=blocks,
+        pad=pad,
+        scales=scales,
+        seed=seed,
+    )
+    gone = {n for n in state if n.startswith(("rnn2.", "fc2.")) or n == "step"}
+    state = {n: t for n, t in state.items() if n not in gone}
+    m = _Maker(seed + 1000)
+    m.add("upsample.resnet.conv_out.weight", 2 * aux, channels, 1)
+    m.add("upsample.resnet.conv_out.bias", 2 * aux)
+    m.linear("I", hidden, 1 + n_mels + aux - drops)
+    return {**state, **m.state}
+
+
 def deepmind(*, hidden: int = 32, seed: int = 0) -> State:
     """State dict of fatchord's `models/deepmind_version.py`: gates u, r, e; unconditioned."""
     m, half = _Maker(seed), hidden // 2

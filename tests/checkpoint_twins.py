@@ -136,6 +136,52 @@ def fatchord(state: dict[str, np.ndarray], **sizes: Any) -> Fatchord:
     return _as_module(state, Fatchord(**sizes))
 
 
+# ---------------------------------------------------------------- geneing
+
+
+class Geneing(nn.Module):
+    """The single-GRU model; `drops` leaves the last channel of the first slice out of I."""
+
+    def __init__(
+        self,
+        *,
+        hidden: int = 16,
+        fc: int = 16,
+        classes: int = 512,
+        n_mels: int = 8,
+        aux: int = 8,
+        channels: int = 12,
+        blocks: int = 2,
+        pad: int = 2,
+        scales: Sequence[int] = (2, 2, 3),
+        drops: bool = True,
+    ) -> None:
+        super().__init__()
+        self.aux, self.heard = aux, aux - 1 if drops else aux
+        self.upsample = _Upsample(scales, _ResNet(n_mels, channels, 2 * aux, blocks, pad), pad)
+        self.I = nn.Linear(1 + n_mels + self.heard, hidden)
+        self.rnn1 = nn.GRU(hidden, hidden, batch_first=True)
+        self.fc1 = nn.Linear(hidden + aux, fc)
+        self.fc3 = nn.Linear(fc, classes)
+
+    @torch.no_grad()
+    def logits(self, mel: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Outputs [n * hop, C] for mel [M, n] and the values x [n * hop] fed back before each."""
+        mel_up, aux = self.upsample(torch.from_numpy(mel).double()[None])
+        assert aux is not None
+        first, second = aux.split(self.aux, dim=1)
+        fed = torch.from_numpy(x).double()[:, None]
+        u = self.I(torch.cat([fed, mel_up, first[:, : self.heard]], dim=1))
+        v = u + self.rnn1(u[None])[0][0]
+        logits: torch.Tensor = self.fc3(torch.relu(self.fc1(torch.cat([v, second], dim=1))))
+        return logits.numpy()
+
+
+def geneing(state: dict[str, np.ndarray], **sizes: Any) -> Geneing:
+    """The module with these weights, loaded strictly."""
+    return _as_module(state, Geneing(**sizes))
+
+
 # ---------------------------------------------------------------- dual softmax
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..canonical import show_shape
 from ..errors import MissingDependencyError, ModelError
 from ..weights import MAX_BYTES, MAX_TENSORS
+from . import model_bin
 
 _WRAPPERS = ("model_state", "state_dict", "model")
 _MIN_TORCH = (2, 10)
@@ -266,7 +267,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     ----------
     path : Path
         A file written by ``torch.save``: a state dict alone, or under ``model_state``,
-        ``state_dict`` or ``model``.
+        ``state_dict`` or ``model``; or a ``model.bin``, for which PyTorch is not needed.
 
     Raises
     ------
@@ -277,6 +278,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         If PyTorch is absent or older than 2.10.
     """
     head = _read_head(path)
+    if model_bin.is_model_bin(head):
+        return Checkpoint(path=path, state=model_bin.read(path), wrapper="model.bin")
     _refuse_other_kinds(path, head)
     is_zip = head.startswith(b"PK\x03\x04")
     if is_zip:
