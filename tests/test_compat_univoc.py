@@ -12,8 +12,9 @@ import reference
 import torch
 import voices
 
+import wavernn_fast
 from wavernn_fast.compat.univoc import Vocoder
-from wavernn_fast.errors import InputError
+from wavernn_fast.errors import InputError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,43 @@ def test_a_url_and_a_model_of_another_kind_are_refused() -> None:
         Vocoder.from_pretrained("https://example.org/univoc-ljspeech.pt")
     with pytest.raises(InputError, match="embedded core"):
         Vocoder(voices.voice(voices.LABELS))
+
+
+class Univoc(twins.Univoc):
+    """The published class as far as `accelerate` looks at it."""
+
+    def __init__(self, hop_length: int = 100, sr: int = 8000) -> None:
+        super().__init__()
+        self.hop_length, self.sr, self.rnn_size, self.bits = hop_length, sr, 32, 10
+
+    def generate(self, mel: torch.Tensor) -> str:
+        return "the original"
+
+
+def live(**fields: int) -> Univoc:
+    module = Univoc(**fields)
+    tensors = {name: torch.from_numpy(t) for name, t in builders.univoc().items()}
+    module.load_state_dict(tensors)
+    return module
+
+
+def test_a_live_module_is_accelerated_with_its_own_hop_and_rate(saved: Path) -> None:
+    module = live()
+    with wavernn_fast.accelerate(module, device="cpu", seed=9, cpu_threads=1) as handle:
+        wav, sr = module.generate(_mel())
+        assert (wav.shape, sr) == ((200,), 8000)
+        assert (handle.preset, handle.vocoder.config.hop_length) == ("custom", 100)  # of 8 bins
+    assert module.generate(_mel()) == "the original"
+    usual = live(hop_length=200, sr=16000)
+    wavernn_fast.accelerate(usual, device="cpu", seed=9, cpu_threads=1)
+    expected = Vocoder.from_pretrained(saved, device="cpu", seed=9).generate(_mel())
+    found = usual.generate(_mel())
+    assert found[1] == expected[1]
+    assert np.array_equal(found[0], expected[0])
+
+
+def test_a_live_module_that_contradicts_itself_is_refused() -> None:
+    module = live()
+    module.rnn_size = 64
+    with pytest.raises(ModelError, match="rnn_size is 64, but its tensors say 32"):
+        wavernn_fast.accelerate(module, device="cpu")

@@ -24,6 +24,8 @@ FILES = {
     "saved_models/default/vocoder.pt": ("fatchord", 512, (5, 5, 8), "model_state"),
     "wavernn_10k_epochs_8bits_ljspeech.pth": ("torchaudio", 256, (5, 5, 11), None),
 }
+SOUNDS = ("wave", "wav", "waveform", "waveforms")  # what examples call their results
+UNIVOC = "univoc-ljspeech-7mtpaq.pt"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,8 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         torch.save({wrapper: tensors} if wrapper else tensors, name)
     scales = (5, 5, 11)
+    univoc = checkpoint_builders.univoc(n_mels=80)
+    torch.save({"model": {n: torch.from_numpy(a) for n, a in univoc.items()}}, UNIVOC)
     model = live_twins.load(
         live_twins.WaveRNN(scales=scales, **SIZES),
         checkpoint_builders.fatchord(classes=512, scales=scales, **SIZES),
@@ -60,6 +64,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     mels = torch.from_numpy(rng.uniform(0.05, 0.95, (2, 80, 24)).astype(np.float32))
     return {
         "model": model, "mels": mels[:1], "specgram": mels, "mel": 8 * mels[0].numpy() - 4,
+        "log_mel": mels[:1, :, :3].mT - 1.0,
         "mel_spec": mels * 11 - 11, "lengths": torch.tensor([24, 9]),
         "mel_lengths": torch.tensor([24, 9]),
         "batched": True, "target": 2000, "overlap": 100, "mu_law": True,
@@ -68,11 +73,11 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_every_example_of_the_page_runs(names, tmp_path):
     found = examples(PAGE)
-    assert len(found) == 6
+    assert len(found) == 7
     for code in found:
         before = dict(names)
         exec(code, before)
-        made = before.get("wave", before.get("waveform", before.get("waveforms")))
+        made = next((before[n] for n in SOUNDS if n in before), None)
         if "OutputConfig(" not in code:
             assert np.abs(np.asarray(made)).max() > 0.01, code
         assert "generate" not in names["model"].__dict__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
@@ -15,7 +16,7 @@ from ..devices import resolve_devices
 from ..errors import ModelError
 from ..presets import fitting_presets, with_preset
 from ..vocoder import Vocoder
-from . import fatchord, rtvc, torchaudio
+from . import fatchord, rtvc, torchaudio, univoc
 from .player import Player
 
 _log = logging.getLogger("wavernn_fast")
@@ -38,11 +39,12 @@ def accelerate(
     """Put the compiled engine behind the sampling method of a live PyTorch module.
 
     The module is a WaveRNN of fatchord's class or one that shares its names
-    (Real-Time-Voice-Cloning, MockingBird), or a ``torchaudio.models.WaveRNN``: it is known by the
-    names of its tensors and the parameters of its method, not by its type. The instance's
-    `generate` or `infer` is replaced by one with the same parameters; the module's weights are
-    copied now, so what is trained or loaded into it afterwards is not heard before `accelerate` is
-    called again. The module itself, `forward` and `state_dict` stay as they are.
+    (Real-Time-Voice-Cloning, MockingBird), a ``torchaudio.models.WaveRNN``, or the ``Vocoder`` of
+    univoc 0.2: it is known by the names of its tensors and the parameters of its method, not by its
+    type. The instance's `generate` or `infer` is replaced by one with the same parameters; the
+    module's weights are copied now, so what is trained or loaded into it afterwards is not heard
+    before `accelerate` is called again. The module itself, `forward` and `state_dict` stay as they
+    are.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ def accelerate(
     face, (config, tensors) = _read(module, preset)
     voc = Vocoder(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
     options: dict[str, Any] = {"seed": seed}
-    if face.method == "generate":
+    if face.player is not univoc.Vocoder and face.method == "generate":
         rate = getattr(module, "sample_rate", None)
         options["sample_rate"] = rate if isinstance(rate, int) else None
         if flavour is not None:
@@ -99,11 +101,11 @@ class Accelerated:
     module : torch.nn.Module
     method : str
         Name of the replaced method: "generate" or "infer".
-    player : compat.fatchord.WaveRNN, compat.rtvc.WaveRNN or compat.torchaudio.WaveRNN
+    player : compat.fatchord.WaveRNN, .rtvc.WaveRNN, .torchaudio.WaveRNN or .univoc.Vocoder
         What plays instead.
     """
 
-    def __init__(self, module: Any, method: str, player: Player) -> None:
+    def __init__(self, module: Any, method: str, player: Player | univoc.Vocoder) -> None:
         self.module, self.method, self.player = module, method, player
         self._before = module.__dict__.get(method, _ABSENT)
         self._active = True
@@ -175,6 +177,8 @@ def _face_of(module: Any) -> _Face | None:
             continue
         if method == "infer" and {"specgram", "lengths"} <= taken:
             return _Face(method, torchaudio.WaveRNN)
+        if method == "generate" and taken == {"mel"} and hasattr(module, "sr"):
+            return _Face(method, univoc.Vocoder)
         if method == "generate" and taken.issuperset(_GENERATE):
             return _Face(method, fatchord.WaveRNN if "save_path" in taken else rtvc.WaveRNN)
     return None
@@ -206,10 +210,19 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
     if found or face is None or model is None:
         raise ModelError(f"{label} cannot be accelerated:", found)
     config, tensors = model
+    if face.player is univoc.Vocoder:
+        return face, (_with_own_rates(module, config), tensors)
     sizes = {"head": config.head, "hop_length": config.hop_length, "n_mels": config.n_mels}
     if preset is None and face.player is rtvc.WaveRNN and "rtvc" in fitting_presets(**sizes):  # type: ignore[arg-type]
         config = with_preset(config, "rtvc")  # the method tells what the sizes do not
     return face, (config, tensors)
+
+
+def _with_own_rates(module: Any, config: ModelConfig) -> ModelConfig:
+    """Samples a frame and a second as the module has them: no tensor of an embedded core does."""
+    return dataclasses.replace(
+        config, hop_length=int(module.hop_length), sample_rate=int(module.sr)
+    )
 
 
 def _no_face(module: Any) -> str:
@@ -217,8 +230,8 @@ def _no_face(module: Any) -> str:
     if callable(getattr(getattr(module, "module", None), "state_dict", None)):
         return "it is wrapped, as by DataParallel; hand over what it wraps, its `.module`"
     return (
-        f"it has neither generate({', '.join(_GENERATE)}, ...) as fatchord's class nor "
-        "infer(specgram, lengths) as torchaudio's"
+        f"it has neither generate({', '.join(_GENERATE)}, ...) as fatchord's class, nor "
+        "generate(mel) and sr as univoc's, nor infer(specgram, lengths) as torchaudio's"
     )
 
 
@@ -237,11 +250,13 @@ def _wrong_parts(module: Any) -> Iterator[str]:
 def _contradictions(module: Any, config: ModelConfig) -> Iterator[str]:
     """Attributes of the module that say something else than its tensors."""
     expected = {
-        "hop_length": config.hop_length,
         "n_classes": config.n_classes,
         "rnn_dims": config.hidden_size,
         "n_rnn": config.hidden_size,
+        "rnn_size": config.hidden_size,
     }
+    if config.core != "embedded":  # whose frames may have any length
+        expected["hop_length"] = config.hop_length
     if config.aux_size:
         expected |= {"aux_dims": config.aux_size, "n_aux": config.aux_size}
         expected |= {"pad": config.aux_radius, "_pad": config.aux_radius}
