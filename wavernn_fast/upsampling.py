@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 
-# Samples of a lane that are drawn at once: rows of a sample take 8 to 20 kB at hidden size 512.
+# Samples of a lane that are drawn at once: rows of a sample take 8 to 27 kB at hidden size 512.
 SLICE_STEPS = 256
 
 

@@ -162,9 +162,12 @@ class ResidualStepper final : public Stepper {
   float choose_value(const Member& me, size_t s, int step) {
     const Head head = plan_.request.config.head;
     if (head == Head::mol) return choose_mixture(me, s, step);
-    const StreamState& state = *lanes_[s]->job->state;
+    const Job& job = *lanes_[s]->job;
+    const StreamState& state = *job.state;
     const float* o = logits_.row(s);
-    if (o[0] - o[0] == 0.0f && o[1] - o[1] == 0.0f)
+    const bool finite = o[0] - o[0] == 0.0f && o[1] - o[1] == 0.0f;
+    if (finite && job.forced_values != nullptr) return 0.0f;  // a beta is not drawn for nothing
+    if (finite)
       return draw_real(head, o, 1.0 / state.inv_temperature, state.greedy, me.local->words[s][0]);
     report_failure(me, s, step);
     return 0.0f;

@@ -166,8 +166,9 @@ def _complete(
     if fields["head"] is None and wrapper == _GAUSSIAN_WRAPPER:
         fields["head"] = "gaussian"
     found = []
-    fitting = [name for name in fitting_presets(**_sizes(fields)) if name in dialect.presets]
-    if preset is not None and preset in fitting_presets(**_sizes(fields)):
+    every = fitting_presets(**_sizes(fields))
+    fitting = [name for name in every if name in dialect.presets] or every
+    if preset is not None and preset in every:
         told = get_preset(preset)
         fields["head"] = fields["head"] or next(h for h in told.heads if h in ("gaussian", "beta"))
         fields["hop_length"] = fields["hop_length"] or told.hop_length

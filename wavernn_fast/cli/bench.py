@@ -54,8 +54,9 @@ class _Bench(click.Command):
 @click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
 @click.option(
     "--size", "sizes", multiple=True, metavar="KIND:SIZE,...", callback=_names,
-    help="Random models: dual:896, dual-mel:896, subscale:896, residual:512, residual-mol:512, "
-    "embedded:896; dual:896:16x1:95 has 95 % of its blocks of 16x1 pruned. [default: dual:896]",
+    help="Random models: dual:896, dual-mel:896, subscale:896, residual:512, residual-mol:512 (or "
+    "residual-gaussian, residual-beta), embedded:896; dual:896:16x1:95 has 95 % of its blocks of "
+    "16x1 pruned. [default: dual:896]",
 )  # fmt: skip
 @click.option("--preset", help="Mel and output rules when a checkpoint does not say.")
 @click.option(
