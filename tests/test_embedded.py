@@ -293,7 +293,7 @@ def test_auto_runs_on_the_cpu_where_the_gpu_has_no_kernel_for_it(
             {"network": NetworkConfig(kind="conv", layers=1, size=4), "n_mels": 0},
             "needs mel frames",
         ),
-        ({"core": "residual"}, "a residual has none"),
+        ({"core": "residual"}, "a residual core has no embedding_size"),
     ],
 )
 def test_a_configuration_that_contradicts_itself_is_refused(

@@ -62,8 +62,9 @@ class NetworkConfig:
 def embedded_problems(config: ModelConfig) -> list[str]:
     """What contradicts itself about an embedded core, or about its fields in another core."""
     if config.core != "embedded":
-        alone = config.network is None and not config.embedding_size and not config.first_label
-        return [] if alone else [f"embedding_size, first_label, network: a {config.core} has none"]
+        if config.network is None and not config.embedding_size and not config.first_label:
+            return []
+        return [f"a {config.core} core has no embedding_size, first_label or network"]
     need = [
         (config.head == "softmax", f"an embedded core has head softmax, not {config.head}"),
         (

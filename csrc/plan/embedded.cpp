@@ -3,8 +3,12 @@
 
 #include <vector>
 
+#include "common/error.h"
+
 namespace wavernn_fast {
 namespace {
+
+constexpr int64_t kMostTable = 1 << 29;  // values, 2 GiB: as much as a model file may have
 
 // W_label e(k) + b for every label k, [n_classes][3H], summed in double. W_label is turned first,
 // so that the innermost loop runs over gates, which a compiler may do side by side.
@@ -34,6 +38,8 @@ std::vector<float> label_gates(const ModelConfig& c, const CanonicalWeights& wei
 Plan make_embedded_plan(const PlanRequest& request, const CanonicalWeights& weights) {
   const ModelConfig& c = request.config;
   const int h = c.hidden_size, f = c.fc_size, n = c.n_classes;
+  WF_CHECK(int64_t(n) * 3 * h <= kMostTable, n, " labels of ", h,
+           " units make a table of more than ", kMostTable, " values");
   PlanBuilder builder(request);
   MatrixSource gru = gate_source("gru", weights.get("gru.w_recurrent", {3 * h, h}), h, h, h,
                                  weights.get("gru.b_recurrent", {3 * h}), request);
