@@ -84,7 +84,7 @@ WF_INLINE void collect_first(const Poller& poller, Cursor at, unsigned tag, floa
 // torch.nn.GRU). 1 - z is sigmoid of the negative: where z is near 1 and a unit keeps its state for
 // long, z itself has lost the digits that count (docs/numerics.md).
 WF_INLINE float next_state(float reset, float update, float inner, float outer, float h) {
-  const float e = tanh_of(fma(sigmoid(reset), inner, outer));
+  const float e = tanh_near_zero(fma(sigmoid(reset), inner, outer));
   return fma(sigmoid(-update), sub(e, h), h);
 }
 
