@@ -14,8 +14,8 @@ LABELS = cases.residual_config(64, 48, bits=8, **FRAMES, **AUX)
 VALUES = cases.residual_config(48, 32, mixtures=5, **FRAMES, **AUX)  # fc3 has an odd number of rows
 HEADS = {"labels": LABELS, "values": VALUES}
 LAUNCH = {"labels": {"blocks": 4, "warps": 4}, "values": {"blocks": 4, "warps": 2}}  # quick
-# Exchanges a sample; so few warps have no room for 256 rows each block.
-WAYS = [("labels", 4), ("values", 3), ("values", 4)]
+# Exchanges a sample; so few warps have no room for all 256 rows of fc3.
+WAYS = [("labels", 2), ("labels", 4), ("values", 1), ("values", 3), ("values", 4)]
 EVERY_WAY = pytest.mark.parametrize(("head", "exchanges"), WAYS)
 SCHEDULES = ["fair", "random:1", "random:2", *(f"starve:{block}" for block in range(4)), "slow:1"]
 

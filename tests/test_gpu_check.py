@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-PARTS = ["build", "exchange", "tests", "sanitize", "speed", "sparse", "many", "subscale"]
+PARTS = ["build", "exchange", "tests", "sanitize", "speed", "residual", "sparse", "many"]
+PARTS += ["subscale"]
 PARTS += ["baselines", "stages", "ncu"]
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # A version that knows some of the fields; others cost themselves only.
@@ -245,6 +246,27 @@ def test_exchange_rows_become_the_hop():
     assert exchange.summary(rows)["sums_hop_ns_by_blocks"] == {"56": 800.0}
     assert exchange.summary(rows)["hop_us"] == pytest.approx(0.55)
     assert exchange.summary([])["hop_us"] is None
+
+
+# --- the residual core ----------------------------------------------------------------------------
+
+
+def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
+    output = tmp_path / "residual.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu_residual.py"), "--device", "emu"]
+    command += ["--sizes", "32", "--blocks", "20", "--first-steps", "4", "--seconds", "0.01"]
+    command += ["--repeats", "1", "--output", str(output)]
+    path = os.pathsep.join(str(ROOT / folder) for folder in (".", "benchmarks", "tests"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(output.read_text())
+    assert record["state"] == "done"
+    assert len(record["rows"]) == 7
+    assert all(row["predicted_samples_per_s"] > 0 for row in record["rows"])
+    [stages] = record["stages"]
+    assert len(stages["stages"]) == 6
 
 
 # --- many streams ---------------------------------------------------------------------------------

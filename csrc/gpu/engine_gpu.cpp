@@ -193,7 +193,7 @@ class GpuEngine final : public Engine {
     a.step0 = state.step;
     a.hop = unsigned(config().hop_length);
     a.poll_limit = kPollLimit;
-    if (plan_.shape.exchanges == 2)
+    if (!plan_.shape.residual && plan_.shape.exchanges == 2)  // sums begin at zero
       device_->zero(uint64_t(uintptr_t(words_.get() + 2 * buffer_words(plan_.shape))),
                     2 * 256 * sizeof(Word));
     a.inv_temperature = state.inv_temperature;

@@ -31,23 +31,25 @@ constexpr Place kLayerPlaces[][3] = {{R, R, R}, {R, R, S}, {R, S, S}, {S, S, S},
 struct Matrix {
   int Shape::* place;
   int pairs;  // a lane
-  int slots;  // rows of a warp
+  int parts;  // dealt to so many blocks; others have copies
 };
 
 std::vector<Matrix> matrices(const Shape& s) {
-  const int units = 3 * s.unit_slots;
-  return {{&Shape::gru1_place, units * s.hidden_pairs, units},
-          {&Shape::gru2_place, units * s.hidden_pairs, units},
-          {&Shape::gru2_input_place, units * s.hidden_pairs, units},
-          {&Shape::fc1_place, s.fc1_slots * s.hidden_pairs, s.fc1_slots},
-          {&Shape::fc2_place, s.fc2_slots * s.fc_pairs, s.fc2_slots},
-          {&Shape::fc3_place, s.fc3_slots * s.fc_pairs, s.fc3_slots}};
+  const int units = 3 * s.unit_slots * s.hidden_pairs;
+  const auto parts = [&s](int whole) { return whole ? 1 : s.blocks; };
+  return {{&Shape::gru1_place, units, s.blocks},
+          {&Shape::gru2_place, units, s.blocks},
+          {&Shape::gru2_input_place, units, s.blocks},
+          {&Shape::fc1_place, s.fc1_slots * s.hidden_pairs, parts(s.fc1_whole)},
+          {&Shape::fc2_place, s.fc2_slots * s.fc_pairs, parts(s.fc2_whole)},
+          {&Shape::fc3_place, s.fc3_slots * s.fc_pairs, parts(s.fc3_whole)}};
 }
 
 // What is drawn from: labels, or the mixtures of logistics.
 int choices_of(const ModelConfig& c) { return c.head == Head::mol ? c.n_classes / 3 : c.n_classes; }
 
-Shape make_shape(const GpuRequest& request, int blocks, int warps, bool whole_fc3) {
+// `whole`: one bit a layer that every block has all rows of.
+Shape make_shape(const GpuRequest& request, int blocks, int warps, int whole) {
   const ModelConfig& c = request.config;
   Shape s;
   s.residual = 1;
@@ -57,7 +59,10 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps, bool whole_fc
   s.warps = warps;
   s.threads = s.gate_threads = 32 * warps;
   s.cluster = 1;
-  s.exchanges = whole_fc3 ? 3 : 4;
+  s.fc1_whole = whole & 1;
+  s.fc2_whole = whole >> 1 & 1;
+  s.fc3_whole = whole >> 2 & 1;
+  s.exchanges = 4 - s.fc1_whole - s.fc2_whole - s.fc3_whole;
   s.classes = up(c.n_classes, 2) * 2;  // words travel in pairs; a row more is zero
   s.choices = choices_of(c);
   s.mixtures = c.head == Head::mol ? s.choices : 0;
@@ -65,9 +70,9 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps, bool whole_fc
   s.choice_words = up(s.classes, 64) * 64;
   s.weight_bits = weight_bits(s.choices);
   s.unit_slots = up(most_dealt(s.hidden, blocks), warps);
-  s.fc1_slots = s.fc2_slots = up(most_dealt(s.fc, blocks), warps);
-  s.fc3_whole = whole_fc3;
-  s.fc3_slots = up(whole_fc3 ? s.classes : most_dealt(s.classes, blocks), warps);
+  s.fc1_slots = up(s.fc1_whole ? s.fc : most_dealt(s.fc, blocks), warps);
+  s.fc2_slots = up(s.fc2_whole ? s.fc : most_dealt(s.fc, blocks), warps);
+  s.fc3_slots = up(s.fc3_whole ? s.classes : most_dealt(s.classes, blocks), warps);
   s.hidden_pairs = up(s.hidden, 64);
   s.fc_pairs = up(s.fc, 64);
   s.gate_rounds = up(s.hidden / 2, s.threads);
@@ -129,8 +134,7 @@ void lay_out_weights(GpuPlan& plan) {
   int64_t at = 0;
   for (int i = 0; i < kMatrices; ++i) {
     s.*places[i] = int(at);
-    const int parts = i == kMatrices - 1 && s.fc3_whole ? 1 : s.blocks;
-    at += int64_t(words_of(s, all[size_t(i)])) * parts * s.threads;
+    at += int64_t(words_of(s, all[size_t(i)])) * all[size_t(i)].parts * s.threads;
     WF_CHECK(at < INT32_MAX / 2, "The packed weights of ", plan.request.config.describe(),
              " exceed 2^30 words.");
   }
@@ -176,7 +180,10 @@ Latency predict(const GpuPlan& plan) {
   const auto shadow = [&](int place) {
     return rows(3 * s.unit_slots, s.hidden_pairs, place) + 100;
   };
-  int hops = hop(s.hidden, shadow(s.gru1_place)) + hop(s.fc, shadow(s.gru2_place)) + hop(s.fc, 0);
+  int hops = hop(s.hidden, shadow(s.gru1_place));
+  // Where fc1 is whole there is no exchange for R2 h2 to hide behind.
+  hops += s.fc1_whole ? shadow(s.gru2_place) - 200 : hop(s.fc, shadow(s.gru2_place));
+  if (!s.fc2_whole) hops += hop(s.fc, 0);
   if (!s.fc3_whole) hops += hop(s.choice_words, 0);
   // More than eight warps were slower than this model has them (the dual core, docs/kernel.md).
   constexpr int kCrowded = 60;
@@ -200,7 +207,8 @@ bool fits(const GpuPlan& plan) {
 // The best places of the matrices for these blocks and warps, if any fit.
 bool best_places(GpuPlan& plan) {
   Shape& s = plan.shape;
-  if (4 * s.unit_slots > kMostSums || std::max(s.fc1_slots, s.fc3_slots) > kMostSums) return false;
+  if (4 * s.unit_slots > kMostSums || std::max({s.fc1_slots, s.fc2_slots, s.fc3_slots}) > kMostSums)
+    return false;
   std::optional<Shape> best;
   Latency least;
   for (const auto& units : kUnitPlaces)
@@ -255,9 +263,9 @@ void check_request(const GpuRequest& request) {
   WF_CHECK(request.blocks >= 0 && request.blocks <= most, "blocks is ", request.blocks,
            ", expected 1 to ", most, ": at most one a multiprocessor, and a unit for each");
   WF_CHECK(
-      request.exchanges == 0 || request.exchanges == 3 || request.exchanges == 4, "exchanges is ",
-      request.exchanges,
-      ", expected 4, or 3 where every block has all rows of fc3, or 0 for the planner's choice");
+      request.exchanges >= 0 && request.exchanges <= 4, "exchanges is ", request.exchanges,
+      ", expected 4, or one less for each layer that every block is to have whole, or 0 for the "
+      "planner's choice");
   WF_CHECK(request.cluster == 0 || request.cluster == 1, "cluster is ", request.cluster,
            ": the kernel of the residual core has no clusters; use cluster=1");
   WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
@@ -301,9 +309,9 @@ GpuPlan choose_residual_plan(const GpuRequest& request) {
        ++blocks)
     for (const int warps :
          request.warps ? std::vector<int>{request.warps} : std::vector<int>{8, 4, 12, 16})
-      for (const bool whole : {false, true}) {
-        if (request.exchanges != 0 && whole != (request.exchanges == 3)) continue;
+      for (int whole = 0; whole < 8; ++whole) {
         plan.shape = make_shape(request, blocks, warps, whole);
+        if (request.exchanges != 0 && plan.shape.exchanges != request.exchanges) continue;
         lay_out_shared(plan);
         if (!best_places(plan)) continue;
         // Of equals the one with fewer blocks: fewer readers of every word.
@@ -318,13 +326,15 @@ GpuPlan choose_residual_plan(const GpuRequest& request) {
 
 std::string describe_residual(const GpuPlan& plan) {
   const Shape& s = plan.shape;
+  const auto whole = [](int yes) { return yes ? " (whole)" : ""; };
   std::ostringstream out;
   out << plan.request.config.describe() << "\n"
       << plan.request.limits.name << ": " << s.blocks << " blocks of " << s.warps << " warps, "
       << dtype_name(plan.request.dtype) << (s.exact ? ", exact" : "") << ", " << s.exchanges
       << " exchanges a sample\n"
-      << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1 and fc2, "
-      << s.fc3_slots << " of fc3" << (s.fc3_whole ? ", which every block has whole" : "") << "\n"
+      << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1"
+      << whole(s.fc1_whole) << ", " << s.fc2_slots << " of fc2" << whole(s.fc2_whole) << ", "
+      << s.fc3_slots << " of fc3" << whole(s.fc3_whole) << "\n"
       << "R1 in " << place_name(s.gru1_place) << ", R2 in " << place_name(s.gru2_place)
       << ", W2 in " << place_name(s.gru2_input_place) << ", fc1 in " << place_name(s.fc1_place)
       << ", fc2 in " << place_name(s.fc2_place) << ", fc3 in " << place_name(s.fc3_place) << "\n"

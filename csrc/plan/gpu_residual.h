@@ -13,8 +13,8 @@ namespace wavernn_fast::gpu {
 void check_residual_model(const ModelConfig& config);
 
 // The fastest plan by the model of `Latency`: of blocks, warps, places of the six matrices, and
-// whether every block has all of fc3, which saves an exchange. DeviceError with the numbers if the
-// model does not fit.
+// which layers every block has whole, each of which saves an exchange. DeviceError with the numbers
+// if the model does not fit.
 GpuPlan choose_residual_plan(const GpuRequest& request);
 
 // As working_registers of plan/gpu.h.

@@ -2,8 +2,8 @@
 // fc3 (columns of w, p and q), in this order:
 //   [blocks][warps][rows of a warp][pairs][32 lanes] pairs of neighbouring columns,
 // where pair i of lane l holds columns 64 i + 2 l and the next; rows of a warp are [unit
-// slot][reset, update, candidate], else [row slot]. fc3 has one block where all have it whole.
-// Missing rows and columns are zero. Then columns times x [u, reset, update, candidate][H],
+// slot][reset, update, candidate], else [row slot]. A layer that every block has whole has one
+// block. Missing rows and columns are zero. Then columns times x [u, reset, update, candidate][H],
 // recurrent biases of the candidates [GRU 1, GRU 2][H], and the bias of fc3.
 #include <cstring>
 
@@ -23,6 +23,7 @@ struct Source {
   int stride;          // columns of the tensor
   int slots, pairs, at;
   bool units;  // rows are gates of units
+  int whole = 0;
 };
 
 std::vector<Source> sources(const GpuPlan& plan) {
@@ -33,9 +34,10 @@ std::vector<Source> sources(const GpuPlan& plan) {
       {"gru1", "gru1.w_recurrent", 3 * h, h, h, gates, s.hidden_pairs, s.gru1_at, true},
       {"gru2", "gru2.w_recurrent", 3 * h, h, h, gates, s.hidden_pairs, s.gru2_at, true},
       {"gru2_input", "gru2.w_input", 3 * h, h, h + a, gates, s.hidden_pairs, s.gru2_input_at, true},
-      {"fc1", "fc1.weight", f, h, h + a, s.fc1_slots, s.hidden_pairs, s.fc1_at, false},
-      {"fc2", "fc2.weight", f, f, f + a, s.fc2_slots, s.fc_pairs, s.fc2_at, false},
-      {"fc3", "fc3.weight", c.n_classes, f, f, s.fc3_slots, s.fc_pairs, s.fc3_at, false}};
+      {"fc1", "fc1.weight", f, h, h + a, s.fc1_slots, s.hidden_pairs, s.fc1_at, false, s.fc1_whole},
+      {"fc2", "fc2.weight", f, f, f + a, s.fc2_slots, s.fc_pairs, s.fc2_at, false, s.fc2_whole},
+      {"fc3", "fc3.weight", c.n_classes, f, f, s.fc3_slots, s.fc_pairs, s.fc3_at, false,
+       s.fc3_whole}};
 }
 
 // Canonical row of (block, warp, slot), or -1: residual_unit and layer_row in the kernel.
@@ -44,8 +46,7 @@ int row_at(const Shape& s, const Source& m, int block, int warp, int slot) {
     const int unit = part_begin(s.hidden, s.blocks, block) + slot / 3 * s.warps + warp;
     return unit < part_begin(s.hidden, s.blocks, block + 1) ? slot % 3 * s.hidden + unit : -1;
   }
-  const bool last = m.at == s.fc3_at;
-  const int dealt = last ? s.classes : s.fc, parts = last && s.fc3_whole ? 1 : s.blocks;
+  const int dealt = m.at == s.fc3_at ? s.classes : s.fc, parts = m.whole ? 1 : s.blocks;
   const int row = part_begin(dealt, parts, block) + slot * s.warps + s.warps - 1 - warp;
   return row < part_begin(dealt, parts, block + 1) && row < m.rows ? row : -1;
 }
@@ -53,7 +54,7 @@ int row_at(const Shape& s, const Source& m, int block, int warp, int slot) {
 // visit(word, row, first column, columns) of every pair that holds a weight.
 template <class Visit>
 void walk(const Shape& s, const Source& m, const Visit& visit) {
-  const int parts = m.at == s.fc3_at && s.fc3_whole ? 1 : s.blocks;
+  const int parts = m.whole ? 1 : s.blocks;
   int64_t word = m.at;
   for (int block = 0; block < parts; ++block)
     for (int warp = 0; warp < s.warps; ++warp)

@@ -164,6 +164,34 @@ int sparse_places() {
   return wrong;
 }
 
+// The residual core: labels, whole layers and dealt ones, in all kinds of memory.
+int residual_places() {
+  int wrong = 0;
+  wf::ModelConfig c = model(48, 34);
+  c.core = wf::Core::residual;
+  c.head = wf::Head::softmax;
+  c.n_classes = 128;
+  c.aux_size = 3;
+  for (wf::Dtype dtype : {wf::Dtype::fp32, wf::Dtype::fp16})
+    for (int exchanges : {1, 2, 4})
+      for (int registers : {255, 168, 120})
+        for (int shared : {200 * 1024, 48 * 1024, 14 * 1024}) {
+          gpu::GpuRequest r = request(c, 3, 8);
+          r.dtype = dtype;
+          r.exchanges = exchanges;
+          r.limits.registers = 256 * registers;
+          r.limits.shared_per_block = shared;
+          const gpu::GpuPlan plan = gpu::choose_gpu_plan(r);
+          const gpu::Shape& s = plan.shape;
+          const int n = wrong_draws(plan, "random:1") * (dtype == wf::Dtype::fp32);
+          std::printf("%s in %d %d %d %d %d %d: %d draws differ\n", wf::dtype_name(dtype),
+                      s.gru1_place, s.gru2_place, s.gru2_input_place, s.fc1_place, s.fc2_place,
+                      s.fc3_place, n);
+          wrong += n;
+        }
+  return wrong;
+}
+
 int outside() {
   gpu::GpuRequest r = request(model(64, 34), 3, 4);
   r.exchanges = 4;
@@ -200,6 +228,7 @@ int main(int count, char** values) {
     if (what == "places") wrong = places();
     if (what == "cluster_places") wrong = cluster_places();
     if (what == "sparse") wrong = sparse_places();
+    if (what == "residual") wrong = residual_places();
     if (what == "outside") wrong = outside();
     if (what == "idle" && count > 3) wrong = idle(std::stoi(values[2]), values[3]);
   } catch (const wf::Error& error) {

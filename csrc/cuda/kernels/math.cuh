@@ -57,6 +57,13 @@ WF_INLINE float tanh_of(float x) {
   return mul(m, reciprocal(add(m, 2.0f)));
 }
 
+// tanh that keeps its digits near 0 without exact arithmetic, too: a trained residual model needs
+// them (docs/numerics.md).
+WF_INLINE float tanh_near_zero(float x) {
+  const float m = exp_minus_one(add(x, x), 20.0f), n = add(m, 2.0f);
+  return mul(m, kExact ? reciprocal(n) : fast_reciprocal(n));
+}
+
 // exp(x) for |x| <= 86.
 WF_INLINE float exp_of(float x) {
   int n;

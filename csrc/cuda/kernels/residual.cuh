@@ -5,9 +5,9 @@
 //   h2 = GRU2([v; a2])          w = v + h2
 //   p = relu(fc1 [w; a3])       q = relu(fc2 [p; a4])       logits = fc3 q
 //
-// A sample costs four exchanges between blocks: h2, p, q and the logits; three where every block
-// computes all logits. Every block computes all of h1 from words of R1 h1, which their owners
-// publish a whole sample before they are needed (docs/decisions/0012-residual-kernel.md).
+// A sample costs four exchanges between blocks: h2, p, q and the logits; one less for each layer
+// that every block has whole. Every block computes all of h1 from words of R1 h1, which their
+// owners publish a whole sample before they are needed (docs/decisions/0013-residual-kernel.md).
 //
 // The file that compiles this brings the primitives: entry_residual.cuh or the emulator.
 #pragma once
@@ -93,17 +93,17 @@ WF_INLINE void run_states(ResidualRun& r) {
 WF_INLINE void run_layers(ResidualRun& r) {
   stage_layer(r.args, r.m.fc1, 0, r.biases[1], r.tag, r.shared);
   begin_second(r.m.gru2, r.shared, r.sums);
-  collect_layer(r.poller, 0, r.tag, r.shared);
+  if (!is_whole(0)) collect_layer(r.poller, 0, r.tag, r.shared);
   block_sync(kResidualP);
   stage_done(r.clock, kClockP);
   stage_layer(r.args, r.m.fc2, 1, r.biases[2], r.tag, r.shared);
   if (warp_index() == draw_warp() && (r.step & 31) == 31) refresh(r.args, r.step + 1, r.shared);
-  collect_layer(r.poller, 1, r.tag, r.shared);
+  if (!is_whole(1)) collect_layer(r.poller, 1, r.tag, r.shared);
   block_sync(kResidualQ);
   stage_done(r.clock, kClockQ);
   stage_choices(r.args, r.m.fc3, r.step, r.tag, r.shared);
   if (r.step + 1 < r.args.steps) collect_step(r, next(r.args, r.at), r.tag + 1);
-  if (!kFc3Whole) collect_choices(r.poller, r.tag, r.shared);
+  if (!is_whole(2)) collect_choices(r.poller, r.tag, r.shared);
   block_sync(kResidualLogits);
   stage_done(r.clock, kClockLogits);
 }
@@ -160,9 +160,9 @@ WF_INLINE void run_residual(const KernelArgs& args) {
       make_resident(args, kGru1Place, kGru1At, unit_pairs, gru1, place, part),
       make_resident(args, kGru2Place, kGru2At, unit_pairs, gru2, place, part),
       make_resident(args, kGru2InputPlace, kGru2InputAt, unit_pairs, gru2_input, place, part),
-      make_resident(args, kFc1Place, kFc1At, fc1_pairs, fc1, place, part),
-      make_resident(args, kFc2Place, kFc2At, fc2_pairs, fc2, place, part),
-      make_resident(args, kFc3Place, kFc3At, fc3_pairs, fc3, place, kFc3Whole ? 0 : part)};
+      make_resident(args, kFc1Place, kFc1At, fc1_pairs, fc1, place, is_whole(0) ? 0 : part),
+      make_resident(args, kFc2Place, kFc2At, fc2_pairs, fc2, place, is_whole(1) ? 0 : part),
+      make_resident(args, kFc3Place, kFc3At, fc3_pairs, fc3, place, is_whole(2) ? 0 : part)};
   load_residual(args, shared);
   keep_owned(args, shared);
   block_sync(kResidualReady);

@@ -80,11 +80,12 @@ WF_INLINE void collect_first(const Poller& poller, Cursor at, unsigned tag, floa
 }
 
 // r = sigmoid(R_r h + W_r u + b), z = sigmoid(R_z h + W_z u + b),
-// e = tanh(r (R_e h + b_inner) + W_e u + b), h' = z h + (1 - z) e (Cho et al. 2014, as
-// torch.nn.GRU).
+// e = tanh(r (R_e h + b_inner) + W_e u + b), h' = h + (1 - z) (e - h) (Cho et al. 2014, as
+// torch.nn.GRU). 1 - z is sigmoid of the negative: where z is near 1 and a unit keeps its state for
+// long, z itself has lost the digits that count (docs/numerics.md).
 WF_INLINE float next_state(float reset, float update, float inner, float outer, float h) {
-  const float e = tanh_of(fma(sigmoid(reset), inner, outer));
-  return fma(sigmoid(update), sub(h, e), e);
+  const float e = tanh_near_zero(fma(sigmoid(reset), inner, outer));
+  return fma(sigmoid(-update), sub(e, h), h);
 }
 
 // h1 and v = u + h1 of all units, from the last sample x. Columns times x: [u, reset, update,

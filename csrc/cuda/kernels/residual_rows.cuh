@@ -38,12 +38,20 @@ WF_INLINE int residual_unit(int slot) {
   return unit < dealt(kHidden, block_index() + 1) ? unit : -1;
 }
 
-// Row of a layer in a slot of this warp, or -1. Every block may have all of the last one.
+WF_INLINE int layer_slots_of(int layer) {
+  return layer == 0 ? kFc1Slots : layer == 1 ? kFc2Slots : kFc3Slots;
+}
+// Whether every block has all rows of a layer: then none of its values travels.
+WF_INLINE bool is_whole(int layer) {
+  return (layer == 0 ? kFc1Whole : layer == 1 ? kFc2Whole : kFc3Whole) != 0;
+}
+
+// Row of a layer in a slot of this warp, or -1.
 WF_INLINE int layer_row(int layer, int slot) {
-  if (layer < 2) return row_of_slot(kFc, layer == 0 ? kFc1Slots : kFc2Slots, slot);
-  if (!kFc3Whole) return row_of_slot(kClasses, kFc3Slots, slot);
+  const int rows = layer == 2 ? kClasses : kFc;
+  if (!is_whole(layer)) return row_of_slot(rows, layer_slots_of(layer), slot);
   const int row = slot * kWarps + kWarps - 1 - warp_index();
-  return row < kClasses ? row : -1;
+  return row < rows ? row : -1;
 }
 
 // Packed are inner biases [GRU 1, GRU 2][H] and those of fc3; all others come with the frames.
@@ -76,36 +84,39 @@ WF_INLINE float held(const KernelArgs& args, Cursor at, int channel) {
 
 // What this lane's row of fc1 (layer 0) or fc2 (1) is given at a step.
 WF_INLINE float layer_bias(const KernelArgs& args, int layer, Cursor at, float* shared) {
-  const int slot = sum_of_lane(layer == 0 ? kFc1Slots : kFc2Slots);
+  const int slot = sum_of_lane(layer_slots_of(layer));
   const int row = slot < 0 ? -1 : owned(shared, layer_sums(layer) + slot).row;
   return row < 0 ? 0.0f : held(args, at, 7 * kHidden + layer * kFc + row);
 }
 
-// Own rows of fc1 or fc2, published.
+// Own rows of fc1 or fc2: to all blocks, or if all have all rows, to this one.
 WF_INLINE void stage_layer(const KernelArgs& args, const Matrix& m, int layer, float bias,
                            unsigned tag, float* shared) {
-  const int slots = layer == 0 ? kFc1Slots : kFc2Slots, slot = sum_of_lane(slots);
+  const int slots = layer_slots_of(layer), slot = sum_of_lane(slots);
   const int row = slot < 0 ? -1 : owned(shared, layer_sums(layer) + slot).row;
   const float* x = shared + (layer == 0 ? kSharedW : kSharedP);
   const float sum = dense(m, slots, layer == 0 ? kHiddenPairs : kFcPairs, x);
   if (row < 0) return;
-  Word* to = step_words(args, tag) + (layer == 0 ? p_words() : q_words()) + row;
-  publish(to, largest(add(sum, bias), 0.0f), tag);
+  const float y = largest(add(sum, bias), 0.0f);
+  if (is_whole(layer))
+    shared[(layer == 0 ? kSharedP : kSharedQ) + row] = y;
+  else
+    publish(step_words(args, tag) + (layer == 0 ? p_words() : q_words()) + row, y, tag);
 }
 
-// Own rows of fc3: to all blocks, or where every block has all rows, to this one.
+// The same of fc3.
 WF_INLINE void stage_choices(const KernelArgs& args, const Matrix& m, unsigned step, unsigned tag,
                              float* shared) {
   const int slot = sum_of_lane(kFc3Slots);
   const Owned own = slot < 0 ? Owned{-1, 0.0f} : owned(shared, layer_sums(2) + slot);
   const float logit = add(dense(m, kFc3Slots, kFcPairs, shared + kSharedQ), own.bias);
   if (own.row < 0) return;
-  if (kFc3Whole)
+  if (is_whole(2))
     shared[kSharedLogits + choice_place(own.row)] = logit;
   else
     publish(step_words(args, tag) + choice_words() + choice_place(own.row), logit, tag);
   const int outputs = kMixtures > 0 ? 3 * kMixtures : kChoices;
-  if (kFull && args.logits != nullptr && own.row < outputs && (!kFc3Whole || block_index() == 0))
+  if (kFull && args.logits != nullptr && own.row < outputs && (!is_whole(2) || block_index() == 0))
     args.logits[static_cast<long long>(step) * outputs + own.row] = logit;
 }
 

@@ -110,7 +110,9 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(residual, kResidual, WF_RESIDUAL)            /* 1: it is this core */                          \
   X(hidden_pairs, kHiddenPairs, WF_HIDDEN_PAIRS) /* pairs of columns a lane: ceil(H / 64) */       \
   X(fc3_slots, kFc3Slots, WF_FC3_SLOTS)          /* rows of fc3 */                                 \
-  X(fc3_whole, kFc3Whole, WF_FC3_WHOLE)          /* every block has all of them */                 \
+  X(fc1_whole, kFc1Whole, WF_FC1_WHOLE)          /* every block has all rows of fc1, */            \
+  X(fc2_whole, kFc2Whole, WF_FC2_WHOLE)          /* and so on: one exchange less each */           \
+  X(fc3_whole, kFc3Whole, WF_FC3_WHOLE)                                                            \
   X(classes, kClasses, WF_CLASSES)               /* rows of fc3, and one if they are odd */        \
   X(logit_rounds, kLogitRounds, WF_LOGIT_ROUNDS) /* pairs of logits a thread */                    \
   X(choices, kChoices, WF_CHOICES)               /* of a draw: labels, or mixtures */              \

@@ -1,0 +1,121 @@
+"""Planned kernels of the residual core through NVIDIA's compiler, as in test_gpu_compile.py."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import nvrtc_compiler
+import pytest
+from gpu_chips import SHARED_LIMIT, TARGETS
+from test_gpu_compile import READ_ONLY_LOAD, SPILL_LIMIT, compiler_of, longest_loop
+from test_residual_plan import plan_of, usual
+
+pytestmark = pytest.mark.skipif(
+    not nvrtc_compiler.compilers(), reason="no libnvrtc (pip install nvidia-cuda-nvrtc-cu12)"
+)
+
+LABELS, MORE_LABELS, VALUES = {"bits": 9}, {"bits": 10}, {"mixtures": 10}
+# Instructions of the sample loop of 512 units and labels in fp32: what it is now and a little more.
+LOOP_LIMITS = {80: 1350, 90: 1760}
+
+
+class Case(NamedTuple):
+    """One kernel: a model, what the planner is asked, and the architecture."""
+
+    target: int
+    size: int
+    head: dict[str, Any]
+    options: dict[str, Any]
+
+    def plan(self) -> dict[str, Any]:
+        gpu = next(name for name, targets in TARGETS.items() if self.target in targets)
+        return plan_of(usual(self.size, self.head), gpu=gpu, **self.options)
+
+    def __str__(self) -> str:
+        given = "-".join(f"{k}={v}" for k, v in (self.head | self.options).items())
+        return f"sm_{self.target}-{self.size}-{given}"
+
+
+def covering() -> list[tuple[int, Case]]:
+    """(compiler, kernel): about forty of a second each."""
+    fp32, fp16, exact = {"dtype": "fp32"}, {"dtype": "fp16"}, {"exact": True}
+    found = [Case(t, 512, LABELS, fp32) for t in (70, 80, 86, 89, 90, 100, 120)]
+    found += [Case(t, 512, LABELS, fp16) for t in (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)]
+    found += [Case(t, 512, VALUES, fp32) for t in (70, 80, 90, 100, 120)]
+    found += [Case(t, 512, VALUES, fp16) for t in (60, 75, 86, 90, 120)]
+    found += [Case(t, 512, MORE_LABELS, fp32) for t in (70, 89, 90)]
+    found += [Case(t, 512, MORE_LABELS, fp16) for t in (61, 75, 90, 100)]
+    found += [Case(t, 128, LABELS, fp32) for t in (60, 75, 90)]
+    found += [Case(t, 128, VALUES, fp16) for t in (61, 86, 120)]
+    found += [Case(t, 512, LABELS, fp16 | exact) for t in (60, 90)]
+    found += [Case(t, 512, VALUES, fp32 | exact) for t in (70, 90, 120)]
+    found += [Case(90, 512, LABELS, fp32 | {"clocks": True})]
+    found += [Case(90, 512, LABELS, fp16 | {"blocks": 16})]  # four units a warp
+    newer = [Case(t, 512, LABELS, fp32) for t in (80, 90, 120)]
+    newer += [Case(t, 512, VALUES, fp16) for t in (75, 100)]
+    return [(12, case) for case in found] + [(13, case) for case in newer]
+
+
+def compiled(major: int, case: Case, full: bool = False) -> nvrtc_compiler.Compiled:
+    macros = case.plan()["macros"]
+    if full:
+        macros = [(name, "1" if name == "WF_FULL" else value) for name, value in macros]
+    return compiler_of(major).compile(macros, case.target, "wavernn_residual")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("major", "case"), covering(), ids=str)
+def test_a_planned_kernel_compiles_without_spilling(major, case):
+    plan, made = case.plan(), compiled(major, case)
+    assert made.registers <= 255
+    assert max(made.spill_stores, made.spill_loads) <= SPILL_LIMIT
+    assert made.registers * plan["shape"]["threads"] <= 65536
+    assert plan["shared_bytes"] + made.static_shared <= SHARED_LIMIT[plan["arch"]]
+
+
+@pytest.mark.parametrize("head", [LABELS, VALUES], ids=["labels", "values"])
+def test_a_full_kernel_compiles(head):
+    """What forced outcomes, given random words, logits out and greedy draws need."""
+    made = compiled(12, Case(90, 512, head, {"dtype": "fp32"}), full=True)
+    assert max(made.spill_stores, made.spill_loads) <= 4 * SPILL_LIMIT  # not the one that is fast
+
+
+def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():
+    """The check above can fail: the weights of a plan for shared memory, put in registers."""
+    case = Case(90, 512, LABELS, {"dtype": "fp32", "blocks": 32})
+    macros = dict(case.plan()["macros"])
+    assert macros["WF_GRU1_PLACE"] == "1"
+    macros |= {"WF_GRU1_PLACE": "0"}
+    made = compiler_of(12).compile(list(macros.items()), 90, "wavernn_residual")
+    assert made.spill_loads > SPILL_LIMIT
+
+
+def sample_loop(case: Case, folder):
+    if nvrtc_compiler.disassembler() is None:
+        pytest.skip("no nvdisasm on PATH or in an installed triton")
+    return longest_loop(nvrtc_compiler.disassemble(compiled(12, case).cubin, folder))
+
+
+# Of a sample: base and five taps of u, of the outer candidate and of a published gate, the scales
+# of the taps, three held biases: 31.
+CONDITIONING_LOADS = 36
+
+
+@pytest.mark.parametrize("target", LOOP_LIMITS)
+def test_the_sample_loop_loads_no_weight_and_stays_short(target, tmp_path, record_property):
+    case = Case(target, 512, LABELS, {"dtype": "fp32"})
+    plan = case.plan()
+    assert plan["streamed_bytes"] == 0
+    loop = sample_loop(case, tmp_path)
+    record_property("instructions", len(loop.instructions))
+    slots = plan["shape"]["unit_slots"]
+    assert loop.count(r"\bBAR\b") >= 6  # it is the loop over samples
+    assert loop.count(r"\bFFMA\b") >= 2 * 8 * (9 + 3) * slots  # and holds the products
+    assert loop.count(READ_ONLY_LOAD) <= CONDITIONING_LOADS
+    assert len(loop.instructions) <= LOOP_LIMITS[target]
+
+
+def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
+    case = Case(80, 512, LABELS, {"dtype": "fp32", "blocks": 32})
+    assert case.plan()["streamed_bytes"] > 0
+    assert sample_loop(case, tmp_path).count(READ_ONLY_LOAD) > CONDITIONING_LOADS
