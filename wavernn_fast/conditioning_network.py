@@ -265,5 +265,5 @@ class _GruLayer:
             rows[:count] = x[first : first + count]
             out[0, first : first + count] = self._w_input[0](rows)[:count] + self._b_input[0]
             back = self._w_input[1](rows)[:count] + self._b_input[1]
-            out[1, n - first - count : n - first] = xp.flip(back, 0)
+            out[1, n - first - count : n - first] = xp.flip(back, (0,))
         return out
