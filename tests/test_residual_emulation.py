@@ -22,7 +22,6 @@ from wavernn_fast import _C
 from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.errors import DeviceError, EngineError, InputError
 
-
 # --- draws ----------------------------------------------------------------------------------------
 
 
