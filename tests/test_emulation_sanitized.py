@@ -92,11 +92,9 @@ def test_the_residual_kernel_keeps_within_its_memory_wherever_weights_live(progr
     assert code == 0, output
     assert "Sanitizer" not in output
     found = re.findall(r"in (\d) (\d) (\d) (\d) (\d) (\d): 0 draws differ", output)
-    assert len(found) == 36
-    gru1, gru2, gru2_input, *layers = (set(places) for places in zip(*found, strict=True))
-    assert gru1 == gru2 == {"0", "1", "2"}  # registers, shared memory, L2
-    assert gru2_input >= {"0"}
-    assert all(len(places) > 1 for places in layers)
+    assert len(found) > 50
+    for places in zip(*found, strict=True):  # of R1, R2, W_ih2, fc1, fc2 and fc3
+        assert set(places) == {"0", "1", "2"}  # registers, shared memory, L2
 
 
 def test_a_read_beyond_shared_memory_is_reported_with_its_line(program):

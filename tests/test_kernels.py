@@ -32,6 +32,17 @@ def test_usual_models_compile_for_every_known_gpu_without_spilling(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(("outputs", "head"), [(128, "softmax"), (30, "mol")])
+def test_residual_models_compile_too(outputs: int, head: str, tmp_path: Path) -> None:
+    model = (48, 32, 7, outputs)
+    assert kernels.plan_config(*model)["head"] == head
+    lines = kernels.compile_usual(str(tmp_path), [model])
+    assert len(lines) == len(_C.known_gpus())
+    assert all(line.startswith(f"48/32/{outputs}, 7 mels, ") for line in lines)
+    assert all(line.endswith(" 0 bytes spilled") for line in lines)
+
+
+@pytest.mark.usefixtures("compiler")
 def test_a_packaged_kernel_serves_an_engine_without_a_compiler(fake: Fake, tmp_path: Path) -> None:
     fake.script(run=1, devices=known("H200"))
     kernels.compile_usual(str(tmp_path), [SMALL])

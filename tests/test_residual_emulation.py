@@ -22,11 +22,6 @@ from wavernn_fast import _C
 from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.errors import DeviceError, EngineError, InputError
 
-# A value follows its logits by a logarithm, an exponential and a product, each rounded to float32:
-# 1e-6 of 1, and as much again from the logits.
-VALUE_LIMIT = 2e-6
-
-
 # --- draws ----------------------------------------------------------------------------------------
 
 
@@ -55,7 +50,7 @@ class Truth:
         samples, _ = self.run(engine, uniforms=[self.uniforms])
         expected = self.expected["samples"]
         if self.config.head == "mol":
-            assert np.abs(samples - expected).max() <= VALUE_LIMIT
+            assert np.abs(samples - expected).max() <= tolerances.KERNEL_VALUE
         else:
             assert np.array_equal(samples, expected)
         logits = self.run(engine, forced=[expected])[1]
@@ -274,7 +269,9 @@ def test_greedy_draws_and_temperatures_are_the_double_twins(works, head, tempera
         found, expected = (
             made.run([made.open(5, **options)], [work.n], *rows)[0][0] for made in (engine, twin)
         )
-        assert np.abs(found - expected).max() <= (VALUE_LIMIT if head == "values" else 0)
+        assert np.abs(found - expected).max() <= (
+            tolerances.KERNEL_VALUE if head == "values" else 0
+        )
 
 
 @EVERY_WAY
@@ -285,7 +282,9 @@ def test_the_inexact_kernel_stays_within_the_table(works, head, exchanges):
     limit = tolerances.logit_limit(work.logits, "fp32")
     assert tolerances.logit_error(logits, work.logits) <= limit
     drawn = work.run(engine)[0]
-    assert np.abs(drawn[:4] - work.samples[:4]).max() <= (VALUE_LIMIT if head == "values" else 0)
+    assert np.abs(drawn[:4] - work.samples[:4]).max() <= (
+        tolerances.KERNEL_VALUE if head == "values" else 0
+    )
 
 
 def test_stages_of_a_sample_have_clocks_when_asked_for(works):
@@ -344,7 +343,9 @@ def test_an_infinite_logit_is_named_and_the_stream_goes_on_as_on_the_cpu(head):
     if head == "labels":
         assert np.array_equal(*after)
     else:
-        assert np.abs(after[0] - after[1]).max() <= 10 * VALUE_LIMIT  # another order of summation
+        assert (
+            np.abs(after[0] - after[1]).max() <= 10 * tolerances.KERNEL_VALUE
+        )  # another order of summation
 
 
 # --- refusals -------------------------------------------------------------------------------------

@@ -19,20 +19,23 @@ def engines(model: str, dtype: str = "fp32", schedule: str = "fair", scale: floa
     """Return a configuration, the emulator's engine of it, and the CPU's of scaled weights."""
     config, tensors = random_model(model)
     fields = dataclasses.asdict(config)
-    emu = _C.Engine(fields, tensors, device="emu", dtype=dtype, isa=schedule, blocks=2, warps=4)
-    other = {**tensors, "fine_fc2.weight": tensors["fine_fc2.weight"] * np.float32(scale)}
+    launch = {"blocks": 2, "warps": 4 if config.core == "dual" else 16}
+    emu = _C.Engine(fields, tensors, device="emu", dtype=dtype, isa=schedule, **launch)
+    last = "fine_fc2.weight" if config.core == "dual" else "fc3.weight"
+    other = {**tensors, last: tensors[last] * np.float32(scale)}
     return config, emu, _C.Engine(fields, other, device="cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("model", ["dual:64", "dual-mel:64"])
+@pytest.mark.parametrize("model", ["dual:64", "dual-mel:64", "residual:32", "residual-mol:32"])
 def test_a_kernel_that_computes_the_same_passes(model: str, dtype: str) -> None:
     config, emu, cpu = engines(model, dtype)
     assert selfcheck.problem(emu, cpu, config) == ""
 
 
-def test_other_weights_are_noticed() -> None:
-    config, emu, cpu = engines("dual:64", scale=-1.0)
+@pytest.mark.parametrize("model", ["dual:64", "residual:32", "residual-mol:32"])
+def test_other_weights_are_noticed(model: str) -> None:
+    config, emu, cpu = engines(model, scale=-1.0)
     assert "its logits differ from the CPU's by" in selfcheck.problem(emu, cpu, config)
 
 

@@ -16,8 +16,17 @@ from typing import Any
 from . import _C, nvrtc
 from .errors import DeviceError, WaveRNNError
 
-# (hidden size, width of the output layers, mel bins): the paper's, and the voice of the package
-USUAL = ((256, 256, 80), (512, 256, 0), (512, 256, 80), (896, 448, 0), (896, 448, 80))
+# (hidden size, width of the output layers, mel bins): the paper's, and the voice of the package;
+# with a fourth number, of what fc3 gives, a residual model: 9 bits, and ten logistics
+USUAL: tuple[tuple[int, ...], ...] = (
+    (256, 256, 80),
+    (512, 256, 0),
+    (512, 256, 80),
+    (896, 448, 0),
+    (896, 448, 80),
+    (512, 512, 80, 512),
+    (512, 512, 80, 30),
+)
 
 
 def target_of(arch: int) -> str:
@@ -25,14 +34,14 @@ def target_of(arch: int) -> str:
     return f"sm_{arch}"
 
 
-def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -> list[str]:
+def compile_usual(folder: str, models: Iterable[tuple[int, ...]] = USUAL) -> list[str]:
     """Compile and store the kernels of usual models.
 
     Parameters
     ----------
     folder : str
         Where files go; it is made if it is not there, and what else it holds stays.
-    models : iterable of (hidden size, fc size, mel bins)
+    models : iterable of (hidden size, fc size, mel bins), or with outputs: see `plan_config`
 
     Returns
     -------
@@ -51,8 +60,9 @@ def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -
     if not paths:
         raise DeviceError('NVRTC is not installed: pip install "wavernn-fast[cuda]".')
     lines = []
-    for hidden, fc, mels in models:
-        config = plan_config(hidden, fc, mels)
+    for model in models:
+        config = plan_config(*model)
+        size = "/".join(map(str, (*model[:2], *model[3:])))
         for gpu in _C.known_gpus():
             try:
                 arch = _C.gpu_plan(config, gpu=gpu)["arch"]
@@ -66,7 +76,7 @@ def compile_usual(folder: str, models: Iterable[tuple[int, int, int]] = USUAL) -
             )
             registers, spilled = usage(plain)
             lines.append(
-                f"{hidden}/{fc}, {mels} mels, {gpu} ({target_of(arch)}): {registers} registers, "
+                f"{size}, {model[2]} mels, {gpu} ({target_of(arch)}): {registers} registers, "
                 f"{spilled} bytes spilled"
             )
     return lines
@@ -87,11 +97,28 @@ def usage(log: str) -> tuple[int, int]:
     return int(registers[1]), int(spilled[1])
 
 
-def plan_config(hidden: int, fc: int, mels: int) -> dict[str, Any]:
+def plan_config(hidden: int, fc: int, mels: int, outputs: int = 0) -> dict[str, Any]:
     """Return what a plan depends on, for `_C.gpu_plan`.
 
-    Mels pass through an upsampling kernel of one tap, as in models trained here.
+    Mels pass through an upsampling kernel of one tap, as in models trained here. With `outputs`,
+    what fc3 gives, it is a residual model, whose kernel has five: a power of two is labels, else
+    a third of them are logistics.
     """
+    if outputs:
+        labels = outputs & (outputs - 1) == 0
+        return {
+            "core": "residual",
+            "head": "softmax" if labels else "mol",
+            "hidden_size": hidden,
+            "fc_size": fc,
+            "n_classes": outputs,
+            "n_mels": mels,
+            "hop_length": 275,
+            "aux_size": 32,
+            "upsample_left": 2,
+            "upsample_right": 2,
+            "first_input": 0.0,
+        }
     sizes = {"hidden_size": hidden, "fc_size": fc, "n_mels": mels, "n_classes": 256}
     frames = {"hop_length": 240 if mels else 1, "upsample_left": 0, "upsample_right": 0}
     rest = {"core": "dual", "head": "dual_softmax", "aux_size": 0, "first_input": 0.0}

@@ -129,7 +129,7 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, float* share
 WF_INLINE float fed_back(int outcome) {
   if (kMixtures > 0) return float_of_bits(outcome);
   const int most = kChoices - 1;
-  return mul(to_float(2 * outcome - most), reciprocal(to_float(most)));
+  return mul(to_float(2 * outcome - most), 1.0f / static_cast<float>(most));  // of constants
 }
 
 }  // namespace wavernn_fast::gpu
