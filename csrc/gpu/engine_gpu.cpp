@@ -116,10 +116,9 @@ class GpuEngine final : public Engine {
 
   // What does not depend on the plan.
   void bring_constants() {
-    bias_ =
-        config().core == Core::dual
-            ? gate_bias(config(), canonical_)
-            : residual_bias(config(), canonical_);  // not before the core is known to have a kernel
+    // Not before the core is known to have a kernel.
+    bias_ = config().core == Core::dual ? gate_bias(config(), canonical_)
+                                        : residual_bias(config(), canonical_);
     base_.upload(bias_.data(), bias_.size());
     if (plan_.shape.taps > 0) {
       const int64_t hop = config().hop_length, taps = plan_.shape.taps;

@@ -304,8 +304,8 @@ const char* place_name(int place) {
 void check_model(const ModelConfig& c) {
   if (c.core != Core::dual)
     fail<DeviceError>(
-        "This GPU kernel runs the dual core; this model has another. Use streams=1, which has "
-        "a kernel for the residual core, or device=\"cpu\".");
+        "This GPU kernel runs the dual core; this model has another. Let one stream run at a time "
+        "(gpu_streams=1; of an Engine streams=1), or use device=\"cpu\".");
   WF_CHECK(c.hidden_size % 32 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
            ", the GPU kernel needs a multiple of 32");
   WF_CHECK(c.fc_size > 0, "fc_size is ", c.fc_size, ", expected at least 1");
