@@ -302,6 +302,9 @@ const char* place_name(int place) {
 }  // namespace
 
 void check_model(const ModelConfig& c) {
+  if (c.core == Core::embedded)
+    fail<DeviceError>(
+        "No GPU kernel runs a model over embedded labels yet. Use device=\"cpu\", or \"auto\".");
   if (c.core != Core::dual)
     fail<DeviceError>(
         "This GPU kernel runs the dual core; this model has another. Let one stream run at a time "
