@@ -318,6 +318,19 @@ def test_a_logistic_is_the_doubles_over_all_uniforms_means_and_scales():
         assert error <= 1e-7 + 1e-6 * np.exp(log_scale), (mean, log_scale, error)
 
 
+@pytest.mark.parametrize("bits", [1, 6, 9, 10])
+def test_equal_logits_give_every_label_its_share_of_the_uniforms(bits):
+    """Sums of all weights stay below 2**32: with one bit too many they would not."""
+    config = cases.residual_config(16, 16, bits=bits, n_mels=0, hop_length=1)
+    tensors = cases.random_tensors(config)
+    tensors["fc3.weight"][...] = 0.0
+    tensors["fc3.bias"][...] = 0.25
+    engine = make(config, tensors, device="emu", blocks=4, warps=8)
+    u = (np.arange(64) + 0.5)[:, None] / 64
+    found = engine.run([engine.open(0)], [64], [None], [None], uniforms=[u])[0][0]
+    assert np.array_equal(found, np.floor(u[:, 0] * 2**bits))
+
+
 # --- logits that are not numbers ------------------------------------------------------------------
 
 
