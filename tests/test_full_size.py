@@ -22,7 +22,7 @@ import reference
 import tolerances
 
 from wavernn_fast import _C
-from wavernn_fast.conditioning import Conditioner
+from wavernn_fast.conditioning_network import make_conditioner
 
 N_STEPS = 2000
 CONFIGS = cases.full_size_configs()
@@ -57,7 +57,7 @@ def free_run(engine, run):
     interp = hold = None
     if mel is not None:
         frames = -(-N_STEPS // config.hop_length)
-        interp, hold = Conditioner(config, tensors).window(mel, 0, frames)
+        interp, hold = make_conditioner(config, tensors).window(mel, 0, frames)
     samples, ties = np.empty_like(result["samples"]), []
     stream, done = engine.open(0), 0
     while done < N_STEPS:
@@ -100,7 +100,7 @@ def test_forced_logits_of_full_size_models_stay_within_the_table(run, dtype):
     n = 400
     interp = hold = None
     if mel is not None:
-        interp, hold = Conditioner(config, tensors).window(mel, 0, -(-n // config.hop_length))
+        interp, hold = make_conditioner(config, tensors).window(mel, 0, -(-n // config.hop_length))
     engine = _C.Engine(dataclasses.asdict(config), tensors, dtype=dtype, threads=2)
     forced = [result["samples"][:n]]
     _, logits = engine.run(
@@ -118,7 +118,7 @@ def test_overlapped_teams_give_the_bits_of_one_thread(run, dtype):
     n = 60
     interp = hold = None
     if mel is not None:
-        interp, hold = Conditioner(config, tensors).window(mel, 0, -(-n // config.hop_length))
+        interp, hold = make_conditioner(config, tensors).window(mel, 0, -(-n // config.hop_length))
 
     def draw(threads, count):
         engine = _C.Engine(dataclasses.asdict(config), tensors, dtype=dtype, threads=threads)

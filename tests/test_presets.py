@@ -293,14 +293,14 @@ def test_the_mel_of_the_torchaudio_bundle_is_named_with_its_conversion() -> None
     assert "highest frequency 8000, not 11025" in warning
 
 
-_CONDITIONED = sorted(_NAMES - {"deepmind"})
+_CONDITIONED = sorted(_NAMES - {"deepmind", "yukarin"})  # which have a mel
 
 
 @pytest.mark.parametrize("target", _CONDITIONED)
 @pytest.mark.parametrize("source", _CONDITIONED)
 def test_the_formula_turns_one_convention_into_the_other(source: str, target: str) -> None:
-    """Where nothing is clipped: 40 dB around the middle of speech."""
-    level = np.random.default_rng(0).uniform(-65.0, -25.0, (80, 30))
+    """Where nothing is cut: between the highest floor and the lowest clip."""
+    level = np.random.default_rng(0).uniform(-28.0, -8.0, (80, 30))
     ours, theirs = get_preset(source).mel, get_preset(target).mel
     assert ours is not None
     assert theirs is not None

@@ -93,7 +93,11 @@ def test_draws_of_every_size_equal_the_double_references(size, launch):
     truth.check(truth.engine(isa="random:3", **launch))
 
 
-SMALL = [config for config in cases.small_configs() if config.core == "residual"]
+SMALL = [
+    config
+    for config in cases.small_configs()
+    if config.core == "residual" and config.head in ("softmax", "mol")
+]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])

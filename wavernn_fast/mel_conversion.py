@@ -27,9 +27,10 @@ def value_map(source: MelConfig, target: MelConfig) -> tuple[float, float]:
     """Factor a and offset b with ``target = a * source + b``, before the target's clip.
 
     Both conventions are linear in the logarithm of the same mel, so each is linear in the other
-    wherever neither floor nor clip has cut.
+    wherever neither floor nor clip has cut. The logarithm of a mel of powers is twice that of one
+    of magnitudes for a single bin of the spectrum, and nearly so for a filter.
     """
-    share = _DECIBELS[source.log] / _DECIBELS[target.log]
+    share = _DECIBELS[source.log] / _DECIBELS[target.log] * target.power / source.power
     factor = target.scale * share / source.scale
     level = (source.ref_db - source.offset / source.scale) * share  # target's logarithm at source 0
     return factor, target.scale * (level - target.ref_db) + target.offset

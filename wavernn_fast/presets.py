@@ -24,7 +24,7 @@ from .presets_residual import RESIDUAL_PRESETS
 
 _EDGE = 0.02  # share of the value range that a mel may exceed before it counts as outside
 _MIN_SPREAD = 0.25  # share of the value range that real speech uses at the least
-_MOST_NAMES = 3  # of presets that a mel looks like
+_MOST_NAMES = 5  # of presets that a mel looks like
 _BUNDLE = "torchaudio (natural-log mel of its bundle)"
 _MIN_FRAMES = 20  # frames below which a narrow value range proves nothing
 
@@ -320,6 +320,7 @@ def _closest(
         return []
     low, high, mean, _ = values
     spans: dict[str, float] = {}
+    at_floor: dict[str, float] = {}
     for name, (_, value_range) in origins.items():
         bottom, top = value_range
         span = top - bottom
@@ -327,6 +328,9 @@ def _closest(
         centred = bottom + _EDGE * span <= mean <= top - _EDGE * span
         if used and centred and _inside(low, high, value_range):
             spans[name] = span
+            if low <= bottom + _EDGE * span:
+                at_floor[name] = span
+    spans = at_floor or spans
     return [name for name, span in spans.items() if span <= 1.01 * min(spans.values())]
 
 
@@ -343,8 +347,9 @@ def closest_presets(mel: ArrayLike | MelStatistics) -> list[str]:
     """Name the presets whose value range a mel fits best.
 
     A preset fits if minimum and maximum lie in its range, they span at least a quarter of it and
-    the mean is not stuck at an edge. Of those that fit, the ones with the narrowest range win: a
-    mel in [0, 1] lies in [-4, 4] too, but was not made for it.
+    the mean is not stuck at an edge. Of those that fit, the ones whose range begins where the mel
+    does are likelier, as speech has silence in it, and then the ones with the narrowest range win:
+    a mel in [0, 1] lies in [-4, 4] too, but was not made for it.
 
     Parameters
     ----------
