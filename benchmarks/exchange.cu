@@ -144,11 +144,11 @@ WF_INLINE void through_l2(Word* words, Result* result, int n, int replicas, unsi
 // --- summing in L2 --------------------------------------------------------------------------------
 
 constexpr Word kOneBlock = 1ull << 56;  // as in stage_sums.cuh: above it blocks, below it the sum
-constexpr int kClasses = 256;
+constexpr int kPlaces = 256;
 
 // What every block adds to class k in a step.
 WF_INLINE int share_of(int k, unsigned step) {
-  return static_cast<int>(((k + step) & (kClasses - 1)) + step);
+  return static_cast<int>(((k + step) & (kPlaces - 1)) + step);
 }
 
 // 256 threads. kCopies: copies of the sums, of which a block adds to one; the readers add them up.
@@ -162,11 +162,11 @@ WF_INLINE void through_sums(Word* words, Result* result, unsigned steps, unsigne
   float* shared = shared_memory();  // [4] control, Word seen [2][copies][256], int sums [2][256]
   volatile int* control = reinterpret_cast<volatile int*>(shared);
   Word* seen = reinterpret_cast<Word*>(shared + 4);
-  int* sums = reinterpret_cast<int*>(seen + 2 * kCopies * kClasses);
+  int* sums = reinterpret_cast<int*>(seen + 2 * kCopies * kPlaces);
   const Poller poller{args, control};
-  const int k = thread_index(), next = (k + 1) & (kClasses - 1), blocks = block_count();
-  for (int i = k; i < 2 * kCopies * kClasses; i += thread_count()) seen[i] = 0;
-  sums[kClasses + k] = blocks * share_of(k, 0);  // what step -1 left; step s adds share_of(k, s + 1)
+  const int k = thread_index(), next = (k + 1) & (kPlaces - 1), blocks = block_count();
+  for (int i = k; i < 2 * kCopies * kPlaces; i += thread_count()) seen[i] = 0;
+  sums[kPlaces + k] = blocks * share_of(k, 0);  // what step -1 left; step s adds share_of(k, s + 1)
   if (k < 4) control[k] = 0;
   block_sync(0);
 
@@ -175,17 +175,17 @@ WF_INLINE void through_sums(Word* words, Result* result, unsigned steps, unsigne
   for (; step < steps; ++step) {
     start(clock, step);
     const int side = static_cast<int>(step & 1);
-    const int* before = sums + (1 - side) * kClasses;
-    int* now = sums + side * kClasses;
-    Word* area = words + side * kCopies * kClasses;
+    const int* before = sums + (1 - side) * kPlaces;
+    int* now = sums + side * kPlaces;
+    Word* area = words + side * kCopies * kPlaces;
     // Zero, if the sum of the last step is right; so nothing can be added before it is there.
     const int wrong = before[next] - blocks * share_of(next, step);
     const int own = share_of(k, step + 1) + wrong;
     if (kMeets)
-      add_to_word(area + block_index() % kCopies * kClasses + k, kOneBlock + static_cast<Word>(own));
+      add_to_word(area + block_index() % kCopies * kPlaces + k, kOneBlock + static_cast<Word>(own));
     if (warp_index() == 0) {
       WF_REGISTERS(Word, got, 8 * kCopies);
-      Word* mine = seen + side * kCopies * kClasses + 2 * lane_index();
+      Word* mine = seen + side * kCopies * kPlaces + 2 * lane_index();
       const Word* at = area + 2 * lane_index();
       for (unsigned tries = 0; kMeets;) {
         load_words(poller, at, 64, 4 * kCopies, got);
@@ -215,7 +215,7 @@ WF_INLINE void through_sums(Word* words, Result* result, unsigned steps, unsigne
     if (control[2 + side] != 0) break;
   }
   finish(result, clock, step, block_index() == 0);
-  if (sums[((steps + 1) & 1) * kClasses + k] != blocks * share_of(k, steps))
+  if (sums[((steps + 1) & 1) * kPlaces + k] != blocks * share_of(k, steps))
     count_error(&result->errors);
 }
 
