@@ -91,8 +91,8 @@ class Case:
     def shared_bytes(self) -> int:
         if self.transport in ("sums", "nosums"):
             return 16 + 8 * 2 * self.replicas * 256 + 4 * 2 * 256
-        payload = 8 if self.transport == "cluster" else 4
-        return 16 + 2 * payload * self.words
+        bytes_of_buffers = {"cluster": 3 * 8, "counted": 3 * 4}.get(self.transport, 2 * 4)
+        return 16 + bytes_of_buffers * self.words
 
 
 def cases() -> Iterator[Case]:

@@ -20,17 +20,20 @@ WF_INLINE float payload(Word word) { return __uint_as_float(static_cast<unsigned
 
 // In a cluster of kBlocksOf blocks every word goes to all of them, each polls its own copy. Clusters
 // of a launch have nothing to do with each other, but share the paths between multiprocessors.
+//
+// Three buffers: a block that has all words of a step may push those of the next while another has
+// threads that still read the step before, to push to somebody else.
 template <int kBlocksOf>
 WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned tag0,
                                unsigned poll_limit) {
-  float* shared = shared_memory();  // [4] control, then Word [2 buffers][n]
+  float* shared = shared_memory();  // [4] control, then Word [3 buffers][n]
   volatile int* control = reinterpret_cast<volatile int*>(shared);
   Word* words = reinterpret_cast<Word*>(shared + 4);
   const int rank = block_index() % kBlocksOf;  // in its cluster
   const int begin = n * rank / kBlocksOf, own = n * (rank + 1) / kBlocksOf - begin;
   for (int i = thread_index(); i < n; i += thread_count()) {
-    words[static_cast<int>(tag0 & 1) * n + i] = 0;
-    words[static_cast<int>(~tag0 & 1) * n + i] = bits_of_float(static_cast<float>(i));
+    words[i] = words[n + i] = 0;
+    words[2 * n + i] = bits_of_float(static_cast<float>(i));
   }
   if (thread_index() < 4) control[thread_index()] = 0;
   cluster_sync(0);
@@ -40,8 +43,8 @@ WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned t
   for (; step < steps; ++step) {
     start(clock, step);
     const unsigned tag = tag0 + step;
-    const Word* before = words + static_cast<int>(~tag & 1) * n;
-    Word* now = words + static_cast<int>(tag & 1) * n;
+    const Word* before = words + static_cast<int>((step + 2) % 3) * n;
+    Word* now = words + static_cast<int>(step % 3) * n;
     for (int k = thread_index(); k < own * kBlocksOf; k += thread_count()) {
       const int i = begin + k / kBlocksOf;
       push_word(now + i, k % kBlocksOf, add(payload(before[i + 1 < n ? i + 1 : 0]), 1.0f), tag);
@@ -62,7 +65,7 @@ WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned t
     if (control[2 + (step & 1)] != 0) break;
   }
   finish(result, clock, step, block_index() == 0);
-  const Word* last = words + static_cast<int>((tag0 + steps - 1) & 1) * n;
+  const Word* last = words + static_cast<int>((steps + 2) % 3) * n;
   for (int i = thread_index(); i < n; i += thread_count())
     if (payload(last[i]) != expected(i, n, steps)) count_error(&result->errors);
   cluster_sync(0);  // nobody leaves while a peer may still write here
@@ -77,11 +80,11 @@ WF_INLINE void through_cluster(Result* result, int n, unsigned steps, unsigned t
 template <int kBlocksOf>
 WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
   constexpr long long limit_ns = 1000000000;
-  float* shared = shared_memory();  // [4] two counters, then what came in [2 buffers][n]
+  float* shared = shared_memory();  // [4] two counters, then what came in [3 buffers][n]
   Arrivals* arrivals = reinterpret_cast<Arrivals*>(shared);
   const int rank = block_index() % kBlocksOf;  // in its cluster
   const int begin = n * rank / kBlocksOf, own = n * (rank + 1) / kBlocksOf - begin;
-  for (int i = thread_index(); i < n; i += thread_count()) shared[4 + n + i] = static_cast<float>(i);
+  for (int i = thread_index(); i < n; i += thread_count()) shared[4 + 2 * n + i] = static_cast<float>(i);
   if (thread_index() == 0) {
     for (int p = 0; p < 2; ++p) init_arrivals(arrivals + p);
     publish_arrivals();
@@ -93,8 +96,8 @@ WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
   for (; step < steps && thread_index() < own * kBlocksOf; ++step) {
     start(clock, step);
     const int parity = step & 1;
-    const float* before = shared + 4 + (1 - parity) * n;
-    float* now = shared + 4 + parity * n;
+    const float* before = shared + 4 + static_cast<int>((step + 2) % 3) * n;
+    float* now = shared + 4 + static_cast<int>(step % 3) * n;
     if (thread_index() == 0) expect_bytes(arrivals + parity, 4 * n);
     for (int k = thread_index(); k < own * kBlocksOf; k += thread_count()) {
       const int i = begin + k / kBlocksOf;
@@ -116,7 +119,7 @@ WF_INLINE void through_counted(Result* result, int n, unsigned steps) {
   finish(result, clock, step, block_index() == 0);
   block_sync(2);
   for (int i = thread_index(); i < n; i += thread_count())
-    if (shared[4 + ((steps + 1) & 1) * n + i] != expected(i, n, steps)) count_error(&result->errors);
+    if (shared[4 + (steps + 2) % 3 * n + i] != expected(i, n, steps)) count_error(&result->errors);
   cluster_sync(0);
 }
 #endif
