@@ -40,7 +40,13 @@ def draw(voice: Voice, request: Request, sampling: Sampling, n_samples: int) -> 
             remaining=n_samples,
             take=parts.append,
         )
-        run_lanes(voice.engine, iter([lane]), hop_length=voice.hop_length, slots=1)
+        run_lanes(
+            voice.engine,
+            iter([lane]),
+            hop_length=voice.hop_length,
+            slots=1,
+            most_steps=voice.slice_steps,
+        )
     return np.concatenate(parts)
 
 

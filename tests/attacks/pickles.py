@@ -107,7 +107,11 @@ def _sizes() -> list[Attack]:
     return [
         *attacks,
         Attack("size_bytearray", zeros, "damaged|is bytearray|nothing was run|no tensors"),
-        Attack("size_tensor_of_nothing", state_with(call("torch", "Size", b"]" + long + b"a")), ""),
+        Attack(
+            "size_tensor_of_nothing",
+            state_with(call("torch", "Size", b"]" + long + b"a")),
+            "damaged|nothing was run",
+        ),
         Attack("deep_tuples", deep, "damaged|holds a tuple"),
         Attack("laughing_lists", laughs + STOP, "holds a list|damaged"),
     ]

@@ -105,7 +105,7 @@ class Accelerated:
         What plays instead.
     """
 
-    def __init__(self, module: Any, method: str, player: Player | univoc.Vocoder) -> None:
+    def __init__(self, module: Any, method: str, player: Player) -> None:
         self.module, self.method, self.player = module, method, player
         self._before = module.__dict__.get(method, _ABSENT)
         self._active = True

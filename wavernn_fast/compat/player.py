@@ -6,11 +6,11 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .. import arrays
 from ..batch import draw_batch
-from ..config import ModelConfig
+from ..config import Core, ModelConfig
 from ..errors import InputError
 from ..utterance import Drawing, Fold, Sampling, fold_sizes, make_request
 from ..vocoder import Vocoder
@@ -24,7 +24,7 @@ class Player:
     Parameters
     ----------
     vocoder : Vocoder
-        A residual model: two GRUs and three dense layers.
+        Of the core that the class is for, by default two residual GRUs and three dense layers.
     seed : int or None
         Every call gives the audio of this seed, item i of a batch that of ``seed + i``. None: a
         new seed a call, taken from PyTorch's global generator where PyTorch is loaded (so that
@@ -36,12 +36,14 @@ class Player:
         If the model is of another kind, or the seed is none.
     """
 
+    core: ClassVar[Core] = "residual"  # that the class plays
+
     def __init__(self, vocoder: Vocoder, *, seed: int | None = 0) -> None:
         config = vocoder.config
-        if config.core != "residual" or not config.n_mels:
+        if config.core != self.core or not config.n_mels:
             raise InputError(
-                f"The drop-in classes play residual models that hear a mel; this is {vocoder!r}. "
-                "Use its own generate()."
+                f"This class plays models with the {self.core} core that hear a mel; this is "
+                f"{vocoder!r}. Use its own generate()."
             )
         self.vocoder = vocoder
         self.seed = seed if seed is None else arrays.to_seed(seed)

@@ -8,41 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import arrays, likelihood
+from .. import arrays
 from .. import vocoder as engine
 from ..errors import InputError
 from ..samples import decode_samples
-from ..utterance import Sampling, make_request
-from .player import fresh_seed
+from .player import Player
 
 
-class Vocoder:
-    """A model with univoc's `generate`.
+class Vocoder(Player):
+    """A model with univoc's `generate`; arguments as of `Player`.
 
-    Parameters
-    ----------
-    vocoder : wavernn_fast.Vocoder
-        With an embedded core; see also `from_pretrained`.
-    seed : int or None
-        Every call gives the audio of this seed. None: a new seed a call, taken from PyTorch's
-        global generator where PyTorch is loaded (so that ``torch.manual_seed`` makes a program
-        repeatable, as before), else from the system.
-
-    Raises
-    ------
-    InputError
-        If the model is of another kind, or the seed is none.
+    Its `vocoder` is one with an embedded core; see also `from_pretrained`.
     """
 
-    def __init__(self, vocoder: engine.Vocoder, *, seed: int | None = 0) -> None:
-        config = vocoder.config
-        if config.core != "embedded" or not config.n_mels:
-            raise InputError(
-                f"univoc's class plays models with an embedded core that hear a mel; this is "
-                f"{vocoder!r}. Use its own generate()."
-            )
-        self.vocoder = vocoder
-        self.seed = seed if seed is None else arrays.to_seed(seed)
+    core = "embedded"
 
     @classmethod
     def from_pretrained(
@@ -84,31 +63,16 @@ class Vocoder:
         return cls(loaded, seed=seed)
 
     @property
-    def hop_length(self) -> int:
-        """Samples of a frame."""
-        return self.vocoder.config.hop_length
-
-    @property
     def sr(self) -> int:
         """Samples a second, in Hz."""
         return self.vocoder.sample_rate
 
-    # Programs call these on a module; the engine has one mode and one place.
-
-    def eval(self) -> Vocoder:
-        """Do nothing; return the object, as a module does."""
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> Vocoder:
-        """Do nothing, likewise: the device is chosen when the model is loaded."""
-        return self
-
     def cuda(self, *args: Any) -> Vocoder:
-        """Do nothing, likewise."""
+        """Do nothing: the device is chosen when the model is loaded."""
         return self
 
     def cpu(self) -> Vocoder:
-        """Do nothing, likewise."""
+        """Do nothing: the device is chosen when the model is loaded."""
         return self
 
     def generate(self, mel: Any) -> tuple[NDArray[np.float64], int]:
@@ -140,10 +104,5 @@ class Vocoder:
                 f"The mel has shape {array.shape}, expected [1, n_frames, {config.n_mels}]: one "
                 "utterance, time first."
             )
-        seed = fresh_seed() if self.seed is None else self.seed
-        request = make_request(config, array[0].T, None, seed)
-        if request.n_drawn == 0:
-            return np.zeros(0), self.sr
-        sampling = Sampling(1.0, False, None)
-        labels = likelihood.draw(self.vocoder.voice(), request, sampling, request.n_drawn)
-        return decode_samples(labels, config), self.sr
+        [drawing] = self.draw([array[0].T])
+        return decode_samples(drawing.folds[0], config), self.sr
