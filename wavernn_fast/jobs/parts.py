@@ -43,6 +43,7 @@ def write(target: Path, blocks: Iterable[bytes], worker: str) -> Written:
     """
     part = target.with_name(f".{secrets.token_hex(4)}.part-{worker}")
     try:
+        make_folder(target.parent)
         try:
             written = _write_part(part, blocks)
             os.replace(part, target)
@@ -78,6 +79,19 @@ def _write_part(part: Path, blocks: Iterable[bytes]) -> Written:
         raise
     os.close(file)  # may say at last that the disk is full
     return Written(size, total.hexdigest())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing, for good.
+
+    Raises
+    ------
+    OSError
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

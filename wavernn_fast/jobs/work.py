@@ -2,7 +2,7 @@
 
 Reading, the engine and writing overlap, each on threads of its own::
 
-    items -> [read, check] -> mels -> [engine] -> waves -> [encode, part, rename, journal] -> outcomes
+    items -> [read, check] -> mels -> [engine] -> waves -> [encode, rename, journal] -> outcomes
 
 Between them are bounded queues; what an item becomes depends on itself alone, so no order and no
 number of threads changes a byte.
@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,11 @@ from .. import __version__
 from ..batch import BatchReport
 from ..errors import DeviceError, WaveRNNError
 from ..features import MelRangeWarning
+from .feed import Feed
 from .identity import model_hash
 from .items import Item
 from .journal import Journal
-from .reading import ItemReader, ReadAhead, Ready, Unready
+from .reading import ItemReader, ReadAhead, Ready
 from .settings import Settings
 from .stop import Stop
 from .writing import Outcome, WriteBehind, Writing
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["LocalWorker", "Outcome", "Times", "Worker"]
 
 _LEAST_AHEAD = 8  # items read ahead, where few run side by side
-_MOST_HELD = 1 << 30  # bytes of mels and waves in the engine; then it is let run empty
 
 
 class Worker(Protocol):
@@ -119,7 +119,7 @@ class LocalWorker:
         OSError
             If the journal cannot be opened.
         """
-        voc, total = self.vocoder, len(items) if hasattr(items, "__len__") else None
+        voc, total = self.vocoder, len(items) if isinstance(items, Sized) else None
         model = model_hash(self.settings.model)
         journal = Journal(self.root, self.worker_name)
         run = _Run(self, voc, model, journal)
@@ -154,7 +154,6 @@ class _Run:
                 self._reader.describe,
             ),
         )
-        self._made: set[Path] = set()  # folders
         self._counts = {"done": 0, "failed": 0, "left": 0}
 
     def outcomes(self, items: Iterable[Item]) -> Iterator[Outcome]:
@@ -162,7 +161,7 @@ class _Run:
         each = self._settings.streams
         side_by_side = each * len(self._voc.devices) if each else self._voc.streams
         ahead = ReadAhead(self._reader, items, max(_LEAST_AHEAD, side_by_side))
-        feed = _Feed(ahead, self._stop, self._write)
+        feed = Feed(ahead, self._stop, self._write.failure, self._voc.config.hop_length)
         try:
             while not self._stop.requested and not feed.ended:
                 for ready, wave in self._waves(feed):
@@ -201,7 +200,7 @@ class _Run:
         with contextlib.suppress(OSError):
             self._journal.close()
 
-    def _waves(self, feed: _Feed) -> Iterator[tuple[Ready, NDArray[np.float32]]]:
+    def _waves(self, feed: Feed) -> Iterator[tuple[Ready, NDArray[np.float32]]]:
         """Waves of as many items as may be in memory; where the engine stops, one by one."""
         feed.begin()
         waves = self._generate(feed)
@@ -215,13 +214,16 @@ class _Run:
         except (WaveRNNError, MemoryError) as error:
             fault = error
         rest = feed.taken()
+        if not rest:  # no item is at fault
+            raise fault
         if len(rest) == 1:
             self._write.failure(rest[0].item, fault)
             return
         for ready in rest:  # to find the one at fault
-            yield from self._waves(_Feed(iter([ready]), self._stop, self._write))
+            alone = Feed(iter([ready]), self._stop, self._write.failure, feed.hop_length)
+            yield from self._waves(alone)
 
-    def _generate(self, feed: _Feed) -> Iterator[tuple[Ready, NDArray[np.float32]]]:
+    def _generate(self, feed: Feed) -> Iterator[tuple[Ready, NDArray[np.float32]]]:
         how = self._settings
         waves = self._voc.generate_each(
             feed.mels(),
@@ -233,7 +235,7 @@ class _Run:
             fold=how.folding(),
             report=self._batches.append,
         )
-        with contextlib.closing(waves):
+        with contextlib.closing(cast("Generator[tuple[int, Any]]", waves)):
             while True:
                 with self._stop.raising():
                     found = next(waves, None)
@@ -241,60 +243,6 @@ class _Run:
                     return
                 number, wave = found
                 yield feed.done(number), wave
-
-
-class _Feed:
-    """What the engine takes its mels from: read items, while they may be begun."""
-
-    def __init__(
-        self, results: Iterator[Ready | Unready], stop: Stop, write: WriteBehind
-    ) -> None:
-        self._results, self._stop, self._write = results, stop, write
-        self._taken: dict[int, Ready] = {}
-        self._held = 0  # bytes
-        self._last: Ready | None = None
-        self.ended = False
-
-    def begin(self) -> None:
-        """Start a run of the engine, which counts its mels from 0."""
-        self._taken.clear()
-        self._held = 0
-
-    def mels(self) -> Iterator[NDArray[np.float32]]:
-        """Mels until no more may be begun; a file that is no mel is noted and left out."""
-        number = 0
-        while self._held < _MOST_HELD and not self._stop.requested:
-            result = next(self._results, None)
-            if result is None:
-                self.ended = True
-                return
-            if isinstance(result, Unready):
-                self._write.failure(result.item, result.error)
-                continue
-            self._taken[number] = self._last = result
-            self._held += result.mel.nbytes
-            number += 1
-            yield result.mel
-
-    def seeds(self) -> Iterator[int]:
-        """The seed of the mel that was taken last."""
-        while self._last is not None:
-            yield self._last.seed
-
-    def speakers(self) -> Iterator[Any]:
-        """The speaker of the mel that was taken last."""
-        while self._last is not None:
-            yield self._last.speaker
-
-    def done(self, number: int) -> Ready:
-        """The item of a mel that has become a wave."""
-        ready = self._taken.pop(number)
-        self._held -= ready.mel.nbytes
-        return ready
-
-    def taken(self) -> list[Ready]:
-        """The items that are in the engine."""
-        return list(self._taken.values())
 
 
 def _facts(voc: Vocoder, model: str, settings: Settings, items: int | None) -> dict[str, Any]:

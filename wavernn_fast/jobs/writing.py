@@ -101,9 +101,7 @@ class WriteBehind:
         if outcome is not None:
             self._ready.append(outcome)
 
-    def _write(
-        self, ready: Ready, wave: NDArray[np.float32]
-    ) -> tuple[Outcome | None, float]:
+    def _write(self, ready: Ready, wave: NDArray[np.float32]) -> tuple[Outcome | None, float]:
         """Write one wave and its line; None where another has found that nothing can be written."""
         if self._full:
             return None, 0.0
