@@ -58,11 +58,10 @@ def build(cls: type[Any], raw: object, **given: Any) -> Any:
     if not isinstance(raw, dict):
         raise ModelError(f"{cls.__name__} is stored as {type(raw).__name__}, expected an object.")
     fields, types = {f.name: f for f in dataclasses.fields(cls)}, get_type_hints(cls)
-    problems = []
+    problems = [f"unknown field {name!r}" for name in raw if name not in fields]
     for name, value in raw.items():
-        if name not in fields:
-            problems.append(f"unknown field {name!r}")
-        elif (expected := _expected(name, value, types[name])) is not None:
+        expected = _expected(name, value, types[name]) if name in fields else None
+        if expected is not None:
             problems.append(f"{name} is {value!r}, expected {expected}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
