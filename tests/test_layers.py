@@ -67,8 +67,8 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood loaded nvrtc selfcheck stream subscale_job "
-    "subscale_run utterance vocoder workers",
+    "voice": "batch devices kernels lanes likelihood loaded nvrtc rows_ahead selfcheck stream "
+    "subscale_job subscale_run utterance vocoder workers",
     "jobs": "jobs",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
