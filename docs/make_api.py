@@ -28,7 +28,7 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
             "wavernn_fast.config",
             ("ModelConfig", "MelConfig", "OutputConfig", "SubscaleConfig"),
         ),
-        ("wavernn_fast.network_config", ("NetworkConfig",)),
+        ("wavernn_fast.network_config", ("NetworkConfig", "CodesConfig")),
     ),
     "Files": (
         ("wavernn_fast.checkpoints", ("load", "inspect")),
@@ -46,6 +46,7 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("wavernn_fast.compat.coqui", ("Wavernn",)),
         ("wavernn_fast.compat.torchaudio", ("WaveRNN", "Vocoder")),
         ("wavernn_fast.compat.univoc", ("Vocoder",)),
+        ("wavernn_fast.compat.zerospeech", ("Vocoder",)),
     ),
     "Errors": (
         (
