@@ -60,15 +60,16 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config config_json network_config",
-    "data": "arrays audio canonical codes conditioning conditioning_network features files fold "
-    "mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
+    "data": "arrays audio canonical codes conditioning conditioning_network encoding features files "
+    "fold mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
     "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
     "weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood loaded nvrtc selfcheck stream subscale_job "
-    "subscale_run utterance vocoder workers",
+    "voice": "batch devices kernels lanes likelihood loaded nvrtc rows_ahead selfcheck stream "
+    "subscale_job subscale_run utterance vocoder workers",
+    "jobs": "jobs",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
     "cli": "cli",
@@ -84,9 +85,10 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "models": _DATA,
     "train": (*_DATA, "models"),
     "voice": (*_DATA, "checkpoints"),
+    "jobs": (*_DATA, "checkpoints", "voice"),
     "tools": (*_DATA, "checkpoints", "models", "voice"),
     "compat": (*_DATA, "checkpoints", "voice"),
-    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "tools"),
+    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools"),
     "main": ("cli",),
 }
 TORCH_LAYERS = {"checkpoints", "models", "train"}
