@@ -67,8 +67,8 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood loaded nvrtc selfcheck stream subscale_job "
-    "subscale_run utterance vocoder workers",
+    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
+    "selfcheck stream subscale_job subscale_run utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
     "cli": "cli",
