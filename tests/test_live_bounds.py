@@ -141,7 +141,7 @@ def test_who_does_not_read_slows_nobody():
             until(lambda: pool.stats()["stalled"] >= n_idle)
             before, end = sum(one.read for one in busy), time.monotonic() + 1.0
             while time.monotonic() < end:
-                for one in busy:
+                for one in idle + busy:
                     one.turn()
             limit = pool._rounds.limits
             assert all(
@@ -149,9 +149,9 @@ def test_who_does_not_read_slows_nobody():
             )
             return sum(one.read for one in busy) - before
 
-    alone = max(made_in_a_second(0) for _ in range(2))
-    beside = max(made_in_a_second(32) for _ in range(2))
-    assert beside > 0.6 * alone, (beside, alone)
+    pairs = [(made_in_a_second(0), made_in_a_second(32)) for _ in range(3)]
+    alone, beside = (max(column) for column in zip(*pairs, strict=True))
+    assert beside > 0.5 * alone, pairs  # all 36 would share otherwise
 
 
 def test_a_new_stream_sounds_after_two_rounds_at_most():
