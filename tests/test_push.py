@@ -49,6 +49,47 @@ def test_single_frames_may_be_vectors(config):
     )
 
 
+@pytest.mark.parametrize("fade_out", [True, False])
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+def test_the_first_sample_comes_with_the_frame_that_the_facts_say(config, fade_out):
+    voc, n_frames = voice(config), 60
+    facts = voc.stream_facts(fade_out=fade_out)
+    sound, frames = voc.open_stream(fade_out=fade_out), mel(config, n_frames)
+    made = [len(sound.push(frame)) for frame in frames.T]
+    first = next((n for n, count in enumerate(made, start=1) if count), None)
+    assert first == (None if facts.hears_whole else facts.first_frames)
+    if not facts.hears_whole and config.subscale is None:  # so much is missing before the end
+        ahead = facts.lookahead_frames if config.pad == "zeros" else 0
+        cut = config.hop_length if config.output.length == "frames_minus_one" else 0
+        missing = len(voc.generate(frames, fade_out=fade_out)) - sum(made)
+        assert missing == facts.held_back_samples + ahead * config.hop_length - cut
+    assert facts.lookahead_frames == voc.lookahead_frames == config.lookahead_frames
+    assert voc.lookahead_ms == pytest.approx(
+        1000 * config.lookahead_frames * config.hop_length / config.sample_rate
+    )
+
+
+def test_the_facts_in_milliseconds():
+    facts = voice(LABELS).stream_facts(5)
+    frame = 1000 * LABELS.hop_length / LABELS.sample_rate
+    assert facts.to_dict() == {
+        "streams_frames": True,
+        "hears_whole": False,
+        "frame_ms": pytest.approx(frame),
+        "lookahead_frames": 2,
+        "lookahead_ms": pytest.approx(2 * frame),
+        "held_back_samples": 4 * LABELS.hop_length,  # one is cut, three fade
+        "held_back_ms": pytest.approx(4 * frame),
+        "first_frames": 1 + 2 + 4,
+        "first_ms": pytest.approx(7 * frame),
+        "chunk_frames": 5,
+        "chunk_ms": pytest.approx(5 * frame),
+    }
+    assert not voice(LINEAR).stream_facts().streams_frames
+    assert voice(WHOLE).stream_facts().hears_whole
+    assert voice(LABELS).stream_facts().chunk_ms == pytest.approx(50, abs=frame)
+
+
 @pytest.mark.parametrize("config", [LABELS, DUAL], ids=["labels", "dual"])
 def test_every_sample_that_can_sound_comes_back_at_once(config):
     frames, sound = mel(config, 20), voice(config).open_stream()

@@ -14,6 +14,7 @@ from .loaded import LoadedModel
 
 if TYPE_CHECKING:
     from .stream import PushStream
+    from .stream_facts import StreamFacts
 
 CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
 
@@ -257,6 +258,24 @@ class Vocoder(LoadedModel):
         sampling = utterance.Sampling(temperature, greedy, None)
         who = arrays.to_speaker(speaker, self._config)
         return PushStream(self.voice(fade_out), arrays.to_seed(seed), sampling, who)
+
+    def stream_facts(
+        self, chunk_frames: int | None = None, *, fade_out: bool = True
+    ) -> StreamFacts:
+        """How long a stream of this model waits: lookahead, held back samples, size of a chunk."""
+        from . import stream_facts as facts
+
+        return facts.stream_facts(self.voice(fade_out), self.chunk_frames(chunk_frames))
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames after a frame that must have come before it can sound; see `stream_facts`."""
+        return self._config.lookahead_frames
+
+    @property
+    def lookahead_ms(self) -> float:
+        """The same in milliseconds of sound."""
+        return self.stream_facts().lookahead_ms
 
     def score(self, mel: Any, wav: Any, *, speaker: Any = None) -> float:
         """Negative log-likelihood of a recording under the model, teacher forced.
