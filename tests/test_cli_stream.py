@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -115,6 +116,8 @@ def test_sound_comes_while_frames_are_still_awaited(model, voc):
         process.stdin.write(frame.astype("<f4").tobytes())
         process.stdin.flush()
         while len(heard) < 4 * HOP * (number - late):
+            ready, _, _ = select.select([process.stdout], [], [], 10.0)
+            assert ready, number
             heard += os.read(process.stdout.fileno(), 2**16)
     rest, errors = process.communicate()
     assert heard + rest == quantize(voc.generate(frames), "FLOAT")
