@@ -147,6 +147,13 @@ def first_pushed(voc: Vocoder, mel: Any, n: int, chunk: int, tries: Iterator[int
     return found
 
 
+def rtf_of(voc: Vocoder, mel: Any, chunk: int) -> float:
+    """Seconds of work for a second of one pulled stream."""
+    begun = time.perf_counter()
+    samples = sum(len(part) for part in voc.stream(mel[:, :150], chunk_frames=chunk))
+    return (time.perf_counter() - begun) * voc.sample_rate / samples
+
+
 # --- real time ------------------------------------------------------------------------------------
 
 
@@ -221,11 +228,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     first: dict[Any, list[list[float]]] = {case: [] for case in cases}
     crowds = [int(n) for n in args.crowds.split(",")]
     live: dict[int, list[dict[str, float]]] = {n: [] for n in crowds}
+    rtfs: dict[int, list[float]] = {chunk: [] for chunk in chunks}
     for turn in range(args.turns):
         for case in cases if turn % 2 == 0 else reversed(cases):
             way, n, chunk = case
             tries = again(args.tries, args.seconds)
             first[case].append(ways[way](voc, mel, n, chunk, tries))
+        for chunk in chunks:
+            rtfs[chunk].append(rtf_of(voc, mel, chunk))
         for n in crowds:
             live[n].append(real_time(voc, mel, n, voc.chunk_frames(None), args.seconds))
         print(f"turn {turn + 1} of {args.turns}, load {os.getloadavg()[0]}", file=sys.stderr)
@@ -235,6 +245,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "first_chunk_seconds": [
             {"way": way, "streams": n, "chunk_frames": chunk, **told(first[way, n, chunk])}
             for way, n, chunk in cases
+        ],
+        "pulled": [
+            {
+                "chunk_frames": chunk,
+                "best_rtf": min(rtfs[chunk]),
+                "median_rtf": statistics.median(rtfs[chunk]),
+            }
+            for chunk in chunks
         ],
         "real_time": [
             {
@@ -277,6 +295,10 @@ def table(report: dict[str, Any]) -> str:
                     f"({ms['median_median']:.0f} / {ms['median_p95']:.0f})"
                 )
         lines.append(f"| {way} | {chunk} ({chunk * frame:.0f} ms) | " + " | ".join(cells) + " |")
+    lines += ["", "| chunk, one pulled stream | real-time factor, best run | median run |"]
+    lines.append("|---" * 3 + "|")
+    for row in report["pulled"]:
+        lines.append(f"| {row['chunk_frames']} | {row['best_rtf']:.3f} | {row['median_rtf']:.3f} |")
     lines += [
         "",
         "| streams in real time | delay, best run | median run | first sound |",

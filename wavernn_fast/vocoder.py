@@ -216,12 +216,12 @@ class Vocoder(LoadedModel):
         ----------
         mel : array [n_mels, n_frames], or iterator of arrays [n_mels] or [n_mels, any]
             A whole mel gives its first chunk at once. From an iterator, a frame can sound when
-            the frames that the model looks ahead to (``config.lookahead_frames``) have come; and
-            as the end is not known before the iterator ends, so much is held back as the length
-            rule cuts (one frame in some presets) and the fade-out covers
-            (``config.output.fade_out_frames``; ``fade_out=False`` holds none of it back). Where the
-            network hears the whole utterance (``config.network.hears_whole``, as univoc's), nothing
-            sounds before the iterator has ended, which is logged at level WARNING.
+            the frames that the model looks ahead to (`lookahead_frames`) have come; and as the end
+            is not known before the iterator ends, so much is held back as the length rule cuts (one
+            frame in some presets) and the fade-out covers (``fade_out=False`` holds none of it
+            back): `stream_facts` tells all of it. Where the network hears the whole utterance
+            (``config.network.hears_whole``, as univoc's), nothing sounds before the iterator has
+            ended, which is logged at level WARNING.
         chunk_frames : int, optional
             Frames of sound in a chunk; the last may be shorter. Default: about 50 ms.
         speaker, n_samples, seed, temperature, greedy, fade_out
