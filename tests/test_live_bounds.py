@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
-from arrivals import SUBSCALE, WAIT, Endless, feed, read_all, until, voice
+from arrivals import SUBSCALE, WAIT, Endless, feed, poison, read_all, until, voice
 from cases import dual_config
 from voices import DUAL, LABELS, WHOLE, joined, mel, same_bits
 
@@ -41,6 +42,24 @@ def test_a_stream_that_nobody_holds_loses_its_place():
         gc.collect()
         assert pool.stats()["streams"] == 0
         pool.open()
+
+
+@pytest.mark.parametrize("how", ["cancel", "end", "failure"])
+def test_what_a_stream_needed_is_gone_with_it(how):
+    with LivePool(voice(LABELS)) as pool:
+        stream = pool.open()
+        [sound] = pool._rounds.channels.values()
+        inside = weakref.ref(sound)
+        del sound
+        frames = mel(LABELS, 60)
+        stream.push(poison(frames) if how == "failure" else frames)
+        until(lambda: how == "failure" or stream.ready)
+        if how == "end":
+            stream.finish()
+        if how == "cancel":
+            stream.cancel()
+        until(lambda: gc.collect() >= 0 and inside() is None)
+        assert stream.ended
 
 
 def test_unread_audio_is_bounded_and_goes_on_when_read():
@@ -184,4 +203,3 @@ def test_rounds_are_short_however_many_streams_there_are():
         ]
     finally:
         rounds.stop()
-        rounds.join()

@@ -41,11 +41,8 @@ _running: weakref.WeakSet[Rounds] = weakref.WeakSet()
 @atexit.register
 def _end_at_exit() -> None:
     """No thread may be inside the engine when the interpreter goes."""
-    pools = list(_running)
-    for rounds in pools:
+    for rounds in list(_running):
         rounds.stop()
-    for rounds in pools:
-        rounds.join()
 
 
 class LivePool:
@@ -96,7 +93,7 @@ class LivePool:
         subscale = voc.config.subscale is not None
         self._rounds = Rounds(voc.engine, subscale, Limits(chunk, hop, buffer))
         _running.add(self._rounds)
-        weakref.finalize(self, self._rounds.stop).atexit = False
+        weakref.finalize(self, self._rounds.abandon).atexit = False
 
     def open(
         self,
@@ -186,7 +183,6 @@ class LivePool:
     def close(self) -> None:
         """End all streams and the thread; streams not at their end raise `EngineError` then."""
         self._rounds.stop()
-        self._rounds.join()
 
     def __enter__(self) -> LivePool:
         return self
