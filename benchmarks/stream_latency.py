@@ -286,6 +286,16 @@ def _median(runs: Sequence[dict[str, float]]) -> float:
     return statistics.median(run["delay"] for run in runs)
 
 
+def cell(row: dict[str, Any]) -> str:
+    """One case, in milliseconds."""
+    figures = ("least", "best_median", "best_p95", "median_median", "median_p95")
+    ms = {name: f"{1000 * row[name]:.0f}" for name in figures}
+    return (
+        f"{ms['least']}, {ms['best_median']} / {ms['best_p95']} "
+        f"({ms['median_median']} / {ms['median_p95']})"
+    )
+
+
 def table(report: dict[str, Any]) -> str:
     """Figures as Markdown, in milliseconds: the least, best run, median run (each median / p95)."""
     rows = report["first_chunk_seconds"]
@@ -295,10 +305,7 @@ def table(report: dict[str, Any]) -> str:
     frame = report["facts"]["frame_ms"]
     for way, chunk in dict.fromkeys((row["way"], row["chunk_frames"]) for row in rows):
         cells = {
-            row[
-                "streams"
-            ]: f"{1000 * row['least']:.0f}, {1000 * row['best_median']:.0f} / {1000 * row['best_p95']:.0f} "
-            f"({1000 * row['median_median']:.0f} / {1000 * row['median_p95']:.0f})"
+            row["streams"]: cell(row)
             for row in rows
             if (row["way"], row["chunk_frames"]) == (way, chunk)
         }
