@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from arrivals import LINEAR, MODELS, poison, voice
+from arrivals import LINEAR, MODELS, SPEAKER, feed, poison, read_all, voice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from voices import DUAL, LABELS, UNCONDITIONED, WHOLE, joined, mel, same_bits
 
 from wavernn_fast.errors import EngineError, InputError
+from wavernn_fast.live import LivePool
 
 
 def pushed(voc, pieces, **options):
@@ -107,6 +108,22 @@ def test_the_samples_are_of_the_kind_of_the_frames():
     parts = [sound.push(torch.from_numpy(frames)), sound.finish()]
     assert all(isinstance(part, torch.Tensor) for part in parts)
     assert same_bits(torch.cat(parts).numpy(), voice(DUAL).generate(frames, seed=1))
+
+
+def test_speakers_are_heard_by_push_and_pool():
+    voc, frames = voice(SPEAKER), mel(SPEAKER, 20)
+    speakers = np.random.default_rng(1).normal(size=(3, 4))
+    whole = [voc.generate(frames, speaker=speaker) for speaker in speakers]
+    assert not same_bits(whole[0], whole[1])
+    assert same_bits(pushed(voc, [frames], speaker=speakers[0]), whole[0])
+    with LivePool(voc) as pool:
+        streams = [pool.open(speaker=speaker) for speaker in speakers]
+        for stream in streams:
+            feed(stream, frames, [7])
+        for stream, wave in zip(streams, whole, strict=True):
+            assert same_bits(read_all(stream), wave)
+        with pytest.raises(InputError, match="give speaker="):
+            pool.open()
 
 
 def test_unusable_frames_change_nothing():
