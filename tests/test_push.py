@@ -164,5 +164,8 @@ def test_what_cannot_sound_early_is_refused():
 def test_a_network_that_hears_the_whole_says_so(caplog):
     sound = voice(WHOLE).open_stream()
     assert "hears the whole utterance" in caplog.text
+    caplog.clear()
+    LivePool(voice(WHOLE)).close()
+    assert "hears the whole utterance" in caplog.text
     assert len(sound.push(mel(WHOLE, 30))) == 0
     assert len(sound.finish()) > 0

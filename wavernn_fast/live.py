@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .arriving import check_arrivals, check_frames, open_sound
+from .arriving import check_arrivals, check_frames, open_sound, warn_of_silence
 from .errors import InputError, PoolFullError
 from .live_rounds import Channel, Limits, Rounds
 from .utterance import Sampling
@@ -82,6 +82,7 @@ class LivePool:
         waiting_seconds: float = 600.0,
     ) -> None:
         check_arrivals(voc.config)
+        warn_of_silence(voc.config)
         self._voc, self._config = voc, voc.config
         self._max_streams = arrays.to_count(max_streams, "max_streams", 1)
         rate, hop = voc.sample_rate, voc.config.hop_length
