@@ -16,7 +16,6 @@ all its frames bit for bit, whatever runs beside it.
 
 from __future__ import annotations
 
-import atexit
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -34,15 +33,6 @@ from .utterance import Sampling
 if TYPE_CHECKING:
     from .config import ModelConfig
     from .vocoder import Vocoder
-
-_running: weakref.WeakSet[Rounds] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_at_exit() -> None:
-    """No thread may be inside the engine when the interpreter goes."""
-    for rounds in list(_running):
-        rounds.stop()
 
 
 class LivePool:
@@ -93,7 +83,6 @@ class LivePool:
         self._waiting += self._ahead
         subscale = voc.config.subscale is not None
         self._rounds = Rounds(voc.engine, subscale, Limits(chunk, hop, buffer))
-        _running.add(self._rounds)
         weakref.finalize(self, self._rounds.abandon).atexit = False
 
     def open(

@@ -7,11 +7,13 @@ the next one, and everybody gets the same number of samples in it, so nobody sta
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -34,6 +36,7 @@ _log = logging.getLogger("wavernn_fast")
 ROUND_SECONDS = 0.04  # about as long as a round should take; one frame of each it always is
 _STREAM = re.compile(r"stream \d+")  # as the engine counts those of a call
 _LOOK_SECONDS = 0.5  # between two looks for streams that nobody holds, while there is no work
+_FORK_SECONDS = 0.001  # a fork takes longer
 _RATE_SECONDS = 5.0  # over which the speed is told
 _CLOSED = "The pool was closed before the end of this live stream."
 
@@ -108,10 +111,12 @@ class Rounds:
         self._engine, self._with_helpers = engine, with_helpers
         self._work = threading.Condition(self.lock)
         self._stop, self._pid = False, os.getpid()
+        self._drawing, self._forking = threading.Lock(), False  # see `before_fork`
         self._rate = 0.0  # samples a second of all streams of a round together, smoothed
         self._history: deque[tuple[float, int]] = deque(maxlen=4096)  # when, samples of a round
         self._thread = threading.Thread(target=self._run, name="wavernn_fast live", daemon=True)
         self._thread.start()
+        _running.add(self)
 
     # --- from any thread ---
 
@@ -179,6 +184,18 @@ class Rounds:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def before_fork(self) -> None:
+        """Wait until the thread is outside the engine: its locks would stay locked in the child."""
+        if threading.current_thread() is not self._thread:
+            self._forking = True
+            self._drawing.acquire()
+
+    def after_fork(self) -> None:
+        """Let the thread go on; in the child, the engine is free and there is no thread."""
+        if threading.current_thread() is not self._thread:
+            self._forking = False
+            self._drawing.release()
+
     def samples_per_s(self) -> float:
         """Samples a second of all streams over the last seconds; with the lock."""
         now = time.monotonic()
@@ -226,8 +243,12 @@ class Rounds:
         ready = [pair for pair in batch if self._feed(*pair)]
         # The rows of a subscale model are a batch by themselves, and a failing one fails alone.
         groups = [[pair] for pair in ready] if self._with_helpers else [ready]
-        steps = self._steps(len(ready))
-        drawn = sum(self._draw(group, steps, threads) for group in groups if group)
+        steps, drawn = self._steps(len(ready)), 0
+        for group in groups:
+            while self._forking:
+                time.sleep(_FORK_SECONDS)
+            with self._drawing:
+                drawn += self._draw(group, steps, threads) if group else 0
         self._count(drawn, time.perf_counter() - begun)
         return bool(batch)
 
@@ -336,3 +357,33 @@ def _wake(channels: Sequence[Channel]) -> None:
                 channel.wake()
             except Exception:
                 _log.exception("The 'wake' of live stream %d failed.", channel.number)
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+_running: weakref.WeakSet[Rounds] = weakref.WeakSet()
+_held: list[Rounds] = []  # during a fork
+
+
+@atexit.register
+def _end_at_exit() -> None:
+    """No thread may be inside the engine when the interpreter goes."""
+    for rounds in list(_running):
+        rounds.stop()
+
+
+def _hold_for_fork() -> None:
+    """No thread may be inside an engine that a child of fork() will use."""
+    for rounds in list(_running):
+        rounds.before_fork()
+        _held.append(rounds)
+
+
+def _go_on_after_fork() -> None:
+    while _held:
+        _held.pop().after_fork()
+
+
+os.register_at_fork(
+    before=_hold_for_fork, after_in_parent=_go_on_after_fork, after_in_child=_go_on_after_fork
+)
