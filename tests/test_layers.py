@@ -60,15 +60,15 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config config_json network_config",
-    "data": "arrays audio canonical codes conditioning conditioning_network encoding features files "
-    "fold mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
+    "data": "arrays audio canonical codes conditioning conditioning_network encoding features "
+    "files fold mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
     "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
     "weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood loaded nvrtc rows_ahead selfcheck stream "
-    "subscale_job subscale_run utterance vocoder workers",
+    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
+    "rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
     "jobs": "jobs",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
