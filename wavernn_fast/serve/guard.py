@@ -8,7 +8,6 @@ a browser sends for a foreign page by their Origin. Programs send no Origin and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .limits import Limits
 from .metrics import Metrics
 from .problems import as_problem, logger, new_id
-from .wire import ABORT, header
+from .wire import aborter, cut, header
 
 REQUEST_ID = "wavernn_fast.id"  # key of a scope
 _SECURITY = {
@@ -56,7 +55,6 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope[REQUEST_ID] = request_id = new_id()
-        scope[ABORT] = _abort_of(send)
         origin = self._allowed_origin(scope)
         refusal = self._refusal(scope, request_id)
         if scope["type"] == "websocket":
@@ -78,7 +76,7 @@ class Guard:
         except Exception as error:
             problem = as_problem(error, scope[REQUEST_ID])
             if send.started:
-                scope[ABORT]()
+                await cut(aborter(scope))
             else:
                 content = {"error": problem.sentence, "id": scope[REQUEST_ID]}
                 await JSONResponse(content, problem.status)(scope, receive, send)
@@ -179,17 +177,3 @@ def _preflight() -> Response:
             "Access-Control-Max-Age": "600",
         },
     )
-
-
-def _abort_of(send: Any) -> Callable[[], None]:
-    """Function that cuts the connection of uvicorn's `send`, dropping what it has not sent.
-
-    ASGI has no such call: closing waits for a client that takes nothing.
-    """
-
-    def abort() -> None:
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
-        if transport is not None:
-            transport.abort()
-
-    return abort

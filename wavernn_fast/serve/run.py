@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import InputError
 from .problems import logger
 from .service import Service
+from .wire import ABORT
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,6 +28,7 @@ _LAST_WORDS = 1.0  # seconds in which a dead service still answers, so that who 
 _CUT = 1  # seconds that connections get to close after that
 _KEEP_ALIVE = 5  # seconds that an idle connection is kept
 _PING = 20.0  # seconds between pings of a WebSocket, and until one that is not answered is dropped
+_SEND_BUFFER = 2**18  # bytes that the system keeps for a client that takes nothing, or twice that
 _BACKLOG = 128  # connections that the system queues before they are accepted
 _SPARE = 64  # connections beside those in the hall: health checks, pages, refusals
 
@@ -46,6 +50,7 @@ def listen(host: str, port: int, stall: float) -> socket.socket:
         )
         server = socket.socket(family, kind, protocol)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # else it grows
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * stall))
         server.bind(address)
@@ -90,7 +95,7 @@ def server_of(app: FastAPI, ready: Callable[[], None] | None = None) -> uvicorn.
     service: Service = app.state.service
     limits = service.limits
     config = uvicorn.Config(
-        app,
+        _Cuttable(app),
         http="h11",
         ws="websockets-sansio",
         loop="asyncio",
@@ -172,3 +177,25 @@ class _Server(uvicorn.Server):
         if not self._service.running.alive():
             return _LAST_WORDS
         return self._service.limits.drain if self._service.hall.draining else None
+
+
+class _Cuttable:
+    """Tells the application how to cut a connection, which is no call of ASGI.
+
+    Closing would wait for a client that takes nothing; this drops what it has not taken.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's
+
+        def abort() -> None:
+            if transport is not None:
+                found = transport.get_extra_info("socket")
+                if found is not None:  # with a reset the system drops what it holds as well
+                    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                transport.abort()
+
+        await self._app({**scope, ABORT: abort}, receive, send)

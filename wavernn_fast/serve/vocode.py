@@ -16,7 +16,7 @@ from .bodies import Input, media_kind, read_input
 from .engine import Wave, Wish
 from .problems import Gone, Problem, as_problem
 from .service import Service
-from .wire import aborter, beside, blocks, give, header, pcm, read_body, until_disconnect
+from .wire import aborter, beside, blocks, cut, give, header, pcm, read_body, until_disconnect
 
 Format = Literal["wav", "flac", "raw", "f32le"]
 MEDIA_TYPES = {
@@ -80,7 +80,7 @@ class VocodeReply(Response):
 
     async def _fail(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         if self._started:  # a client must not take half an utterance for a whole one
-            aborter(scope)()
+            await cut(aborter(scope))
             return
         with anyio.move_on_after(self._service.limits.stall):
             await error_reply(problem, self._id)(scope, receive, send)

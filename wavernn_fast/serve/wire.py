@@ -51,8 +51,14 @@ async def give(sending: Awaitable[None], limits: Limits, abort: Callable[[], Non
     with anyio.move_on_after(limits.stall) as clock:
         await sending
     if clock.cancelled_caught:
-        abort()
+        await cut(abort)
         raise Gone
+
+
+async def cut(abort: Callable[[], None]) -> None:
+    """End a connection and let the server notice."""
+    abort()
+    await asyncio.sleep(0)
 
 
 async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
