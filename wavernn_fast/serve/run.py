@@ -85,7 +85,10 @@ def run(app: FastAPI, server: socket.socket, ready: Callable[[], None] | None = 
     KeyboardInterrupt
         After a second Ctrl-C, which waits for nobody.
     """
-    server_of(app, ready).run(sockets=[server])
+    runner = server_of(app, ready)
+    runner.run(sockets=[server])
+    if runner.force_exit:
+        raise KeyboardInterrupt
     dead: str = app.state.hall.dead
     return dead
 
@@ -155,8 +158,12 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End connections, and the application also where nobody is waited for."""
+        await super().shutdown(sockets)
         if self.force_exit:
-            raise KeyboardInterrupt
+            await self.lifespan.shutdown()
 
     async def _watch(self) -> None:
         hall, clock = self._service.hall, asyncio.get_running_loop().time
