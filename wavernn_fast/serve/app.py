@@ -51,9 +51,9 @@ def build(voc: Vocoder, limits: Limits, voice: str | None, pool: Pool | None) ->
     app.add_middleware(Guard, limits=limits, metrics=service.metrics, routes=ROUTES)
     _add_errors(app)
     _add_pages(app)
-    _add_facts(app, service)
     _add_vocode(app, service)
     _add_stream(app, service)
+    _add_facts(app, service)
     return app
 
 
@@ -117,7 +117,7 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/model", summary="The model, the engine and the limits", tags=["facts"])
+    @app.get("/v1/model", **openapi.MODEL)
     async def model() -> dict[str, Any]:
         return service.facts()
 

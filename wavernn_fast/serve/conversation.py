@@ -27,9 +27,7 @@ from .service import Service
 from .wire import aborter, beside, give, pcm
 
 _MAX_TEXT = 4096  # bytes of a text message
-_BACKLOG = 2**22  # bytes of frames kept for the engine before the client is made to wait
 _MAX_REASON = 100  # characters of a close reason, which has 123 bytes
-_TICK = 0.05  # seconds between looks at the backlog
 
 
 class Hello(BaseModel):
@@ -165,9 +163,6 @@ class Conversation:
     async def _next(self) -> Message:
         idle = self._service.limits.idle
         while True:
-            if self._backlog() >= _BACKLOG:  # the client is far ahead, so it waits
-                await anyio.sleep(_TICK)
-                continue
             with anyio.move_on_after(min(1.0, idle / 4)):
                 message = await self._socket.receive()
                 self._heard = anyio.current_time()
@@ -177,13 +172,8 @@ class Conversation:
 
     def _is_awaited(self) -> bool:
         """Whether it is the client's turn: it has a place, and has not said that this is all."""
-        return self._utterance is not None and not self._complete and not self._backlog()
-
-    def _backlog(self) -> int:
-        frames: int = sum(piece.shape[1] for piece in self._early)
-        if self._utterance is not None:
-            frames += self._utterance.backlog
-        return frames * self._service.config.n_mels * 4
+        utterance = self._utterance
+        return utterance is not None and not self._complete and not utterance.backlog
 
     def _text(self, message: Message) -> str | None:
         """Text of a message, None for bytes."""

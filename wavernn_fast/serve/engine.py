@@ -85,6 +85,7 @@ class Engine:
 
     def __init__(self, pool: Pool, hall: Hall) -> None:
         self._pool, self._hall = pool, hall
+        self._turns = asyncio.Semaphore(_DECODERS)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="serve-decode")
 
     def open(self, wish: Wish) -> Utterance:
@@ -115,9 +116,21 @@ class Engine:
         return Utterance(self, stream, heard)
 
     async def decode(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run `function` on a thread for work on bodies."""
+        """Run `function` on a thread for work on bodies.
+
+        A turn ends with the work, also where the client has left meanwhile, so that bodies of
+        clients that come and go do not pile up before the threads.
+        """
+        await self._turns.acquire()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoders, function, *arguments)
+        work = loop.run_in_executor(self._decoders, function, *arguments)
+        work.add_done_callback(self._turn_ends)
+        return await asyncio.shield(work)
+
+    def _turn_ends(self, work: asyncio.Future[Any]) -> None:
+        self._turns.release()
+        if not work.cancelled():
+            work.exception()  # seen, although nobody may be left to hear of it
 
     def alive(self) -> bool:
         """Whether the pool can still sound anything; a failure is never taken back."""
@@ -156,9 +169,9 @@ class Utterance:
         self.took = 0.0
 
     @property
-    def backlog(self) -> int:
-        """Frames that wait here because the engine has enough to do."""
-        return sum(piece.shape[1] for piece in self._waiting)
+    def backlog(self) -> bool:
+        """Whether frames wait here because the engine has enough to do."""
+        return bool(self._waiting)
 
     def push(self, frames: Wave) -> None:
         """Append frames [n_mels, n]."""

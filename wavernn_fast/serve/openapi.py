@@ -72,6 +72,11 @@ VOCODE: dict[str, Any] = {
         }
     },
 }
+MODEL: dict[str, Any] = {
+    "summary": "The model, the engine and the limits",
+    "tags": ["facts"],
+    "response_description": "Facts.",
+}
 SENTENCE: dict[str, Any] = {
     "summary": "Mel of a sentence of the voice, as .npy",
     "tags": ["facts"],

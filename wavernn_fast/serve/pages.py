@@ -12,6 +12,7 @@ from typing import Any
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #dedbd2; --soft: #625f70; --accent: #4b3fd6; }
+body { background: #f6f5f1; color: #1d1b26; }
 @media (prefers-color-scheme: dark) {
   :root { --line: #34323f; --soft: #a5a1b5; --accent: #a89ffb; }
   body { background: #131219; color: #efedf6; }
@@ -20,11 +21,12 @@ body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; max-width: 860px;
   margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.05rem; margin: 2em 0 .3em; }
 h2 code { font-size: 1.05rem; } a { color: var(--accent); }
-p, pre { margin: .4em 0; } pre { white-space: pre-wrap; color: var(--soft); font-family: inherit; }
+p { margin: .4em 0; overflow-wrap: anywhere; } .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; margin: .5em 0; }
 th, td { text-align: left; vertical-align: top; padding: 5px 12px 5px 0;
   border-top: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; } td:first-child { white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; } tr > :first-child { width: 13em; }
+@media (max-width: 560px) { tr > :first-child { width: 8em; } }
 """
 
 
@@ -46,7 +48,7 @@ def reference(schema: dict[str, Any]) -> tuple[str, str]:
         f"<style>{_STYLE}</style></head><body>",
         f"<h1>{_text(info['title'])} {_text(info['version'])}</h1>",
         "<p><a href='/'>Try it</a> · <a href='/openapi.json'>OpenAPI document</a></p>",
-        f"<pre>{_text(info['description'])}</pre>",
+        *_paragraphs(info["description"]),
         *_routes(schema),
         "</body></html>",
     ]
@@ -76,13 +78,16 @@ def _routes(schema: dict[str, Any]) -> Iterable[str]:
         for method, facts in methods.items():
             yield f"<h2><code>{method.upper()} {_text(path)}</code></h2>"
             yield f"<p>{_text(facts.get('summary', ''))}</p>"
-            if facts.get("description"):
-                yield f"<pre>{_text(facts['description'])}</pre>"
+            yield from _paragraphs(facts.get("description", ""))
             yield _table("query", [_parameter(p) for p in facts.get("parameters", ())])
             body = facts.get("requestBody", {}).get("content", {})
             yield _table("body", [(kind, "") for kind in body])
             replies = facts.get("responses", {}).items()
             yield _table("reply", [(code, reply.get("description", "")) for code, reply in replies])
+
+
+def _paragraphs(text: str) -> Iterable[str]:
+    return (f"<p class='soft'>{_text(part)}</p>" for part in text.strip().split("\n\n") if part)
 
 
 def _parameter(known: dict[str, Any]) -> tuple[str, str]:

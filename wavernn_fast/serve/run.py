@@ -10,10 +10,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import InputError
 from .problems import logger
@@ -99,7 +100,7 @@ def server_of(app: FastAPI, ready: Callable[[], None] | None = None) -> uvicorn.
     limits = service.limits
     config = uvicorn.Config(
         _Cuttable(app),
-        http="h11",
+        http=_http(limits.idle),
         ws="websockets-sansio",
         loop="asyncio",
         lifespan="on",
@@ -184,6 +185,32 @@ class _Server(uvicorn.Server):
         if not self._service.running.alive():
             return _LAST_WORDS
         return self._service.limits.drain if self._service.hall.draining else None
+
+
+def _http(idle: float) -> type[H11Protocol]:
+    """The protocol of uvicorn, but a connection that makes no request for `idle` seconds is cut.
+
+    The server waits for a first request, and for the rest of a header, without end.
+    """
+
+    class Http(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._look_again(None)
+
+        def _look_again(self, seen: object) -> None:
+            self.loop.call_later(idle, self._look, seen)
+
+        def _look(self, seen: object) -> None:
+            transport, cycle = self.transport, self.cycle
+            if transport.is_closing() or transport.get_protocol() is not self:
+                return  # gone, or a WebSocket by now
+            if cycle is seen and (cycle is None or cycle.response_complete):
+                transport.abort()
+            else:
+                self._look_again(cycle)
+
+    return Http
 
 
 class _Cuttable:
