@@ -18,6 +18,7 @@ import contextlib
 import json
 import shlex
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -39,8 +40,7 @@ from wavernn_fast.machine import machine
 
 PIECE = 50  # frames of a message
 HEARD = 0.3  # seconds of audio that every stream must have before progress is compared
-LIMIT = 120.0  # seconds that a run may take
-STALL = 3.0  # seconds after which the service drops a client that reads nothing
+LIMIT = 180.0  # seconds that a run may take
 SLOW_SECONDS = 50.0  # audio of the client that reads nothing: more than all buffers hold
 
 
@@ -84,19 +84,27 @@ class Service:
             [line] = [line for line in file if line.startswith("VmRSS")]
         return int(line.split()[1]) / 1024
 
-    def socket(self) -> Any:
-        """A connection to /v1/stream."""
+    def socket(self, small: bool = False) -> Any:
+        """A connection to /v1/stream; a small one keeps little that is not read."""
         address = self.url.replace("http", "ws") + "/v1/stream"
-        return connect(address, proxy=None, ping_interval=None, open_timeout=LIMIT)
+        options: dict[str, Any] = {"max_queue": 1} if small else {}
+        if small:
+            raw = socket.socket()
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            host, _, port = address.removeprefix("ws://").partition("/")[0].partition(":")
+            raw.connect((host, int(port)))
+            raw.setblocking(False)
+            options["sock"] = raw
+        return connect(address, proxy=None, ping_interval=None, open_timeout=LIMIT, **options)
 
 
-def start(model: str, streams: int, queue: int, threads: int | None) -> Service:
+def start(options: argparse.Namespace) -> Service:
     """Start a service on a free port."""
     command = [
-        sys.executable, "-m", "wavernn_fast", "serve", "-m", model, "--port", "0",
-        "--max-streams", str(streams), "--max-queue", str(queue), "--timeout", "600",
-        "--idle", "300", "--stall", str(STALL), "--drain", "30",
-        *(["--threads", str(threads)] if threads else []),
+        sys.executable, "-m", "wavernn_fast", "serve", "-m", options.voice, "--port", "0",
+        "--max-streams", str(options.streams), "--max-queue", str(options.queue),
+        "--timeout", "600", "--idle", "300", "--stall", str(options.stall), "--drain", "30",
+        *(["--threads", str(options.threads)] if options.threads else []),
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -109,10 +117,10 @@ def start(model: str, streams: int, queue: int, threads: int | None) -> Service:
 # --- clients --------------------------------------------------------------------------------------
 
 
-async def greet(socket: ClientConnection, **fields: Any) -> dict[str, Any]:
+async def greet(connection: ClientConnection, **fields: Any) -> dict[str, Any]:
     """Say hello; returns the answer."""
-    await socket.send(json.dumps(fields))
-    answer: dict[str, Any] = json.loads(await socket.recv())
+    await connection.send(json.dumps(fields))
+    answer: dict[str, Any] = json.loads(await connection.recv())
     return answer
 
 
@@ -120,33 +128,38 @@ async def speak(
     service: Service, mel: NDArray[np.float32], client: Client, go: asyncio.Event, seed: int
 ) -> None:
     """One client that reads as fast as audio comes."""
-    async with service.socket() as socket:
-        await greet(socket, seed=seed)
+    async with service.socket() as connection:
+        await greet(connection, seed=seed)
         await go.wait()
         begun = time.perf_counter()
         for first in range(0, mel.shape[1], PIECE):
-            await socket.send(mel[:, first : first + PIECE].T.astype("<f4").tobytes())
-        await socket.send('{"end": true}')
-        while not isinstance(message := await socket.recv(), str):
+            await connection.send(mel[:, first : first + PIECE].T.astype("<f4").tobytes())
+        await connection.send('{"end": true}')
+        while not isinstance(message := await connection.recv(), str):
             client.samples += len(message) // 2
             client.first = client.first or time.perf_counter() - begun
         client.summary = json.loads(message)
         client.ended = time.perf_counter()
 
 
-async def ignore(service: Service, mel: NDArray[np.float32], go: asyncio.Event) -> float:
-    """One client that sends a long mel and reads nothing; returns seconds until it was dropped."""
-    async with service.socket() as socket:
-        await greet(socket, format="f32le")
-        await go.wait()
-        begun = time.perf_counter()
+async def ignore(service: Service, mel: NDArray[np.float32], stalled: asyncio.Event) -> float:
+    """One client that sends a long mel and reads nothing; returns seconds until it was dropped.
+
+    They count from when all buffers on the way are full, which `stalled` tells.
+    """
+    async with service.socket(small=True) as connection:
+        await greet(connection, format="f32le")
         cut = 'wavernn_requests_total{route="/v1/stream",status="1006"}'
         before = await asyncio.to_thread(service.metric, cut)
         for first in range(0, mel.shape[1], PIECE):
-            await socket.send(mel[:, first : first + PIECE].T.astype("<f4").tobytes())
+            await connection.send(mel[:, first : first + PIECE].T.astype("<f4").tobytes())
+        while not await asyncio.to_thread(service.metric, "wavernn_streams_stalled"):
+            await asyncio.sleep(0.05)
+        stalled.set()
+        begun = time.perf_counter()
         while await asyncio.to_thread(service.metric, cut) == before:
             await asyncio.sleep(0.1)
-        socket.transport.abort()  # the library would read to the end first
+        connection.transport.abort()  # the library would read to the end first
         return time.perf_counter() - begun
 
 
@@ -184,7 +197,7 @@ async def together(
 ) -> dict[str, Any]:
     """`count` streams at once, with `slow` one more that reads nothing."""
     rate = json.loads(service.get("/v1/model")[1])["model"]["sample_rate"]
-    clients, go = [Client() for _ in range(count)], asyncio.Event()
+    clients, go, stalled = [Client() for _ in range(count)], asyncio.Event(), asyncio.Event()
     watch = Watch(service, clients, HEARD * rate)
     before = service.rss()
     work = [speak(service, mel, client, go, i) for i, client in enumerate(clients)]
@@ -192,7 +205,9 @@ async def together(
     hop = json.loads(service.get("/v1/model")[1])["model"]["hop_length"]
     frames = int(SLOW_SECONDS * rate / hop)
     long = np.tile(mel, (1, frames // mel.shape[1] + 1))[:, :frames]
-    dropped = asyncio.ensure_future(ignore(service, long, go)) if slow else None
+    dropped = asyncio.ensure_future(ignore(service, long, stalled)) if slow else None
+    if slow:
+        await asyncio.wait_for(stalled.wait(), LIMIT)
     while service.metric("wavernn_streams_live") < count + slow:
         await asyncio.sleep(0.05)
     watching = asyncio.ensure_future(watch.run())
@@ -228,10 +243,10 @@ async def overload(service: Service, streams: int, queue: int) -> dict[str, Any]
     body = b"\x93NUMPY"  # never read
     async with contextlib.AsyncExitStack() as stack:
         for i in range(streams + queue):
-            socket = await stack.enter_async_context(service.socket())
-            await socket.send("{}")
+            connection = await stack.enter_async_context(service.socket())
+            await connection.send("{}")
             if i < streams:
-                await socket.recv()
+                await connection.recv()
         while service.metric("wavernn_queue") < queue:
             await asyncio.sleep(0.02)
         status, _, headers = await asyncio.to_thread(service.get, "/v1/vocode", body)
@@ -253,11 +268,11 @@ async def overload(service: Service, streams: int, queue: int) -> dict[str, Any]
 
 async def refused(service: Service) -> int | None:
     """Close code that a client too many gets."""
-    async with service.socket() as socket:
+    async with service.socket() as connection:
         with contextlib.suppress(ConnectionClosed):
             while True:
-                await socket.recv()
-    code: int | None = socket.close_code
+                await connection.recv()
+    code: int | None = connection.close_code
     return code
 
 
@@ -266,7 +281,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     mel = voices.mel(options.voice)
     frames = round(options.seconds / 3.352 * mel.shape[1])
     mel = np.tile(mel, (1, frames // mel.shape[1] + 1))[:, :frames]
-    service = start(options.voice, options.streams, options.queue, options.threads)
+    service = start(options)
     try:
         # once before anything is measured: memory that comes with the first use is not growth
         await together(service, mel[:, :40], min(4, options.streams), False)
@@ -295,6 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--queue", type=int, default=8)
     parser.add_argument("--threads", type=int, help="of the engine; all by default")
     parser.add_argument("--seconds", type=float, default=3.352, help="of audio a stream")
+    parser.add_argument(
+        "--stall", type=float, default=60.0, help="seconds until a client that reads nothing goes"
+    )
     parser.add_argument("--output", help="JSON file")
     options = parser.parse_args(arguments)
     facts = machine()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import re
 import threading
+import time
 import warnings
 from base64 import b64encode
 
@@ -33,6 +35,9 @@ from wavernn_fast.audio import quantize, resample
 from wavernn_fast.errors import InputError, MissingDependencyError
 from wavernn_fast.features import log_mel
 from wavernn_fast.serve import Limits, create_app
+from wavernn_fast.serve.engine import Engine
+from wavernn_fast.serve.problems import Gone
+from wavernn_fast.serve.wire import give
 
 NPY = "application/x-npy"
 
@@ -283,3 +288,50 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
         MissingDependencyError, match=r'uvicorn: pip install "wavernn-fast\[serve\]'
     ):
         create_app(vocoder())
+
+
+# --- threads for bodies ---------------------------------------------------------------------------
+
+
+def test_work_on_bodies_of_clients_that_left_does_not_pile_up():
+    """Two at a time; a client that leaves gives its turn back when its work has ended."""
+    begun: list[int] = []
+    gate = threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        gate.wait(30)
+        return number
+
+    async def scene() -> None:
+        engine = Engine(None, None)  # type: ignore[arg-type]
+        tasks = [asyncio.ensure_future(engine.decode(work, i)) for i in range(4)]
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        for task in tasks[:3]:
+            task.cancel()
+        await asyncio.sleep(0.1)
+        assert begun == [0, 1]
+        assert engine._decoders._work_queue.qsize() == 0  # the fourth waits outside
+        gate.set()
+        assert await asyncio.wait_for(tasks[3], 30) == 3
+        assert begun == [0, 1, 3]  # the third left before its turn
+
+    asyncio.run(scene())
+
+
+def test_a_client_that_takes_nothing_is_cut_by_the_service_itself():
+    """Not only by the system, which has a bound of its own on the sockets of `serve.run`."""
+    cuts: list[float] = []
+
+    async def scene() -> None:
+        with pytest.raises(Gone):
+            await give(
+                asyncio.sleep(60), Limits(stall=0.2), lambda: cuts.append(time.monotonic() - begun)
+            )
+        await give(asyncio.sleep(0), Limits(stall=0.2), lambda: cuts.append(0.0))
+
+    begun = time.monotonic()
+    asyncio.run(scene())
+    [after] = cuts
+    assert 0.15 < after < 5

@@ -67,7 +67,8 @@ def _refuse_model(voc: Vocoder) -> None:
 def _lifespan(service: Service, pool: Pool) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.engine = Engine(pool, service.hall)
+        service.engine = engine = Engine(pool, service.hall)
+        service.metrics.stalled = lambda: engine.stalled
         try:
             yield
         finally:

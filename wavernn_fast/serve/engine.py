@@ -60,6 +60,9 @@ class Pool(Protocol):
     ) -> Stream:
         """Begin a stream; `wake` is called when it has audio."""
 
+    def stats(self) -> dict[str, Any]:
+        """Numbers of it; "stalled": streams that are left out until their client reads."""
+
     def close(self) -> None:
         """End its thread."""
 
@@ -139,6 +142,12 @@ class Engine:
             logger.critical("the engine is dead: %s", failure)
             self._hall.dead = str(failure) or type(failure).__name__
         return not self._hall.dead
+
+    @property
+    def stalled(self) -> int:
+        """Streams that are left out until their clients read."""
+        count: int = self._pool.stats()["stalled"]
+        return count
 
     def close(self) -> None:
         """End pool and threads."""

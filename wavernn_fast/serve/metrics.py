@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .admission import Hall
@@ -22,6 +24,7 @@ class Metrics:
 
     def __init__(self, hall: Hall) -> None:
         self.registry = CollectorRegistry()
+        self.stalled: Callable[[], int] = lambda: 0  # set by who has the engine
         self._gauges(hall)
         self.requests = Counter(
             "wavernn_requests_total",
@@ -48,6 +51,10 @@ class Metrics:
     def _gauges(self, hall: Hall) -> None:
         read = {
             "wavernn_streams_live": ("Utterances that sound now.", lambda: hall.live),
+            "wavernn_streams_stalled": (
+                "Of those, how many are left out until their clients read.",
+                lambda: self.stalled(),
+            ),
             "wavernn_queue": ("Requests that wait or send their body.", lambda: hall.waiting),
             "wavernn_engine_dead": ("1 if the engine has failed.", lambda: int(bool(hall.dead))),
             "wavernn_draining": ("1 while the service ends.", lambda: int(hall.draining)),

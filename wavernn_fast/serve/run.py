@@ -29,7 +29,7 @@ _LAST_WORDS = 1.0  # seconds in which a dead service still answers, so that who 
 _CUT = 1  # seconds that connections get to close after that
 _KEEP_ALIVE = 5  # seconds that an idle connection is kept
 _PING = 20.0  # seconds between pings of a WebSocket, and until one that is not answered is dropped
-_SEND_BUFFER = 2**18  # bytes that the system keeps for a client that takes nothing, or twice that
+_SEND_BUFFER = 2**16  # bytes that the system keeps for a client that takes nothing, or twice that
 _BACKLOG = 128  # connections that the system queues before they are accepted
 _SPARE = 64  # connections beside those in the hall: health checks, pages, refusals
 
