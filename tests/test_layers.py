@@ -68,7 +68,7 @@ MODULES: dict[str, str] = {
     "models": "models",
     "train": "train",
     "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
-    "selfcheck stream subscale_job subscale_run utterance vocoder workers",
+    "selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
     "serve": "serve",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
-from arrivals import SUBSCALE, WAIT, Endless, feed, read_all, until, voice
+from arrivals import SUBSCALE, WAIT, Endless, feed, poison, read_all, until, voice
 from cases import dual_config
 from voices import DUAL, LABELS, WHOLE, joined, mel, same_bits
 
@@ -41,6 +42,24 @@ def test_a_stream_that_nobody_holds_loses_its_place():
         gc.collect()
         assert pool.stats()["streams"] == 0
         pool.open()
+
+
+@pytest.mark.parametrize("how", ["cancel", "end", "failure"])
+def test_what_a_stream_needed_is_gone_with_it(how):
+    with LivePool(voice(LABELS)) as pool:
+        stream = pool.open()
+        [sound] = pool._rounds.channels.values()
+        inside = weakref.ref(sound)
+        del sound
+        frames = mel(LABELS, 60)
+        stream.push(poison(frames) if how == "failure" else frames)
+        until(lambda: how == "failure" or stream.ready)
+        if how == "end":
+            stream.finish()
+        if how == "cancel":
+            stream.cancel()
+        until(lambda: gc.collect() >= 0 and inside() is None)
+        assert stream.ended
 
 
 def test_unread_audio_is_bounded_and_goes_on_when_read():
@@ -141,7 +160,7 @@ def test_who_does_not_read_slows_nobody():
             until(lambda: pool.stats()["stalled"] >= n_idle)
             before, end = sum(one.read for one in busy), time.monotonic() + 1.0
             while time.monotonic() < end:
-                for one in busy:
+                for one in idle + busy:
                     one.turn()
             limit = pool._rounds.limits
             assert all(
@@ -149,26 +168,27 @@ def test_who_does_not_read_slows_nobody():
             )
             return sum(one.read for one in busy) - before
 
-    alone = max(made_in_a_second(0) for _ in range(2))
-    beside = max(made_in_a_second(32) for _ in range(2))
-    assert beside > 0.6 * alone, (beside, alone)
+    pairs = [(made_in_a_second(0), made_in_a_second(32)) for _ in range(3)]
+    alone, beside = (max(column) for column in zip(*pairs, strict=True))
+    assert beside > 0.5 * alone, pairs  # all 36 would share otherwise
 
 
-def test_a_new_stream_sounds_after_two_rounds_at_most():
+def test_a_new_stream_sounds_in_the_round_after_the_one_that_has_begun():
     config = dual_config(128, 64, n_mels=5, hop_length=50)
     with LivePool(voice(config, 2), buffer_seconds=30.0) as pool:
         crowd = [Endless(pool, config, i) for i in range(32)]
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
+        rounds = pool._rounds
+        for _ in range(5):
             for one in crowd:
                 one.turn()
-        for _ in range(3):
-            before, new = pool.stats()["rounds"], Endless(pool, config, 99, reads=False)
-            new.stream.push(mel(config, 10))
-            until(lambda new=new: new.stream.ready)
-            # The round in progress, its own, and one that may have begun since.
-            assert pool.stats()["rounds"] - before <= 3
-            new.stream.cancel()
+            sounded = []  # numbers of the rounds, as the thread of the pool tells
+            new = pool.open(wake=lambda sounded=sounded: sounded.append(rounds.rounds))
+            new.push(mel(config, 10))
+            begun = rounds.rounds  # the one in progress, or a later one
+            until(lambda new=new: new.ready)
+            assert sounded[0] <= begun + 1
+            new.cancel()
+        assert rounds.rounds > 5
 
 
 def test_rounds_are_short_however_many_streams_there_are():
@@ -184,4 +204,3 @@ def test_rounds_are_short_however_many_streams_there_are():
         ]
     finally:
         rounds.stop()
-        rounds.join()

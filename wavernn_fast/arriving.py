@@ -11,6 +11,7 @@ What the length rule may cut and the fade-out may cover is held back until the e
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .conditioning import ConditioningStream
     from .config import ModelConfig
 
+_log = logging.getLogger("wavernn_fast")
+
 Wave = NDArray[np.float32]
 Speaker = NDArray[np.float64] | None
 
@@ -48,6 +51,15 @@ def check_arrivals(config: ModelConfig) -> None:
         raise InputError(
             "This model's upsampling depends on the length of the mel, so it cannot sound "
             "before the mel is whole; give the mel as one array."
+        )
+
+
+def warn_of_silence(config: ModelConfig) -> None:
+    """Log that a model sounds only when all frames have come, if it does."""
+    if config.network is not None and config.network.hears_whole:
+        _log.warning(
+            "The network of this model hears the whole utterance: nothing sounds before the last "
+            "of its mel frames has come."
         )
 
 

@@ -16,7 +16,6 @@ all its frames bit for bit, whatever runs beside it.
 
 from __future__ import annotations
 
-import atexit
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
-from .arriving import check_arrivals, check_frames, open_sound
+from .arriving import check_arrivals, check_frames, open_sound, warn_of_silence
 from .errors import InputError, PoolFullError
 from .live_rounds import Channel, Limits, Rounds
 from .utterance import Sampling
@@ -34,18 +33,6 @@ from .utterance import Sampling
 if TYPE_CHECKING:
     from .config import ModelConfig
     from .vocoder import Vocoder
-
-_running: weakref.WeakSet[Rounds] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_at_exit() -> None:
-    """No thread may be inside the engine when the interpreter goes."""
-    pools = list(_running)
-    for rounds in pools:
-        rounds.stop()
-    for rounds in pools:
-        rounds.join()
 
 
 class LivePool:
@@ -85,6 +72,7 @@ class LivePool:
         waiting_seconds: float = 600.0,
     ) -> None:
         check_arrivals(voc.config)
+        warn_of_silence(voc.config)
         self._voc, self._config = voc, voc.config
         self._max_streams = arrays.to_count(max_streams, "max_streams", 1)
         rate, hop = voc.sample_rate, voc.config.hop_length
@@ -95,8 +83,7 @@ class LivePool:
         self._waiting += self._ahead
         subscale = voc.config.subscale is not None
         self._rounds = Rounds(voc.engine, subscale, Limits(chunk, hop, buffer))
-        _running.add(self._rounds)
-        weakref.finalize(self, self._rounds.stop).atexit = False
+        weakref.finalize(self, self._rounds.abandon).atexit = False
 
     def open(
         self,
@@ -186,7 +173,6 @@ class LivePool:
     def close(self) -> None:
         """End all streams and the thread; streams not at their end raise `EngineError` then."""
         self._rounds.stop()
-        self._rounds.join()
 
     def __enter__(self) -> LivePool:
         return self

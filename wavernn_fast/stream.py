@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -12,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import subscale_job
-from .arriving import Speaker, draw, open_sound
+from .arriving import Speaker, draw, open_sound, warn_of_silence
 from .errors import EngineError
 from .lanes import SLICE_STEPS, Drawn, Lane, Piece, advance
 from .samples import OutputDecoder
 from .subscale_run import helpers
 from .utterance import Request, Sampling, Voice, sounding_samples
-
-_log = logging.getLogger("wavernn_fast")
 
 Wave = NDArray[np.float32]
 
@@ -61,7 +58,7 @@ def from_frames(
     """
     sound = open_sound(voice, seed, sampling, speaker)
     feed = sound.feed
-    _warn_of_silence(voice)
+    warn_of_silence(voice.config)
     size = chunk_frames * voice.config.hop_length
     pending = np.zeros(0, dtype=np.float32)  # decoded, less than a chunk
     with _helpers(voice) as threads:
@@ -93,7 +90,7 @@ class PushStream:
         self._voice = voice
         self._sound = open_sound(voice, seed, sampling, speaker)
         self._failed = False
-        _warn_of_silence(voice)
+        warn_of_silence(voice.config)
 
     @property
     def ended(self) -> bool:
@@ -148,12 +145,3 @@ class PushStream:
 def _helpers(voice: Voice) -> AbstractContextManager[Executor | None]:
     """Threads beside the engine's, where the model needs them."""
     return nullcontext() if voice.network is None else helpers(voice.engine)
-
-
-def _warn_of_silence(voice: Voice) -> None:
-    network = voice.config.network
-    if network is not None and network.hears_whole:
-        _log.warning(
-            "The network of this model hears the whole utterance: nothing sounds before the last "
-            "of its mel frames has come."
-        )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import arrays, likelihood, utterance
 from .arriving import check_arrivals
-from .batch import BatchReport, make_requests, run_batch
+from .batch import Batch, BatchReport, each_request, make_requests, run_batch, run_each
 from .errors import InputError
 from .loaded import LoadedModel
 
 if TYPE_CHECKING:
     from .stream import PushStream
+    from .stream_facts import StreamFacts
 
 CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
 
@@ -97,7 +98,8 @@ class Vocoder(LoadedModel):
         """
         one = self._request(mel, n_samples, seed, speaker)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        return run_batch(self.voice(fade_out, fold), [one], sampling, progress=progress)[0]
+        batch = Batch(self.voice(fade_out, fold), sampling)
+        return run_batch(batch, [one], progress=progress)[0]
 
     def generate_batch(
         self,
@@ -144,20 +146,57 @@ class Vocoder(LoadedModel):
         InputError, EngineError
             As in `generate`; the message names the item.
         """
-        # Rows on one GPU are of no use to another: there the mels pass through the host.
-        memory = "cpu" if len(self._devices) > 1 else self._devices[0].name
-        requests = make_requests(self._config, mels, seeds, memory, speakers)
+        requests = make_requests(self._config, mels, seeds, self._memory, speakers)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
-        most = None if streams is None else arrays.to_count(streams, "streams", 1)
-        return run_batch(
-            self.voice(fade_out, fold),
-            requests,
-            sampling,
-            most,
-            devices=self._devices,
-            progress=progress,
-            report=report,
-        )
+        batch = self._batch(self.voice(fade_out, fold), sampling, streams)
+        return run_batch(batch, requests, progress=progress, report=report)
+
+    def generate_each(
+        self,
+        mels: Iterable[Any],
+        seeds: Iterable[int] | None = None,
+        *,
+        speakers: Iterable[Any] | None = None,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        fold: utterance.Fold = None,
+        fade_out: bool = True,
+        streams: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        report: Callable[[BatchReport], None] | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Turn mels into waveforms as they come, and hand each out the moment it ends.
+
+        `generate_batch` for more mels than memory holds: mels are asked for as places become free
+        (some are looked ahead at, and the longest of them begun first), so that no place is idle
+        from the first mel to the last.
+
+        Parameters
+        ----------
+        mels : iterable of arrays [n_mels, n_frames]
+            With several devices it runs on their threads, one at a time.
+        seeds, speakers : iterable, optional
+            One for each mel; by default item i has seed i.
+        streams, temperature, greedy, fold, fade_out, progress, report
+            As in `generate_batch`; the time between two waveforms that the caller takes is not in
+            the report.
+
+        Yields
+        ------
+        int, float32 array
+            Number of the mel, counted from 0, and its waveform, which equals
+            ``generate(mel, seed=seed)`` bit for bit. In the order in which they end.
+
+        Raises
+        ------
+        InputError, EngineError
+            As in `generate`; the message names the item. Waveforms that had not been handed out
+            are lost.
+        """
+        requests = each_request(self._config, mels, seeds, self._memory, speakers)
+        sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
+        batch = self._batch(self.voice(fade_out, fold), sampling, streams)
+        return run_each(batch, requests, progress=progress, report=report)
 
     def stream(
         self,
@@ -177,12 +216,12 @@ class Vocoder(LoadedModel):
         ----------
         mel : array [n_mels, n_frames], or iterator of arrays [n_mels] or [n_mels, any]
             A whole mel gives its first chunk at once. From an iterator, a frame can sound when
-            the frames that the model looks ahead to (``config.lookahead_frames``) have come; and
-            as the end is not known before the iterator ends, so much is held back as the length
-            rule cuts (one frame in some presets) and the fade-out covers
-            (``config.output.fade_out_frames``; ``fade_out=False`` holds none of it back). Where the
-            network hears the whole utterance (``config.network.hears_whole``, as univoc's), nothing
-            sounds before the iterator has ended, which is logged at level WARNING.
+            the frames that the model looks ahead to (`lookahead_frames`) have come; and as the end
+            is not known before the iterator ends, so much is held back as the length rule cuts (one
+            frame in some presets) and the fade-out covers (``fade_out=False`` holds none of it
+            back): `stream_facts` tells all of it. Where the network hears the whole utterance
+            (``config.network.hears_whole``, as univoc's), nothing sounds before the iterator has
+            ended, which is logged at level WARNING.
         chunk_frames : int, optional
             Frames of sound in a chunk; the last may be shorter. Default: about 50 ms.
         speaker, n_samples, seed, temperature, greedy, fade_out
@@ -258,6 +297,24 @@ class Vocoder(LoadedModel):
         who = arrays.to_speaker(speaker, self._config)
         return PushStream(self.voice(fade_out), arrays.to_seed(seed), sampling, who)
 
+    def stream_facts(
+        self, chunk_frames: int | None = None, *, fade_out: bool = True
+    ) -> StreamFacts:
+        """How long a stream of this model waits: lookahead, held back samples, size of a chunk."""
+        from . import stream_facts as facts
+
+        return facts.stream_facts(self.voice(fade_out), self.chunk_frames(chunk_frames))
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames after a frame that must have come before it can sound; see `stream_facts`."""
+        return self._config.lookahead_frames
+
+    @property
+    def lookahead_ms(self) -> float:
+        """The same in milliseconds of sound."""
+        return self.stream_facts().lookahead_ms
+
     def score(self, mel: Any, wav: Any, *, speaker: Any = None) -> float:
         """Negative log-likelihood of a recording under the model, teacher forced.
 
@@ -297,3 +354,14 @@ class Vocoder(LoadedModel):
         if chunk_frames is not None:
             return arrays.to_count(chunk_frames, "chunk_frames", 1)
         return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))
+
+    @property
+    def _memory(self) -> str:
+        """Where the mels of a batch may lie: what is on one GPU is of no use to another."""
+        return "cpu" if len(self._devices) > 1 else self._devices[0].name
+
+    def _batch(
+        self, voice: utterance.Voice, sampling: utterance.Sampling, streams: int | None
+    ) -> Batch:
+        most = None if streams is None else arrays.to_count(streams, "streams", 1)
+        return Batch(voice, sampling, most, devices=self._devices)

@@ -18,6 +18,7 @@ EXIT_SOME_FAILED, EXIT_USAGE, EXIT_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 130
 _COMMANDS = {
     "demo": ("demo", "speak a sentence with the voice of the package"),
     "vocode": ("vocode", "mel spectrograms -> speech"),
+    "stream": ("stream", "one mel -> speech while its frames are coming"),
     "resynth": ("resynth", "recordings -> mel -> speech again, with a quality figure"),
     "mel": ("mel", "recordings -> mel spectrograms"),
     "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
