@@ -29,6 +29,7 @@ _COMMANDS = {
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
     "train": ("train", "recordings -> a 16-bit WaveRNN, dense or pruned"),
     "prune": ("prune", "zero the weakest blocks of a model"),
+    "serve": ("serve", "the model over HTTP and WebSocket, with a page to try it"),
     "doctor": ("doctor", "report on this machine and test the engine"),
 }
 
