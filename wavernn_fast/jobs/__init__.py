@@ -1,0 +1,1 @@
+"""Jobs of many files, whichever process does them."""
