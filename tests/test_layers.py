@@ -67,7 +67,7 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood nvrtc selfcheck stream subscale_job "
+    "voice": "batch devices kernels lanes likelihood loaded nvrtc selfcheck stream subscale_job "
     "subscale_run utterance vocoder workers",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
