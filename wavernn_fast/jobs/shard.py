@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from ..errors import InputError
 
 AUTO = "auto"
-# Number of this process and how many there are, as launchers tell them; the first that is set counts.
+# Number of this process, and how many there are, as launchers tell them; the first set counts.
 _ARRAY = "SLURM_ARRAY_TASK_ID"
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
@@ -30,33 +30,33 @@ N = TypeVar("N", bound=Named)
 class Shard(NamedTuple):
     """One of several parts of a job; every item belongs to exactly one of them.
 
-    An item's part depends on its name and on `count` alone, not on its place in the list: all
+    An item's part depends on its name and on `total` alone, not on its place in the list: all
     processes agree, also where one of them sees a file more than the others.
     """
 
-    index: int = 0  # 0 to count - 1
-    count: int = 1
+    number: int = 0  # from 0
+    total: int = 1
 
     @property
     def name(self) -> str:
         """Such as "0of3", for the names of locks, journals and lists."""
-        return f"{self.index}of{self.count}"
+        return f"{self.number}of{self.total}"
 
     @property
     def whole(self) -> bool:
         """Whether it is all of the job."""
-        return self.count == 1
+        return self.total == 1
 
     def owns(self, name: str) -> bool:
         """Whether the item of this name is one of this shard."""
-        return part_of(name, self.count) == self.index
+        return part_of(name, self.total) == self.number
 
     def select(self, items: Iterable[N]) -> list[N]:
         """Items of this shard, in their order."""
         return [item for item in items if self.owns(item.name)]
 
     def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
+        return f"{self.number}/{self.total}"
 
 
 def part_of(name: str, count: int) -> int:
