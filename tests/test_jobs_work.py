@@ -50,7 +50,7 @@ def test_files_hold_what_generate_gives_and_the_journal_tells_of_them(model, voc
         wave = voc.generate(preset_mel(n, seed), seed=5)
         assert (out / f"{name}.wav").read_bytes() == b"".join(encode(wave, 22050))
     [path] = journal.journals(out)
-    assert path.name == "journal-1of1.jsonl"
+    assert path.name == "journal-0of1.jsonl"
     begin, *done, end = journal.lines(path)
     assert (begin["state"], begin["items"], begin["device"]) == ("begin", 3, "cpu")
     assert begin["model"] == sha256(model)

@@ -89,7 +89,7 @@ class Feed:
         return list(self._taken.values())
 
     def _bytes(self, ready: Ready) -> int:
-        return int(ready.mel.nbytes) + 4 * ready.mel.shape[1] * self.hop_length
+        return int(ready.mel.nbytes + 4 * ready.mel.shape[1] * self.hop_length)
 
 
 def _memory() -> int:

@@ -57,7 +57,10 @@ class ItemReader:
 
     def __init__(self, settings: Settings, config: ModelConfig) -> None:
         if settings.reads == "recording" and config.mel is None:
-            raise InputError("The model has no mel convention, so no mel can be made for it.")
+            raise InputError(
+                f"The model {settings.model!r} has no mel convention, so no mel can be made for "
+                "it; name one with --preset ('wavernn-fast inspect' lists those that fit)."
+            )
         self._settings, self._config = settings, config
         self._digests: dict[tuple[int | None, str | None], str] = {}
         self._speakers: dict[str | None, NDArray[np.float64] | None] = {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -89,7 +89,7 @@ class LocalWorker:
         self,
         settings: Settings,
         root: str | Path,
-        worker_name: str = "1of1",
+        worker_name: str = "0of1",
         *,
         vocoder: Vocoder | None = None,
         stop: Stop | None = None,
@@ -98,6 +98,7 @@ class LocalWorker:
         self.stop = stop or Stop()
         self.times = Times()  # of the last run
         self.batches: list[BatchReport] = []  # of the last run
+        self.on_samples: Callable[[int], None] | None = None  # told of samples as they are drawn
         self._vocoder = vocoder
 
     @property
@@ -141,6 +142,7 @@ class _Run:
     def __init__(self, owner: LocalWorker, voc: Vocoder, model: str, journal: Journal) -> None:
         self._settings, self._voc, self._journal = owner.settings, voc, journal
         self._stop, self._begun = owner.stop, time.perf_counter()
+        self._on_samples = owner.on_samples
         self._times, self._batches = Times(), list[BatchReport]()
         owner.times, owner.batches = self._times, self._batches
         self._reader = ItemReader(owner.settings, voc.config)
@@ -223,6 +225,18 @@ class _Run:
             alone = Feed(iter([ready]), self._stop, self._write.failure, feed.hop_length)
             yield from self._waves(alone)
 
+    def _counter(self) -> Callable[[int], None] | None:
+        """What a run of the engine, which counts from 0, tells of its progress."""
+        tell, before = self._on_samples, 0
+
+        def count(samples: int) -> None:
+            nonlocal before
+            if tell is not None:
+                tell(samples - before)
+            before = samples
+
+        return None if tell is None else count
+
     def _generate(self, feed: Feed) -> Iterator[tuple[Ready, NDArray[np.float32]]]:
         how = self._settings
         waves = self._voc.generate_each(
@@ -233,6 +247,7 @@ class _Run:
             temperature=how.temperature,
             greedy=how.greedy,
             fold=how.folding(),
+            progress=self._counter(),
             report=self._batches.append,
         )
         with contextlib.closing(cast("Generator[tuple[int, Any]]", waves)):
