@@ -76,8 +76,10 @@ def test_children_leave_the_files_of_one_process(devices: tuple[str, ...], tmp_p
     assert journaled(tmp_path / "out", "done") == names(items)
     for outcome in outcomes:
         assert outcome.fields["bytes"] == len(expected[outcome.name])
-    files = [path.name for path in journal.journals(tmp_path / "out")]
-    assert files == (["journal-w-0.jsonl", "journal-w-1.jsonl"] if devices else ["journal-w.jsonl"])
+    files = {path.name for path in journal.journals(tmp_path / "out")}
+    allowed = {"journal-w-0.jsonl", "journal-w-1.jsonl"} if devices else {"journal-w.jsonl"}
+    assert files
+    assert files <= allowed  # one child may be done before the other has loaded the model
 
 
 def test_no_items_start_no_process(tmp_path: Path) -> None:

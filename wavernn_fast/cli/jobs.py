@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,16 @@ from ..features import MelRangeWarning
 from ..jobs import items as job_items
 from ..jobs import plan
 from ..jobs.items import Item
-from ..jobs.job import Job, Policy, Summary, local_worker, megabytes
+from ..jobs.job import Job, Policy, Summary, WorkerFactory, local_worker, megabytes
 from ..jobs.parts import FULL
 from ..jobs.reading import ItemReader, Ready
 from ..jobs.settings import Settings
 from ..jobs.work import Outcome
 from ..utterance import fold_sizes
-from . import common, folding
+from . import common, engines, folding
 
 if TYPE_CHECKING:
+    from ..config import ModelConfig
     from ..vocoder import Vocoder
 
 __all__ = ["FULL", "Synthesis", "options"]
@@ -55,6 +57,7 @@ options = common.stack(
         metavar="N",
         help="Stop when N items have failed. [default: go on to the end]",
     ),
+    engines.options,
 )
 
 
@@ -85,6 +88,7 @@ class Synthesis:
         self.output, self.options, self.quiet = output, options, quiet
         self.report = common.Report()
         self.single = _is_file(output)
+        self.shard = engines.shard_of(options)
         self.items = self._collect(inputs, reads)
         common.check_outputs(self.items, options)
         self.policy = self._policy()
@@ -94,13 +98,16 @@ class Synthesis:
 
     def run(self) -> int:
         """Load the model, do all items and return the exit code."""
-        voc = self.settings.load()
-        fold_sizes(voc.config, self.settings.folding())  # what no item could be made with
-        reader = ItemReader(self.settings, voc.config)
+        away = None if self.single else engines.away(self.options, self.settings)
+        voc = self.settings.load() if away is None else None
+        config = self.settings.config() if voc is None else voc.config
+        fold_sizes(config, self.settings.folding())  # what no item could be made with
+        reader = ItemReader(self.settings, config)
         reader.speaker(self.settings.speaker)  # refused here, once, and not for every file
         if self.single:
+            assert voc is not None
             return _Single(self, voc, reader).run()
-        return self._run_job(voc)
+        return self._run_job(config, away or functools.partial(local_worker, voc))
 
     def _collect(self, inputs: Sequence[str], reads: str) -> list[Any]:
         endings = common.MEL_ENDINGS if reads == "mel" else common.READ_AUDIO
@@ -109,7 +116,9 @@ class Synthesis:
                 inputs, self.output, reads=endings, writes=".wav", single=common.WRITTEN_AUDIO
             )
         format = self.options["format"] or _FORMATS[0]
-        return job_items.collect(inputs, self.output, reads=endings, format=format)
+        # Clashes are looked for among the items of all shards.
+        items = job_items.collect(inputs, self.output, reads=endings, format=format)
+        return self.shard.select(items)
 
     def _policy(self) -> Policy:
         chosen = [n for n in ("resume", "skip_existing", "overwrite") if self.options[n]]
@@ -117,6 +126,7 @@ class Synthesis:
         if len(chosen) > 1:
             raise click.UsageError(f"{' and '.join(names)} exclude each other.")
         if self.single:
+            engines.refuse_for_one_file(self.options, self.output)
             for name in ("resume", "max_failures", "format"):
                 if self.options[name]:
                     raise click.UsageError(
@@ -125,12 +135,12 @@ class Synthesis:
                     )
         ways = {"resume": plan.RESUME, "skip_existing": plan.SKIP, "overwrite": plan.OVERWRITE}
         existing = ways[chosen[0]] if chosen else plan.REFUSE
-        return Policy(existing, self.options["max_failures"])
+        return Policy(existing, self.options["max_failures"], self.shard)
 
-    def _run_job(self, voc: Vocoder) -> int:
-        policy = Policy(
-            self.policy.existing, self.policy.max_failures, growth=_growth(voc, self.settings)
-        )
+    def _run_job(
+        self, config: ModelConfig, make: Callable[[Callable[[int], None]], WorkerFactory]
+    ) -> int:
+        policy = replace(self.policy, growth=_growth(config, self.settings))
         targets = {item.name: item.target for item in self.items}
         with common.Progress(len(self.items), self.quiet) as progress:
 
@@ -140,7 +150,7 @@ class Synthesis:
                 if outcome.state != "left":
                     progress.done()
 
-            factory = local_worker(voc, lambda samples: progress.audio(samples / voc.sample_rate))
+            factory = make(lambda samples: progress.audio(samples / config.sample_rate))
             job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
             summary = job.run(note)
             wall = progress.elapsed
@@ -262,14 +272,14 @@ def _is_file(output: str) -> bool:
     return named and not os.path.isdir(output)
 
 
-def _growth(voc: Vocoder, settings: Settings) -> float | None:
+def _growth(config: ModelConfig, settings: Settings) -> float | None:
     """Bytes written for a byte read, about."""
     width = _WIDTHS[settings.subtype]
     if settings.reads == "recording":
         return width / 2  # of 16-bit ones
-    if not voc.config.n_mels:
+    if not config.n_mels:
         return None
-    return width * voc.config.hop_length / (4 * voc.config.n_mels)
+    return width * config.hop_length / (4 * config.n_mels)
 
 
 def _entry(outcome: Outcome, target: str) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from .journal import Journal
 from .places import Care, Place, State, Work
 from .process import Process
 from .stop import Stop
-from .work import Outcome, Worker
+from .work import Outcome, Times, Worker
 
 if TYPE_CHECKING:
+    from ..batch import BatchReport
     from .items import Item
     from .settings import Settings
 
@@ -56,6 +57,8 @@ class ChildWorker:
         Makes the worker inside a child, as `child_main.local_worker` does; picklable by reference.
     on_samples : callable, optional
         Called with the number of samples drawn since the last call.
+    keep : bool
+        Leave children that have ended a run in order for the next one; then `close` ends them.
     """
 
     def __init__(
@@ -69,7 +72,11 @@ class ChildWorker:
         care: Care | None = None,
         make: Callable[..., Worker] = local_worker,
         on_samples: Callable[[int], None] | None = None,
+        keep: bool = False,
     ) -> None:
+        self.times = Times()  # of all children together, in the last run
+        self.batches: list[BatchReport] = []  # of the last run
+        self._keep = keep
         self._root, self._name, self._make = root, worker_name, make
         self._stop, self._care = stop or Stop(), care or Care()
         self._on_samples = on_samples
@@ -94,8 +101,10 @@ class ChildWorker:
             That ended a child and would end every other: an unusable model, a full disk.
         """
         work = Work(items)
+        self.times, self.batches = Times(), []
+        kept = False
         try:
-            while not self._stop.requested and (work.left() or self._in_hand()):
+            while not self._stop.requested and (work.left() or self._any_busy()):
                 self._deal(work)
                 self._refuse_if_all_are_lost()
                 for place in self._listen():
@@ -104,12 +113,15 @@ class ChildWorker:
                             self._stop.request(str(outcome.fields.get("error")))
                         yield outcome
                 self._accuse()
-            yield from self._finish()
+            kept = self._keep and not self._stop.requested
+            if not kept:
+                yield from self._finish()
         finally:
-            self._close()
+            if not kept:
+                self.close()
 
-    def _in_hand(self) -> bool:
-        return any(place.in_hand for place in self._places)
+    def _any_busy(self) -> bool:
+        return any(place.state is State.BUSY for place in self._places)
 
     # --- what to do next ---
 
@@ -198,7 +210,13 @@ class ChildWorker:
             place.state, place.worked = State.IDLE, True
         elif isinstance(message, messages.Idle):
             place.state = State.IDLE
+            self._count(message)
             yield from self._blame(place, work, "the worker ended without an outcome")
+
+    def _count(self, round: messages.Idle) -> None:
+        self.batches += round.batches
+        for name, value in vars(round.times).items() if round.times is not None else ():
+            setattr(self.times, name, getattr(self.times, name) + value)
 
     def _give(self, place: Place, work: Work) -> None:
         item = None
@@ -241,6 +259,7 @@ class ChildWorker:
         assert place.process is not None
         how = place.process.reap()
         place.reason = place.reason or how
+        place.remove_parts()
         for line in place.finished_unheard():
             name, state = line.pop("name"), line.pop("state")
             place.in_hand.pop(name)
@@ -289,8 +308,10 @@ class ChildWorker:
                 for message in place.process.last_words(until):
                     if isinstance(message, messages.Did):
                         yield message.outcome
+                    elif isinstance(message, messages.Idle):
+                        self._count(message)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """End what still lives, in order if it can be."""
         until = time.monotonic() + _ORDERLY_SECONDS
         living = [place.process for place in self._places if place.process is not None]

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import WaveRNNError
 from . import messages
@@ -28,7 +28,6 @@ from .stop import EXIT_INTERRUPTED, Stop
 from .work import LocalWorker, Worker
 
 if TYPE_CHECKING:
-    from ..vocoder import Vocoder
     from .items import Item
     from .settings import Settings
 
@@ -62,7 +61,7 @@ def main(descriptor: int) -> None:
             while not stop.requested and heard.run():
                 for outcome in worker.run(heard.items()):
                     line.send(messages.Did(outcome))
-                line.send(messages.Idle())
+                line.send(_idle(worker))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except BaseException as error:
@@ -74,22 +73,13 @@ def local_worker(
     settings: Settings, root: str, worker: str, *, stop: Stop, progress: Callable[[int], None]
 ) -> Worker:
     """A `LocalWorker` with its model loaded; what a child runs unless another is asked for."""
-    voc: Any = _Sounding(settings.load(), progress)
-    return LocalWorker(settings, root, worker, vocoder=voc, stop=stop)
+    made = LocalWorker(settings, root, worker, vocoder=settings.load(), stop=stop)
+    made.on_samples = progress
+    return made
 
 
-class _Sounding:
-    """A vocoder that says how many samples it has drawn."""
-
-    def __init__(self, voc: Vocoder, progress: Callable[[int], None]) -> None:
-        self._voc, self._progress = voc, progress
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._voc, name)
-
-    def generate_each(self, *mels: Any, **how: Any) -> Any:
-        """As that of the vocoder."""
-        return self._voc.generate_each(*mels, progress=self._progress, **how)
+def _idle(worker: Worker) -> messages.Idle:
+    return messages.Idle(getattr(worker, "times", None), getattr(worker, "batches", []))
 
 
 class _Heard:
@@ -132,16 +122,15 @@ class _Signs:
     """Signs of life, sent when the engine gets on; a stuck one sends none."""
 
     def __init__(self, line: Line) -> None:
-        self._line, self._sent, self._sent_samples = line, time.monotonic(), 0
+        self._line, self._sent, self._samples = line, time.monotonic(), 0
 
     def __call__(self, samples: int) -> None:
-        """Note how many samples this run of the engine has drawn so far."""
-        if samples < self._sent_samples:  # another run
-            self._sent_samples = 0
+        """Note samples that have been drawn since the last call."""
+        self._samples += samples
         now = time.monotonic()
         if now - self._sent >= _SIGN_SECONDS:
-            self._line.send(messages.Alive(samples - self._sent_samples))
-            self._sent, self._sent_samples = now, samples
+            self._line.send(messages.Alive(self._samples))
+            self._sent, self._samples = now, 0
 
 
 class _ToParent(logging.Handler):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from ..batch import BatchReport
     from .items import Item
     from .settings import Settings
-    from .work import Outcome, Worker
+    from .work import Outcome, Times, Worker
 
 # --- from the parent ------------------------------------------------------------------------------
 
@@ -76,6 +77,9 @@ class Said(NamedTuple):
 
 class Idle(NamedTuple):
     """The round has ended."""
+
+    times: Times | None
+    batches: list[BatchReport]
 
 
 class Broken(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
 import json
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import journal
+from . import journal, parts
 
 if TYPE_CHECKING:
     from .items import Item
@@ -94,6 +95,12 @@ class Place:
                     continue
                 if line.get("state") in ("done", "failed") and line.get("name") in self.in_hand:
                     yield line
+
+    def remove_parts(self) -> None:
+        """Delete what the process left of files in the making."""
+        folders = sorted({Path(item.target).parent for item in self.in_hand.values()})
+        with contextlib.suppress(OSError):  # the next job will
+            parts.remove_stale(folders, lambda worker: worker == self.worker)
 
     def rest(self, care: Care) -> None:
         """Count a death; when the next process may start, or that none will."""
