@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +67,34 @@ def assert_whole(out: Path) -> int:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+ROOT = str(Path(__file__).resolve().parents[1])
+
+
+def _heed_ctrl_c() -> None:
+    """Background jobs start with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
+    """Start the command as a user does, or by a program of its own; stdout and stderr are pipes."""
+    how = ["-m", "wavernn_fast"] if code is None else ["-c", code]
+    return subprocess.Popen(
+        [sys.executable, *how, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_ctrl_c,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    )
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait until something is there while a process lives."""
+    for _ in range(6000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("waited for a minute")

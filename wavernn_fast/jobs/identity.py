@@ -47,7 +47,11 @@ def model_hash(path_or_name: PathLike) -> str:
     AudioError
         If the file cannot be read.
     """
-    path = voices.resolve(path_or_name)
+    return file_hash(voices.resolve(path_or_name))
+
+
+def file_hash(path: PathLike) -> str:
+    """SHA-256 (hexadecimal) of a whole file; raises as `model_hash`."""
     total = hashlib.sha256()
     try:
         with open(path, "rb") as file:

@@ -29,6 +29,14 @@ class Record(NamedTuple):
     settings: str
     bytes: int  # of the output
     samples: int
+    sha256: str  # of the output
+
+
+class History(NamedTuple):
+    """What all journals of a folder say."""
+
+    records: dict[str, list[Record]]  # of finished items by name
+    doubtful: set[str]  # names of which the file may be of any of the records, or of none
 
 
 class Journal:
@@ -103,25 +111,44 @@ def lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 def finished(root: str | os.PathLike[str]) -> dict[str, list[Record]]:
     """All finished items by name, the union of all journals; each with all that was said of it."""
+    return history(root).records
+
+
+def history(root: str | os.PathLike[str]) -> History:
+    """The union of all journals below an output root.
+
+    Which of two lines came first cannot be told where they stand in different journals. So a name
+    with more than one record is doubtful, and so is one that a worker began to write over: it may
+    have been killed between the rename and its line.
+    """
     known: dict[str, list[Record]] = {}
+    doubtful: set[str] = set()
     for path in journals(root):
         for line in lines(path):
+            name = line.get("name")
+            if line.get("state") == "redo" and isinstance(name, str):
+                doubtful.add(name)
             record = _record(line)
             if record is not None:
                 records = known.setdefault(line["name"], [])
                 if record not in records:
                     records.append(record)
-    return known
+                if len(records) > 1:
+                    doubtful.add(line["name"])
+    return History(known, doubtful)
 
 
 def _record(line: Mapping[str, Any]) -> Record | None:
     """The record of a line of state "done"; None for others and for what is no such line."""
     if line.get("state") != "done" or not isinstance(line.get("name"), str):
         return None
-    texts = [line.get(field) for field in ("input", "model", "settings")]
+    texts = [line.get(field) for field in ("input", "model", "settings", "sha256")]
     numbers = [line.get(field) for field in ("bytes", "samples")]
     if not all(isinstance(t, str) for t in texts) or not all(type(n) is int for n in numbers):
         return None
-    source, *hashes = texts
+    source, model, settings, digest = map(str, texts)
+    size, samples = numbers
+    assert isinstance(size, int)
+    assert isinstance(samples, int)
     # Hundreds of thousands of lines have the same two hashes.
-    return Record(source, *map(sys.intern, hashes), *numbers)  # type: ignore[arg-type]
+    return Record(source, sys.intern(model), sys.intern(settings), size, samples, digest)

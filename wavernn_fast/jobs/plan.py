@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..errors import InputError, WaveRNNError
 from . import names
-from .identity import identity, model_hash
+from .identity import file_hash, identity, model_hash
 from .items import PIPE, Item
-from .journal import Record, finished, journals
+from .journal import History, Record, history, journals
 from .settings import Settings
 from .stop import Stop
 
@@ -64,13 +64,11 @@ def make_plan(
         )
     if existing != RESUME or not journals(root):
         return Plan(list(items))
-    return _missing(items, settings, finished(root), stop)
+    return _missing(items, settings, history(root), stop)
 
 
-def _missing(
-    items: Sequence[Item], settings: Settings, known: dict[str, list[Record]], stop: Stop
-) -> Plan:
-    model, plan = model_hash(settings.model), Plan()
+def _missing(items: Sequence[Item], settings: Settings, past: History, stop: Stop) -> Plan:
+    model, known, plan = model_hash(settings.model), past.records, Plan()
     digests: dict[tuple[int | None, str | None], str] = {}
     for item in items:
         key = item.seed, item.speaker
@@ -81,10 +79,11 @@ def _missing(
                 digests[key] = ""
 
     def is_done(item: Item) -> bool:
-        records = known.get(item.name, [])
-        return not stop.requested and _is_done(
-            item, [r for r in records if r[1:3] == (model, digests[item.seed, item.speaker])]
-        )
+        if stop.requested:
+            return False
+        made = model, digests.get((item.seed, item.speaker))
+        records = [r for r in known.get(item.name, ()) if (r.model, r.settings) == made]
+        return _is_done(item, records, item.name in past.doubtful)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for item, done in zip(items, pool.map(is_done, items), strict=True):
@@ -99,8 +98,11 @@ def _missing(
     return plan
 
 
-def _is_done(item: Item, records: Sequence[Record]) -> bool:
-    """Whether a record of the same model and settings holds: the output's length, the input."""
+def _is_done(item: Item, records: Sequence[Record], doubtful: bool) -> bool:
+    """Whether a record of the same model and settings holds: the output's length, the input.
+
+    Of a doubtful one all bytes of the output are looked at.
+    """
     try:
         facts = os.lstat(item.target)
     except (OSError, ValueError):
@@ -109,10 +111,12 @@ def _is_done(item: Item, records: Sequence[Record]) -> bool:
     if not fitting or item.source == PIPE:
         return False
     try:
-        found = identity(item.source)
+        if doubtful:
+            digest = file_hash(item.target)
+            fitting = [record for record in fitting if record.sha256 == digest]
+        return bool(fitting) and identity(item.source) in {record.input for record in fitting}
     except WaveRNNError:  # the worker will say so
         return False
-    return any(record.input == found for record in fitting)
 
 
 def check_folder(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -109,6 +110,8 @@ class WriteBehind:
         try:
             target = Path(item.target)
             blocks = audio.encode(wave, how.sample_rate, target.suffix, how.subtype)
+            if os.path.lexists(target):  # whose record will not be true for a moment
+                self._journal.write("redo", name=item.name)
             written = parts.write(target, blocks, how.worker)
             fields = {
                 "source": item.source,
