@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,9 +12,10 @@ from ..devices import resolve_devices
 from ..errors import InputError
 from ..jobs.shard import Shard, parse_shard
 from ..machine import allowed_cpus
-from .common import stack
+from .common import PIPE, stack
 
 if TYPE_CHECKING:
+    from ..jobs.items import Item
     from ..jobs.job import WorkerFactory
     from ..jobs.settings import Settings
 
@@ -31,7 +32,8 @@ options = stack(
     click.option(
         "--isolate",
         is_flag=True,
-        help="Run the engine in a child process that is replaced when it dies. [always, on GPUs]",
+        help="Run the engine in a child process that is replaced when it dies. [always, on GPUs "
+        "and on Ray]",
     ),
     click.option(
         "--workers",
@@ -79,7 +81,7 @@ def shard_of(given: dict[str, Any]) -> Shard:
 
 
 def away(
-    given: dict[str, Any], settings: Settings
+    given: dict[str, Any], settings: Settings, items: Sequence[Item]
 ) -> Callable[[OnSamples | None], WorkerFactory] | None:
     """What makes the worker, where its engine is not to run in this process; None if it is.
 
@@ -91,12 +93,16 @@ def away(
     from ..jobs.places import Care
 
     care = Care(stall_seconds=given["stall_seconds"])
+    if any(item.source == PIPE for item in items):  # no other process can read our input
+        names = [name for name in ("isolate", "workers") if given[name]]
+        names += ["engine ray"] if given["engine"] == _RAY else []
+        if names:
+            raise click.UsageError(f"--{names[0]} cannot be used with '-' as an input.")
+        return None
     if given["engine"] == _RAY:
         from ..jobs.ray_engine import RayOptions, ray_worker
 
-        options = RayOptions(
-            given["ray_address"], given["workers"], isolate=given["isolate"], care=care
-        )
+        options = RayOptions(given["ray_address"], given["workers"], care=care)
         return lambda on_samples: ray_worker(options)
     if given["ray_address"]:
         raise click.UsageError("--ray-address is for --engine ray.")

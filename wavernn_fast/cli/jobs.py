@@ -98,7 +98,7 @@ class Synthesis:
 
     def run(self) -> int:
         """Load the model, do all items and return the exit code."""
-        away = None if self.single else engines.away(self.options, self.settings)
+        away = None if self.single else engines.away(self.options, self.settings, self.items)
         voc = self.settings.load() if away is None else None
         config = self.settings.config() if voc is None else voc.config
         fold_sizes(config, self.settings.folding())  # what no item could be made with

@@ -1,14 +1,17 @@
 """An engine in a Ray actor: what `ray_engine` has many of.
 
-What an actor does with an item is what any worker does: it writes the file, renames it and notes it
-in a journal of its own, below the output root, which all machines must see. One that gets a batch
-for the second time finds in the journals what the first had finished, so nothing is done twice.
+The engine itself is in a child of the actor, as on a GPU of one machine (`child`): an item that
+kills its process is set aside there, and Ray does not see it. What is done with an item is what any
+worker does: the file is written, renamed and noted in a journal of this actor, below the output
+root, which all machines must see. An actor that gets a batch for the second time finds in the
+journals what the first had finished, so nothing is done twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import secrets
@@ -27,9 +30,10 @@ from .items import Item
 from .places import Care
 from .settings import Settings
 from .stop import Stop
-from .work import LocalWorker, Outcome, Worker
+from .work import Outcome
 
 _LOOK_SECONDS = 0.5  # at most so often an actor looks whether the job goes on
+_MOST_TRIES = 3  # of a batch; then it is left, as its actors have died again and again
 _LOST_SECONDS = 30.0  # that an actor without a device takes to say so, lest it gets all the work
 
 
@@ -41,7 +45,6 @@ class Task:
     root: str
     name: str  # of the shard: begins the names of journals and parts
     token: str  # of this run of the job
-    isolate: bool
     care: Care
 
     @property
@@ -65,13 +68,15 @@ class EngineActor:
 
     def __init__(self, task: Task) -> None:
         self._task, self._stop, self._done = task, _JobFile(task.job_file), _DoneBefore(task)
-        self._worker: Worker | None = None
         self._error: WaveRNNError | None = None
-        try:
-            self._check()
-            self._worker = self._make()
-        except WaveRNNError as error:
-            self._error = error
+        self._checked = False
+        settings = task.settings
+        if not task.on_gpu:  # Ray counts on as many
+            settings = dataclasses.replace(settings, threads=settings.threads or 1)
+        name = f"{task.name}-{task.token}-{secrets.token_hex(4)}"  # one journal a life
+        self._worker = ChildWorker(
+            settings, task.root, name, stop=self._stop, care=task.care, keep=True
+        )
 
     def __call__(self, batch: Any) -> Any:
         """Do a batch: a pyarrow table with a column "item" to one with a column "outcome"."""
@@ -83,25 +88,45 @@ class EngineActor:
 
     def _lines(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
         """Outcomes, and an error last if there was one that is no item's."""
-        if self._worker is not None:
-            try:
-                yield from map(dataclasses.asdict, self._outcomes(items))
-            except WaveRNNError as error:
-                self._error, self._worker = error, None
         if self._error is None:
-            return
-        yield {"error": str(self._error), "kind": type(self._error).__name__}
+            try:
+                if not self._checked:
+                    self._check()
+                    self._checked = True
+                with self._tried(items):
+                    yield from map(dataclasses.asdict, self._outcomes(items))
+                return
+            except _TriedTooOftenError as error:
+                yield _line(error)
+                return
+            except WaveRNNError as error:
+                self._error = error  # this actor does nothing more
+        yield _line(self._error)
         if isinstance(self._error, DeviceError):
             until = time.monotonic() + _LOST_SECONDS
             while time.monotonic() < until and not self._stop.requested:
                 time.sleep(_LOOK_SECONDS)
 
     def _outcomes(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        assert self._worker is not None
         found = self._done.of(items)
         for name, fields in found.items():
             yield Outcome(name, "done", fields)
         yield from self._worker.run([item for item in items if item.name not in found])
+
+    @contextlib.contextmanager
+    def _tried(self, items: Sequence[Item]) -> Iterator[None]:
+        """Count how often a batch has been begun, in the size of a file that all actors see."""
+        key = hashlib.sha256(json.dumps([item.name for item in items]).encode()).hexdigest()[:16]
+        path = self._task.job_file.with_suffix(f".try-{key}")
+        with open(path, "ab") as file:
+            file.write(b".")
+        if path.stat().st_size > _MOST_TRIES:
+            raise _TriedTooOftenError(
+                f"the actors of a batch of {len(items)} items, {items[0].name!r} the first, died "
+                f"{_MOST_TRIES} times"
+            )
+        yield
+        path.unlink(missing_ok=True)
 
     def _check(self) -> None:
         """Refuse a machine that does not see the output root as the others do."""
@@ -118,17 +143,9 @@ class EngineActor:
             f"as the others do: {reason}. All machines need it on one file system, under one path."
         )
 
-    def _make(self) -> Worker:
-        task = self._task
-        name = f"{task.name}-{task.token}-{secrets.token_hex(4)}"  # one journal a life
-        if task.isolate or task.on_gpu:
-            return ChildWorker(
-                task.settings, task.root, name, stop=self._stop, care=task.care, keep=True
-            )
-        settings = dataclasses.replace(task.settings, threads=task.settings.threads or 1)
-        worker = LocalWorker(settings, task.root, name, stop=self._stop)
-        worker.vocoder  # noqa: B018 - loaded before the first batch
-        return worker
+
+class _TriedTooOftenError(DeviceError):
+    """A batch must not be begun once more."""
 
 
 class _JobFile(Stop):
@@ -179,6 +196,11 @@ class _DoneBefore:
                     if line.get("state") == "done":
                         kept = {k: line[k] for k in line if k not in ("state", "at", "name")}
                         self._lines[line["name"]] = kept
+
+
+def _line(error: WaveRNNError) -> dict[str, Any]:
+    kind = DeviceError if isinstance(error, DeviceError) else type(error)
+    return {"error": str(error), "kind": kind.__name__}
 
 
 def raise_again(line: dict[str, Any]) -> None:

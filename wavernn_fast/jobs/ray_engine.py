@@ -8,11 +8,14 @@ not find it is on a machine without that file system, and one that finds it no l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import secrets
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +34,9 @@ logger = logging.getLogger("wavernn_fast")
 
 _STORE_BYTES = 100 << 20  # of a cluster started here; items and outcomes are short
 _BATCHES = 4  # of an actor at least, so that all end at about the same time
-_MOST_BATCH = 4096  # items
-_RETRIES = 3  # of a batch whose actor died
+_MOST_BATCH = 256  # items, where not very many run side by side
+_LOOK_SECONDS = 0.2  # between two looks at whether to stop
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" before Ray is imported: no other machine
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,7 @@ class RayOptions:
     address: str | None = None  # of a cluster; None: RAY_ADDRESS, or a new one on this machine
     workers: int | None = None  # actors; None: as many as the cluster has GPUs or processors for
     batch: int | None = None  # items of a batch; None: by the number of items and actors
-    isolate: bool = False  # the engine in a child of the actor; on a GPU always
-    care: Care = dataclasses.field(default_factory=Care)  # of that child
+    care: Care = dataclasses.field(default_factory=Care)  # of the engine's process
 
 
 class RayWorker:
@@ -70,12 +73,15 @@ class RayWorker:
     def __init__(
         self, settings: Settings, root: str, name: str, *, stop: Stop, options: RayOptions
     ) -> None:
-        self._ray = _import_ray()
-        settings = replace(settings, device=_any_gpu(settings.device))
-        token = secrets.token_hex(4)
-        self._task = Task(
-            settings, os.path.abspath(root), name, token, options.isolate, options.care
+        self._ray = _import_ray(options.address or os.environ.get("RAY_ADDRESS"))
+        settings = replace(
+            settings,
+            device=_any_gpu(settings.device),
+            model=_everywhere(settings.model),
+            speaker=settings.speaker and _everywhere(settings.speaker),
         )
+        token = secrets.token_hex(4)
+        self._task = Task(settings, os.path.abspath(root), name, token, options.care)
         self._stop, self._options, self._lost = stop, options, ""
 
     def run(self, items: Iterable[Item]) -> Iterator[Outcome]:
@@ -90,7 +96,7 @@ class RayWorker:
         ModelError
             If a machine cannot use the model.
         """
-        left = {item.name: item for item in items}
+        left = {item.name: _travelling(item) for item in items}
         if not left:
             return
         folders = sorted({Path(item.target).parent for item in left.values()})
@@ -98,9 +104,11 @@ class RayWorker:
         try:
             self._task.job_file.parent.mkdir(parents=True, exist_ok=True)
             self._task.job_file.write_text(self._task.token)
-            yield from self._passes(left)
+            with self._watching():
+                yield from self._passes(left)
         finally:
-            self._task.job_file.unlink(missing_ok=True)
+            for file in [*self._task.job_file.parent.glob(f"{self._task.job_file.stem}.*")]:
+                file.unlink(missing_ok=True)
             if started:
                 self._ray.shutdown()
             parts.remove_stale(folders, self._is_mine)  # of actors that were killed
@@ -116,9 +124,27 @@ class RayWorker:
         if left and not self._stop.requested:
             raise DeviceError(
                 f"{len(left)} items are left that no actor could do: "
-                f"{self._lost or 'their actors died again and again; --isolate finds the item'}. "
+                f"{self._lost or 'no actor answered'}. "
                 "What is finished is kept; go on with --resume."
             )
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Meanwhile, a stop removes the job's file, and batches that have been begun end early."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_LOOK_SECONDS):
+                if self._stop.requested:
+                    self._task.job_file.unlink(missing_ok=True)
+
+        thread = threading.Thread(target=watch, name="wavernn_fast ray", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _is_mine(self, worker: str) -> bool:
         return worker.startswith(f"{self._task.name}-{self._task.token}-")
@@ -128,18 +154,17 @@ class RayWorker:
     def _connect(self) -> bool:
         """Join a cluster, or start one on this machine; whether that was done here."""
         ray = self._ray
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         if ray.is_initialized():
             return False
         address = self._options.address or os.environ.get("RAY_ADDRESS")
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address:
             ray.init(address=address, **quiet)
         else:
             ray.init(
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_path())}},
                 **quiet,
             )
@@ -172,7 +197,6 @@ class RayWorker:
         workers, needs = self._actors()
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.max_errored_blocks = -1  # a batch that is lost does not end the job
         rows = [{"item": json.dumps(dataclasses.asdict(item))} for item in todo]
         results = data.from_items(
             rows, override_num_blocks=self._batches(len(rows), workers)
@@ -182,23 +206,23 @@ class RayWorker:
             compute=data.ActorPoolStrategy(size=workers),
             batch_size=None,
             batch_format="pyarrow",
-            ray_remote_args_fn=_fault_tolerance,
             **needs,
         )
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in _told(results.iter_batches(batch_size=None, batch_format="pyarrow")):
             for line in map(json.loads, batch["outcome"].to_pylist()):
-                if "error" in line:
+                if "error" not in line:
+                    yield Outcome(**line)
+                elif not self._stop.requested:
                     raise_again(line)
                     self._lost = line["error"]
-                    logger.warning("An actor has lost its device: %s", self._lost)
-                    continue
-                yield Outcome(**line)
-            if self._stop.requested:  # the batches begun end early, and soon
-                self._task.job_file.unlink(missing_ok=True)
+                    logger.warning("An actor did not do its batch: %s", self._lost)
 
     def _batches(self, items: int, workers: int) -> int:
-        size = self._options.batch or min(-(-items // (_BATCHES * workers)), _MOST_BATCH)
-        return max(1, -(-items // max(1, size)))
+        """Batches of many times what runs side by side, and some of them for every actor."""
+        settings = self._task.settings
+        most = max(_MOST_BATCH, 8 * (settings.streams or settings.gpu_streams))
+        size = self._options.batch or max(1, min(-(-items // (_BATCHES * workers)), most))
+        return -(-items // size)
 
 
 def ray_worker(options: RayOptions) -> Callable[[Settings, Path, str, Stop], Worker]:
@@ -221,9 +245,26 @@ def _any_gpu(device: str) -> str:
     return kind
 
 
-def _fault_tolerance() -> dict[str, int]:
-    """An actor that dies is replaced, and its batch done again some times."""
-    return {"max_restarts": -1, "max_task_retries": _RETRIES}
+def _everywhere(path: str) -> str:
+    """A file's path from any folder; the name of a voice of the package stays."""
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+def _travelling(item: Item) -> Item:
+    return replace(
+        item,
+        source=os.path.abspath(item.source),
+        target=os.path.abspath(item.target),
+        speaker=item.speaker and os.path.abspath(item.speaker),
+    )
+
+
+def _told(batches: Iterable[Any]) -> Iterator[Any]:
+    """What comes from the cluster; what goes wrong in it as an error of ours."""
+    try:
+        yield from batches
+    except Exception as error:
+        raise DeviceError(f"The Ray cluster ended the job: {error}") from error
 
 
 def _import_path() -> list[str]:
@@ -232,7 +273,9 @@ def _import_path() -> list[str]:
     return [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
 
-def _import_ray() -> Any:
+def _import_ray(address: str | None) -> Any:
+    if not address and "ray" not in sys.modules:
+        os.environ.setdefault(_LOOPBACK, "0")  # a cluster of this machine alone listens to no other
     try:
         import ray
         import ray.data
