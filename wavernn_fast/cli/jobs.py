@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -152,7 +154,8 @@ class Synthesis:
 
             factory = make(lambda samples: progress.audio(samples / config.sample_rate))
             job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
-            summary = job.run(note)
+            with contextlib.redirect_stdout(sys.stderr):  # Ray prints, and our JSON stands alone
+                summary = job.run(note)
             wall = progress.elapsed
         self._say(summary)
         if self.options["as_json"]:
