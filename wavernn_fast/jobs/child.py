@@ -215,8 +215,7 @@ class ChildWorker:
 
     def _count(self, round: messages.Idle) -> None:
         self.batches += round.batches
-        for name, value in vars(round.times).items() if round.times is not None else ():
-            setattr(self.times, name, getattr(self.times, name) + value)
+        self.times.add({} if round.times is None else vars(round.times))
 
     def _give(self, place: Place, work: Work) -> None:
         item = None

@@ -87,7 +87,7 @@ class EngineActor:
         return pyarrow.table({"outcome": pyarrow.array(lines, pyarrow.string())})
 
     def _lines(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
-        """Outcomes, and an error last if there was one that is no item's."""
+        """Outcomes, and last where the time went, or an error that is no item's."""
         if self._error is None:
             try:
                 if not self._checked:
@@ -95,6 +95,7 @@ class EngineActor:
                     self._checked = True
                 with self._tried(items):
                     yield from map(dataclasses.asdict, self._outcomes(items))
+                yield {"times": vars(self._worker.times)}
                 return
             except _TriedTooOftenError as error:
                 yield _line(error)

@@ -28,7 +28,7 @@ from .places import Care
 from .ray_actor import EngineActor, Task, raise_again
 from .settings import Settings
 from .stop import Stop
-from .work import Outcome, Worker
+from .work import Outcome, Times, Worker
 
 logger = logging.getLogger("wavernn_fast")
 
@@ -73,6 +73,7 @@ class RayWorker:
     def __init__(
         self, settings: Settings, root: str, name: str, *, stop: Stop, options: RayOptions
     ) -> None:
+        self.times = Times()  # of all actors together, in the last run
         self._ray = _import_ray(options.address or os.environ.get("RAY_ADDRESS"))
         settings = replace(
             settings,
@@ -100,6 +101,7 @@ class RayWorker:
         if not left:
             return
         folders = sorted({Path(item.target).parent for item in left.values()})
+        self.times = Times()
         started = self._connect()
         try:
             self._task.job_file.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +212,9 @@ class RayWorker:
         )
         for batch in _told(results.iter_batches(batch_size=None, batch_format="pyarrow")):
             for line in map(json.loads, batch["outcome"].to_pylist()):
-                if "error" not in line:
+                if "times" in line:
+                    self.times.add(line["times"])
+                elif "error" not in line:
                     yield Outcome(**line)
                 elif not self._stop.requested:
                     raise_again(line)
