@@ -60,7 +60,7 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config network_config",
-    "data": "arrays audio canonical conditioning conditioning_network features files fold "
+    "data": "arrays audio canonical conditioning conditioning_network encoding features files fold "
     "mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
     "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
     "weights",
