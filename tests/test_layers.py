@@ -59,7 +59,7 @@ KERNEL_HEADERS = re.compile(
 # Layer of the package -> its modules. The subpackages are layers of their own.
 MODULES: dict[str, str] = {
     "errors": "errors",
-    "config": "config network_config",
+    "config": "config config_json network_config",
     "data": "arrays audio canonical conditioning conditioning_network encoding features files fold "
     "mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
     "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
@@ -67,8 +67,8 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood loaded nvrtc selfcheck stream subscale_job "
-    "subscale_run utterance vocoder workers",
+    "voice": "batch devices kernels lanes likelihood loaded nvrtc rows_ahead selfcheck stream "
+    "subscale_job subscale_run utterance vocoder workers",
     "jobs": "jobs",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
