@@ -38,6 +38,7 @@ from wavernn_fast.jobs.settings import Settings
 from wavernn_fast.jobs.stop import Stop
 from wavernn_fast.jobs.work import Outcome
 from wavernn_fast.machine import machine
+from wavernn_fast.rows_ahead import FRAMES
 from wavernn_fast.samples import OutputDecoder
 from wavernn_fast.synthetic import random_mel, random_model
 from wavernn_fast.weights import write as write_model
@@ -72,7 +73,7 @@ def processor_time(spec: str, rounds: int) -> dict[str, float]:
     mel = random_mel(config, frames)
     conditioner = make_conditioner(config, tensors)
     samples = np.random.default_rng(0).integers(0, 256, frames * config.hop_length, np.int32)
-    step = max(1, round(0.01 * config.sample_rate / config.hop_length))  # as the engine asks
+    step = FRAMES  # as the engine asks
 
     def condition() -> int:
         rows = conditioner.of(mel)

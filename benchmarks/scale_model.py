@@ -102,8 +102,9 @@ def read_gpus(data: dict[str, Any]) -> list[Gpu]:
 def load(gpu: Gpu, costs: Costs, gpus: int, seconds: float, *, condition: bool = True) -> Load:
     """Work out one row.
 
-    The process of a GPU conditions and decodes between the launches of its kernel, so the times
-    for a second of audio add up; reading, encoding and writing run beside them.
+    The process of a GPU decodes between the launches of its kernel and conditions on one thread
+    beside them (`rows_ahead`), so the longer of the two decides; reading, encoding and writing have
+    threads of their own.
 
     Parameters
     ----------
@@ -112,13 +113,14 @@ def load(gpu: Gpu, costs: Costs, gpus: int, seconds: float, *, condition: bool =
     seconds : float
         Of audio in an item.
     condition : bool
-        False: as if conditioning took no time, as where it overlaps or runs on the GPU.
+        False: as if conditioning took no time, as on several threads or on the GPU.
     """
     conditioning = costs.conditioning if condition else 0.0
     drawing = costs.sample_rate / gpu.samples_per_s
-    each = 1.0 / (drawing + conditioning + costs.decoding)  # seconds of audio a second
+    own = drawing + costs.decoding
+    each = 1.0 / max(own, conditioning)  # seconds of audio a second
     audio, items = gpus * each, gpus * each / seconds
-    waiting = conditioning * each
+    waiting = max(0.0, 1.0 - own * each)
     beside = each * (conditioning + costs.decoding)
     beside += each / seconds * (costs.reading + costs.encoding)
     bytes_out = audio * costs.wav_bytes + items * costs.journal_bytes
@@ -130,10 +132,10 @@ def load(gpu: Gpu, costs: Costs, gpus: int, seconds: float, *, condition: bool =
         "bytes a second": max(audio * costs.mel_bytes, bytes_out) / NETWORK,
     }
     over = [f"{name} ({share:.1f} machines)" for name, share in limits.items() if share > 1]
-    own = "conditioning" if waiting > 0.5 else "the GPU"
+    first = "conditioning" if waiting > 0 else "the GPU"
     return Load(
         gpus, audio, waiting, items, audio * costs.mel_bytes, bytes_out, beside, servers, dealing,
-        ", ".join([own, *over]),
+        ", ".join([first, *over]),
     )  # fmt: skip
 
 

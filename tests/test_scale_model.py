@@ -41,17 +41,22 @@ COSTS = scale_model.Costs(
 GPU = scale_model.Gpu("a GPU", 2_000_000.0, True)  # 0.01 s for a second of audio
 
 
-def test_times_of_a_second_of_audio_add_up() -> None:
-    one = scale_model.load(GPU, COSTS, 1, 4.0)
-    assert one.x_realtime == pytest.approx(1 / (0.01 + 0.03 + 0.01))
+def test_the_longer_of_two_that_run_side_by_side_decides() -> None:
+    costs = dataclasses.replace(COSTS, conditioning=0.05)
+    one = scale_model.load(GPU, costs, 1, 4.0)
+    assert one.x_realtime == pytest.approx(1 / 0.05)  # and not 1 / (0.01 + 0.01)
     assert one.waiting == pytest.approx(0.6)
     assert one.items_per_s == pytest.approx(5.0)
     assert one.bytes_in_per_s == pytest.approx(20 * 25_000)
     assert one.bytes_out_per_s == pytest.approx(20 * 40_000 + 5 * 400)
-    assert one.cores_per_gpu == pytest.approx(20 * 0.04 + 5 * 0.3)
+    assert one.cores_per_gpu == pytest.approx(20 * 0.06 + 5 * 0.3)
     assert one.file_servers == pytest.approx(0.05)
     assert one.dealing == pytest.approx(0.1)
     assert one.limit == "conditioning"
+    quick = scale_model.load(GPU, dataclasses.replace(COSTS, conditioning=0.02), 1, 4.0)
+    assert quick.x_realtime == pytest.approx(50.0)
+    assert quick.waiting == 0
+    assert quick.limit == "the GPU"
 
 
 def test_machines_have_eight_gpus_and_a_parent_each() -> None:
