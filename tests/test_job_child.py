@@ -244,13 +244,13 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from job_workers import *
-from wavernn_fast.jobs.child import ChildWorker
+from wavernn_fast.jobs.child import Care, ChildWorker
 if __name__ == "__main__":
     folder = Path({folder!r})
-    settings, items = job(folder, count=60)
-    stop = Stop()
-    out, devices = str(folder / "out"), ("cpu", "cpu")
-    worker = ChildWorker(settings, out, "w", devices=devices, stop=stop, make=Slow)
+    settings, items = job(folder, count={count})
+    stop, care, devices = Stop(), Care(stall_seconds={stall_seconds}), ("cpu", "cpu")
+    how = {{"devices": devices, "stop": stop, "care": care, "make": Slow}}
+    worker = ChildWorker(settings, str(folder / "out"), "w", **how)
     with stop.handling_signals():
         for outcome in worker.run(items):
             print(*(p.process.pid for p in worker._places if p.process), flush=True)
@@ -258,11 +258,22 @@ if __name__ == "__main__":
 """
 
 
-def parent(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
+def parent(
+    folder: Path, stall_seconds: float = 60.0, count: int = 60
+) -> tuple[subprocess.Popen[str], list[int]]:
     """A job in a process group of its own, and its children once something is done."""
-    code = PARENT.format(tests=os.path.dirname(__file__), folder=str(folder))
+    code = PARENT.format(
+        tests=os.path.dirname(__file__),
+        folder=str(folder),
+        stall_seconds=stall_seconds,
+        count=count,
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     pids = [int(word) for word in process.stdout.readline().split()]
@@ -345,14 +356,19 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert all(gone(pid) for pid in pids)
 
 
-def test_a_stopped_parent_accuses_nobody(tmp_path: Path) -> None:
-    """As after Ctrl-Z: quiet is counted while the parent looks."""
-    settings, items = job(tmp_path, count=3)
-    worker = ChildWorker(
-        settings, str(tmp_path / "out"), "w", care=Care(stall_seconds=1.5), make=job_workers.Slow
-    )
-    states: list[str] = []
-    for outcome in worker.run(items):
-        states.append(outcome.state)
-        time.sleep(2.0)  # the child waits for its answer meanwhile
-    assert states == ["done"] * 3
+def test_a_job_that_was_stopped_accuses_nobody(tmp_path: Path) -> None:
+    """As by Ctrl-Z: quiet is counted while the parent looks, not by the clock."""
+    process, pids = parent(tmp_path, stall_seconds=2.5, count=8)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.3)  # the parent hears what they have said
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4.0)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.2)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "the process ended" not in said
+    assert len(journaled(tmp_path / "out", "done")) == 8
