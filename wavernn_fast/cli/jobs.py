@@ -19,6 +19,7 @@ from .. import audio
 from ..batch import BatchReport, total
 from ..errors import WaveRNNError
 from ..features import MelRangeWarning
+from ..files import label
 from ..jobs import items as job_items
 from ..jobs import manifest, plan
 from ..jobs.items import Found, Item
@@ -187,7 +188,7 @@ class Synthesis:
             factory = make(lambda samples: progress.audio(samples / config.sample_rate))
             job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
             with contextlib.redirect_stdout(sys.stderr):  # Ray prints, and our JSON stands alone
-                summary = job.run(note)
+                summary = job.run(note, progress.done)
             wall = progress.elapsed
         self._say(summary)
         if self.options["as_json"]:
@@ -197,7 +198,8 @@ class Synthesis:
     def _say(self, summary: Summary) -> None:
         """What people want to know of the end of a job, on stderr."""
         for outcome in summary.failed[:_SHOWN]:
-            click.echo(f"failed: {outcome.fields['source']}: {outcome.fields['error']}", err=True)
+            source = label(outcome.fields["source"])
+            click.echo(f"failed: {source}: {outcome.fields['error']}", err=True)
         tried = summary.done + len(summary.failed)
         if summary.failed:
             click.echo(
