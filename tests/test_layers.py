@@ -61,9 +61,9 @@ MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config network_config",
     "data": "arrays audio canonical conditioning conditioning_network features files fold "
-    "mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
-    "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
-    "weights",
+    "job_history job_report job_style mel_conversion metrics pictures pictures_bench pictures_mel "
+    "pictures_subscale preset presets presets_embedded presets_residual samples scoring subscale "
+    "subscale_network svg synthetic upsampling visible voices weights",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

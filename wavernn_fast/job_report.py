@@ -1,0 +1,387 @@
+"""The state of a job as one HTML page that needs nothing else: no script, no file, no network.
+
+What the page shows comes from file names and messages of other programs, so every text is escaped,
+and a policy in the page forbids scripts and everything that would be loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import svg
+from .files import PathLike, write_atomic
+from .job_history import Failure, History, Run, number
+from .job_style import STYLE
+from .visible import visible
+
+MOST_FAILURES = 1000  # rows of the table; all are counted
+MOST_RUNS = 200
+_WINDOWS = 60  # of the time axis
+_BUCKETS = 30  # of a distribution
+_CELL = 300  # characters of one cell
+_TIMES = {"engine_seconds": "engine", "read_seconds": "reading", "write_seconds": "writing"}
+_FACTS = {  # of the first line of a run, in this order, and others behind them
+    "version": "wavernn_fast",
+    "model_path": "model",
+    "model": "SHA-256 of the model",
+    "settings": "SHA-256 of the settings",
+    "device": "device",
+    "isa": "instruction set",
+    "dtype": "weights as",
+    "streams": "streams",
+}
+_NOT_FACTS = frozenset(("state", "at", "items"))
+
+
+def write_report(path: PathLike, history: History, now: float) -> None:
+    """Write the page of a job, atomically; "-" is standard output.
+
+    Parameters
+    ----------
+    path : str or path
+    history : History
+        See `job_history.read_history`.
+    now : float
+        Unix seconds, for "made at" and for how long ago the last line was written.
+
+    Raises
+    ------
+    AudioError
+        If the file cannot be written.
+    """
+    write_atomic(path, [render(history, now).encode("utf-8")])
+
+
+def render(history: History, now: float) -> str:
+    """The page as text; see `write_report`."""
+    name = visible(history.folder, 80)
+    speeds = _Speeds.of(history)
+    sections = [
+        _head(history, name, now),
+        _tiles(history, speeds),
+        _charts(history, speeds),
+        _times(history.runs),
+        _failures(list(history.failed.values())),
+        _runs(history.runs),
+        _facts(history.runs),
+        _foot(history, now),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(name)}: job report</title><style>{STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</main></body></html>\n"
+    )
+
+
+class _Speeds(NamedTuple):
+    """Speed over the time at work: the pauses between runs are left out."""
+
+    at_work: float  # seconds
+    windows: NDArray[np.float64]  # [n] seconds of audio a second, in n equal parts of the time
+    resumed: list[float]  # seconds at work when a run began after a pause
+
+    @property
+    def x_realtime(self) -> float:
+        """Of the whole time at work."""
+        return float(self.windows.mean()) if len(self.windows) else 0.0
+
+    @classmethod
+    def of(cls, history: History) -> _Speeds:
+        periods = history.periods()
+        lengths = [stop - start for start, stop in periods]
+        total = math.fsum(lengths)
+        at, seconds = np.array(history.finished_at), np.array(history.finished_seconds)
+        if not len(at) or total <= 0.0:
+            return cls(total, np.zeros(0), [])
+        before = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])  # [periods] time at work so far
+        starts = np.array([start for start, _ in periods])
+        which = np.maximum(0, np.searchsorted(starts, at, side="right") - 1)
+        place = before[which] + np.minimum(at - starts[which], np.array(lengths)[which])
+        count = max(1, min(_WINDOWS, int(total), len(at) // 3))
+        sums, _ = np.histogram(place, bins=count, range=(0.0, total), weights=seconds)
+        return cls(total, sums * count / total, [float(x) for x in before[1:]])
+
+
+# --- sections ---
+
+
+def _head(history: History, name: str, now: float) -> str:
+    done, failed, left = len(history.done), len(history.failed), history.left
+    state, kind = _state(history, now)
+    bar = svg.stacked(
+        [
+            svg.Part("done", done, "good"),
+            svg.Part("failed", failed, "bad"),
+            svg.Part("left", left, "rest"),
+        ],
+        f"{done} done, {failed} failed, {left} left",
+    )
+    return (
+        f'<header><h1>{escape(name)}</h1><p class="state {kind}">{escape(state)}</p>{bar}'
+        f"{_legend((('good', 'done'), ('bad', 'failed'), ('rest', 'left')))}</header>"
+    )
+
+
+def _state(history: History, now: float) -> tuple[str, str]:
+    """One sentence about the job, and its class."""
+    failed, left = len(history.failed), history.left
+    if history.open_runs:
+        last = max((run.last for run in history.open_runs if run.last is not None), default=None)
+        words = "" if last is None else f"; last line written {_ago(now - last)}"
+        return f"Not ended: at work, or killed{words}.{_estimate(history)}", "open"
+    if left:
+        return f"Stopped with {left:,} left; the same command with --resume goes on.", "open"
+    if failed:
+        return f"Finished; {failed:,} failed.", "bad"
+    return "Finished.", "good"
+
+
+def _estimate(history: History) -> str:
+    """How long the open runs will take for what they have left."""
+    longest = 0.0
+    for run in history.open_runs:
+        tried = run.done + run.failed
+        if tried and run.seconds > 0.0:
+            longest = max(longest, run.left * run.seconds / tried)
+    return f" About {_duration(longest)} left at this pace." if longest else ""
+
+
+def _tiles(history: History, speeds: _Speeds) -> str:
+    x = speeds.x_realtime
+    items = len(history.done) / speeds.at_work if speeds.at_work > 0.0 else 0.0
+    per, unit = (items, "second") if items >= 1.0 else (60.0 * items, "minute")
+    tiles = [
+        (f"{len(history.done):,}", "items done", _size(history.bytes_written)),
+        (f"{len(history.failed):,}", "failed", ""),
+        (f"{history.left:,}", "left", ""),
+        (_duration(history.audio_seconds), "audio made", ""),
+        (f"{x:,.3g} x", "real time", f"real-time factor {1.0 / x:.3g}" if x else ""),
+        (f"{per:,.3g}", f"items a {unit}", f"{_duration(speeds.at_work)} at work"),
+    ]
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+        + (f"<dd class=note>{escape(note)}</dd>" if note else "")
+        + "</div>"
+        for value, name, note in tiles
+    )
+    return f"<dl class=tiles>{cells}</dl>"
+
+
+def _charts(history: History, speeds: _Speeds) -> str:
+    charts = []
+    if len(speeds.windows):
+        unit, scale = _unit(speeds.at_work)
+        window = _duration(speeds.at_work / len(speeds.windows))
+        charts = [
+            _figure(
+                "Throughput",
+                svg.columns(
+                    speeds.windows.tolist(),
+                    speeds.at_work / scale,
+                    x_label=f"time at work, {unit}",
+                    y_label="audio s / s",
+                    title="Seconds of audio made in a second, over the time at work",
+                    marks=[x / scale for x in speeds.resumed],
+                ),
+                f"Means of {window}; pauses are left out"
+                + ("; dashed: a run began after one." if speeds.resumed else "."),
+            ),
+            _distribution(
+                speeds.windows,
+                ("Speed", "x real time", "windows"),
+                f"How often which speed was reached, in windows of {window}.",
+            ),
+        ]
+    made = np.fromiter(history.done.values(), float, len(history.done))
+    if len(made):
+        median, longest = float(np.median(made)), float(made.max())
+        words = f"Median {_duration(median)}, longest {_duration(longest)}."
+        labels = ("Durations", "seconds of audio of an item", "items")
+        charts.append(_distribution(made, labels, words))
+    return f"<section class=charts>{''.join(charts)}</section>" if charts else ""
+
+
+def _distribution(values: NDArray[np.float64], labels: tuple[str, str, str], words: str) -> str:
+    name, x_label, y_label = labels
+    high = float(values.max()) or 1.0
+    buckets = max(1, min(_BUCKETS, len(values)))
+    counts, _ = np.histogram(values, bins=buckets, range=(0.0, high))
+    chart = svg.columns(
+        counts.tolist(), high, x_label=x_label, y_label=y_label, title=f"{name}: distribution"
+    )
+    return _figure(name, chart, words)
+
+
+def _times(runs: Sequence[Run]) -> str:
+    """Where the time of the runs that ended went."""
+    ended = [run.end for run in runs if run.end is not None]
+    sums = {
+        name: math.fsum(number(end.get(key)) or 0.0 for end in ended)
+        for key, name in _TIMES.items()
+    }
+    wall = math.fsum(number(end.get("wall_seconds")) or 0.0 for end in ended)
+    if not wall:
+        words = "No run has ended yet; its times come with its end."
+        return f"<section><h2>Time</h2><p>{words}</p></section>"
+    sums["other"] = max(0.0, wall - math.fsum(sums.values()))
+    total = math.fsum(sums.values())
+    bar = svg.stacked([svg.Part(n, value, n) for n, value in sums.items()], "time of all workers")
+    rows = [
+        [name, _duration(value), f"{100.0 * value / total:.1f} %"] for name, value in sums.items()
+    ]
+    table = _table(("part", "time", "share"), rows, numbers=(1, 2), tight=(0,), swatches=list(sums))
+    words = f"Of {len(ended)} of {len(runs)} runs; a run that was killed leaves no times."
+    return f"<section class=time><h2>Time</h2>{bar}{table}<p class=note>{words}</p></section>"
+
+
+def _failures(failures: Sequence[Failure]) -> str:
+    if not failures:
+        return "<section><h2>Failures</h2><p>None.</p></section>"
+    kinds = Counter(failure.kind or "unknown" for failure in failures)
+    summary = ", ".join(f"{visible(kind, 60)}: {count:,}" for kind, count in kinds.most_common(20))
+    shown = sorted(failures, key=lambda f: (f.kind, f.name))[:MOST_FAILURES]
+    rows = [[f.name, f.error, f.kind, f.source] for f in shown]
+    more = len(failures) - len(shown)
+    words = f"<p class=note>{more:,} more are in failed.jsonl.</p>" if more else ""
+    return (
+        f"<section><h2>Failures</h2><p>{escape(summary)}</p>"
+        f"{_table(('item', 'reason', 'kind', 'source'), rows, tight=(2,))}{words}</section>"
+    )
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    rows = []
+    for run in runs[-MOST_RUNS:]:
+        seconds = run.seconds
+        rows.append(
+            [
+                run.worker,
+                _clock(run.first),
+                _duration(seconds),
+                f"{run.done:,}",
+                f"{run.failed:,}",
+                f"{run.left:,}",
+                _duration(run.audio_seconds),
+                f"{run.audio_seconds / seconds:,.3g}" if seconds > 0.0 else "",
+                "yes" if run.end is not None else "no end written",
+            ]
+        )
+    more = len(runs) - len(rows)
+    words = f"<p class=note>The last {len(rows)} of {len(runs):,} runs.</p>" if more else ""
+    heads = ("worker", "began", "took", "done", "failed", "left", "audio", "x real time", "ended")
+    workers = len({run.worker for run in runs})
+    title = f"{len(runs):,} run{'s' * (len(runs) > 1)} of {workers:,} worker{'s' * (workers > 1)}"
+    table = _table(heads, rows, numbers=range(2, 8), tight=(0, 1, 8))
+    return f"<section><h2>{title}</h2>{table}{words}</section>"
+
+
+def _facts(runs: Sequence[Run]) -> str:
+    """What the first lines of the runs say; a value that differs between runs is listed."""
+    keys = dict.fromkeys([*_FACTS, *(key for run in runs for key in run.begin)])
+    rows = []
+    for key in keys:
+        values = list(
+            dict.fromkeys(str(run.begin[key]) for run in runs if run.begin.get(key) is not None)
+        )
+        if values and key not in _NOT_FACTS:
+            more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+            rows.append([_FACTS.get(key, key), "; ".join(values[:5]) + more])
+    if not rows:
+        return ""
+    return f"<section><h2>Model, device, settings</h2>{_table((), rows, tight=(0,))}</section>"
+
+
+def _foot(history: History, now: float) -> str:
+    words = f"Made {_clock(now)} from the journals of the folder."
+    if history.ignored:
+        lines = "line was" if history.ignored == 1 else "lines were"
+        words += f" {history.ignored:,} {lines} no JSON and left out: a killed run tears its last."
+    return f"<footer>{escape(words)}</footer>"
+
+
+# --- parts ---
+
+
+def _figure(name: str, chart: str, words: str) -> str:
+    return (
+        f"<figure><h2>{escape(name)}</h2>{chart}<figcaption>{escape(words)}</figcaption></figure>"
+    )
+
+
+def _legend(parts: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f'<li><i class="{kind}"></i>{escape(name)}</li>' for kind, name in parts)
+    return f"<ul class=legend>{items}</ul>"
+
+
+def _table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Iterable[int] = (),
+    tight: Iterable[int] = (),
+    swatches: Sequence[str] = (),
+) -> str:
+    """Texts are escaped here; columns: `numbers` are set to the right, `tight` are not broken."""
+    kinds = {**dict.fromkeys(tight, " class=t"), **dict.fromkeys(numbers, " class=n")}
+
+    def cell(tag: str, i: int, words: str, mark: str = "") -> str:
+        kind = kinds.get(i, "")
+        return f"<{tag}{kind}>{mark}{escape(visible(words, _CELL))}</{tag}>"
+
+    head = "".join(cell("th", i, words) for i, words in enumerate(heads))
+    body = []
+    for i, row in enumerate(rows):
+        mark = f'<i class="{swatches[i]}"></i>' if swatches else ""
+        cells = "".join(cell("td", j, words, "" if j else mark) for j, words in enumerate(row))
+        body.append(f"<tr>{cells}</tr>")
+    top = f"<thead><tr>{head}</tr></thead>" if heads else ""
+    return f"<div class=wide><table>{top}<tbody>{''.join(body)}</tbody></table></div>"
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """Name and length in seconds of a unit for an axis."""
+    if seconds < 300.0:
+        return "s", 1.0
+    return ("minutes", 60.0) if seconds < 3 * 3600.0 else ("hours", 3600.0)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60.0:
+        return f"{seconds:.3g} s"
+    minutes, hours = seconds / 60.0, seconds / 3600.0
+    if hours < 1.0:
+        return f"{int(minutes)} min {int(seconds % 60.0)} s"
+    return f"{int(hours):,} h {int(minutes % 60.0)} min"
+
+
+def _ago(seconds: float) -> str:
+    return f"{_duration(seconds)} ago" if seconds >= 1.0 else "just now"
+
+
+def _size(count: int) -> str:
+    for limit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.3g} {name}"
+    return f"{count} bytes"
+
+
+def _clock(at: float | None) -> str:
+    """Unix seconds as date and time, UTC."""
+    try:
+        moment = datetime.fromtimestamp(at or math.nan, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return "?"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
