@@ -36,7 +36,7 @@ class Journal:
         with self.path.open("ab") as file:
             file.write((json.dumps({"at": self.at, **entry}) + "\n").encode())
 
-    def begin(self, items: int, **more: Any) -> Journal:
+    def begin(self, items: int | None, **more: Any) -> Journal:
         self.done_count = self.failed_count = 0
         self.items, self.began = items, self.at
         facts = {"version": "0.1.0", "device": "cpu", "isa": "avx512vnni", "dtype": "fp32"}
@@ -59,9 +59,10 @@ class Journal:
         self.write(state="failed", **entry)
 
     def end(self, **more: Any) -> None:
-        left = self.items - self.done_count - self.failed_count
+        left = (self.items or 0) - self.done_count - self.failed_count
         wall = self.at - self.began
         times = {"engine_seconds": 0.9 * wall, "read_seconds": 0.05 * wall}
+        times |= {"conditioning_seconds": 0.04 * wall, "waiting_seconds": 0.03 * wall}
         counts = {"done": self.done_count, "failed": self.failed_count, "left": left}
         fields = {"wall_seconds": wall, "write_seconds": 0.02 * wall, "samples": 1, **counts}
         self.write(state="end", **{**times, **fields, **more})

@@ -106,6 +106,14 @@ def test_the_last_line_about_an_item_holds_and_done_beats_a_failure_elsewhere(tm
     }
 
 
+def test_a_job_resumed_with_fewer_workers_has_left_what_the_last_run_says(tmp_path):
+    for worker in ("0", "1"):
+        Journal(tmp_path, worker).begin(10).done(f"{worker}.wav", 1.0, 5.0)
+    assert job_history.read_history(tmp_path).left == 18
+    Journal(tmp_path, "0", START + 100.0).begin(18).done("b.wav", 1.0, 1.0)
+    assert job_history.read_history(tmp_path).left == 17
+
+
 def test_shards_of_an_array_add_up_at_whatever_time_they_ran(tmp_path):
     for i in (1, 2, 3):
         journal = Journal(tmp_path, f"{i}of3-0", START + 1000.0 * i).begin(10)
@@ -113,6 +121,38 @@ def test_shards_of_an_array_add_up_at_whatever_time_they_ran(tmp_path):
             journal.done(f"{i}/{k}.wav", 1.0, 1.0)
     history = job_history.read_history(tmp_path)
     assert (len(history.done), history.left) == (6, 9 + 8 + 7)
+
+
+def test_a_job_cut_into_another_number_of_shards_is_another_job(tmp_path):
+    Journal(tmp_path, "0of1").begin(100).done("a.wav", 1.0, 1.0)
+    for shard in ("0of2", "1of2"):
+        Journal(tmp_path, shard, START + 50.0).begin(30)
+    assert job_history.read_history(tmp_path).left == 60
+
+
+def test_workers_that_take_items_one_by_one_leave_the_counting_to_the_job(tmp_path):
+    job = Journal(tmp_path, "0of1-job", START - 1.0)
+    for worker in ("0of1-0", "0of1-1"):
+        journal = Journal(tmp_path, worker).begin(None)
+        journal.done(f"{worker}.wav", 1.0, 1.0)
+    aside = Journal(tmp_path, "0of1-aside", START + 1.0)
+    aside.failed("bad.wav", "The process died twice.", "EngineError")
+    assert job_history.read_history(tmp_path).left is None
+    assert "unknown" in Reader(page(tmp_path)).words
+    job.write(state="job", items=10)
+    journal_of_a_day_before = Journal(tmp_path, "0of1-2", START - 9e4).begin(None)
+    journal_of_a_day_before.done("old.wav", 1.0, 1.0)  # of a device that is gone now
+    history = job_history.read_history(tmp_path)
+    assert (history.left, history.is_open) == (7, True)
+    assert [run.worker for run in history.open_runs] == ["0of1-0", "0of1-1"]
+    journal.end()
+    Journal(tmp_path, "0of1-0", START + 2.0).write(state="end", left=0)
+    job.write(state="over", done=2, failed=1, left=7, reason="The disk <is> full.")
+    history = job_history.read_history(tmp_path)
+    assert (history.left, history.open_runs, history.is_open) == (7, [], False)
+    assert "Stopped with 7 left; with --resume it goes on. The disk <is> full." in Reader(
+        page(tmp_path)
+    ).words  # fmt: skip
 
 
 def test_lines_of_the_wrong_kind_never_stop_the_reading(tmp_path):
@@ -157,6 +197,8 @@ def test_the_page_shows_what_the_journals_say(tmp_path):
     words = Reader(page(busy_job(tmp_path))).words
     for part in (
         "394", "items done", "real-time factor", "Throughput", "Durations", "engine 2", "90.0 %",
+        "conditioning",
+        "Outside the engine: 10.0 %",
         "4 runs of 2 workers", "no end written", MODEL, "avx512vnni", "fp32", "InputError: 6",
         "2023-11-14 22:13:20 UTC", "1 line was no JSON", "Finished; 6 failed.",
     ):  # fmt: skip

@@ -2,9 +2,10 @@
 
 A folder of outputs holds `.wavernn-fast/journal-<worker>.jsonl`, one for each worker, and
 `failed*.jsonl`. Any number of runs stand in a journal, one after the other: a run begins with a
-line "begin" and ends with "end", unless it was killed. Lines that are no JSON (the last one of a
-killed run is torn) are counted and left out; a field of the wrong type is as good as missing.
-Nothing here changes the folder or takes its locks.
+line "begin" and ends with "end", unless it was killed. The whole job, which may have several
+workers, says by lines "job" and "over" in a journal of its own how much there is to do. Lines that
+are no JSON (the last one of a killed run is torn) are counted and left out; a field of the wrong
+type is as good as missing. Nothing here changes the folder or takes its locks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .files import PathLike, label
 FOLDER = ".wavernn-fast"
 _JOURNALS = "journal-*.jsonl"
 _FAILURES = "failed*.jsonl"
-_SHARD = re.compile(r"(\d+of\d+)")
+_SHARD = re.compile(r"(\d+)of(\d+)(?!\d)")  # begins the name of a worker
 
 Entry = dict[str, Any]
 
@@ -60,11 +61,15 @@ class Run:
             self.last = at if self.last is None else max(self.last, at)
 
     @property
-    def left(self) -> int:
-        """Items that the run had not tried when it last wrote a line."""
-        if self.end is not None and number(self.end.get("left")) is not None:
-            return int(number(self.end["left"]) or 0)
-        return max(0, int(number(self.begin.get("items")) or 0) - self.done - self.failed)
+    def left(self) -> int | None:
+        """Items that the run had not tried when it last wrote a line; None where it cannot know."""
+        items = number(self.begin.get("items"))
+        return None if items is None else max(0, int(items) - self.done - self.failed)
+
+    @property
+    def shard(self) -> tuple[str, str]:
+        """(number, count) of the part of the job, as the name of the worker begins."""
+        return shard_of(self.worker)
 
     @property
     def seconds(self) -> float:
@@ -76,11 +81,22 @@ class Run:
 
 
 @dataclass
+class Session:
+    """One run of a whole job, or of one of its shards."""
+
+    shard: tuple[str, str]
+    at: float | None
+    todo: int | None  # items when it began
+    over: Entry | None = None  # its last line
+
+
+@dataclass
 class History:
     """All runs of a job, and what has become of its items."""
 
     folder: str
     runs: list[Run] = field(default_factory=list)  # by the time of their first line
+    sessions: list[Session] = field(default_factory=list)  # by time
     done: dict[str, float] = field(default_factory=dict)  # name -> seconds of audio
     failed: dict[str, Failure] = field(default_factory=dict)
     bytes_written: int = 0  # of the items done
@@ -89,21 +105,70 @@ class History:
     ignored: int = 0  # lines that are no JSON object
 
     @property
-    def left(self) -> int:
-        """Items that nobody has tried yet, as far as the last runs knew.
+    def left(self) -> int | None:
+        """Items that nobody has tried yet, as far as the last runs knew; None: nobody knows.
 
-        Workers side by side share the work, so what each has left adds up; a later run replaces
-        the earlier ones of its shard.
+        A job that is cut into another number of shards is another job, so the newest cut counts;
+        its shards add up, at whatever time they ran.
         """
-        last: dict[str, list[Run]] = {}
-        for run in self.runs:
-            found = _SHARD.search(run.worker)
-            group = last.setdefault(found[1] if found else "", [])
-            if group and not any(_side_by_side(run, other) for other in group):
-                group.clear()
-            group[:] = [other for other in group if other.worker != run.worker]
-            group.append(run)
-        return sum(run.left for group in last.values() for run in group)
+        each = [self._left_of(shard) for shard in self._shards()]
+        return None if None in each else sum(n for n in each if n is not None)
+
+    @property
+    def open_runs(self) -> list[Run]:
+        """Runs of the last sessions that have not ended: at work, or killed."""
+        return [
+            run
+            for shard in self._shards()
+            for run in self._latest(shard)
+            if run.begin and run.end is None
+        ]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last session of a shard has not ended, in its own words or its workers'."""
+        for shard in self._shards():
+            session = self._session(shard)
+            if session is not None and session.over is None:
+                return True
+            if session is None and any(r.begin and r.end is None for r in self._latest(shard)):
+                return True
+        return False
+
+    def _shards(self) -> list[tuple[str, str]]:
+        known = [(one.first, one.shard) for one in self.runs]
+        known += [(one.at, one.shard) for one in self.sessions]
+        count = max(known, key=lambda one: one[0] or 0.0)[1][1]
+        return list(dict.fromkeys(shard for _, shard in known if shard[1] == count))
+
+    def _session(self, shard: tuple[str, str]) -> Session | None:
+        """The last one of a shard."""
+        return next((one for one in reversed(self.sessions) if one.shard == shard), None)
+
+    def _latest(self, shard: tuple[str, str]) -> list[Run]:
+        """Runs of the last session of a shard, the last one of each worker."""
+        runs = [run for run in self.runs if run.shard == shard]
+        session = self._session(shard)
+        if session is not None:
+            return [run for run in runs if (run.first or 0.0) >= (session.at or 0.0)]
+        group: list[Run] = []
+        for run in runs:
+            if not any(_side_by_side(run, other) for other in group):
+                group = []
+            group = [*(other for other in group if other.worker != run.worker), run]
+        return group
+
+    def _left_of(self, shard: tuple[str, str]) -> int | None:
+        runs, session = self._latest(shard), self._session(shard)
+        if session is not None:
+            said = number((session.over or {}).get("left"))
+            if said is not None:
+                return int(said)
+            tried = sum(run.done + run.failed for run in runs)
+            return None if session.todo is None else max(0, session.todo - tried)
+        # Workers side by side share the work, so what they have left adds up.
+        each = [run.left for run in runs if run.begin]
+        return None if None in each else sum(n for n in each if n is not None)
 
     @property
     def audio_seconds(self) -> float:
@@ -111,10 +176,9 @@ class History:
         return math.fsum(self.done.values())
 
     @property
-    def open_runs(self) -> list[Run]:
-        """The last run of each worker, where it has not ended."""
-        latest = {run.worker: run for run in self.runs}
-        return [run for run in latest.values() if run.end is None]
+    def reason(self) -> str:
+        """Why the last session left items, in its own words."""
+        return text((self.sessions[-1].over or {}).get("reason")) if self.sessions else ""
 
     def periods(self) -> list[tuple[float, float]]:
         """When at least one worker was at work: intervals that do not touch, in order."""
@@ -148,17 +212,24 @@ def read_history(folder: PathLike) -> History:
     history = History(str(folder))
     for path in journals:
         _read_journal(path, history)
-    if not history.runs:
+    if not history.runs and not history.sessions:
         raise InputError(
             f"The journals of {label(folder)} have no line of a job yet; wait until it has begun."
         )
     history.runs.sort(key=lambda run: math.inf if run.first is None else run.first)
+    history.sessions.sort(key=lambda one: math.inf if one.at is None else one.at)
     for path in sorted(root.glob(_FAILURES)):
         for entry in _lines(path, history):
             _add_failure(entry, "", history)
     for name in history.done.keys() & history.failed.keys():
         del history.failed[name]
     return history
+
+
+def shard_of(worker: str) -> tuple[str, str]:
+    """(number, count) as a worker's name begins; ("0", "1") where it does not."""
+    found = _SHARD.match(worker)
+    return (found[1], found[2]) if found else ("0", "1")
 
 
 def number(value: object) -> float | None:
@@ -194,6 +265,9 @@ def _read_journal(path: Path, history: History) -> None:
     own: dict[str, tuple[float, int] | Failure] = {}
     for entry in _lines(path, history):
         state, at = entry.get("state"), number(entry.get("at"))
+        if state in ("job", "over"):
+            _add_session(entry, shard_of(worker), history)
+            continue
         if state == "begin" or run is None:
             run = Run(worker, entry if state == "begin" else {})
             history.runs.append(run)
@@ -217,6 +291,17 @@ def _read_journal(path: Path, history: History) -> None:
         else:
             history.done[name] = outcome[0]
             history.bytes_written += outcome[1]
+
+
+def _add_session(entry: Entry, shard: tuple[str, str], history: History) -> None:
+    if entry["state"] == "over":
+        own = [session for session in history.sessions if session.shard == shard]
+        if own:
+            own[-1].over = entry
+        return
+    todo = number(entry.get("items"))
+    at = number(entry.get("at"))
+    history.sessions.append(Session(shard, at, None if todo is None else int(todo)))
 
 
 def _add_failure(entry: Entry, worker: str, history: History) -> None:

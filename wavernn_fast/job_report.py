@@ -27,7 +27,8 @@ MOST_RUNS = 200
 _WINDOWS = 60  # of the time axis
 _BUCKETS = 30  # of a distribution
 _CELL = 300  # characters of one cell
-_TIMES = {"engine_seconds": "engine", "read_seconds": "reading", "write_seconds": "writing"}
+_INSIDE = ("engine", "conditioning", "waiting")  # parts of the wall, one after the other
+_BESIDE = {"read": "reading", "write": "writing", "journal": "journal"}  # on other threads
 _FACTS = {  # of the first line of a run, in this order, and others behind them
     "version": "wavernn_fast",
     "model_path": "model",
@@ -125,9 +126,9 @@ def _head(history: History, name: str, now: float) -> str:
         [
             svg.Part("done", done, "good"),
             svg.Part("failed", failed, "bad"),
-            svg.Part("left", left, "rest"),
+            svg.Part("left", left or 0, "rest"),
         ],
-        f"{done} done, {failed} failed, {left} left",
+        f"{done} done, {failed} failed, {_count(left)} left",
     )
     return (
         f'<header><h1>{escape(name)}</h1><p class="state {kind}">{escape(state)}</p>{bar}'
@@ -138,25 +139,25 @@ def _head(history: History, name: str, now: float) -> str:
 def _state(history: History, now: float) -> tuple[str, str]:
     """One sentence about the job, and its class."""
     failed, left = len(history.failed), history.left
-    if history.open_runs:
+    if history.is_open:
         last = max((run.last for run in history.open_runs if run.last is not None), default=None)
         words = "" if last is None else f"; last line written {_ago(now - last)}"
         return f"Not ended: at work, or killed{words}.{_estimate(history)}", "open"
     if left:
-        return f"Stopped with {left:,} left; the same command with --resume goes on.", "open"
+        reason = f" {visible(history.reason, _CELL)}" if history.reason else ""
+        return f"Stopped with {left:,} left; with --resume it goes on.{reason}", "open"
     if failed:
         return f"Finished; {failed:,} failed.", "bad"
     return "Finished.", "good"
 
 
 def _estimate(history: History) -> str:
-    """How long the open runs will take for what they have left."""
-    longest = 0.0
-    for run in history.open_runs:
-        tried = run.done + run.failed
-        if tried and run.seconds > 0.0:
-            longest = max(longest, run.left * run.seconds / tried)
-    return f" About {_duration(longest)} left at this pace." if longest else ""
+    """How long the workers that are open take for what is left."""
+    runs = history.open_runs
+    rate = sum((run.done + run.failed) / run.seconds for run in runs if run.seconds > 0.0)
+    if not rate or not history.left:
+        return ""
+    return f" About {_duration(history.left / rate)} left at this pace."
 
 
 def _tiles(history: History, speeds: _Speeds) -> str:
@@ -166,7 +167,7 @@ def _tiles(history: History, speeds: _Speeds) -> str:
     tiles = [
         (f"{len(history.done):,}", "items done", _size(history.bytes_written)),
         (f"{len(history.failed):,}", "failed", ""),
-        (f"{history.left:,}", "left", ""),
+        (_count(history.left), "left", ""),
         (_duration(history.audio_seconds), "audio made", ""),
         (f"{x:,.3g} x", "real time", f"real-time factor {1.0 / x:.3g}" if x else ""),
         (f"{per:,.3g}", f"items a {unit}", f"{_duration(speeds.at_work)} at work"),
@@ -226,25 +227,33 @@ def _distribution(values: NDArray[np.float64], labels: tuple[str, str, str], wor
 
 
 def _times(runs: Sequence[Run]) -> str:
-    """Where the time of the runs that ended went."""
+    """Where the time of the runs that ended went: in the engine's thread, and beside it."""
     ended = [run.end for run in runs if run.end is not None]
-    sums = {
-        name: math.fsum(number(end.get(key)) or 0.0 for end in ended)
-        for key, name in _TIMES.items()
-    }
-    wall = math.fsum(number(end.get("wall_seconds")) or 0.0 for end in ended)
+    wall = _sum(ended, "wall_seconds")
     if not wall:
         words = "No run has ended yet; its times come with its end."
         return f"<section><h2>Time</h2><p>{words}</p></section>"
-    sums["other"] = max(0.0, wall - math.fsum(sums.values()))
-    total = math.fsum(sums.values())
-    bar = svg.stacked([svg.Part(n, value, n) for n, value in sums.items()], "time of all workers")
+    inside = {name: _sum(ended, f"{name}_seconds") for name in _INSIDE}
+    inside["other"] = max(0.0, wall - math.fsum(inside.values()))
+    whole = math.fsum(inside.values())
+    beside = {name: _sum(ended, f"{key}_seconds") for key, name in _BESIDE.items()}
+    bar = svg.stacked([svg.Part(n, value, n) for n, value in inside.items()], "time of the runs")
     rows = [
-        [name, _duration(value), f"{100.0 * value / total:.1f} %"] for name, value in sums.items()
+        [name, _duration(value), f"{100.0 * value / whole:.1f} %"]
+        for name, value in (*inside.items(), *beside.items())
     ]
-    table = _table(("part", "time", "share"), rows, numbers=(1, 2), tight=(0,), swatches=list(sums))
-    words = f"Of {len(ended)} of {len(runs)} runs; a run that was killed leaves no times."
+    heads = ("part", "time", "of the whole")
+    table = _table(heads, rows, numbers=(1, 2), tight=(0,), swatches=[*inside, *("",) * 3])
+    words = (
+        f"Of {len(ended)} of {len(runs)} runs; one that was killed leaves no times. Reading, "
+        "writing and the journal have threads of their own and overlap with the engine. Outside "
+        f"the engine: {100.0 * max(0.0, 1.0 - inside['engine'] / wall):.1f} %."
+    )
     return f"<section class=time><h2>Time</h2>{bar}{table}<p class=note>{words}</p></section>"
+
+
+def _sum(ends: Sequence[dict[str, object]], key: str) -> float:
+    return math.fsum(number(end.get(key)) or 0.0 for end in ends)
 
 
 def _failures(failures: Sequence[Failure]) -> str:
@@ -273,7 +282,7 @@ def _runs(runs: Sequence[Run]) -> str:
                 _duration(seconds),
                 f"{run.done:,}",
                 f"{run.failed:,}",
-                f"{run.left:,}",
+                _count(run.left),
                 _duration(run.audio_seconds),
                 f"{run.audio_seconds / seconds:,.3g}" if seconds > 0.0 else "",
                 "yes" if run.end is not None else "no end written",
@@ -283,7 +292,7 @@ def _runs(runs: Sequence[Run]) -> str:
     words = f"<p class=note>The last {len(rows)} of {len(runs):,} runs.</p>" if more else ""
     heads = ("worker", "began", "took", "done", "failed", "left", "audio", "x real time", "ended")
     workers = len({run.worker for run in runs})
-    title = f"{len(runs):,} run{'s' * (len(runs) > 1)} of {workers:,} worker{'s' * (workers > 1)}"
+    title = f"{len(runs):,} run{'s' * (len(runs) != 1)} of {workers:,} worker{'s' * (workers != 1)}"
     table = _table(heads, rows, numbers=range(2, 8), tight=(0, 1, 8))
     return f"<section><h2>{title}</h2>{table}{words}</section>"
 
@@ -349,6 +358,10 @@ def _table(
         body.append(f"<tr>{cells}</tr>")
     top = f"<thead><tr>{head}</tr></thead>" if heads else ""
     return f"<div class=wide><table>{top}<tbody>{''.join(body)}</tbody></table></div>"
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def _unit(seconds: float) -> tuple[str, float]:

@@ -3,10 +3,10 @@
 STYLE = """
 :root { --page: #f6f7f9; --card: #ffffff; --ink: #1b2430; --soft: #5b6775; --line: #d8dee6;
   --bar: #2f6fab; --good: #2e8555; --bad: #c2410c; --rest: #c3ccd6; --open: #8a6100;
-  --engine: #2f6fab; --reading: #2a9d8f; --writing: #e0a030; --other: #a3adb8; }
+  --engine: #2f6fab; --conditioning: #2a9d8f; --waiting: #e0a030; --other: #a3adb8; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b212a; --ink: #e6eaf0;
   --soft: #9aa7b5; --line: #323b47; --bar: #6aaef0; --good: #4fbf85; --bad: #fb8a4c;
-  --rest: #465261; --open: #e8b84a; --engine: #6aaef0; --reading: #4cc3b4; --writing: #e8b84a;
+  --rest: #465261; --open: #e8b84a; --engine: #6aaef0; --conditioning: #4cc3b4; --waiting: #e8b84a;
   --other: #6c7988; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -39,12 +39,12 @@ svg .mark { stroke: var(--bad); stroke-dasharray: 3 3; }
 svg .bar { fill: var(--bar); }
 .stack { display: block; width: 100%; height: 22px; border-radius: 4px; background: var(--rest); }
 .good { fill: var(--good); } .bad { fill: var(--bad); } .rest { fill: var(--rest); }
-.engine { fill: var(--engine); } .reading { fill: var(--reading); }
-.writing { fill: var(--writing); } .other { fill: var(--other); }
+.engine { fill: var(--engine); } .conditioning { fill: var(--conditioning); }
+.waiting { fill: var(--waiting); } .other { fill: var(--other); }
 i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 7px; }
 i.good { background: var(--good); } i.bad { background: var(--bad); }
 i.rest { background: var(--rest); } i.engine { background: var(--engine); }
-i.reading { background: var(--reading); } i.writing { background: var(--writing); }
+i.conditioning { background: var(--conditioning); } i.waiting { background: var(--waiting); }
 i.other { background: var(--other); }
 .legend { display: flex; gap: 18px; margin: 8px 0 0; padding: 0; list-style: none;
   color: var(--soft); font-size: 13px; }
@@ -65,7 +65,7 @@ td.n, th.n { text-align: right; min-width: 0; padding-left: 14px;
   .tiles { grid-template-columns: 1fr 1fr; gap: 8px; } .tiles dd { font-size: 20px; } }
 @media print { :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
   --bar: #2f6fab; --good: #2e8555; --bad: #c2410c; --rest: #c3ccd6; --open: #8a6100;
-  --engine: #2f6fab; --reading: #2a9d8f; --writing: #e0a030; --other: #a3adb8; }
+  --engine: #2f6fab; --conditioning: #2a9d8f; --waiting: #e0a030; --other: #a3adb8; }
   body { font-size: 11px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { padding: 0; max-width: none; display: block; }
   main > * { margin-bottom: 10px; }
