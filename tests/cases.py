@@ -83,6 +83,15 @@ def embedded_config(
     )
 
 
+def framed_config(
+    hidden_size: int, fc_size: int, layers: int = 2, size: int = 7, kernel: int = 3, **fields: Any
+) -> ModelConfig:
+    """Return a dual model that hears residual convolutions over its mel."""
+    network = NetworkConfig(kind="residual_conv", layers=layers, size=size, kernel=kernel)
+    defaults: dict[str, Any] = {"hop_length": 4, "n_mels": 6, "network": network}
+    return dual_config(hidden_size, fc_size, **(defaults | fields))
+
+
 _AUX: dict[str, Any] = {"aux_size": 3, "aux_channels": 10, "aux_blocks": 2, "aux_kernel": 5}
 
 
@@ -221,7 +230,10 @@ def random_tensors(config: ModelConfig, seed: int = 0, gain: float = 1.0) -> Ten
     tensors = {"dual": _dual, "residual": _residual, "embedded": _embedded}[config.core](
         config, make
     )
-    if config.n_mels and config.core != "embedded" and config.upsample == "kernel":
+    held = config.core == "embedded" or config.network is not None
+    if config.core == "dual" and config.network is not None:
+        tensors |= _residual_conv(config, make)
+    if config.n_mels and not held and config.upsample == "kernel":
         tensors["upsample.kernel"] = _kernel(config, make)
     if config.aux_size:
         tensors |= _aux(config, make)
@@ -302,6 +314,18 @@ def _embedded(config: ModelConfig, make: _Maker) -> Tensors:
             tensors[f"network.{i}.{way}.b_input"] = make.normal((3 * size,), 0.3)
             tensors[f"network.{i}.{way}.b_recurrent"] = make.normal((3 * size,), 0.3)
     return tensors
+
+
+def _residual_conv(config: ModelConfig, make: _Maker) -> Tensors:
+    network, mels = config.network, config.n_mels
+    assert network is not None
+    tensors: Tensors = {}
+    for i in range(network.layers):
+        weight = make.matrix(mels, mels * network.kernel, 1.5)
+        tensors[f"network.{i}.weight"] = weight.reshape(mels, mels, network.kernel)
+        tensors[f"network.{i}.bias"] = make.normal((mels,), 0.2)
+    tensors |= _layer(make, "network.dense0", network.size, mels, 1.5)
+    return tensors | _layer(make, "network.dense1", network.size, network.size, 1.5)
 
 
 def _layer(make: _Maker, name: str, rows: int, columns: int, std: float) -> Tensors:

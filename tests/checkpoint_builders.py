@@ -237,6 +237,28 @@ def mkotha(
     return m.state
 
 
+def yanggeng(
+    *, hidden: int = 32, fc: int = 16, n_mels: int = 8, masked: bool = True, seed: int = 0
+) -> State:
+    """State dict of yanggeng1995's `models/model.py` without LSTM, mask applied as trained."""
+    m, half = _Maker(seed), hidden // 2
+    for i in (0, 2):
+        m.add(f"frame_net.convs.{i}.weight", n_mels, n_mels, 3)
+        m.add(f"frame_net.convs.{i}.bias", n_mels)
+    m.linear("frame_net.fc.0", n_mels, n_mels)
+    m.linear("frame_net.fc.2", n_mels, n_mels)
+    mask = np.ones((3, 2, half, n_mels + 3), np.float32)
+    mask[:, 0, :, -1] = 0.0  # coarse units have no weight for c_t
+    m.state["wavernn.mask"] = mask.reshape(3 * hidden, n_mels + 3)
+    m.gru("wavernn.gru", hidden, n_mels + 3)
+    if masked:
+        m.state["wavernn.gru.weight_ih_l0"] *= m.state["wavernn.mask"]
+    for half_name in ("coarse", "fine"):
+        m.linear(f"wavernn.fc_{half_name}.0", fc, half)
+        m.linear(f"wavernn.fc_{half_name}.2", 256, fc)
+    return m.state
+
+
 def univoc(
     *,
     hidden: int = 32,
@@ -349,6 +371,7 @@ BUILDERS = {
     "torchaudio": torchaudio,
     "deepmind": deepmind,
     "mkotha": mkotha,
+    "yanggeng": yanggeng,
     "univoc": univoc,
     "anandaswarup": anandaswarup,
     "gibiansky": gibiansky,

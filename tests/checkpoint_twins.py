@@ -293,3 +293,54 @@ class Mkotha(nn.Module):
 def mkotha(state: dict[str, np.ndarray], **sizes: Any) -> Mkotha:
     """The module with these weights, loaded strictly."""
     return _as_module(state, Mkotha(**sizes))
+
+
+class _FrameNet(nn.Module):
+    def __init__(self, n_mels: int) -> None:
+        super().__init__()
+        convs = [nn.Conv1d(n_mels, n_mels, 3, padding=1) for _ in range(2)]
+        self.convs = nn.Sequential(convs[0], nn.Tanh(), convs[1], nn.Tanh())
+        dense = [nn.Linear(n_mels, n_mels) for _ in range(2)]
+        self.fc = nn.Sequential(dense[0], nn.Tanh(), dense[1], nn.Tanh())
+
+    def forward(self, mel: torch.Tensor) -> Any:
+        return self.fc((self.convs(mel[None])[0] + mel).T)
+
+
+class _YanggengCell(nn.Module):
+    def __init__(self, hidden: int, fc: int, n_mels: int) -> None:
+        super().__init__()
+
+        def outputs() -> nn.Sequential:
+            return nn.Sequential(nn.Linear(hidden // 2, fc), nn.ReLU(), nn.Linear(fc, 256))
+
+        self.gru = nn.GRU(n_mels + 3, hidden, batch_first=True)
+        self.fc_coarse, self.fc_fine = outputs(), outputs()
+        self.register_buffer("mask", torch.zeros(3 * hidden, n_mels + 3))
+
+
+class Yanggeng(nn.Module):
+    """The network over frames, each held for 200 samples, and the cell in one pass over inputs."""
+
+    def __init__(self, *, hidden: int = 32, fc: int = 16, n_mels: int = 8) -> None:
+        super().__init__()
+        self.units = hidden // 2
+        self.frame_net = _FrameNet(n_mels)
+        self.wavernn = _YanggengCell(hidden, fc, n_mels)
+
+    @torch.no_grad()
+    def logits(self, mel: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Outputs [n, 512] for mel [M, n_frames] following `samples` (256 c + f)."""
+        cell = self.wavernn
+        held = self.frame_net(torch.from_numpy(mel).double()).repeat_interleave(200, dim=0)
+        now = torch.from_numpy(np.stack(divmod(samples, 256), axis=1) / 127.5 - 1)
+        last = torch.cat([torch.zeros(1, 2).double(), now[:-1]])
+        x = torch.cat([held[: len(now)], last, now[:, :1]], dim=1)  # weights are masked as trained
+        h = cell.gru(x[None])[0][0]
+        halves = (cell.fc_coarse(h[:, : self.units]), cell.fc_fine(h[:, self.units :]))
+        return torch.cat(halves, dim=1).numpy()
+
+
+def yanggeng(state: dict[str, np.ndarray], **sizes: Any) -> Yanggeng:
+    """The module with these weights, loaded strictly."""
+    return _as_module(state, Yanggeng(**sizes))

@@ -212,13 +212,15 @@ def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
 
 
 def network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
-    """mel [M, n] -> [n_out, D]: what conditions an embedded core in each frame [L18].
+    """mel [M, n] -> [n_out, D]: what conditions a core with one GRU in each frame [L18].
 
     None: the mel itself. "gru": layers of two GRUs, one in either direction, of which the next
     layer hears both. "conv": tanh(sum_j W[:, :, j] x[n - radius + j] + b), layer upon layer.
     """
     if config.network is None:
         return mel.T
+    if config.network.kind == "residual_conv":
+        return residual_conv(config, tensors, mel)
     x = list(mel.T)
     if config.network.kind == "conv" and config.pad == "zeros":
         nothing = [np.zeros(config.n_mels)] * config.network.radius
@@ -236,6 +238,31 @@ def network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
             back = direction(tensors, f"{name}.backward", x[::-1])[::-1]
             x = [np.concatenate(pair) for pair in zip(ahead, back, strict=True)]
     return np.array(x).reshape(-1, config.network.out_size)
+
+
+def residual_conv(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
+    """mel [M, n] -> [n, D]: tanh D1 tanh D0 (x + mel), x = tanh convolutions, each zero-padded."""
+    x, n_frames = list(mel.T), mel.shape[1]
+    for layer in range(config.network.layers):
+        weight, bias = tensors[f"network.{layer}.weight"], tensors[f"network.{layer}.bias"]
+        side = weight.shape[2] // 2
+        heard = [
+            sum(
+                weight[:, :, side + j] @ x[n + j]
+                for j in range(-side, side + 1)
+                if 0 <= n + j < n_frames
+            )
+            for n in range(n_frames)
+        ]
+        x = [np.tanh(value + bias) for value in heard]
+    rows = []
+    for n in range(n_frames):
+        y = x[n] + mel[:, n]
+        for layer in range(2):
+            y = tensors[f"network.dense{layer}.weight"] @ y + tensors[f"network.dense{layer}.bias"]
+            y = np.tanh(y)
+        rows.append(y)
+    return np.array(rows).reshape(-1, config.network.size)
 
 
 def direction(tensors: Tensors, name: str, x: list[Array]) -> list[Array]:
@@ -536,7 +563,7 @@ def _conditions(
 ) -> tuple[Array, Array]:
     """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none.
 
-    Of an embedded core what its network gives, held for a frame, in place of the mel. Linear
+    Of a core with a network what that gives, held for a frame, in place of the mel. Linear
     upsampling gives aux rows of samples.
     """
     if not config.n_mels:
@@ -544,7 +571,7 @@ def _conditions(
     if mel is None:
         raise ValueError("This model is conditioned: a mel is needed.")
     values = np.asarray(mel, np.float64)
-    if config.core == "embedded":
+    if config.core == "embedded" or config.network is not None:
         held = network(config, weights, values)
         return np.repeat(held, config.hop_length, axis=0), np.zeros((0, 0))
     mel_up = upsampled_mel(config, weights.get("upsample.kernel"), values)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -171,33 +172,40 @@ def test_a_full_disk_stops_the_job_and_leaves_no_half_file(model, mels, tmp_path
     assert result.returncode == 1
     assert "File too large" in result.stderr
     assert "Traceback" not in result.stderr
-    for path in (tmp_path / "out").rglob("*.*"):
+    for path in (tmp_path / "out").rglob("*.wav"):
         assert soundfile.info(path).frames > 0
 
 
 def test_a_job_that_can_write_no_more_stops_and_says_what_is_left(
     model, mels, tmp_path, monkeypatch
 ):
-    from wavernn_fast import audio
+    from wavernn_fast.jobs import parts
 
     for i in range(8):
         np.save(mels / f"more{i}.npy", preset_mel(1))
-    write_wav, written = audio.write_wav, []
+    write, written, lock = parts.write, [], threading.Lock()
 
-    def write_three(path, *arguments, **options):
-        if len(written) == 3:
-            failure = AudioError(f"{path} cannot be written (No space left on device).")
-            failure.errno = errno.ENOSPC
-            raise failure
-        written.append(path)
-        write_wav(path, *arguments, **options)
+    def write_three(path, *arguments):
+        with lock:
+            if len(written) == 3:
+                failure = AudioError(f"{path} cannot be written (No space left on device).")
+                failure.errno = errno.ENOSPC
+                raise failure
+            written.append(path)
+        return write(path, *arguments)
 
-    monkeypatch.setattr(audio, "write_wav", write_three)
+    monkeypatch.setattr(parts, "write", write_three)
     result = run("vocode", mels, "-m", model, "-o", tmp_path / "out", "--streams", 1, "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert [len(report[k]) for k in ("done", "failed", "left")] == [3, 1, 7]
-    assert "3 done, 7 left" in result.stderr
+    assert [len(report[k]) for k in ("done", "failed", "left")] == [3, 0, 8]
+    for words in ("No space left", "3 done, 8 left, need about", "MB", "--resume"):
+        assert words in result.stderr
+    monkeypatch.undo()
+    again = run("vocode", mels, "-m", model, "-o", tmp_path / "out", "--resume", "--json")
+    assert again.exit_code == 0, again.stderr
+    report = json.loads(again.stdout)
+    assert [len(report[k]) for k in ("done", "skipped", "left")] == [8, 3, 0]
 
 
 @pytest.mark.parametrize("device", ["cuda", "emu"])
@@ -259,7 +267,8 @@ def test_ctrl_c_ends_within_a_second_and_leaves_no_half_file(tmp_path):
     assert process.returncode == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    assert not any((tmp_path / "out").glob("*"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".wavernn-fast"]
+    assert "0 done, 1 left" in rest
 
 
 ROOT = str(Path(__file__).resolve().parents[1])

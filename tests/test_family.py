@@ -313,10 +313,10 @@ def test_rows_of_samples_are_made_a_few_at_a_time():
             asked.extend(n_steps)
             return engine.run(streams, n_steps, *rest, **options)
 
-    from wavernn_fast.batch import run_batch
+    from wavernn_fast.batch import Batch, run_batch
 
     spied = dataclasses.replace(voice, engine=Spy())
-    run_batch(spied, list(itertools.repeat(request, 2)), Sampling(1.0, False, None))
+    run_batch(Batch(spied, Sampling(1.0, False, None)), list(itertools.repeat(request, 2)))
     widest = 4 * (11 * 512 + 2 * 512)  # bytes of a row at hidden size 512, interp and hold
     assert max(asked) * widest < 8e6
     assert sum(asked) >= 2 * 399 * config.hop_length

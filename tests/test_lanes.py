@@ -16,7 +16,7 @@ from voices import CONDITIONED, DTYPES, LABELS, UNCONDITIONED, mel, same_bits, v
 
 from wavernn_fast import lanes
 from wavernn_fast.batch import LEAST_STREAMS, BatchReport, total
-from wavernn_fast.lanes import SLICE_STEPS, Lane, Slice, plan_slice, run_lanes
+from wavernn_fast.lanes import SLICE_STEPS, Lane, Slice, draw_lanes, plan_slice
 from wavernn_fast.vocoder import Vocoder
 
 some_lengths = st.one_of(
@@ -98,10 +98,9 @@ def test_lanes_are_drawn_to_their_ends_in_any_slices(threads, monkeypatch):
     voc = voice(UNCONDITIONED, threads)
     lengths = [900, *np.random.default_rng(threads).integers(0, 60, 120).tolist()]
     made, drawn = opened(voc, lengths)
-    counted: list[int] = []
-    tally = run_lanes(voc.engine, iter(made), hop_length=1, slots=30, on_samples=counted.append)
-    assert tally.samples == sum(counted) == sum(lengths)
-    assert len(counted) > 900 // 40  # slices
+    slices = list(draw_lanes(voc.engine, iter(made), hop_length=1, slots=30))
+    assert sum(part.samples for part in slices) == sum(lengths)
+    assert len(slices) > 900 // 40
     for seed, (one, length) in enumerate(zip(drawn, lengths, strict=True)):
         assert np.array_equal(one.joined(), alone(voc, seed, length))
 
@@ -120,7 +119,7 @@ def test_streams_go_on_where_they_were_after_anything_was_raised_in_a_slice(thre
             raise error
 
     with pytest.raises(error):
-        run_lanes(voc.engine, iter(made), hop_length=1, slots=30, interrupt=stop)
+        list(draw_lanes(voc.engine, iter(made), hop_length=1, slots=30, interrupt=stop))
     assert any(one.stream.step for one in made)
     for seed, (one, taken) in enumerate(zip(made, drawn, strict=True)):
         begun = one.stream.step

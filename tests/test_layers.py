@@ -67,8 +67,9 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood nvrtc selfcheck stream subscale_job "
+    "voice": "batch devices kernels lanes likelihood loaded nvrtc selfcheck stream subscale_job "
     "subscale_run utterance vocoder workers",
+    "jobs": "jobs",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
     "cli": "cli",
@@ -84,9 +85,10 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "models": _DATA,
     "train": (*_DATA, "models"),
     "voice": (*_DATA, "checkpoints"),
+    "jobs": (*_DATA, "checkpoints", "voice"),
     "tools": (*_DATA, "checkpoints", "models", "voice"),
     "compat": (*_DATA, "checkpoints", "voice"),
-    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "tools"),
+    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools"),
     "main": ("cli",),
 }
 TORCH_LAYERS = {"checkpoints", "models", "train"}

@@ -29,6 +29,7 @@ _NAMES = {
     "torchaudio-ljspeech",
     "geneing",
     "mkotha",
+    "yanggeng",
     "native-22k",
     "deepmind",
     "univoc-v0.2",
@@ -47,7 +48,7 @@ _NAMES = {
     "gwang-bits",
 }
 _UNIT = {name for name in _NAMES if name.startswith(("fatchord", "tomiinek", "gwang"))} | {
-    *("torchaudio-ljspeech", "mkotha", "native-22k", "erogol-universal")
+    *("torchaudio-ljspeech", "mkotha", "yanggeng", "native-22k", "erogol-universal")
 }  # mels in [0, 1]
 
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
@@ -121,6 +122,7 @@ def test_fatchord_mel_is_its_published_formula() -> None:
         "fatchord-mol",
         "torchaudio-ljspeech",
         "mkotha",
+        "yanggeng",
     ):
         np.testing.assert_allclose(_apply(name, s), expected, atol=1e-12)
 
@@ -160,6 +162,7 @@ _FRAMES = {
     "rtvc": (16000, 800, 200, 800, 55, 7600, 0.97),
     "geneing": (16000, 2048, 200, 800, 95, 7600, 0),
     "mkotha": (22050, 2048, 64, 1024, 40, 11025, 0),
+    "yanggeng": (16000, 2048, 200, 800, 40, 8000, 0),
     "univoc-v0.2": (16000, 2048, 200, 800, 50, 8000, 0.97),
     "univoc-v0.1": (16000, 2048, 200, 800, 50, 8000, 0.97),
     "anandaswarup": (22050, 2048, 275, 1100, 50, 11025, 0),
@@ -211,6 +214,7 @@ def test_output_rules_are_those_of_the_families() -> None:
     assert not get_preset("gwang-bits").output.mu_law
     assert get_preset("mkotha").output.dual_scale == "symmetric"
     assert get_preset("deepmind").output.dual_scale == "int16"
+    assert get_preset("yanggeng").output == OutputConfig()  # samples as drawn, whole frames
     for name in ("univoc-v0.2", "anandaswarup"):
         assert get_preset(name).output == OutputConfig(mu_law=True, label_decode="univoc")
     first = get_preset("univoc-v0.1").output

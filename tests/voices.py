@@ -36,6 +36,7 @@ DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
 # An embedded core that hears some frames around, and one that hears the whole utterance.
 NEAR = cases.embedded_config(16, 16, 8, ("conv", 2, 6, 3), hop_length=3, pad="none", output=ENDS)
 WHOLE = cases.embedded_config(16, 16, 8, ("gru", 2, 4, 1), output=ENDS)
+FRAMED = cases.framed_config(32, 16, hop_length=3, n_mels=5)
 CONDITIONED = {
     "labels": LABELS,
     "logistics": LOGISTICS,
@@ -43,6 +44,7 @@ CONDITIONED = {
     "dual": DUAL,
     "near": NEAR,
     "whole": WHOLE,
+    "framed": FRAMED,
 }
 
 

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -237,20 +237,49 @@ def write_wav(
     AudioError
         If the file cannot be written; `errno` says why (such as ENOSPC).
     """
+    suffix = "" if os.fspath(path) == PIPE else Path(path).suffix
+    try:
+        blocks = encode(wave, sample_rate, suffix, subtype)
+    except InputError as error:
+        raise InputError(f"{label(path)}: {error}") from None
+    write_atomic(path, blocks)
+
+
+def encode(
+    wave: ArrayLike, sample_rate: int, suffix: str = ".wav", subtype: str = "PCM_16"
+) -> Iterator[bytes]:
+    """Bytes of a mono audio file, block by block; the same audio always gives the same.
+
+    Parameters
+    ----------
+    wave : float array [n_samples]
+        In [-1, 1]; rounded and clipped as `quantize` says.
+    sample_rate : int
+        Hz.
+    suffix : str
+        ".wav", ".wave" or none: WAV; ".flac".
+    subtype : {"PCM_16", "PCM_24", "PCM_32", "FLOAT"}
+        Sample format; FLAC has 16 and 24 bits.
+
+    Raises
+    ------
+    InputError
+        If wave, sample rate, suffix or subtype is unusable; before the first block.
+    """
     samples = check_wave(wave)
     if sample_rate <= 0:
         raise InputError(f"The sample rate is {sample_rate} Hz, must be positive.")
-    suffix = "" if os.fspath(path) == PIPE else Path(path).suffix.lower()
-    if suffix == ".flac":
-        write_atomic(path, [_encode_flac(samples, sample_rate, subtype)])
-    elif suffix in ("", *AUDIO_SUFFIXES):
-        write_atomic(path, _wav_blocks(samples, sample_rate, subtype))
-    else:
-        raise InputError(f"Cannot write {suffix} files ({label(path)}); use .wav or .flac.")
+    kind = suffix.lower()
+    if kind == ".flac":
+        return iter([_encode_flac(samples, sample_rate, subtype)])
+    if kind not in ("", *AUDIO_SUFFIXES):
+        raise InputError(f"Cannot write {suffix} files; use .wav or .flac.")
+    if subtype not in _SAMPLE_BYTES:
+        raise InputError(f"Unknown subtype {subtype!r}; expected {', '.join(_SAMPLE_BYTES)}.")
+    return _wav_blocks(samples, sample_rate, cast(Subtype, subtype))
 
 
 def _wav_blocks(wave: NDArray[Any], sample_rate: int, subtype: Subtype) -> Iterator[bytes]:
-    quantize(wave[:0], subtype)  # refuses an unknown subtype before anything is written
     yield wav_header(wave.size, sample_rate, subtype)
     for start in range(0, wave.size, _BLOCK):
         yield quantize(wave[start : start + _BLOCK], subtype)
@@ -258,7 +287,7 @@ def _wav_blocks(wave: NDArray[Any], sample_rate: int, subtype: Subtype) -> Itera
         yield b"\0"  # chunks of a RIFF file have an even length
 
 
-def _encode_flac(wave: NDArray[Any], sample_rate: int, subtype: Subtype) -> bytes:
+def _encode_flac(wave: NDArray[Any], sample_rate: int, subtype: str) -> bytes:
     if subtype not in ("PCM_16", "PCM_24"):
         raise InputError(f"FLAC files hold PCM_16 or PCM_24, not {subtype}; use .wav for that.")
     bits = 8 * _SAMPLE_BYTES[subtype]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import heapq
+import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +16,17 @@ from . import arrays
 from .config import ModelConfig
 from .devices import Device
 from .errors import EngineError, InputError
-from .lanes import Tally, run_lanes
+from .lanes import Tally, draw_lanes
 from .subscale_job import SubscaleJob
-from .subscale_run import run_utterances
+from .subscale_run import draw_utterances
 from .utterance import Drawing, DrawnJob, Job, Request, Sampling, Voice, make_request
-from .workers import Draw, run_on_devices
+from .workers import Draw, draw_on_devices
 
 if TYPE_CHECKING:
     from . import _C
 
 LEAST_STREAMS = 16  # side by side by default, where an engine asks for fewer
+AHEAD = 4  # requests looked ahead at by default, in units of the places
 
 
 @dataclass(frozen=True)
@@ -71,84 +75,203 @@ def make_requests(
         If there are not as many seeds or speakers as mels, or an item is unusable, naming it.
     """
     items = list(mels)
-    given = list(range(len(items))) if seeds is None else list(seeds)
-    if len(given) != len(items):
-        raise InputError(f"There are {len(given)} seeds for {len(items)} mels; give one each.")
-    voices = [None] * len(items) if speakers is None else list(speakers)
-    if len(voices) != len(items):
-        raise InputError(f"There are {len(voices)} speakers for {len(items)} mels; give one each.")
-    requests = []
-    for i, (mel, seed, speaker) in enumerate(zip(items, given, voices, strict=True)):
+    for given, name in ((seeds, "seeds"), (speakers, "speakers")):
+        if given is not None and len(given) != len(items):
+            raise InputError(f"There are {len(given)} {name} for {len(items)} mels; give one each.")
+    return list(each_request(config, items, seeds, memory, speakers))
+
+
+def each_request(
+    config: ModelConfig,
+    mels: Iterable[Any],
+    seeds: Iterable[int] | None,
+    memory: str,
+    speakers: Iterable[Any] | None = None,
+) -> Iterator[Request]:
+    """Check items one by one, as they are asked for; see `Vocoder.generate_each`.
+
+    Raises
+    ------
+    InputError
+        If an item is unusable, naming it, or seeds or speakers end before the mels.
+    """
+    numbers: Iterator[Any] = itertools.count() if seeds is None else iter(seeds)
+    voices: Iterator[Any] = itertools.repeat(None) if speakers is None else iter(speakers)
+    for i, mel in enumerate(mels):
         try:
-            requests.append(make_request(config, mel, None, seed, memory, speaker))
+            seed, speaker = next(numbers), next(voices)
+        except StopIteration:
+            raise InputError(f"There is no seed or no speaker for item {i} of the batch.") from None
+        try:
+            request = make_request(config, mel, None, seed, memory, speaker)
         except InputError as error:
             raise InputError(f"Item {i} of the batch: {error}") from error
-    return requests
+        yield request
 
 
 def run_batch(
-    voice: Voice,
+    batch: Batch,
     requests: Sequence[Request],
-    sampling: Sampling,
-    streams: int | None = None,
     *,
-    devices: Sequence[Device] = (),
     progress: Callable[[int], None] | None = None,
     report: Callable[[BatchReport], None] | None = None,
-    job: type[Job] = Job,
 ) -> list[Any]:
-    """Turn requests into waveforms, several utterances (or folds) side by side.
+    """Turn requests into waveforms in their order, the longest begun first; see `run_each`."""
+    waves: list[Any] = [None] * len(requests)
+    for i, wave in run_each(
+        batch, iter(requests), len(waves) + 1, progress=progress, report=report
+    ):
+        waves[i] = wave
+    return waves
+
+
+class Batch:
+    """How requests are to be run, whichever they are.
 
     Parameters
     ----------
     voice : Voice
-    requests : sequence of Request
     sampling : Sampling
     streams : int, optional
-        How many at most on a device, 1 or more; changes the speed, never the samples. Default:
-        `default_streams`.
+        How many run side by side at most on a device, 1 or more; changes the speed, never the
+        samples. Default: `default_streams`.
     devices : sequence of Device, optional
         Engines that share the work; by default the voice's alone works.
+    job : type
+        What becomes of a request (of a subscale model: always a `SubscaleJob`).
+    """
+
+    def __init__(
+        self,
+        voice: Voice,
+        sampling: Sampling,
+        streams: int | None = None,
+        *,
+        devices: Sequence[Device] = (),
+        job: type[Job] = Job,
+    ) -> None:
+        self.voice, self.sampling, self.devices = voice, sampling, devices
+        self._job = job if voice.network is None else SubscaleJob
+        rows = voice.config.subscale_factor
+        engines = [device.engine for device in devices] or [voice.engine]
+        self.places = [max(1, streams or default_streams(engine) // rows) for engine in engines]
+
+    def job(self, request: Request) -> Job | SubscaleJob:
+        """Begin a request."""
+        return self._job(self.voice, request, self.sampling)
+
+    def draw(self, work: Iterator[Any], slots: Sequence[int]) -> Iterator[Tally]:
+        """Draw all work, slice by slice; places of each device in `slots`."""
+        draw = _draw_of(self.voice)
+        if len(self.places) > 1:
+            return draw_on_devices(self.devices, work, draw, slots=slots)
+        engine = self.devices[0].engine if self.devices else self.voice.engine
+        return draw(engine, work, slots=slots[0])
+
+
+class _Queue:
+    """Jobs of an iterator of requests: those that wait, the longest first, and those begun.
+
+    `window` jobs are looked ahead at: they are what is in memory beside those that are run.
+    """
+
+    def __init__(self, batch: Batch, requests: Iterator[Request], window: int) -> None:
+        self._batch, self._window = batch, window
+        self._requests = enumerate(requests)
+        self._waiting: list[tuple[int, int, Job | SubscaleJob]] = []  # a heap
+        self._begun: dict[int, Job | SubscaleJob] = {}  # by number; devices' threads add to it
+        self._ended = False
+
+    def slots(self) -> list[int]:
+        """Places of each device: no more than there are lanes, where all are known."""
+        self._look_ahead()
+        places = self._batch.places
+        if not self._ended:
+            return places
+        share = -(-sum(job.n_lanes for _, _, job in self._waiting) // len(places))
+        return [max(1, min(share, each)) for each in places]
+
+    def lanes(self) -> Iterator[Any]:
+        """What is to be drawn, made when there is a place for it."""
+        while self._waiting:
+            _, number, job = heapq.heappop(self._waiting)
+            self._begun[number] = job
+            yield from job.lanes()
+            self._look_ahead()
+
+    def completed(self) -> Iterator[tuple[int, Job | SubscaleJob]]:
+        """Jobs that have ended since the last call, with their numbers."""
+        for number, job in list(self._begun.items()):
+            if job.complete:
+                yield number, self._begun.pop(number)
+
+    def lost(self) -> int:
+        """Samples of jobs that were begun and have not ended."""
+        return sum(job.n_samples for job in self._begun.values())
+
+    def _look_ahead(self) -> None:
+        while not self._ended and len(self._waiting) < self._window:
+            number, request = next(self._requests, (0, None))
+            if request is None:
+                self._ended = True
+                return
+            entry = (-request.n_drawn, number, self._batch.job(request))
+            heapq.heappush(self._waiting, entry)
+
+
+def run_each(
+    batch: Batch,
+    requests: Iterator[Request],
+    window: int | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+    report: Callable[[BatchReport], None] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Turn requests into waveforms, each handed out when it ends.
+
+    Parameters
+    ----------
+    batch : Batch
+    requests : iterator of Request
+        Asked for as places become free; with several devices on their threads, one at a time.
+    window : int, optional
+        Requests that are looked ahead at, the longest of which is begun first. Default: `AHEAD`
+        times the places.
     progress : callable, optional
         Called with the number of samples drawn so far, all requests together.
     report : callable, optional
-        Called once, at the end.
-    job : type
-        What becomes of a request (of a subscale model: always a `SubscaleJob`).
+        Called once, at the end; the time in which the caller has the iterator wait is left out.
 
-    Returns
-    -------
-    list of float32 arrays
-        In the order of the requests, each of the kind that its request says.
+    Yields
+    ------
+    int, float32 array
+        Number of the request, counted from 0, and its waveform of the kind that it says.
     """
-    begun = time.perf_counter()
-    rows, draw = voice.config.subscale_factor, _draw_of(voice)
-    make = job if voice.network is None else SubscaleJob
-    jobs = [make(voice, request, sampling) for request in requests]
-    engines = [device.engine for device in devices] or [voice.engine]
-    share = -(-sum(job.n_lanes for job in jobs) // len(engines))  # of the lanes, for each
-    slots = [max(1, min(share, streams or default_streams(engine) // rows)) for engine in engines]
-    drawn = 0
-
-    def count(samples: int) -> None:
-        nonlocal drawn
-        drawn += samples
-        if progress is not None:
-            progress(drawn)
-
-    work = _longest_first(jobs)
-    if len(engines) == 1:
-        tally = draw(engines[0], work, slots=slots[0], on_samples=count)
-    else:
-        tally = run_on_devices(devices, work, draw, slots=slots, on_samples=count)
-    lost = sum(job.n_samples for job in jobs) - tally.samples
-    if lost:
-        raise EngineError(f"{lost} samples of the batch were never drawn; please report this.")
-    waves = [job.request.restore(job.result()) for job in jobs]
+    begun, paused, total = time.perf_counter(), 0.0, Tally()
+    queue = _Queue(batch, requests, AHEAD * sum(batch.places) if window is None else window)
+    slots = queue.slots()
+    with contextlib.closing(_and_an_empty_slice(batch.draw(queue.lanes(), slots))) as parts:
+        for part in parts:
+            total.add(part)
+            if progress is not None and part.samples:
+                progress(total.samples)
+            for number, job in queue.completed():
+                wave = job.request.restore(job.result())
+                left = time.perf_counter()
+                yield number, wave
+                paused += time.perf_counter() - left
+    if queue.lost():
+        raise EngineError(f"{queue.lost()} samples of the batch were never drawn; please report.")
     if report is not None:
-        seconds = time.perf_counter() - begun
-        report(_report(tally, rows * sum(slots), seconds, voice.config.sample_rate))
-    return waves
+        seconds = time.perf_counter() - begun - paused
+        rows = batch.voice.config.subscale_factor
+        report(_report(total, rows * sum(slots), seconds, batch.voice.config.sample_rate))
+
+
+def _and_an_empty_slice(parts: Iterator[Tally]) -> Generator[Tally, None, None]:
+    """After the last slice, one in which what was empty from the start has ended."""
+    yield from parts
+    yield Tally()
 
 
 def draw_batch(
@@ -159,7 +282,7 @@ def draw_batch(
     devices: Sequence[Device] = (),
     progress: Callable[[int], None] | None = None,
 ) -> list[Drawing]:
-    """What the engine draws for requests, not decoded; arguments as in `run_batch`.
+    """What the engine draws for requests, not decoded; arguments as in `Batch` and `run_each`.
 
     Raises
     ------
@@ -169,7 +292,7 @@ def draw_batch(
     if voice.network is not None:
         raise InputError("The draws of a subscale model are not handed out before decoding.")
     bare = [dataclasses.replace(request, restore=arrays.as_it_is) for request in requests]
-    return run_batch(voice, bare, sampling, devices=devices, progress=progress, job=DrawnJob)
+    return run_batch(Batch(voice, sampling, devices=devices, job=DrawnJob), bare, progress=progress)
 
 
 def default_streams(engine: _C.Engine) -> int:
@@ -180,13 +303,8 @@ def default_streams(engine: _C.Engine) -> int:
 def _draw_of(voice: Voice) -> Draw[Any]:
     """What draws the lanes of a job of this voice."""
     if voice.network is not None:
-        return run_utterances
-    return functools.partial(run_lanes, hop_length=voice.hop_length, most_steps=voice.slice_steps)
-
-
-def _longest_first(jobs: Sequence[Job | SubscaleJob]) -> Iterator[Any]:
-    for job in sorted(jobs, key=lambda job: -job.request.n_drawn):
-        yield from job.lanes()
+        return draw_utterances
+    return functools.partial(draw_lanes, hop_length=voice.hop_length, most_steps=voice.slice_steps)
 
 
 def _report(tally: Tally, slots: int, seconds: float, sample_rate: int) -> BatchReport:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 from .errors import ModelError
+from .network_config import NetworkConfig
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -79,10 +80,12 @@ def _embedded_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _network_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Of the network between the mel and an embedded core."""
+    """Of the network between the mel and a core with one GRU."""
     network = config.network
     if network is None:
         return {}
+    if network.kind == "residual_conv":
+        return _residual_conv_shapes(network, config.n_mels)
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(network.layers):
         size, inputs = network.size, network.in_size(layer, config.n_mels)
@@ -99,13 +102,25 @@ def _network_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _residual_conv_shapes(network: NetworkConfig, n_mels: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(network.layers):
+        shapes[f"network.{layer}.weight"] = (n_mels, n_mels, network.kernel)
+        shapes[f"network.{layer}.bias"] = (n_mels,)
+    for layer, inputs in enumerate((n_mels, network.size)):
+        shapes[f"network.dense{layer}.weight"] = (network.size, inputs)
+        shapes[f"network.dense{layer}.bias"] = (network.size,)
+    return shapes
+
+
 _CORE_SHAPES = {"dual": _dual_shapes, "residual": _residual_shapes, "embedded": _embedded_shapes}
 
 
 def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = _network_shapes(config)
-    # Conditioning of an embedded core is held for a frame.
-    if config.n_mels and config.core != "embedded" and config.upsample == "kernel":
+    # What a network gives, and all conditioning of an embedded core, is held for a frame.
+    held = config.core == "embedded" or config.network is not None
+    if config.n_mels and not held and config.upsample == "kernel":
         taps = config.upsample_left + 1 + config.upsample_right
         shapes["upsample.kernel"] = (config.hop_length, taps)
     if config.aux_size:

@@ -37,6 +37,8 @@ Rows = tuple[Any, Any]  # (interp [n, interp_size] | None, hold [n, hold_size] |
 class _Frames(Protocol):
     """A source of mel frames by number."""
 
+    n_frames: int  # known so far, those dropped included
+
     def take(self, first: int, count: int) -> Any:
         """Mel frames [count, n_mels] from `first` on, padding where there are none, float64."""
 
@@ -333,13 +335,11 @@ class _StreamedMel:
         self._xp, self._beyond = xp, beyond
         self._first = 0  # number of the first frame kept
         self._kept = xp.zeros((max(1, n_mels), 0), dtype=xp.float32)
-
-    @property
-    def n_frames(self) -> int:
-        return self._first + int(self._kept.shape[1])
+        self.n_frames = 0
 
     def push(self, frames: Any) -> None:
         old = self._kept
+        self.n_frames += int(frames.shape[1])
         self._kept = self._xp.zeros(
             (old.shape[0], old.shape[1] + frames.shape[1]), dtype=self._xp.float32
         )

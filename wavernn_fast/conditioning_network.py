@@ -1,9 +1,10 @@
-"""Mel frames to conditioning rows of an embedded core: a network, then one hoisted product.
+"""Mel frames to conditioning rows of a core with one GRU: a network, then one hoisted product.
 
-Nothing is interpolated: what the network makes of a frame is held for a frame, so all rows are rows
-of `hold`, ``gru.w_conditioning @ c``. Convolutions hear some frames around and are computed in the
-blocks of `conditioning`; bidirectional GRUs hear the whole utterance, so that the first row can be
-had when the last frame has come.
+Nothing is interpolated: what the network makes of a frame is held for a frame. In an embedded core
+all rows are rows of `hold`, ``gru.w_conditioning @ c``; in a dual core, whose rows of `hold` are
+those of an auxiliary network, rows of `interp` with one tap. Convolutions hear some frames around
+and are computed in the blocks of `conditioning`; bidirectional GRUs hear the whole utterance, so
+that the first row can be had when the last frame has come.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .conditioning import (
     _check_window,
     _convolve,
     _Dense,
+    _Frames,
     _StreamedMel,
     _WholeMel,
 )
@@ -35,6 +37,8 @@ Tensors = Mapping[str, NDArray[np.float32]]
 
 def make_conditioner(config: ModelConfig, tensors: Tensors, xp: Any = np) -> Conditioner:
     """Return the conditioner of a model; see `conditioning.Conditioner` for the arguments."""
+    if config.core == "dual" and config.network is not None:
+        return ResidualConvConditioner(config, tensors, xp)
     if config.core != "embedded":
         return Conditioner(config, tensors, xp)
     if config.network is not None and config.network.hears_whole:
@@ -55,6 +59,34 @@ class HeldConditioner(Conditioner):
         if network is None or network.hears_whole:
             return _AsItIs()
         return ConvNetwork(self.config, tensors, self._xp)
+
+
+class ResidualConvConditioner(Conditioner):
+    """Rows of `interp` of a dual core that hears what residual convolutions give."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
+        super().__init__(config, tensors, xp)
+        self._residual = ResidualConvNetwork(config, tensors, xp)
+
+    def _matrices(
+        self, tensors: Tensors
+    ) -> tuple[NDArray[np.float64] | None, list[NDArray[np.float64]]]:
+        return tensors["gru.w_conditioning"].astype(np.float64).T, []
+
+    def on(self, xp: Any, hold_bias: NDArray[np.float32] | None) -> ResidualConvConditioner:
+        """See `Conditioner.on`."""
+        twin = super().on(xp, hold_bias)
+        assert isinstance(twin, ResidualConvConditioner)
+        twin._residual = self._residual.on(xp)
+        return twin
+
+    def _block(self, frames: _Frames, block: int) -> Rows:
+        radius = self.config.aux_radius
+        first, count = block * BLOCK - radius, BLOCK + 2 * radius
+        inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
+        assert self._interp is not None  # a network needs a mel
+        rows = self._interp(self._residual(frames.take(first, count), inside))
+        return self._xp.asarray(rows, dtype=self._xp.float32), None
 
 
 class UtteranceConditioner(HeldConditioner):
@@ -145,7 +177,6 @@ class ConvNetwork:
         network = config.network
         assert network is not None
         self._xp = xp
-        self._kernel = network.kernel
         self._layers = []  # products of the taps, and the bias [size]
         for layer in range(network.layers):
             weight = tensors[f"network.{layer}.weight"].astype(np.float64)
@@ -170,13 +201,66 @@ class ConvNetwork:
         """
         x = mel
         for taps, bias in self._layers:
-            rows = x.shape[0] - self._kernel + 1
-            out = self._xp.zeros((rows, bias.shape[0]), dtype=self._xp.float64)
-            for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
-                part = x[first : first + BLOCK + self._kernel - 1]
-                out[first : first + BLOCK] = self._xp.tanh(_convolve(part, (taps, bias)))
-            x = out
+            x = _tanh_of_convolution(self._xp, x, taps, bias)
         return [x]
+
+
+def _tanh_of_convolution(xp: Any, x: Any, taps: list[_Dense], bias: Any) -> Any:
+    """Rows [n - kernel + 1, out] of x [n, in], of which there are BLOCK at least."""
+    rows = x.shape[0] - len(taps) + 1
+    out = xp.zeros((rows, bias.shape[0]), dtype=xp.float64)
+    for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
+        part = x[first : first + BLOCK + len(taps) - 1]
+        out[first : first + BLOCK] = xp.tanh(_convolve(part, (taps, bias)))
+    return out
+
+
+class ResidualConvNetwork:
+    """Padded convolutions beside the mel, then two dense layers; a tanh after each."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any) -> None:
+        network = config.network
+        assert network is not None
+        self._xp = xp
+
+        def layer(name: str) -> tuple[list[_Dense], Any]:
+            weight = tensors[f"{name}.weight"].astype(np.float64)
+            taps = weight if weight.ndim == 3 else weight[:, :, None]
+            bias = xp.asarray(tensors[f"{name}.bias"].astype(np.float64))
+            return [_Dense(taps[:, :, i].T, xp) for i in range(taps.shape[2])], bias
+
+        self._convs = [layer(f"network.{i}") for i in range(network.layers)]
+        self._dense = [layer(f"network.dense{i}") for i in range(2)]
+
+    def on(self, xp: Any) -> ResidualConvNetwork:
+        """Bring the weights to another array module."""
+
+        def bring(layer: tuple[list[_Dense], Any]) -> tuple[list[_Dense], Any]:
+            return [product.on(xp) for product in layer[0]], xp.asarray(layer[1])
+
+        twin = copy.copy(self)
+        twin._xp = xp
+        twin._convs = [bring(layer) for layer in self._convs]
+        twin._dense = [bring(layer) for layer in self._dense]
+        return twin
+
+    def __call__(self, mel: Any, inside: list[bool]) -> Any:
+        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
+
+        `inside` says of each frame whether it belongs to the utterance: every convolution hears
+        zeros beside it, not what the one before makes of zeros.
+        """
+        xp, x = self._xp, mel
+        known = xp.asarray(np.array(inside, np.float64))[:, None]
+        for taps, bias in self._convs:
+            side = len(taps) // 2
+            known = known[side : known.shape[0] - side] if side else known
+            x = _tanh_of_convolution(xp, x, taps, bias) * known
+        cut = (mel.shape[0] - BLOCK) // 2
+        x = x + mel[cut : cut + BLOCK]
+        for layer in self._dense:
+            x = xp.tanh(_convolve(x, layer))
+        return x
 
 
 class BidirectionalGru:

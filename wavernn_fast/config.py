@@ -156,7 +156,7 @@ class ModelConfig:
     subscale: SubscaleConfig | None = None  # None: one sample after the other
     embedding_size: int = 0  # embedded: values of the embedding of a label
     first_label: int = 0  # embedded: fed back at step 0
-    network: NetworkConfig | None = None  # embedded: over the mel; None: the mel itself is heard
+    network: NetworkConfig | None = None  # over the mel; None: the mel itself is heard
     mel: MelConfig | None = None
     output: OutputConfig = field(default_factory=OutputConfig)
     source: str = "native"  # the checkpoint dialect it came from
@@ -285,7 +285,7 @@ class ModelConfig:
     def conditioning_size(self) -> int:
         """Values a frame or sample whose products are added to the gates of a core with one GRU.
 
-        dual: mel, auxiliary, subscale network; embedded: output of its network, or the mel.
+        With a network its output; else dual: mel, auxiliary, subscale network; embedded: the mel.
         """
         if self.network is not None:
             return self.network.out_size

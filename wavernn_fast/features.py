@@ -294,7 +294,7 @@ def check_mel(mel: Any, config: ModelConfig, *, check_range: bool = True, xp: An
             f" {row}, frame {column}; look at the program that made it."
         )
     if check_range and config.mel is not None:
-        message = _range_problem(result, config.mel, xp)
+        message = range_problem(result, config.mel, xp)
         if message:
             warnings.warn(message, MelRangeWarning, stacklevel=2)
     return result
@@ -337,7 +337,7 @@ def _mel_matrix(mel: Any, n_mels: int, xp: Any) -> Any:
     )
 
 
-def _range_problem(mel: Any, config: MelConfig, xp: Any) -> str | None:
+def range_problem(mel: Any, config: MelConfig, xp: Any) -> str | None:
     """One sentence when the values do not fit the convention, naming likely presets."""
     from . import presets  # here, because the list of presets is needed by this check alone
 

@@ -93,6 +93,12 @@ class Tally:
     place_steps: int = 0  # samples that all places could have drawn in the same steps
     engine_seconds: float = 0.0  # inside the engine
 
+    def add(self, part: Tally) -> None:
+        """Count a part of the same run."""
+        self.samples += part.samples
+        self.place_steps += part.place_steps
+        self.engine_seconds += part.engine_seconds
+
 
 def plan_slice(lanes: Iterator[Lane], slots: int, n_steps: int) -> Slice:
     """Fill `slots` places for `n_steps` steps with the next lanes.
@@ -130,48 +136,41 @@ def plan_slice(lanes: Iterator[Lane], slots: int, n_steps: int) -> Slice:
     )
 
 
-def run_lanes(
+def draw_lanes(
     engine: _C.Engine,
     queue: Iterator[Lane],
     *,
     hop_length: int,
     slots: int,
     most_steps: int | None = None,
-    on_samples: Callable[[int], None] | None = None,
     interrupt: Callable[[], None] | None = None,
-) -> Tally:
+) -> Iterator[Tally]:
     """Draw every lane of `queue` to its end, at most `slots` at a time.
 
-    Lanes should come longest first, so that the last ones to run alone are short. If anything is
-    raised on the way, streams are at their last finished sample, and what was drawn in the slice is
-    lost.
+    Lanes should come longest first, so that the last ones to run alone are short; they are taken
+    as places become free. If anything is raised on the way, streams are at their last finished
+    sample, and what was drawn in the slice is lost.
 
     Parameters
     ----------
     most_steps : int, optional
         Samples of a place in one slice at most; they bound the rows in memory.
-    on_samples : callable, optional
-        Called after every slice with the number of samples drawn in it, all lanes together.
     interrupt : callable, optional
         Called every 10 ms or so by the engine; may raise to stop the run.
 
-    Returns
-    -------
+    Yields
+    ------
     Tally
+        Of each slice, all lanes together, after it.
     """
     most = SLICE_STEPS if most_steps is None else most_steps
-    tally, active, n_steps = Tally(), list[Lane](), min(2 * _LEAST_STEPS, most)
+    active, n_steps = list[Lane](), min(2 * _LEAST_STEPS, most)
     while True:
         pieces, steps = plan_slice(itertools.chain(active, queue), slots, n_steps)
         if not pieces:
-            return tally
+            return
         seconds = advance(engine, pieces, hop_length, slots, interrupt)
-        drawn = sum(piece.n_steps for piece in pieces)
-        tally.samples += drawn
-        tally.place_steps += slots * steps
-        tally.engine_seconds += seconds
-        if on_samples is not None:
-            on_samples(drawn)
+        yield Tally(sum(piece.n_steps for piece in pieces), slots * steps, seconds)
         active = [piece.lane for piece in pieces if piece.lane.remaining > 0]
         wanted = int(steps * _SLICE_SECONDS / max(seconds, 1e-9))
         n_steps = min(max(wanted, _LEAST_STEPS), most)

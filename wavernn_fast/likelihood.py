@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import subscale_job
 from .errors import InputError
-from .lanes import Drawn, Lane, forced_logits, run_lanes
+from .lanes import Drawn, Lane, draw_lanes, forced_logits
 from .samples import encode_targets
 from .scoring import negative_log_likelihood
 from .utterance import Request, Sampling, Voice
@@ -40,13 +40,14 @@ def draw(voice: Voice, request: Request, sampling: Sampling, n_samples: int) -> 
             remaining=n_samples,
             take=parts.append,
         )
-        run_lanes(
+        for _ in draw_lanes(
             voice.engine,
             iter([lane]),
             hop_length=voice.hop_length,
             slots=1,
             most_steps=voice.slice_steps,
-        )
+        ):
+            pass
     return np.concatenate(parts)
 
 

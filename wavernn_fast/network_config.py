@@ -1,4 +1,4 @@
-"""The network between the mel and an embedded core, and what such a core needs to be possible."""
+"""The network between the mel and a core with one GRU, and what makes such a core possible."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Layers over mel frames whose output, held for a frame, conditions an embedded core.
+    """Layers over mel frames whose output, held for a frame, conditions the core.
 
-    "gru": bidirectional GRUs, so that every frame hears the whole utterance.
-    "conv": convolutions, a tanh after each; nothing is padded between them.
+    "gru": bidirectional GRUs, so that every frame hears the whole utterance (embedded core).
+    "conv": convolutions, a tanh after each; nothing is padded between them (embedded core).
+    "residual_conv": convolutions of as many channels as the mel has, zeros beside the utterance for
+    each of them, a tanh after each; their output plus the mel goes through two dense layers with a
+    tanh (dual core).
     """
 
-    kind: Literal["gru", "conv"]
-    layers: int  # 1 to 16
-    size: int  # channels of a layer; gru: units of each direction
+    kind: Literal["gru", "conv", "residual_conv"]
+    layers: int  # 1 to 16; residual_conv: the convolutions
+    size: int  # channels of a layer; gru: units of each direction; residual_conv: of the dense ones
     kernel: int = 1  # frames that a convolution sees (odd); gru: 1
 
     @property
@@ -52,7 +55,7 @@ class NetworkConfig:
                 f"network kernel is {self.kernel}, must be odd",
             ),
             (
-                self.kind == "conv" or self.kernel == 1,
+                self.kind != "gru" or self.kernel == 1,
                 f"a network of GRUs sees one frame at a time, kernel is {self.kernel}",
             ),
         )
@@ -62,9 +65,10 @@ class NetworkConfig:
 def embedded_problems(config: ModelConfig) -> list[str]:
     """What contradicts itself about an embedded core, or about its fields in another core."""
     if config.core != "embedded":
-        if config.network is None and not config.embedding_size and not config.first_label:
-            return []
-        return [f"a {config.core} core has no embedding_size, first_label or network"]
+        found = [] if config.network is None else _beside_a_dual_core(config, config.network)
+        if config.embedding_size or config.first_label:
+            found.append(f"a {config.core} core has no embedding_size and no first_label")
+        return found
     need = [
         (config.head == "softmax", f"an embedded core has head softmax, not {config.head}"),
         (
@@ -80,6 +84,10 @@ def embedded_problems(config: ModelConfig) -> list[str]:
             "an embedded core has no auxiliary network and no upsampling filters",
         ),
         (
+            config.network is None or config.network.kind != "residual_conv",
+            "a network of residual convolutions conditions a dual core",
+        ),
+        (
             config.pad == "zeros" or config.network is None or not config.network.hears_whole,
             "a network of GRUs reads no frames beyond the ends (pad 'zeros')",
         ),
@@ -89,3 +97,21 @@ def embedded_problems(config: ModelConfig) -> list[str]:
         need.append((size % 16 == 0, f"{name} is {size}, not a multiple of 16"))
     found = [sentence for ok, sentence in need if not ok]
     return found + ([] if config.network is None else config.network.problems(config.n_mels))
+
+
+def _beside_a_dual_core(config: ModelConfig, network: NetworkConfig) -> list[str]:
+    """What keeps a core that is not embedded from being conditioned by a network."""
+    if config.core != "dual" or network.kind != "residual_conv":
+        return [f"a {config.core} core is not conditioned by a network of kind {network.kind}"]
+    need = (
+        (
+            config.aux_size == 0 and config.upsample_left == 0 and config.upsample_right == 0,
+            "a network stands in place of the auxiliary one and of upsampling filters",
+        ),
+        (
+            config.pad == "zeros" and config.pad_value == 0,
+            "residual convolutions pad their inputs with zeros (pad 'zeros', pad_value 0)",
+        ),
+        (config.subscale is None, "a subscale model is conditioned by no such network"),
+    )
+    return [sentence for ok, sentence in need if not ok] + network.problems(config.n_mels)

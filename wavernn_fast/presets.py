@@ -161,6 +161,21 @@ def _mkotha() -> Preset:
     )
 
 
+def _yanggeng() -> Preset:
+    """Fatchord's mel at 16 kHz; samples are written as drawn, whole frames."""
+    mel = _fatchord_mel("yanggeng", hop_length=200, win_length=800)
+    return Preset(
+        name="yanggeng",
+        summary="16 kHz, hop 200, dual softmax 16 bits, mel in [0, 1]",
+        sample_rate=16000,
+        hop_length=200,
+        heads=("dual_softmax",),
+        value_range=(0.0, 1.0),
+        mel=dataclasses.replace(mel, sample_rate=16000, f_max=8000.0),
+        output=OutputConfig(dual_scale="int16"),
+    )
+
+
 def _native() -> Preset:
     """Ours: fatchord's mel with a shorter frame and window; the sound is modelled pre-emphasised.
 
@@ -205,6 +220,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             _torchaudio(),
             _geneing(),
             _mkotha(),
+            _yanggeng(),
             _native(),
             _deepmind(),
             *RESIDUAL_PRESETS,

@@ -66,6 +66,7 @@ class SubscaleJob:
         self._voice, self._sampling = voice, sampling
         self._decoder = OutputDecoder(voice.config, request.n_drawn)
         self._chunks: list[NDArray[np.float32]] = []
+        self._taken = 0  # samples
 
     @property
     def n_samples(self) -> int:
@@ -80,6 +81,12 @@ class SubscaleJob:
     def _take(self, labels: NDArray[np.int32]) -> None:
         if len(labels):
             self._chunks.append(self._decoder.push(labels))
+            self._taken += len(labels)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has been drawn, on whatever thread."""
+        return self._taken == self.n_samples
 
     def result(self) -> NDArray[np.float32]:
         """Waveform, once all has been drawn."""

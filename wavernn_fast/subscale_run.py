@@ -326,19 +326,18 @@ def advance(
     return found, samples, seconds
 
 
-def run_utterances(
+def draw_utterances(
     engine: _C.Engine,
     queue: Iterator[Run],
     *,
     slots: int,
-    on_samples: Callable[[int], None] | None = None,
     interrupt: Callable[[], None] | None = None,
-) -> Tally:
+) -> Iterator[Tally]:
     """Draw every utterance of `queue` to its end, at most `slots` at a time.
 
-    See `lanes.run_lanes`, which does the same for streams that are an utterance each.
+    See `lanes.draw_lanes`, which does the same for streams that are an utterance each.
     """
-    tally, active = Tally(), list[Run]()
+    active = list[Run]()
     with helpers(engine) as pool:
         while active := _refill(active, queue, slots):
             found, samples, seconds = advance(
@@ -347,12 +346,8 @@ def run_utterances(
             counts = [piece.columns for pieces in found for piece, _ in pieces]
             for run, new in zip(active, samples, strict=True):
                 run.take(new)
-            tally.samples += sum(counts)
-            tally.place_steps += max(counts, default=0) * slots * active[0].utterance.rows
-            tally.engine_seconds += seconds
-            if on_samples is not None:
-                on_samples(sum(counts))
-    return tally
+            steps = max(counts, default=0) * slots * active[0].utterance.rows
+            yield Tally(sum(counts), steps, seconds)
 
 
 def _refill(active: Sequence[Run], queue: Iterator[Run], slots: int) -> list[Run]:

@@ -84,7 +84,8 @@ def engine_cell(
     """What an engine is made of: the model without what conditioning rows contain already.
 
     The columns of a speaker's vector are left out, and a model with linear upsampling hears one row
-    a sample (`utterance.SampleRows`), so that to the engine its hop length is 1.
+    a sample (`utterance.SampleRows`), so that to the engine its hop length is 1. What the network
+    of a dual core gives is a mel to the engine, held for a frame.
 
     Returns
     -------
@@ -97,6 +98,10 @@ def engine_cell(
         cell["input.weight"] = np.ascontiguousarray(
             tensors["input.weight"][:, : -config.speaker_size]
         )
+    if config.core == "dual" and config.network is not None:
+        cell = {name: array for name, array in cell.items() if not name.startswith("network.")}
+        cell["upsample.kernel"] = np.ones((config.hop_length, 1), np.float32)
+        plain = dataclasses.replace(plain, n_mels=config.network.out_size, network=None, mel=None)
     if config.upsample == "kernel":
         return plain, cell
     cell["upsample.kernel"] = np.ones((1, 1), np.float32)

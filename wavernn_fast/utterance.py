@@ -268,6 +268,7 @@ class Job:
         else:
             self._decoder = OutputDecoder(voice.config, request.n_drawn)
             self._chunks: list[NDArray[np.float32]] = []
+        self._taken = [0] * self.n_lanes  # samples of each lane
 
     @property
     def n_lanes(self) -> int:
@@ -280,6 +281,11 @@ class Job:
         if self._plan is None:
             return sounding_samples(self._voice, self.request)
         return sum(self._plan.lengths)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has been drawn, on whatever threads."""
+        return sum(self._taken) == self.n_samples
 
     def lanes(self) -> Iterator[Lane]:
         """Lanes to be drawn, made when asked for."""
@@ -296,12 +302,17 @@ class Job:
 
     def _lane(self, fold: int, start: int, length: int, take: Callable[[Drawn], None]) -> Lane:
         request = self.request
+
+        def counted(drawn: Drawn) -> None:
+            take(drawn)
+            self._taken[fold] += len(drawn)  # after it: whoever sees all counted may read all
+
         return Lane(
             stream=self._voice.open(request.seed, self._sampling, fold=fold, start=start),
             source=self._voice.source(request),
             position=start,
             remaining=length,
-            take=take,
+            take=counted,
         )
 
     def result(self) -> NDArray[np.float32]:
@@ -332,6 +343,7 @@ class DrawnJob(Job):
         super().__init__(voice, request, sampling)
         if self._plan is None:
             self._plan, self._folds = whole(request.n_drawn), [[]]
+            self._taken = [0]
 
     def result(self) -> Any:
         """`Drawing`, once all lanes have been drawn."""

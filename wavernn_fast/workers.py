@@ -7,10 +7,11 @@ state on the host, and devices of one kind compute the same.
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .devices import Device
 from .errors import WaveRNNError
@@ -27,7 +28,7 @@ _Work = TypeVar("_Work", contravariant=True)
 
 
 class Draw(Protocol[_Work]):
-    """Draws every piece of work of a queue to its end, such as `lanes.run_lanes`."""
+    """Draws every piece of work of a queue to its end, such as `lanes.draw_lanes`."""
 
     def __call__(
         self,
@@ -35,10 +36,9 @@ class Draw(Protocol[_Work]):
         queue: Iterator[_Work],
         *,
         slots: int,
-        on_samples: Callable[[int], None] | None = ...,
         interrupt: Callable[[], None] | None = ...,
-    ) -> Tally:
-        """See `lanes.run_lanes`."""
+    ) -> Iterator[Tally]:
+        """See `lanes.draw_lanes`."""
         ...
 
 
@@ -56,20 +56,28 @@ class _Shared(Iterator[Work], Generic[Work]):
 
     def __init__(self, items: Iterator[Work]) -> None:
         self._items, self._lock = items, threading.Lock()
+        self.error: BaseException | None = None  # of the iterator, which is no device's fault
 
     def __next__(self) -> Work:
         with self._lock:
-            return next(self._items)
+            if self.error is not None:
+                raise _StoppedError
+            try:
+                return next(self._items)
+            except StopIteration:
+                raise
+            except BaseException as error:
+                self.error = error
+                raise _StoppedError from error
 
 
-def run_on_devices(
+def draw_on_devices(
     devices: Sequence[Device],
     items: Iterator[Work],
     draw: Draw[Work],
     *,
     slots: Sequence[int],
-    on_samples: Callable[[int], None],
-) -> Tally:
+) -> Iterator[Tally]:
     """Draw all work to its end, on whichever device has a place for it.
 
     Parameters
@@ -77,25 +85,24 @@ def run_on_devices(
     devices : sequence of Device
         One or more.
     items : iterator
-        The longest first.
+        The longest first. It runs on the devices' threads, one at a time.
     draw : callable
         Does the work of a queue on one engine.
     slots : sequence of int
         Places of each device.
-    on_samples : callable
-        Called on this thread with the number of samples of every slice of every device.
 
-    Returns
-    -------
+    Yields
+    ------
     Tally
-        Of all devices together; `engine_seconds` is the mean of the devices.
+        Of every slice of every device, on this thread; their `engine_seconds` add up to the mean
+        of the devices. What is given up half-way stops the devices.
 
     Raises
     ------
     WaveRNNError
         Of the kind that stopped a device, naming it. The others have been stopped then.
     """
-    messages: queue.SimpleQueue[int | Tally | _Failure] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[Tally | _Failure | None] = queue.SimpleQueue()
     stop, shared = threading.Event(), _Shared(items)
 
     def heed() -> None:
@@ -105,14 +112,13 @@ def run_on_devices(
 
     def work(device: Device, places: int) -> None:
         try:
-            tally = draw(
-                device.engine, shared, slots=places, on_samples=messages.put, interrupt=heed
-            )
+            for part in draw(device.engine, shared, slots=places, interrupt=heed):
+                messages.put(part)
         except BaseException as error:
             stop.set()
             messages.put(_Failure(device, error))
         else:
-            messages.put(tally)
+            messages.put(None)
 
     threads = [
         threading.Thread(target=work, args=pair, name=f"wavernn_fast {pair[0].name}", daemon=True)
@@ -121,36 +127,32 @@ def run_on_devices(
     for thread in threads:
         thread.start()
     try:
-        return _collect(messages, len(threads), on_samples)
+        yield from _follow(messages, len(threads), shared)
     finally:  # on an error here, such as Ctrl-C, the devices stop too
         stop.set()
         for thread in threads:
             thread.join()
 
 
-def _collect(
-    messages: queue.SimpleQueue[int | Tally | _Failure],
-    devices: int,
-    on_samples: Callable[[int], None],
-) -> Tally:
-    """Follow the devices until all have ended; their sum, or the first failure."""
-    total, failures, left = Tally(), list[_Failure](), devices
+def _follow(
+    messages: queue.SimpleQueue[Tally | _Failure | None], devices: int, shared: _Shared[Any]
+) -> Iterator[Tally]:
+    """Follow the devices until all have ended; raises the first failure then."""
+    failures, left = list[_Failure](), devices
     while left:
         try:
             message = messages.get(timeout=_WAIT_SECONDS)
         except queue.Empty:
             continue
-        if isinstance(message, int):
+        if isinstance(message, Tally):
             if not failures:
-                on_samples(message)
+                yield dataclasses.replace(message, engine_seconds=message.engine_seconds / devices)
             continue
         left -= 1
-        if isinstance(message, _Failure):
+        if message is not None:
             failures.append(message)
-            continue
-        total.samples += message.samples
-        total.place_steps += message.place_steps
-        total.engine_seconds += message.engine_seconds / devices
+    if shared.error is not None:
+        raise shared.error
     for device, error in failures:
         if isinstance(error, WaveRNNError):
             raise type(error)(
@@ -159,4 +161,3 @@ def _collect(
             ) from error
         if not isinstance(error, _StoppedError):
             raise error
-    return total

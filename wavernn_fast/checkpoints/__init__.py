@@ -35,6 +35,7 @@ from . import (
     scwavernn,
     torchaudio,
     univoc,
+    yanggeng,
     yukarin,
 )
 from .layout import Converted, Dialect
@@ -59,6 +60,7 @@ DIALECTS: dict[str, Dialect] = {
         fatchord,
         torchaudio,
         deepmind,
+        yanggeng,
         mkotha,
         anandaswarup,
         gibiansky,
@@ -72,7 +74,6 @@ _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 _UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"fc30\.weight$", "a multi-band WaveRNN (heads fc30 to fc33)"),
     (r"mu_embedding\.weight$", "a ZeroSpeech or VectorQuantizedCPC vocoder"),
-    (r"fc_coarse\.0\.", "a yanggeng1995/WaveRNN model"),
     (r"overtone\.|encoder\.|vq\.", "an mkotha VQ-VAE or overtone model"),
 )
 

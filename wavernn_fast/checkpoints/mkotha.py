@@ -121,7 +121,7 @@ def convert(state: State) -> Converted:
         "first_input": 0.0,  # generation starts from the scaled values 0.0, not from labels 0
         "source": DIALECT.name,
     }
-    tensors = _cell(state, sizes["M"], constant)
+    tensors = dual_cell(state, sizes["M"], constant, _LAYERS)
     tensors["upsample.kernel"] = float32(upsampler.kernel)
     return Converted(fields, tensors)
 
@@ -135,8 +135,11 @@ def _upsampling(state: State) -> tuple[fir.Upsampler, float]:
     return upsampler, _constant(filters, biases)
 
 
-def _cell(state: State, n_mels: int, constant: float) -> Tensors:
-    """Split the input matrix; mel bins that are all `constant` higher are a bias."""
+def dual_cell(state: State, n_mels: int, constant: float, layers: Mapping[str, str]) -> Tensors:
+    """Split the input matrix; mel bins that are all `constant` higher are a bias.
+
+    `layers` names the output layers below ``wavernn.``, ours first.
+    """
     w_input = state["wavernn.gru.weight_ih_l0"]
     shift = constant * w_input[:, :n_mels].sum(axis=1, dtype=np.float64)
     tensors: Tensors = {
@@ -146,7 +149,7 @@ def _cell(state: State, n_mels: int, constant: float) -> Tensors:
         "gru.w_sample": _sample_weights(w_input, n_mels),
         "gru.w_conditioning": float32(w_input[:, :n_mels]),
     }
-    for ours, theirs in _LAYERS.items():
+    for ours, theirs in layers.items():
         for part in ("weight", "bias"):
             tensors[f"{ours}.{part}"] = float32(state[f"wavernn.{theirs}.{part}"])
     return tensors

@@ -1,200 +1,299 @@
-"""Jobs of many files: read in pools, generated as batches, written one by one."""
+"""Mels or recordings to speech: one file by the short way, a folder of them as a job."""
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import audio
-from ..arrays import to_speaker
 from ..batch import BatchReport, total
-from ..errors import AudioError, WaveRNNError
+from ..errors import WaveRNNError
 from ..features import MelRangeWarning
-from ..metrics import mel_correlation
+from ..jobs import items as job_items
+from ..jobs import plan
+from ..jobs.items import Item
+from ..jobs.job import Job, Policy, Summary, local_worker, megabytes
+from ..jobs.parts import FULL
+from ..jobs.reading import ItemReader, Ready
+from ..jobs.settings import Settings
+from ..jobs.work import Outcome
 from ..utterance import fold_sizes
-from . import common
+from . import common, folding
 
 if TYPE_CHECKING:
     from ..vocoder import Vocoder
 
-logger = logging.getLogger("wavernn_fast")
+__all__ = ["FULL", "Synthesis", "options"]
 
-_POOL = 4  # mels held in memory at once, in units of the streams side by side
-_MOST_MELS = 1024  # but no more, where a machine runs very many streams
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # no later file can be written
+_SHOWN = 20  # failures printed; `failed.jsonl` has them all
+_FORMATS = ("wav", "flac")
+_WIDTHS = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # bytes of a sample
+
+options = common.stack(
+    click.option(
+        "--format",
+        type=click.Choice(_FORMATS),
+        help="Format of the files in an output folder. [default: wav]",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with the job in this folder: redo what is missing, or was made of another "
+        "mel, model or settings.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Make outputs that exist again."),
+    click.option(
+        "--max-failures",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Stop when N items have failed. [default: go on to the end]",
+    ),
+)
 
 
-@dataclass
-class Ready:
-    """An item that has been read."""
+class Synthesis:
+    """One command: what is asked for, refused before anything is loaded where that can be.
 
-    item: common.Item
-    mel: NDArray[np.float32]  # [n_mels, n_frames]
+    Parameters
+    ----------
+    inputs, output
+        As given.
+    options : dict
+        Values of the command's options.
+    reads : {"mel", "recording"}
+        What the inputs are.
+    quiet : bool
+        No progress bar.
+    """
 
-
-class SynthesisJob:
-    """The files of one `vocode` command; one that fails is noted and the others go on."""
-
-    def __init__(self, voc: Vocoder, options: dict[str, Any], *, quiet: bool) -> None:
-        fold_sizes(voc.config, options["fold"])  # what no item could be made with is said at once
-        path = options["speaker"]
-        # Refused here, once, and not for every file.
-        self.speaker = to_speaker(None if path is None else audio.read_mel(path), voc.config)
-        self.voc = voc
-        self.options = options
-        self.quiet = quiet
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        output: str,
+        options: dict[str, Any],
+        *,
+        reads: str = "mel",
+        quiet: bool = False,
+    ) -> None:
+        self.output, self.options, self.quiet = output, options, quiet
         self.report = common.Report()
-        self.batches: list[BatchReport] = []
+        self.single = _is_file(output)
+        self.items = self._collect(inputs, reads)
+        common.check_outputs(self.items, options)
+        self.policy = self._policy()
+        if not self.single:
+            plan.refuse_existing(self.items, output, self.policy.existing)
+        self.settings = settings_of(options, reads)
 
-    def run(self, items: Sequence[common.Item]) -> int:
-        """Do all items and return the exit code."""
-        if self.options["skip_existing"]:
-            self.report.skipped = [i.target for i in items if os.path.exists(i.target)]
-            items = [i for i in items if i.target not in set(self.report.skipped)]
-        each = self.options["streams"]
-        streams = each * len(self.voc.devices) if each else self.voc.streams
-        size = max(streams, min(_POOL * streams, _MOST_MELS))
-        with common.Progress(len(items), self.quiet) as progress:
-            for first in range(0, len(items), size):
-                self._pool(items[first : first + size], progress)
-                if self.report.stopped:
-                    self._note_what_is_left(items)
-                    break
-        return self.report.finish(
-            progress,
-            self.options["as_json"],
-            model=self.options["model"],
-            batch=asdict(total(self.batches)) if self.batches else None,
-            **self.summary(),
+    def run(self) -> int:
+        """Load the model, do all items and return the exit code."""
+        voc = self.settings.load()
+        fold_sizes(voc.config, self.settings.folding())  # what no item could be made with
+        reader = ItemReader(self.settings, voc.config)
+        reader.speaker(self.settings.speaker)  # refused here, once, and not for every file
+        if self.single:
+            return _Single(self, voc, reader).run()
+        return self._run_job(voc)
+
+    def _collect(self, inputs: Sequence[str], reads: str) -> list[Any]:
+        endings = common.MEL_ENDINGS if reads == "mel" else common.READ_AUDIO
+        if self.single:
+            return common.collect(
+                inputs, self.output, reads=endings, writes=".wav", single=common.WRITTEN_AUDIO
+            )
+        format = self.options["format"] or _FORMATS[0]
+        return job_items.collect(inputs, self.output, reads=endings, format=format)
+
+    def _policy(self) -> Policy:
+        chosen = [n for n in ("resume", "skip_existing", "overwrite") if self.options[n]]
+        names = ["--" + name.replace("_", "-") for name in chosen]
+        if len(chosen) > 1:
+            raise click.UsageError(f"{' and '.join(names)} exclude each other.")
+        if self.single:
+            for name in ("resume", "max_failures", "format"):
+                if self.options[name]:
+                    raise click.UsageError(
+                        f"--{name.replace('_', '-')} is for a folder of outputs; "
+                        f"{self.output!r} is one file."
+                    )
+        ways = {"resume": plan.RESUME, "skip_existing": plan.SKIP, "overwrite": plan.OVERWRITE}
+        existing = ways[chosen[0]] if chosen else plan.REFUSE
+        return Policy(existing, self.options["max_failures"])
+
+    def _run_job(self, voc: Vocoder) -> int:
+        policy = Policy(
+            self.policy.existing, self.policy.max_failures, growth=_growth(voc, self.settings)
         )
+        targets = {item.name: item.target for item in self.items}
+        with common.Progress(len(self.items), self.quiet) as progress:
 
-    def _note_what_is_left(self, items: Sequence[common.Item]) -> None:
-        tried = {entry["source"] for entry in [*self.report.done, *self.report.failed]}
-        self.report.left = [item.source for item in items if item.source not in tried]
+            def note(outcome: Outcome) -> None:
+                if outcome.state == "done":
+                    self.report.done.append(_entry(outcome, targets[outcome.name]))
+                if outcome.state != "left":
+                    progress.done()
 
-    def read(self, item: common.Item) -> Ready:
-        """Read and check what is to be sounded."""
-        return Ready(item, self.check_mel(item, audio.read_mel(item.source)))
+            factory = local_worker(voc, lambda samples: progress.audio(samples / voc.sample_rate))
+            job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
+            summary = job.run(note)
+            wall = progress.elapsed
+        self._say(summary)
+        if self.options["as_json"]:
+            common.print_json(self._to_dict(summary, wall))
+        return summary.exit_code
 
-    def describe(self, ready: Ready, wave: NDArray[np.float32]) -> dict[str, Any]:
-        """What the report says about a finished item, besides names and length."""
-        return {}
-
-    def summary(self) -> dict[str, Any]:
-        """What the report says about all items."""
-        return {}
-
-    def check_mel(self, item: common.Item, mel: NDArray[Any]) -> NDArray[np.float32]:
-        """`Vocoder.check_mel`, its warnings logged with the name of the file."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            checked = self.voc.check_mel(mel)
-        for warning in caught:
-            logger.warning("%s: %s", item.source, warning.message)
-        return checked
-
-    def _pool(self, items: Sequence[common.Item], progress: common.Progress) -> None:
-        ready = []
-        for item in items:
-            try:
-                ready.append(self.read(item))
-            except WaveRNNError as error:
-                self._failed(item, error, progress)
-        for one, wave in self._generate(ready, progress):
-            try:
-                self._write(one, wave)
-            except WaveRNNError as error:
-                self._failed(one.item, error, progress)
-                if isinstance(error, AudioError) and error.errno in FULL:
-                    self.report.stopped = "Nothing more can be written, so the job stops:"
-                    return
-            else:
-                progress.done()
-
-    def _generate(
-        self, ready: Sequence[Ready], progress: common.Progress
-    ) -> Iterator[tuple[Ready, NDArray[np.float32]]]:
-        """Waves of a pool; if the batch stops, one by one, to find the file at fault."""
-        if not ready:
-            return
-        try:
-            waves = self._batch([one.mel for one in ready], progress)
-        except WaveRNNError as error:
-            if len(ready) == 1:
-                self._failed(ready[0].item, error, progress)
-                return
-            for one in ready:
-                yield from self._generate([one], progress)
-            return
-        yield from zip(ready, waves, strict=True)
-
-    def _batch(
-        self, mels: Sequence[NDArray[np.float32]], progress: common.Progress
-    ) -> list[NDArray[np.float32]]:
-        rate, counted = self.voc.sample_rate, 0
-
-        def count(samples: int) -> None:
-            nonlocal counted
-            progress.audio((samples - counted) / rate)
-            counted = samples
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MelRangeWarning)  # said when the file was read
-            return self.voc.generate_batch(
-                mels,
-                seeds=[self.options["seed"]] * len(mels),
-                speakers=[self.speaker] * len(mels),
-                streams=self.options["streams"],
-                temperature=self.options["temperature"],
-                greedy=self.options["greedy"],
-                fold=self.options["fold"],
-                progress=count,
-                report=self.batches.append,
+    def _say(self, summary: Summary) -> None:
+        """What people want to know of the end of a job, on stderr."""
+        for outcome in summary.failed[:_SHOWN]:
+            click.echo(f"failed: {outcome.fields['source']}: {outcome.fields['error']}", err=True)
+        tried = summary.done + len(summary.failed)
+        if summary.failed:
+            click.echo(
+                f"{len(summary.failed)} of {tried} items failed; the reasons are in "
+                f"{str(Path(self.output) / 'failed.jsonl')!r}.",
+                err=True,
+            )
+        if summary.left:
+            space = ""
+            if summary.signal is None and summary.needed is not None:
+                space = f", need about {megabytes(summary.needed)}"
+            click.echo(
+                f"wavernn-fast: {summary.reason} {summary.done} done, {len(summary.left)} left"
+                f"{space}. Run the command again with --resume to go on.",
+                err=True,
             )
 
-    def _write(self, one: Ready, wave: NDArray[np.float32]) -> None:
-        item, rate = one.item, self.voc.sample_rate
-        audio.write_wav(item.target, wave, rate, subtype=self.options["subtype"])
-        entry = {"source": item.source, "target": item.target, "seconds": len(wave) / rate}
-        self.report.done.append({**entry, **self.describe(one, wave)})
+    def _to_dict(self, summary: Summary, wall: float) -> dict[str, Any]:
+        times = summary.times
+        return {
+            "done": self.report.done,
+            "failed": [{"name": o.name, **o.fields} for o in summary.failed],
+            "skipped": [item.target for item in summary.skipped],
+            "left": [item.source for item in summary.left],
+            "reason": summary.reason,
+            "audio_seconds": summary.audio_seconds,
+            "wall_seconds": wall,
+            "x_realtime": summary.audio_seconds / wall if wall > 0 else 0.0,
+            "model": self.options["model"],
+            "batch": asdict(total(summary.batches)) if summary.batches else None,
+            "time": {**asdict(times), "overhead": times.overhead},
+            **_mean_correlation(self.settings, self.report.done),
+        }
 
-    def _failed(self, item: common.Item, error: Exception, progress: common.Progress) -> None:
-        self.report.fail(item, error)
-        progress.done()
+
+class _Single:
+    """One item to one file or pipe: no folder, no journal."""
+
+    def __init__(self, owner: Synthesis, voc: Vocoder, reader: ItemReader) -> None:
+        [pair] = owner.items
+        self._item = Item(pair.source, pair.target, "")
+        self._owner, self._voc, self._reader = owner, voc, reader
+        self._batches: list[BatchReport] = []
+
+    def run(self) -> int:
+        owner, item = self._owner, self._item
+        common.prepare_folders(owner.items)
+        report = owner.report
+        with common.Progress(1, owner.quiet) as progress:
+            if owner.options["skip_existing"] and os.path.exists(item.target):
+                report.skipped = [item.target]
+            else:
+                try:
+                    report.done.append(self._make(progress))
+                except WaveRNNError as error:
+                    report.fail(owner.items[0], error)
+            progress.done()
+        return report.finish(
+            progress,
+            owner.options["as_json"],
+            model=owner.options["model"],
+            batch=asdict(total(self._batches)) if self._batches else None,
+            **_mean_correlation(owner.settings, report.done),
+        )
+
+    def _make(self, progress: common.Progress) -> dict[str, Any]:
+        found = self._reader(self._item)
+        if not isinstance(found, Ready):
+            raise found.error
+        how, voc = self._owner.settings, self._voc
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MelRangeWarning)  # said when the file was read
+            [wave] = voc.generate_batch(
+                [found.mel],
+                [found.seed],
+                speakers=[found.speaker],
+                streams=how.streams,
+                temperature=how.temperature,
+                greedy=how.greedy,
+                fold=how.folding(),
+                progress=_deltas(lambda samples: progress.audio(samples / voc.sample_rate)),
+                report=self._batches.append,
+            )
+        audio.write_wav(self._item.target, wave, voc.sample_rate, subtype=how.subtype)  # type: ignore[arg-type]
+        return {
+            "source": self._item.source,
+            "target": self._item.target,
+            "seconds": len(wave) / voc.sample_rate,
+            **self._reader.describe(found, wave),
+        }
 
 
-class ResynthesisJob(SynthesisJob):
-    """The files of one `resynth` command: the mel of a recording is sounded again."""
+def settings_of(options: dict[str, Any], reads: str) -> Settings:
+    """The settings that options of a command mean."""
+    names = "model preset device dtype threads gpu_streams streams seed temperature greedy"
+    return Settings(
+        **{name: options[name] for name in [*names.split(), "speaker", "subtype"]},
+        fold=folding.describe(folding.parse(options)),
+        format=options["format"] or _FORMATS[0],
+        reads=reads,
+    )
 
-    def read(self, item: common.Item) -> Ready:
-        """Recording -> mel by the model's convention."""
-        from .. import features
 
-        wave, _ = audio.read_wav(item.source, self.mel_config.sample_rate)
-        return Ready(item, features.log_mel(wave, self.mel_config))
+def _is_file(output: str) -> bool:
+    """Whether an output is one file or a pipe; anything else is a folder."""
+    named = output == common.PIPE or Path(output).suffix.lower() in common.WRITTEN_AUDIO
+    return named and not os.path.isdir(output)
 
-    @property
-    def mel_config(self) -> Any:
-        """The model's mel convention (the command has checked that there is one)."""
-        return self.voc.config.mel
 
-    def describe(self, ready: Ready, wave: NDArray[np.float32]) -> dict[str, Any]:
-        """Correlation of the mels before and after."""
-        from .. import features
+def _growth(voc: Vocoder, settings: Settings) -> float | None:
+    """Bytes written for a byte read, about."""
+    width = _WIDTHS[settings.subtype]
+    if settings.reads == "recording":
+        return width / 2  # of 16-bit ones
+    if not voc.config.n_mels:
+        return None
+    return width * voc.config.hop_length / (4 * voc.config.n_mels)
 
-        value = mel_correlation(ready.mel, features.log_mel(wave, self.mel_config))
-        return {"mel_correlation": value}
 
-    def summary(self) -> dict[str, Any]:
-        """Mean correlation over the files that have one."""
-        values = [e["mel_correlation"] for e in self.report.done]
-        known = [value for value in values if value is not None]
-        return {"mean_mel_correlation": float(np.mean(known)) if known else None}
+def _entry(outcome: Outcome, target: str) -> dict[str, Any]:
+    kept = ("source", "seconds", "mel_correlation")
+    fields = {name: outcome.fields[name] for name in kept if name in outcome.fields}
+    return {"name": outcome.name, "target": target, **fields}
+
+
+def _mean_correlation(settings: Settings, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean correlation over the copies that have one."""
+    if settings.reads != "recording":
+        return {}
+    values = [entry["mel_correlation"] for entry in done]
+    known = [value for value in values if value is not None]
+    return {"mean_mel_correlation": float(np.mean(known)) if known else None}
+
+
+def _deltas(tell: Callable[[int], None]) -> Callable[[int], None]:
+    """From counts since the start to what was added to them."""
+    before = 0
+
+    def count(samples: int) -> None:
+        nonlocal before
+        tell(samples - before)
+        before = samples
+
+    return count

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import InputError
-from . import common, folding
+from . import common, folding, jobs
 
 
 @click.command(
@@ -32,6 +31,7 @@ from . import common, folding
 @folding.options
 @common.speaker_option
 @common.output_options
+@jobs.options
 @common.json_option
 @common.quiet_option
 @click.pass_context
@@ -45,25 +45,12 @@ def command(
     file, the Pearson correlation between the mels of the recording and of the result over all
     bins and frames.
     """
-    from .jobs import ResynthesisJob
-
     output = _default_output(inputs) if output is None else output
-    items = common.collect(
-        inputs, output, reads=common.READ_AUDIO, writes=".wav", single=common.WRITTEN_AUDIO
-    )
-    common.check_outputs(items, options)
-    options["fold"] = folding.parse(options)
-    voc = common.load_vocoder(options)
-    if voc.config.mel is None:
-        raise InputError(
-            f"The model {options['model']!r} has no mel convention, so no mel can be made for it; "
-            "name one with --preset ('wavernn-fast inspect' lists those that fit)."
-        )
-    job = ResynthesisJob(voc, options, quiet=common.is_quiet(ctx, options))
-    common.prepare_folders(items)
-    code = job.run(items)
+    quiet = common.is_quiet(ctx, options)
+    synthesis = jobs.Synthesis(inputs, output, options, reads="recording", quiet=quiet)
+    code = synthesis.run()
     if options["report"]:
-        for entry in job.report.done:
+        for entry in synthesis.report.done:
             value = entry["mel_correlation"]
             shown = "none (silence)" if value is None else f"{value:.3f}"
             click.echo(f"{entry['source']}: log-mel correlation {shown}", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import common, folding
+from . import common, folding, jobs
 
 
 @click.command(
@@ -15,6 +15,7 @@ from . import common, folding
     epilog=common.examples(
         "wavernn-fast vocode mel.npy -m voice.pt -o speech.wav",
         "wavernn-fast vocode mels/ -m voice.safetensors -o wavs/ --streams 16",
+        "wavernn-fast vocode mels/ -m voice.safetensors -o wavs/ --resume",
         "cat mel.npy | wavernn-fast vocode - -m voice.safetensors -o - > speech.wav",
     ),
 )
@@ -25,6 +26,7 @@ from . import common, folding
 @folding.options
 @common.speaker_option
 @common.output_options
+@jobs.options
 @common.json_option
 @common.quiet_option
 @click.pass_context
@@ -34,15 +36,9 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
     MELS are .npy, .npz or .safetensors files holding one array [n_mels, n_frames], folders of
     them, or '-' for one .npy on stdin. A file that fails is listed and the others go on. The
     audio of a file depends on the model, the mel and the seed alone.
-    """
-    from .jobs import SynthesisJob
 
-    items = common.collect(
-        inputs, output, reads=common.MEL_ENDINGS, writes=".wav", single=common.WRITTEN_AUDIO
-    )
-    common.check_outputs(items, options)
-    options["fold"] = folding.parse(options)
-    voc = common.load_vocoder(options)
-    job = SynthesisJob(voc, options, quiet=common.is_quiet(ctx, options))
-    common.prepare_folders(items)
-    ctx.exit(job.run(items))
+    With a folder as OUT this is a job: it can be killed at any moment and goes on with --resume
+    (docs/jobs.md).
+    """
+    quiet = common.is_quiet(ctx, options)
+    ctx.exit(jobs.Synthesis(inputs, output, options, quiet=quiet).run())

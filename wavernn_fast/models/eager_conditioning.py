@@ -33,7 +33,7 @@ def per_sample(
     Returns
     -------
     (mel [T, n_mels], aux [T, S * aux_size]), T = hop_length * output frames; [0, 0] each when
-    the model is unconditioned
+    the model is unconditioned; a network's output [T, size] in place of the mel where there is one
 
     Raises
     ------
@@ -52,6 +52,9 @@ def per_sample(
     frames = slice(first, first + config.n_output_frames(x.shape[1]))
     if config.upsample == "linear":
         return _linear(config, tensors, x)
+    if config.network is not None:
+        held = _residual_conv(config, tensors, x).repeat_interleave(config.hop_length, dim=0)
+        return held, held.new_zeros(len(held), 0)
     kernel = tensors["upsample.kernel"]
     beyond = (config.upsample_left, config.upsample_right)
     padded = torch.nn.functional.pad(x, beyond, value=config.pad_value)
@@ -81,6 +84,24 @@ def _linear(
     if not config.aux_size:
         return mel_up, mel_up.new_zeros(len(mel_up), 0)
     return mel_up, stretched(_aux_network(config, tensors, mel).T).T
+
+
+def _residual_conv(config: ModelConfig, tensors: Mapping[str, Tensor], mel: Tensor) -> Tensor:
+    """Mel [M, n] -> [n, size]: see `NetworkConfig`, kind residual_conv."""
+    import torch
+    from torch.nn.functional import conv1d, linear
+
+    network = config.network
+    assert network is not None
+    x = mel[None]
+    for i in range(network.layers):
+        weight, bias = tensors[f"network.{i}.weight"], tensors[f"network.{i}.bias"]
+        x = torch.tanh(conv1d(x, weight, bias, padding=network.kernel // 2))
+    x = (x[0] + mel).T
+    for i in range(2):
+        weight, bias = tensors[f"network.dense{i}.weight"], tensors[f"network.dense{i}.bias"]
+        x = torch.tanh(linear(x, weight, bias))
+    return x
 
 
 def _aux_network(config: ModelConfig, tensors: Mapping[str, Tensor], mel: Tensor) -> Tensor:
