@@ -26,8 +26,10 @@ HOSTILE = (
 class Journal:
     """One worker's journal, written line by line."""
 
-    def __init__(self, folder: Path, worker: str, at: float = START) -> None:
-        self.path = folder / ".wavernn-fast" / f"journal-{worker}.jsonl"
+    def __init__(
+        self, folder: Path, worker: str, at: float = START, *, kind: str = "journal"
+    ) -> None:
+        self.path = folder / ".wavernn-fast" / f"{kind}-{worker}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.at = at
         self.done_count = self.failed_count = 0

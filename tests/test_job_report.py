@@ -9,13 +9,20 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_runner import refused, run
+from job_runs import items_of
 from journals import HOSTILE, MODEL, START, Journal, busy_job
 from matplotlib.image import imread
+from voices import save_mels, save_voice
 
 from wavernn_fast import job_history, job_report, svg
 from wavernn_fast.errors import AudioError, InputError
+from wavernn_fast.jobs import plan
+from wavernn_fast.jobs.job import Job, Policy
+from wavernn_fast.jobs.settings import Settings
+from wavernn_fast.jobs.stop import Stop
 from wavernn_fast.visible import visible
 
 NOW = START + 4000.0
@@ -131,7 +138,7 @@ def test_a_job_cut_into_another_number_of_shards_is_another_job(tmp_path):
 
 
 def test_workers_that_take_items_one_by_one_leave_the_counting_to_the_job(tmp_path):
-    job = Journal(tmp_path, "0of1-job", START - 1.0)
+    job = Journal(tmp_path, "0of1", START - 1.0, kind="job")
     for worker in ("0of1-0", "0of1-1"):
         journal = Journal(tmp_path, worker).begin(None)
         journal.done(f"{worker}.wav", 1.0, 1.0)
@@ -188,6 +195,26 @@ def test_folders_without_a_job_are_refused(tmp_path):
     (tmp_path / ".wavernn-fast" / "journal-1.jsonl").mkdir()
     with pytest.raises(AudioError, match="journal-1"):
         job_history.read_history(tmp_path)
+
+
+def test_a_real_job_that_was_stopped_and_resumed_is_reported(tmp_path):
+    mels, model, out = save_mels(tmp_path / "mels"), save_voice(tmp_path), tmp_path / "out"
+    np.save(mels / "bad.npy", np.zeros((40, 3), np.float32))
+    items, settings, stop = items_of(mels, out), Settings(str(model), streams=1), Stop()
+    stop.request("Enough for today.")
+    Job(items, settings, out, stop=stop).run()
+    history = job_history.read_history(out)
+    assert (len(history.done), history.left, history.is_open) == (0, 4, False)
+    assert "Stopped with 4 left; with --resume it goes on. Enough for today." in page(out)
+    summary = Job(items, settings, out, Policy(plan.RESUME)).run()
+    history = job_history.read_history(out)
+    assert (set(history.done), set(history.failed)) == ({"a.wav", "b/c.wav", "d.wav"}, {"bad.wav"})
+    assert (history.left, history.is_open, history.ignored) == (0, False, 0)
+    assert history.audio_seconds == pytest.approx(summary.audio_seconds)
+    assert history.bytes_written == sum(path.stat().st_size for path in out.rglob("*.wav"))
+    words = Reader(page(out)).words
+    for part in ("Finished; 1 failed.", "bad.wav", "the model takes 80 bins", model.name):
+        assert part in words
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """What the journals of a job folder tell, read while the job runs or after.
 
-A folder of outputs holds `.wavernn-fast/journal-<worker>.jsonl`, one for each worker, and
-`failed*.jsonl`. Any number of runs stand in a journal, one after the other: a run begins with a
-line "begin" and ends with "end", unless it was killed. The whole job, which may have several
-workers, says by lines "job" and "over" in a journal of its own how much there is to do. Lines that
-are no JSON (the last one of a killed run is torn) are counted and left out; a field of the wrong
-type is as good as missing. Nothing here changes the folder or takes its locks.
+A folder of outputs holds `.wavernn-fast/journal-<worker>.jsonl`, one for each worker, `job-*.jsonl`
+beside them, and `failed*.jsonl`. Any number of runs stand in a journal, one after the other: a run
+begins with a line "begin" and ends with "end", unless it was killed. The whole job, which may have
+several workers, says by lines "job" and "over" in job-<shard>.jsonl how much there is to do. Lines
+that are no JSON (the last one of a killed run is torn) are counted and left out; a field of the
+wrong type is as good as missing. Nothing here changes the folder or takes its locks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .files import PathLike, label
 
 FOLDER = ".wavernn-fast"
 _JOURNALS = "journal-*.jsonl"
+_SESSIONS = "job-*.jsonl"
 _FAILURES = "failed*.jsonl"
 _SHARD = re.compile(r"(\d+)of(\d+)(?!\d)")  # begins the name of a worker
 
@@ -203,13 +204,16 @@ def read_history(folder: PathLike) -> History:
         If a journal cannot be read.
     """
     root = Path(folder)
-    journals = sorted((root / FOLDER).glob(_JOURNALS))
-    if not journals:
+    journals, sessions = (sorted((root / FOLDER).glob(p)) for p in (_JOURNALS, _SESSIONS))
+    if not journals and not sessions:
         raise InputError(
             f"The folder {label(folder)} holds no journal of a job"
             f" ({FOLDER}/{_JOURNALS}); give the output folder of 'wavernn-fast vocode'."
         )
     history = History(str(folder))
+    for path in sessions:
+        for entry in _lines(path, history):
+            _add_session(entry, shard_of(path.name.removeprefix("job-")), history)
     for path in journals:
         _read_journal(path, history)
     if not history.runs and not history.sessions:
@@ -265,9 +269,6 @@ def _read_journal(path: Path, history: History) -> None:
     own: dict[str, tuple[float, int] | Failure] = {}
     for entry in _lines(path, history):
         state, at = entry.get("state"), number(entry.get("at"))
-        if state in ("job", "over"):
-            _add_session(entry, shard_of(worker), history)
-            continue
         if state == "begin" or run is None:
             run = Run(worker, entry if state == "begin" else {})
             history.runs.append(run)
@@ -294,13 +295,14 @@ def _read_journal(path: Path, history: History) -> None:
 
 
 def _add_session(entry: Entry, shard: tuple[str, str], history: History) -> None:
-    if entry["state"] == "over":
+    if entry.get("state") == "over":
         own = [session for session in history.sessions if session.shard == shard]
         if own:
             own[-1].over = entry
         return
-    todo = number(entry.get("items"))
-    at = number(entry.get("at"))
+    if entry.get("state") != "job":
+        return
+    todo, at = number(entry.get("items")), number(entry.get("at"))
     history.sessions.append(Session(shard, at, None if todo is None else int(todo)))
 
 

@@ -111,7 +111,7 @@ class _Speeds(NamedTuple):
         starts = np.array([start for start, _ in periods])
         which = np.maximum(0, np.searchsorted(starts, at, side="right") - 1)
         place = before[which] + np.minimum(at - starts[which], np.array(lengths)[which])
-        count = max(1, min(_WINDOWS, int(total), len(at) // 3))
+        count = max(1, min(_WINDOWS, int(total), len(at) // 8))
         sums, _ = np.histogram(place, bins=count, range=(0.0, total), weights=seconds)
         return cls(total, sums * count / total, [float(x) for x in before[1:]])
 
@@ -266,7 +266,7 @@ def _failures(failures: Sequence[Failure]) -> str:
     more = len(failures) - len(shown)
     words = f"<p class=note>{more:,} more are in failed.jsonl.</p>" if more else ""
     return (
-        f"<section><h2>Failures</h2><p>{escape(summary)}</p>"
+        f"<section class=failures><h2>Failures</h2><p>{escape(summary)}</p>"
         f"{_table(('item', 'reason', 'kind', 'source'), rows, tight=(2,))}{words}</section>"
     )
 

@@ -60,6 +60,7 @@ td.t { white-space: nowrap; overflow-wrap: normal; min-width: 0; padding-right: 
 .time table { width: auto; }
 td.n, th.n { text-align: right; min-width: 0; padding-left: 14px;
   white-space: nowrap; font-variant-numeric: tabular-nums; }
+@media (min-width: 900px) { .failures td:first-child, .failures td:last-child { min-width: 15em; } }
 @media (max-width: 600px) { main { padding: 16px 12px 32px; } body { font-size: 14px; }
   section:not(.charts), figure { padding: 12px; } table { font-size: 13px; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 8px; } .tiles dd { font-size: 20px; } }
