@@ -17,7 +17,7 @@ from journals import HOSTILE, MODEL, START, Journal, busy_job
 from matplotlib.image import imread
 from voices import save_mels, save_voice
 
-from wavernn_fast import job_history, job_report, svg
+from wavernn_fast import job_history, job_report, svg, words
 from wavernn_fast.errors import AudioError, InputError
 from wavernn_fast.jobs import plan
 from wavernn_fast.jobs.job import Job, Policy
@@ -212,16 +212,16 @@ def test_a_real_job_that_was_stopped_and_resumed_is_reported(tmp_path):
     assert (history.left, history.is_open, history.ignored) == (0, False, 0)
     assert history.audio_seconds == pytest.approx(summary.audio_seconds)
     assert history.bytes_written == sum(path.stat().st_size for path in out.rglob("*.wav"))
-    words = Reader(page(out)).words
+    shown = Reader(page(out)).words
     for part in ("Finished; 1 failed.", "bad.wav", "the model takes 80 bins", model.name):
-        assert part in words
+        assert part in shown
 
 
 # --- the page -------------------------------------------------------------------------------------
 
 
 def test_the_page_shows_what_the_journals_say(tmp_path):
-    words = Reader(page(busy_job(tmp_path))).words
+    shown = Reader(page(busy_job(tmp_path))).words
     for part in (
         "394", "items done", "real-time factor", "Throughput", "Durations", "engine 2", "90.0 %",
         "conditioning",
@@ -229,7 +229,7 @@ def test_the_page_shows_what_the_journals_say(tmp_path):
         "4 runs of 2 workers", "no end written", MODEL, "avx512vnni", "fp32", "InputError: 6",
         "2023-11-14 22:13:20 UTC", "1 line was no JSON", "Finished; 6 failed.",
     ):  # fmt: skip
-        assert part in words, part
+        assert part in shown, part
 
 
 def test_names_of_files_are_text_and_nothing_else(tmp_path):
@@ -283,6 +283,22 @@ def test_hidden_characters_are_made_visible():
     assert visible("abcdefghij", 7) == "ab...ij"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.01234, "0.0123 s"), (59.9, "59.9 s"), (61.0, "1 min 1 s"), (3 * 3600.0, "3 h 0 min"),
+        (721.6 * 3600, "722 h"), (1e7 * 3600, "10,000,000 h"),
+    ],
+)  # fmt: skip
+def test_durations_are_short(seconds, text):
+    assert words.duration(seconds) == text
+
+
+def test_dates_that_are_none_are_question_marks():
+    assert words.date_time(START) == "2023-11-14 22:13:20 UTC"
+    assert {words.date_time(at) for at in (None, 0.0, 1e30, float("nan"))} == {"?"}
+
+
 @pytest.mark.parametrize("high", [1e-6, 0.3, 1.0, 7.0, 99.0, 1234.5, 3e9])
 def test_ticks_are_round_and_cover_the_axis(high):
     found = svg.ticks(high)
@@ -290,6 +306,14 @@ def test_ticks_are_round_and_cover_the_axis(high):
     assert 2 <= len(found) <= 7
     assert found[-1] <= high * (1 + 1e-6) < found[-1] + 1.01 * found[1]
     assert f"{found[1]:.0e}"[0] in "125"
+
+
+def test_ticks_of_a_part_of_an_axis_lie_within_it():
+    assert svg.ticks(530.0, 480.0) == [480.0, 500.0, 520.0]
+    chart = svg.columns([1.0, 2.0], 530.0, low_x=480.0, x_label="x", y_label="y", title="t")
+    assert "505 to 530: 2" in chart
+    places = [float(x) for x in re.findall(r'class="bar" x="([\d.]+)"', chart)]
+    assert places[0] < 48.0 < 200.0 < places[1]
 
 
 def test_columns_are_as_high_as_their_values():

@@ -63,7 +63,7 @@ MODULES: dict[str, str] = {
     "data": "arrays audio canonical conditioning conditioning_network features files fold "
     "job_history job_report job_style mel_conversion metrics pictures pictures_bench pictures_mel "
     "pictures_subscale preset presets presets_embedded presets_residual samples scoring subscale "
-    "subscale_network svg synthetic upsampling visible voices weights",
+    "subscale_network svg synthetic upsampling visible voices weights words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
 from html import escape
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from .files import PathLike, write_atomic
 from .job_history import Failure, History, Run, number
 from .job_style import STYLE
 from .visible import visible
+from .words import ago, byte_size, counted, date_time, duration, time_unit
 
 MOST_FAILURES = 1000  # rows of the table; all are counted
 MOST_RUNS = 200
@@ -128,7 +128,7 @@ def _head(history: History, name: str, now: float) -> str:
             svg.Part("failed", failed, "bad"),
             svg.Part("left", left or 0, "rest"),
         ],
-        f"{done} done, {failed} failed, {_count(left)} left",
+        f"{done} done, {failed} failed, {counted(left)} left",
     )
     return (
         f'<header><h1>{escape(name)}</h1><p class="state {kind}">{escape(state)}</p>{bar}'
@@ -141,7 +141,7 @@ def _state(history: History, now: float) -> tuple[str, str]:
     failed, left = len(history.failed), history.left
     if history.is_open:
         last = max((run.last for run in history.open_runs if run.last is not None), default=None)
-        words = "" if last is None else f"; last line written {_ago(now - last)}"
+        words = "" if last is None else f"; last line written {ago(now - last)}"
         return f"Not ended: at work, or killed{words}.{_estimate(history)}", "open"
     if left:
         reason = f" {visible(history.reason, _CELL)}" if history.reason else ""
@@ -157,7 +157,7 @@ def _estimate(history: History) -> str:
     rate = sum((run.done + run.failed) / run.seconds for run in runs if run.seconds > 0.0)
     if not rate or not history.left:
         return ""
-    return f" About {_duration(history.left / rate)} left at this pace."
+    return f" About {duration(history.left / rate)} left at this pace."
 
 
 def _tiles(history: History, speeds: _Speeds) -> str:
@@ -165,12 +165,12 @@ def _tiles(history: History, speeds: _Speeds) -> str:
     items = len(history.done) / speeds.at_work if speeds.at_work > 0.0 else 0.0
     per, unit = (items, "second") if items >= 1.0 else (60.0 * items, "minute")
     tiles = [
-        (f"{len(history.done):,}", "items done", _size(history.bytes_written)),
+        (f"{len(history.done):,}", "items done", byte_size(history.bytes_written)),
         (f"{len(history.failed):,}", "failed", ""),
-        (_count(history.left), "left", ""),
-        (_duration(history.audio_seconds), "audio made", ""),
+        (counted(history.left), "left", ""),
+        (duration(history.audio_seconds), "audio made", ""),
         (f"{x:,.3g} x", "real time", f"real-time factor {1.0 / x:.3g}" if x else ""),
-        (f"{per:,.3g}", f"items a {unit}", f"{_duration(speeds.at_work)} at work"),
+        (f"{per:,.3g}", f"items a {unit}", f"{duration(speeds.at_work)} at work"),
     ]
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
@@ -184,8 +184,8 @@ def _tiles(history: History, speeds: _Speeds) -> str:
 def _charts(history: History, speeds: _Speeds) -> str:
     charts = []
     if len(speeds.windows):
-        unit, scale = _unit(speeds.at_work)
-        window = _duration(speeds.at_work / len(speeds.windows))
+        unit, scale = time_unit(speeds.at_work)
+        window = duration(speeds.at_work / len(speeds.windows))
         charts = [
             _figure(
                 "Throughput",
@@ -209,7 +209,7 @@ def _charts(history: History, speeds: _Speeds) -> str:
     made = np.fromiter(history.done.values(), float, len(history.done))
     if len(made):
         median, longest = float(np.median(made)), float(made.max())
-        words = f"Median {_duration(median)}, longest {_duration(longest)}."
+        words = f"Median {duration(median)}, longest {duration(longest)}."
         labels = ("Durations", "seconds of audio of an item", "items")
         charts.append(_distribution(made, labels, words))
     return f"<section class=charts>{''.join(charts)}</section>" if charts else ""
@@ -217,11 +217,12 @@ def _charts(history: History, speeds: _Speeds) -> str:
 
 def _distribution(values: NDArray[np.float64], labels: tuple[str, str, str], words: str) -> str:
     name, x_label, y_label = labels
-    high = float(values.max()) or 1.0
-    buckets = max(1, min(_BUCKETS, len(values)))
-    counts, _ = np.histogram(values, bins=buckets, range=(0.0, high))
+    low, high = float(values.min()), float(values.max()) or 1.0
+    low = low if 0.5 * high < low < 0.999 * high else 0.0  # where 0 is far away, it is left out
+    counts, _ = np.histogram(values, bins=min(_BUCKETS, len(values)), range=(low, high))
+    title = f"{name}: distribution"
     chart = svg.columns(
-        counts.tolist(), high, x_label=x_label, y_label=y_label, title=f"{name}: distribution"
+        counts.tolist(), high, x_label=x_label, y_label=y_label, title=title, low_x=low
     )
     return _figure(name, chart, words)
 
@@ -239,7 +240,7 @@ def _times(runs: Sequence[Run]) -> str:
     beside = {name: _sum(ended, f"{key}_seconds") for key, name in _BESIDE.items()}
     bar = svg.stacked([svg.Part(n, value, n) for n, value in inside.items()], "time of the runs")
     rows = [
-        [name, _duration(value), f"{100.0 * value / whole:.1f} %"]
+        [name, duration(value), f"{100.0 * value / whole:.1f} %"]
         for name, value in (*inside.items(), *beside.items())
     ]
     heads = ("part", "time", "of the whole")
@@ -278,12 +279,12 @@ def _runs(runs: Sequence[Run]) -> str:
         rows.append(
             [
                 run.worker,
-                _clock(run.first),
-                _duration(seconds),
+                date_time(run.first),
+                duration(seconds),
                 f"{run.done:,}",
                 f"{run.failed:,}",
-                _count(run.left),
-                _duration(run.audio_seconds),
+                counted(run.left),
+                duration(run.audio_seconds),
                 f"{run.audio_seconds / seconds:,.3g}" if seconds > 0.0 else "",
                 "yes" if run.end is not None else "no end written",
             ]
@@ -314,7 +315,7 @@ def _facts(runs: Sequence[Run]) -> str:
 
 
 def _foot(history: History, now: float) -> str:
-    words = f"Made {_clock(now)} from the journals of the folder."
+    words = f"Made {date_time(now)} from the journals of the folder."
     if history.ignored:
         lines = "line was" if history.ignored == 1 else "lines were"
         words += f" {history.ignored:,} {lines} no JSON and left out: a killed run tears its last."
@@ -358,43 +359,3 @@ def _table(
         body.append(f"<tr>{cells}</tr>")
     top = f"<thead><tr>{head}</tr></thead>" if heads else ""
     return f"<div class=wide><table>{top}<tbody>{''.join(body)}</tbody></table></div>"
-
-
-def _count(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    """Name and length in seconds of a unit for an axis."""
-    if seconds < 300.0:
-        return "s", 1.0
-    return ("minutes", 60.0) if seconds < 3 * 3600.0 else ("hours", 3600.0)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60.0:
-        return f"{seconds:.3g} s"
-    minutes, hours = seconds / 60.0, seconds / 3600.0
-    if hours < 1.0:
-        return f"{int(minutes)} min {int(seconds % 60.0)} s"
-    return f"{int(hours):,} h {int(minutes % 60.0)} min"
-
-
-def _ago(seconds: float) -> str:
-    return f"{_duration(seconds)} ago" if seconds >= 1.0 else "just now"
-
-
-def _size(count: int) -> str:
-    for limit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.3g} {name}"
-    return f"{count} bytes"
-
-
-def _clock(at: float | None) -> str:
-    """Unix seconds as date and time, UTC."""
-    try:
-        moment = datetime.fromtimestamp(at or math.nan, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return "?"
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -69,7 +69,10 @@ td.n, th.n { text-align: right; min-width: 0; padding-left: 14px;
   --engine: #2f6fab; --conditioning: #2a9d8f; --waiting: #e0a030; --other: #a3adb8; }
   body { font-size: 11px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { padding: 0; max-width: none; display: block; }
-  main > * { margin-bottom: 10px; }
+  main > * { margin-bottom: 10px !important; }
+  .note, .tiles dd.note, .tiles dt, .legend, figcaption, footer { font-size: 10px; }
+  h1 { font-size: 18px; } h2 { font-size: 13px; break-after: avoid; }
+  .failures p { break-after: avoid; }
   .tiles { grid-template-columns: repeat(6, 1fr); } .tiles dd { font-size: 16px; }
   .charts { grid-template-columns: repeat(3, 1fr); }
   figure, tr, .tiles, .stack { break-inside: avoid; }

@@ -24,11 +24,13 @@ class Part(NamedTuple):
     kind: str  # class of its colour
 
 
-def ticks(high: float, count: int = _TICKS) -> list[float]:
-    """Round numbers from 0 to `high` (above 0), in steps of 1, 2 or 5 times a power of 10."""
-    step = 10.0 ** math.floor(math.log10(high / count))
-    step *= next((m for m in (1, 2, 5, 10) if high / (step * m) <= count + 0.5), 10)
-    return [i * step for i in range(int(high / step * (1 + 1e-9)) + 1)]
+def ticks(high: float, low: float = 0.0) -> list[float]:
+    """Round numbers from `low` to `high` (above it), in steps of 1, 2 or 5 times a power of 10."""
+    length = high - low
+    step = 10.0 ** math.floor(math.log10(length / _TICKS))
+    step *= next((m for m in (1, 2, 5, 10) if length / (step * m) <= _TICKS + 0.5), 10)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
 def short(value: float) -> str:
@@ -46,20 +48,21 @@ def columns(
     x_label: str,
     y_label: str,
     title: str,
+    low_x: float = 0.0,
     marks: Sequence[float] = (),
 ) -> str:
-    """Columns side by side over a linear axis from 0 to `high_x`.
+    """Columns side by side over a linear axis from `low_x` to `high_x`.
 
     Parameters
     ----------
     values : sequence of float, one or more
         Heights, 0 or more; each column covers an equal share of the axis.
-    high_x : float
-        Right end of the axis, above 0.
+    high_x, low_x : float
+        Ends of the axis.
     x_label, y_label, title : str
         `title` is what a screen reader says.
     marks : sequence of float
-        Places of dashed vertical lines, 0 to `high_x`.
+        Places of dashed vertical lines on the axis.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def columns(
     top = y_ticks[-1]
 
     def x_of(x: float) -> float:
-        return _LEFT + wide * x / high_x
+        return _LEFT + wide * (x - low_x) / (high_x - low_x)
 
     def y_of(y: float) -> float:
         return _TOP + tall * (1.0 - y / top)
@@ -90,12 +93,12 @@ def columns(
             out.append(
                 f'<rect class="bar" x="{_LEFT + i * width + gap / 2:.1f}" y="{y_of(value):.1f}" '
                 f'width="{width - gap:.1f}" height="{max(0.5, base - y_of(value)):.1f}">'
-                f"<title>{escape(_span(i, len(values), high_x))}: {short(round(value, 3))}"
-                "</title></rect>"
+                f"<title>{_span(i, len(values), low_x, high_x)}: {short(round(value, 3))}</title>"
+                "</rect>"
             )
     out.extend(_line("mark", x_of(x), _TOP, x_of(x), base) for x in marks)
     out.append(_line("axis", _LEFT, base, _WIDTH - _RIGHT, base))
-    out.extend(_text(short(x), x_of(x), base + 14, "middle") for x in ticks(high_x))
+    out.extend(_text(short(x), x_of(x), base + 14, "middle") for x in ticks(high_x, low_x))
     out.append(_text(x_label, _LEFT + wide / 2, _HEIGHT - 6, "middle"))
     middle = _TOP + tall / 2
     out.append(
@@ -131,8 +134,10 @@ def _open(title: str, height: int) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
 
 
-def _span(i: int, count: int, high: float) -> str:
-    return f"{short(round(high * i / count, 3))} to {short(round(high * (i + 1) / count, 3))}"
+def _span(i: int, count: int, low: float, high: float) -> str:
+    """What column `i` of `count` covers."""
+    ends = (low + (high - low) * share for share in (i / count, (i + 1) / count))
+    return " to ".join(short(round(end, 3)) for end in ends)
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
