@@ -77,7 +77,7 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
+def start(*arguments: object, code: str | None = None, **environment: str) -> subprocess.Popen[str]:
     """Start the command as a user does, or by a program of its own; stdout and stderr are pipes."""
     how = ["-m", "wavernn_fast"] if code is None else ["-c", code]
     return subprocess.Popen(
@@ -86,7 +86,7 @@ def start(*arguments: object, code: str | None = None) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=_heed_ctrl_c,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": ROOT, **environment},
     )
 
 
