@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoint_twins
@@ -162,6 +163,46 @@ class RtvcWaveRNN(WaveRNN):
         wave = self._end(wave, mels.shape[-1])
         self.train()
         return wave
+
+
+class CoquiWavernn(WaveRNN):
+    """coqui-ai/TTS's: settings in `args` and `config`, no ramp but over longer utterances."""
+
+    def __init__(self, *, bits: int | str = 9, mulaw: bool = True, **fields: Any) -> None:
+        classes = 2**bits if isinstance(bits, int) else {"mold": 30, "gauss": 2}[bits]
+        super().__init__(classes=classes, mode="RAW", **fields)
+        self.args = SimpleNamespace(mode=bits, mulaw=mulaw, pad=self.pad)
+        self.config = SimpleNamespace(audio=SimpleNamespace(hop_length=self.hop_length))
+        del self.mode, self.pad
+
+    def draw(self, logits: torch.Tensor) -> torch.Tensor:
+        self.mode = "RAW"
+        try:
+            return super().draw(logits)
+        finally:
+            del self.mode
+
+    def inference(
+        self,
+        mels: Any,
+        batched: bool | None = None,
+        target: int | None = None,
+        overlap: int | None = None,
+    ) -> Any:
+        x = torch.as_tensor(mels)
+        x = x if x.ndim == 3 else x[None]
+        values = self.sample(x, (target, overlap) if batched else None)  # type: ignore[arg-type]
+        wave = unfold(values, overlap, hole=True) if batched else values[0].astype(np.float32)  # type: ignore[arg-type]
+        if self.args.mulaw:
+            wave = expand(wave, self.n_classes)
+        ramp = 20 * self.hop_length
+        wave = wave[: (x.shape[-1] - 1) * self.hop_length]
+        if len(wave) > ramp:
+            wave[-ramp:] *= np.linspace(1, 0, ramp)
+        self.train()
+        return wave if batched else torch.from_numpy(wave.astype(np.float32))
+
+    generate = None  # type: ignore[assignment]
 
 
 def load(module: WaveRNN, state: dict[str, np.ndarray]) -> WaveRNN:

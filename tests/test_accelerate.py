@@ -20,7 +20,7 @@ from voices import same_bits
 import wavernn_fast
 from wavernn_fast import ModelError, accelerate
 from wavernn_fast.checkpoints import load_state
-from wavernn_fast.compat import fatchord, rtvc, torchaudio
+from wavernn_fast.compat import coqui, fatchord, rtvc, torchaudio
 from wavernn_fast.models.eager import torch_threads
 
 SIZES: dict[str, Any] = {"hidden": 32, "fc": 32, "n_mels": 8, "aux": 4, "scales": (2, 5, 5)}
@@ -135,6 +135,63 @@ def test_the_bundles_own_vocoder_plays_an_accelerated_module():
         expected, _ = torchaudio.Vocoder(handle.player)(mels)
     assert same_bits(found.numpy(), expected.numpy())
     assert lengths.tolist() == [350]
+
+
+@pytest.mark.parametrize("n_frames", [9, 21, 60])
+@pytest.mark.parametrize("batched", [False, True])
+def test_coquis_inference_is_ours_under_the_same_draws(monkeypatch, n_frames, batched):
+    module, frames = live(live_twins.CoquiWavernn), mel(n_frames)
+    how = {"batched": True, "target": 400, "overlap": 60} if batched else {}
+    handle = accelerate(module, device="cpu", cpu_threads=1, seed=9)
+    assert (handle.method, type(handle.player)) == ("inference", coqui.Wavernn)
+    found = module.inference(frames, **how)
+    assert module.logits_seen == []
+    [drawing] = handle.player.draw([frames], (400, 60) if batched else None)
+    handle.restore()
+    steps = 520 if batched else n_frames * HOP
+    draws = SameDraws([(9, i) for i in range(len(drawing.folds))], steps, drawing.folds)
+    monkeypatch.setattr(torch, "multinomial", draws.multinomial)
+    expected = module.inference(frames, **how)
+    assert draws.ties <= 2
+    assert type(found) is type(expected)
+    assert found.dtype == expected.dtype
+    assert len(found) == (n_frames - 1) * HOP
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 if batched else 2e-7)
+
+
+def test_coquis_settings_say_what_its_tensors_do_not():
+    """Companding, samples of a frame where the mel is interpolated, and which of two heads."""
+    plain = live(live_twins.CoquiWavernn, mulaw=False)
+    with accelerate(plain, cpu_threads=1) as handle:
+        bare = handle.player.inference(mel(9)).numpy()
+        assert not np.array_equal(bare, coqui.Wavernn(handle.vocoder).inference(mel(9)).numpy())
+    sizes = {name: size for name, size in SIZES.items() if name != "scales"}
+    state = checkpoint_builders.coqui(classes=2, **sizes)
+    module = live(live_twins.CoquiWavernn)
+    module.args.mode, module.n_classes = "gauss", 2
+    module.config.audio.hop_length = 37
+    monkeypatched = {name: torch.from_numpy(np.array(a)) for name, a in state.items()}
+    module.state_dict = lambda: monkeypatched
+    module.hop_length = 37
+    with accelerate(module, cpu_threads=1) as handle:
+        config = handle.vocoder.config
+        assert (config.hop_length, config.head, config.upsample) == (37, "gaussian", "linear")
+        assert len(module.inference(mel(9))) == 8 * 37
+
+
+def test_mozillas_generate_takes_no_mu_law_and_gives_an_array():
+    class Mozilla(live_twins.WaveRNN):
+        mulaw = True
+
+        def generate(self, mels: Any, batched: bool, target: int, overlap: int) -> Any:
+            return None
+
+    module = live(Mozilla)
+    with accelerate(module, cpu_threads=1, seed=4) as handle:
+        assert (handle.method, type(handle.player)) == ("generate", coqui.Wavernn)
+        found = module.generate(mel(30).numpy()[0], True, 400, 60)
+        assert (found.dtype, len(found)) == (np.float64, 29 * HOP)
+        assert same_bits(found, handle.player.inference(mel(30), True, 400, 60))
 
 
 def test_weights_are_those_of_the_moment():

@@ -22,6 +22,7 @@ FILES = {
     "checkpoints/latest_weights.pyt": ("fatchord", 512, (5, 5, 11), None),
     "latest_weights.pyt": ("fatchord", 512, (5, 5, 11), None),
     "saved_models/default/vocoder.pt": ("fatchord", 512, (5, 5, 8), "model_state"),
+    "best_model.pth": ("fatchord", 512, (4, 8, 8), "model"),
     "wavernn_10k_epochs_8bits_ljspeech.pth": ("torchaudio", 256, (5, 5, 11), None),
 }
 SOUNDS = ("wave", "wav", "waveform", "waveforms")  # what examples call their results
@@ -73,7 +74,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_every_example_of_the_page_runs(names, tmp_path):
     found = examples(PAGE)
-    assert len(found) == 7
+    assert len(found) == 8
     for code in found:
         before = dict(names)
         exec(code, before)

@@ -59,7 +59,7 @@ KERNEL_HEADERS = re.compile(
 # Layer of the package -> its modules. The subpackages are layers of their own.
 MODULES: dict[str, str] = {
     "errors": "errors",
-    "config": "config network_config",
+    "config": "config config_json network_config",
     "data": "arrays audio canonical conditioning conditioning_network features files fold "
     "job_history job_report job_style mel_conversion metrics pictures pictures_bench pictures_mel "
     "pictures_subscale preset presets presets_embedded presets_residual samples scoring subscale "

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from .config_json import build
 from .errors import ModelError
 from .network_config import NetworkConfig, embedded_problems
 
@@ -346,81 +345,12 @@ class ModelConfig:
             raise ModelError("The model configuration is not a JSON object.")
         mel, output = raw.pop("mel", None), raw.pop("output", None)
         subscale, network = raw.pop("subscale", None), raw.pop("network", None)
-        config: ModelConfig = _build(
+        config: ModelConfig = build(
             cls,
             raw,
-            mel=None if mel is None else _build(MelConfig, mel),
-            output=OutputConfig() if output is None else _build(OutputConfig, output),
-            subscale=None if subscale is None else _build(SubscaleConfig, subscale),
-            network=None if network is None else _build(NetworkConfig, network),
+            mel=None if mel is None else build(MelConfig, mel),
+            output=OutputConfig() if output is None else build(OutputConfig, output),
+            subscale=None if subscale is None else build(SubscaleConfig, subscale),
+            network=None if network is None else build(NetworkConfig, network),
         )
         return config
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-}
-
-
-def _is_range(value: object) -> bool:
-    """Accept null, or a list of two finite numbers in rising order."""
-    if value is None:
-        return True
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    numbers = all(isinstance(n, (int, float)) and math.isfinite(n) for n in value)
-    return numbers and value[0] < value[1]
-
-
-def _is_block_shape(value: object) -> bool:
-    """Accept null, or a list of two integers."""
-    return value is None or (
-        isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
-    )
-
-
-def _is_names(value: object) -> bool:
-    """Accept a list of strings."""
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-# fields stored as lists -> what they must hold, in words and as a check
-_LISTS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "clip": ("null or two numbers, lowest first", _is_range),
-    "block_shape": ("null or two integers", _is_block_shape),
-    "pruned": ("a list of names", _is_names),
-}
-
-
-def _build(cls: type[Any], raw: object, **given: Any) -> Any:
-    """Make dataclass `cls` from a JSON object, naming every unknown, missing or mistyped field."""
-    if not isinstance(raw, dict):
-        raise ModelError(f"{cls.__name__} is stored as {type(raw).__name__}, expected an object.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    problems = [f"unknown field {name!r}" for name in raw if name not in fields]
-    for name, value in raw.items():
-        f = fields.get(name)
-        if f is None:
-            continue
-        kinds = _KINDS.get(str(f.type), (str,) if str(f.type) in ("Core", "Head") else None)
-        if str(f.type).startswith("Literal"):
-            allowed = [part.strip("\"' ") for part in str(f.type)[8:-1].split(",")]
-            if value not in allowed:
-                problems.append(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
-        elif kinds and (not isinstance(value, kinds) or (bool not in kinds and value is True)):
-            problems.append(f"{name} is {value!r}, expected {f.type}")
-        elif isinstance(value, float) and not math.isfinite(value):
-            problems.append(f"{name} is {value!r}, expected a finite number")
-        elif name in _LISTS and not _LISTS[name][1](value):
-            problems.append(f"{name} is {value!r}, expected {_LISTS[name][0]}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in raw and name not in given:
-            problems.append(f"missing field {name!r}")
-    if problems:
-        raise ModelError(f"{cls.__name__} in the model file is not usable:", problems)
-    values = {n: tuple(v) if n in _LISTS and v is not None else v for n, v in raw.items()}
-    return cls(**values, **given)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from .. import canonical, voices, weights
 from ..canonical import Tensors
 from ..config import ModelConfig
-from ..errors import InputError, ModelError
-from ..preset import Preset
+from ..errors import ModelError
 from ..presets import fitting_presets, get_preset, with_preset
 from . import (
     anandaswarup,
     begeekmyfriend,
+    conventions,
     coqui,
     deepmind,
     fatchord,
@@ -67,7 +67,6 @@ DIALECTS: dict[str, Dialect] = {
         yukarin,
     )
 }
-_GAUSSIAN_WRAPPER = "model"  # of coqui and its kin, which know no beta distribution
 _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 
 # Published layouts that are told apart by one name, and are not read yet.
@@ -126,121 +125,6 @@ def _is_canonical(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def _sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick what decides which presets fit."""
-    sizes = {name: fields.get(name, 0) for name in ("head", "hop_length", "n_mels")}
-    return sizes | {"embedded": fields.get("core") == "embedded"}
-
-
-def _default_preset(dialect: Dialect, wrapper: str, converted: Converted) -> str | None:
-    """Choose the preset that a checkpoint most likely goes with; None if none fits its sizes."""
-    fields, tensors = converted
-    fitting = [n for n in fitting_presets(**_sizes(fields)) if n in dialect.presets]
-    if dialect.choose is not None:
-        likely = dialect.choose(converted)
-        return likely if likely in fitting else None
-    if dialect.name == "fatchord" and "geneing" in fitting and "rtvc" in fitting:
-        # The single-GRU model stored in this layout has a second GRU of zeros.
-        single = not any(tensors[f"gru2.{part}"].any() for part in ("w_input", "w_recurrent"))
-        return "geneing" if single and wrapper != "model_state" else "rtvc"
-    labels = fields["n_classes"] if fields["head"] == "softmax" else 0
-
-    def unlikely(name: str) -> tuple[bool, bool]:
-        preset = get_preset(name)
-        bits = preset.bits is not None and labels != 2**preset.bits
-        return preset.wrapper not in (None, wrapper), bits
-
-    return min(fitting, key=unlikely, default=None)  # the first of equals
-
-
-def _complete(
-    dialect: Dialect, wrapper: str, converted: Converted, preset: str | None
-) -> Converted:
-    """Fill in what no tensor tells, a hop length or which of two heads, from a preset.
-
-    Raises
-    ------
-    ModelError
-        If it must be told and is not, naming the presets that fit.
-    """
-    fields = dict(converted.fields)
-    if fields["head"] is None and wrapper == _GAUSSIAN_WRAPPER:
-        fields["head"] = "gaussian"
-    found = []
-    every = fitting_presets(**_sizes(fields))
-    fitting = [name for name in every if name in dialect.presets] or every
-    if preset is not None and preset in every:
-        told = get_preset(preset)
-        fields["head"] = fields["head"] or next(h for h in told.heads if h in ("gaussian", "beta"))
-        fields["hop_length"] = fields["hop_length"] or told.hop_length
-    named = f"Presets that fit: {', '.join(fitting) or 'none'}."
-    if fields["head"] is None:
-        found.append(
-            "the last layer has two outputs, of a gaussian or of a beta distribution, which the "
-            f"file does not tell; name a preset (--preset). {named}"
-        )
-    if not fields["hop_length"]:
-        found.append(
-            "the mel is interpolated linearly, so the samples of a frame are not in the file; name "
-            f"a preset (--preset). {named}"
-        )
-    if found:
-        raise ModelError("The file does not say all that the model needs:", found)
-    return Converted(fields, converted.tensors)
-
-
-def _without_preset(dialect: Dialect, fields: Mapping[str, Any]) -> ModelConfig:
-    """Take sample rate and output rule from the family; its mel convention is not known."""
-    kin = _kin(dialect, fields)
-    return ModelConfig(**fields, sample_rate=kin.sample_rate, output=dialect.output or kin.output)
-
-
-def _kin(dialect: Dialect, fields: Mapping[str, Any]) -> Preset:
-    """The preset whose sample rate and output are the best guess where none fits."""
-    values = fields["head"] in ("mol", "gaussian", "beta")
-    names = dialect.presets or fatchord.DIALECT.presets
-    return get_preset("fatchord-mol" if values else names[0])
-
-
-def _configure(path: Path, dialect: Dialect, wrapper: str, converted: Converted) -> ModelConfig:
-    """Complete the configuration with the assumed preset, and say what was assumed."""
-    config = _without_preset(dialect, converted.fields)
-    name = _default_preset(dialect, wrapper, converted)
-    if name is None:
-        _log.warning(
-            "%s: no preset has %d samples a frame and %d mel bins; assuming %d Hz and the output "
-            "rule of %s, with an unknown mel convention.",
-            path,
-            config.hop_length,
-            config.n_mels,
-            config.sample_rate,
-            _kin(dialect, converted.fields).name if dialect.output is None else dialect.name,
-        )
-        return config
-    _log.info(
-        "%s: %s checkpoint; assuming preset %s (--preset overrides).", path, dialect.name, name
-    )
-    return with_preset(config, name)
-
-
-def _refuse_unfitting(path: Path, fields: Mapping[str, Any], name: str) -> None:
-    """Say why a preset does not fit, before what it does not tell is missed."""
-    problems = get_preset(name).problems(**_sizes(fields))
-    if problems:
-        fitting = ", ".join(fitting_presets(**_sizes(fields))) or "none"
-        raise InputError(
-            f"{path}: Preset {name!r} does not fit this model: {'; '.join(problems)}. "
-            f"Presets that fit: {fitting}."
-        )
-
-
-def _apply_preset(path: Path, config: ModelConfig, name: str) -> ModelConfig:
-    try:
-        return with_preset(config, name)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
 def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[ModelConfig, Tensors]:
     """Read a model file of any supported kind into its configuration and canonical weights.
 
@@ -273,14 +157,19 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
         get_preset(preset)  # an unknown name is refused before any work
     if _is_canonical(file):
         config, tensors = weights.read(file)
-        return (config if preset is None else _apply_preset(file, config, preset)), tensors
+        return (
+            config if preset is None else conventions.apply_preset(file, config, preset)
+        ), tensors
     from .container import open_checkpoint
 
-    return _to_model(open_checkpoint(file), preset)
+    return _to_model(open_checkpoint(file), preset, {})
 
 
 def load_state(
-    state: Mapping[str, Any], label: str, preset: str | None = None
+    state: Mapping[str, Any],
+    label: str,
+    preset: str | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> tuple[ModelConfig, Tensors]:
     """Take the state dict of a live PyTorch module as `load` takes a file.
 
@@ -292,6 +181,8 @@ def load_state(
         What it is called in messages, in place of a file.
     preset : str, optional
         As in `load`.
+    told : mapping, optional
+        "hop_length" and "head", as the module has them, for tensors that do not tell.
 
     Returns
     -------
@@ -307,21 +198,25 @@ def load_state(
 
     if preset is not None:
         get_preset(preset)
-    return _to_model(checkpoint_of_state(state, label), preset)
+    return _to_model(checkpoint_of_state(state, label), preset, told or {})
 
 
-def _to_model(checkpoint: Checkpoint, preset: str | None) -> tuple[ModelConfig, Tensors]:
+def _to_model(
+    checkpoint: Checkpoint, preset: str | None, told: Mapping[str, Any]
+) -> tuple[ModelConfig, Tensors]:
     """Convert, complete by a preset, check; messages begin with the name of the checkpoint."""
     path = checkpoint.path
     try:
         dialect, converted = _convert(checkpoint)
         if preset is not None:
-            _refuse_unfitting(path, converted.fields, preset)
-        converted = _complete(dialect, checkpoint.wrapper, converted, preset)
+            conventions.refuse_unfitting(path, converted.fields, preset)
+        converted = conventions.complete(dialect, checkpoint.wrapper, converted, preset, told)
         if preset is None:
-            config = _configure(path, dialect, checkpoint.wrapper, converted)
+            config = conventions.configure(path, dialect, checkpoint.wrapper, converted)
         else:
-            config = _apply_preset(path, _without_preset(dialect, converted.fields), preset)
+            config = conventions.apply_preset(
+                path, conventions.without_preset(dialect, converted.fields), preset
+            )
         canonical.validate(config, converted.tensors)
     except ModelError as error:
         message = str(error).split("\n  - ")[0]
@@ -355,7 +250,7 @@ def _inspect_canonical(path: Path) -> dict[str, Any]:
         "sha256": meta["sha256"],
         "config": fields,
         "preset": config.preset,
-        "presets": fitting_presets(**_sizes(fields)),
+        "presets": fitting_presets(**conventions.sizes(fields)),
         "sizes": {},
         "parameters": sum(array.size for array in tensors.values()),
         "tensors": _table(tensors, weights.stored_dtypes(path)),
@@ -417,11 +312,11 @@ def _add_model_facts(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
     dialect = DIALECTS[detect(checkpoint.state)]
     facts.update(dialect=dialect.name, sizes=dialect.sizes(checkpoint.state))
     converted = _convert(checkpoint)[1]
-    facts["presets"] = fitting_presets(**_sizes(converted.fields))
-    converted = _complete(dialect, checkpoint.wrapper, converted, None)
-    preset = _default_preset(dialect, checkpoint.wrapper, converted)
-    facts.update(presets=fitting_presets(**_sizes(converted.fields)), preset=preset)
-    config = _without_preset(dialect, converted.fields)
+    facts["presets"] = fitting_presets(**conventions.sizes(converted.fields))
+    converted = conventions.complete(dialect, checkpoint.wrapper, converted, None, {})
+    preset = conventions.default_preset(dialect, checkpoint.wrapper, converted)
+    facts.update(presets=fitting_presets(**conventions.sizes(converted.fields)), preset=preset)
+    config = conventions.without_preset(dialect, converted.fields)
     if preset is not None:
         config = with_preset(config, preset)
     canonical.validate(config, converted.tensors)

@@ -16,13 +16,14 @@ from ..devices import resolve_devices
 from ..errors import ModelError
 from ..presets import fitting_presets, with_preset
 from ..vocoder import Vocoder
-from . import fatchord, rtvc, torchaudio, univoc
+from . import coqui, fatchord, rtvc, torchaudio, univoc
 from .player import Player
 
 _log = logging.getLogger("wavernn_fast")
 
 _BATCH_NORM_EPS = 1e-5  # that the converters fold in
-_GENERATE = ("mels", "batched", "target", "overlap", "mu_law")  # what every flavour takes
+_FOLDS = ("mels", "batched", "target", "overlap")  # what every program takes
+_GENERATE = (*_FOLDS, "mu_law")  # and all but mozilla's and coqui's
 _ABSENT = object()
 
 
@@ -39,12 +40,12 @@ def accelerate(
     """Put the compiled engine behind the sampling method of a live PyTorch module.
 
     The module is a WaveRNN of fatchord's class or one that shares its names
-    (Real-Time-Voice-Cloning, MockingBird), a ``torchaudio.models.WaveRNN``, or the ``Vocoder`` of
-    univoc 0.2: it is known by the names of its tensors and the parameters of its method, not by its
-    type. The instance's `generate` or `infer` is replaced by one with the same parameters; the
-    module's weights are copied now, so what is trained or loaded into it afterwards is not heard
-    before `accelerate` is called again. The module itself, `forward` and `state_dict` stay as they
-    are.
+    (Real-Time-Voice-Cloning, MockingBird, mozilla/TTS, coqui-ai/TTS), a
+    ``torchaudio.models.WaveRNN``, or the ``Vocoder`` of univoc 0.2: it is known by the names of its
+    tensors and the parameters of its method, not by its type. The instance's `generate`, `infer` or
+    `inference` is replaced by one with the same parameters; the module's weights are copied now, so
+    what is trained or loaded into it afterwards is not heard before `accelerate` is called again.
+    The module itself, `forward` and `state_dict` stay as they are.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def accelerate(
         `compat.player.Player`.
     flavour : str or OutputConfig, optional
         What follows the draws of `generate`: see `compat.fatchord.WaveRNN`. By default "fatchord"
-        if the method takes a `save_path`, else "rtvc".
+        if the method takes a `save_path`, "coqui" if it takes no `mu_law`, else "rtvc".
 
     Returns
     -------
@@ -83,7 +84,9 @@ def accelerate(
     face, (config, tensors) = _read(module, preset)
     voc = Vocoder(config, tensors, device=device, dtype=dtype, cpu_threads=cpu_threads)
     options: dict[str, Any] = {"seed": seed}
-    if face.player is not univoc.Vocoder and face.method == "generate":
+    if face.player is coqui.Wavernn:
+        options["mulaw"] = coqui.setting(module, "mulaw")
+    if issubclass(face.player, fatchord.WaveRNN):
         rate = getattr(module, "sample_rate", None)
         options["sample_rate"] = rate if isinstance(rate, int) else None
         if flavour is not None:
@@ -100,8 +103,9 @@ class Accelerated:
     ----------
     module : torch.nn.Module
     method : str
-        Name of the replaced method: "generate" or "infer".
-    player : compat.fatchord.WaveRNN, .rtvc.WaveRNN, .torchaudio.WaveRNN or .univoc.Vocoder
+        Name of the replaced method: "generate", "infer" or "inference".
+    player : compat.fatchord.WaveRNN, .rtvc.WaveRNN, .coqui.Wavernn, .torchaudio.WaveRNN or
+        .univoc.Vocoder
         What plays instead.
     """
 
@@ -170,7 +174,7 @@ class _Face(NamedTuple):
 
 def _face_of(module: Any) -> _Face | None:
     """Tell the family by the parameters of its methods; None if they are of none."""
-    for method in ("generate", "infer"):
+    for method in ("generate", "infer", "inference"):
         try:
             taken = set(inspect.signature(getattr(module, method)).parameters)
         except (AttributeError, TypeError, ValueError):  # there is none, or it is not a function
@@ -179,6 +183,8 @@ def _face_of(module: Any) -> _Face | None:
             return _Face(method, torchaudio.WaveRNN)
         if method == "generate" and taken == {"mel"} and hasattr(module, "sr"):
             return _Face(method, univoc.Vocoder)
+        if method != "infer" and taken == set(_FOLDS):
+            return _Face(method, coqui.Wavernn)
         if method == "generate" and taken.issuperset(_GENERATE):
             return _Face(method, fatchord.WaveRNN if "save_path" in taken else rtvc.WaveRNN)
     return None
@@ -202,7 +208,8 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
     found = [] if face is not None else [_no_face(module)]
     found += _wrong_parts(module)
     try:
-        model = checkpoints.load_state(module.state_dict(), label, preset)
+        told = coqui.told(module) if face is not None and face.player is coqui.Wavernn else None
+        model = checkpoints.load_state(module.state_dict(), label, preset, told)
     except ModelError as error:
         found += error.problems or [str(error).removeprefix(f"{label}: ")]
     else:
@@ -231,6 +238,7 @@ def _no_face(module: Any) -> str:
         return "it is wrapped, as by DataParallel; hand over what it wraps, its `.module`"
     return (
         f"it has neither generate({', '.join(_GENERATE)}, ...) as fatchord's class, nor "
+        f"inference({', '.join(_FOLDS)}) as coqui's, nor "
         "generate(mel) and sr as univoc's, nor infer(specgram, lengths) as torchaudio's"
     )
 

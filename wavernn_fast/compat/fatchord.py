@@ -19,12 +19,13 @@ from ..presets import PRESETS
 from ..vocoder import Vocoder
 from .player import Player
 
-# What follows the draws in each program: "fatchord" since November 2019; "rtvc" joins companded
-# values by the older crossfade, with its hole of power, and undoes the pre-emphasis.
+# What follows the draws in each program: "fatchord" since November 2019; "rtvc" and "coqui" join
+# companded values by the older crossfade, with its hole of power, and rtvc undoes the pre-emphasis.
 FLAVOURS: Mapping[str, OutputConfig] = MappingProxyType(
     {
         "fatchord": PRESETS["fatchord-raw9"].output,
         "rtvc": dataclasses.replace(PRESETS["rtvc"].output, crossfade="legacy"),
+        "coqui": dataclasses.replace(PRESETS["coqui"].output, crossfade="legacy"),
     }
 )
 
@@ -36,7 +37,7 @@ class WaveRNN(Player):
     ----------
     vocoder : Vocoder
         See also `from_checkpoint`.
-    flavour : {"fatchord", "rtvc"} or OutputConfig
+    flavour : {"fatchord", "rtvc", "coqui"} or OutputConfig
         What follows the draws: order of mu-law and crossfade, kind of crossfade, de-emphasis, cut
         and final ramp. Programs in between are described by an `OutputConfig`, of which the
         crossfade, the order of decoding, fold sizes, de-emphasis, length and ramp are used.
@@ -123,15 +124,18 @@ class WaveRNN(Player):
         fold: tuple[int | None, int | None] | None,
         mu_law: bool | None = None,
         progress: Callable[[int], None] | None = None,
+        *,
+        flavour: OutputConfig | None = None,
     ) -> NDArray[np.float64]:
         """What `generate` returns; `fold` is (target, overlap), None for unfolded.
 
-        `progress` is called with the number of samples drawn so far.
+        `progress` is called with the number of samples drawn so far; `flavour` stands in for that
+        of the object.
         """
         if mu_law is None:
             mu_law = self.config.output.mu_law
         output = dataclasses.replace(
-            self.flavour,
+            self.flavour if flavour is None else flavour,
             mu_law=bool(mu_law) and self.config.head == "softmax",
             label_decode="float32",
         )
