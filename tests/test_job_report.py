@@ -70,7 +70,7 @@ class Reader(HTMLParser):
 def test_a_job_of_two_workers_that_was_killed_and_resumed_is_read_whole(tmp_path):
     history = job_history.read_history(busy_job(tmp_path, 400))
     assert (len(history.done), len(history.failed), history.left) == (394, 6, 0)
-    assert [(run.worker, run.end is not None) for run in history.runs] == [
+    assert [(run.worker, not run.is_open) for run in history.runs] == [
         ("0", False), ("1", False), ("0", True), ("1", True),
     ]  # fmt: skip
     assert history.ignored == 1  # the torn line
@@ -160,6 +160,22 @@ def test_workers_that_take_items_one_by_one_leave_the_counting_to_the_job(tmp_pa
     assert "Stopped with 7 left; with --resume it goes on. The disk <is> full." in Reader(
         page(tmp_path)
     ).words  # fmt: skip
+
+
+def test_rounds_of_a_process_are_one_run(tmp_path):
+    journal = Journal(tmp_path, "0of1-0")
+    for i in range(5):
+        journal.begin(None).done(f"{i}.wav", 2.0, 3.0)
+        journal.end()
+        journal.at += 0.01
+    journal.at += 10.0  # another process
+    journal.begin(None)
+    first, second = job_history.read_history(tmp_path).runs
+    assert (first.done, len(first.ends), first.is_open, second.is_open) == (5, 5, False, True)
+    assert first.seconds == pytest.approx(15.04)
+    words_of_times = Reader(page(tmp_path)).words
+    assert "2 runs of 1 worker" in words_of_times
+    assert "engine 13.5 s 90.0 %" in " ".join(words_of_times.split())
 
 
 def test_lines_of_the_wrong_kind_never_stop_the_reading(tmp_path):

@@ -28,6 +28,8 @@ _SESSIONS = "job-*.jsonl"
 _FAILURES = "failed*.jsonl"
 _SHARD = re.compile(r"(\d+)of(\d+)(?!\d)")  # begins the name of a worker
 
+_PAUSE = 2.0  # seconds between two runs that count as none
+
 Entry = dict[str, Any]
 
 
@@ -44,11 +46,16 @@ class Failure:
 
 @dataclass
 class Run:
-    """One run of one worker; times are Unix seconds, None where the journal has none."""
+    """One run of one worker; times are Unix seconds, None where the journal has none.
+
+    A process that is handed items one by one works in rounds, each with a first and a last line;
+    rounds that follow at once are one run.
+    """
 
     worker: str
     begin: Entry
-    end: Entry | None = None
+    ends: list[Entry] = field(default_factory=list)  # the last line of each round
+    is_open: bool = True  # the last round has not ended, in its own words
     first: float | None = None
     last: float | None = None
     done: int = 0
@@ -67,6 +74,14 @@ class Run:
         items = number(self.begin.get("items"))
         return None if items is None else max(0, int(items) - self.done - self.failed)
 
+    def goes_on(self, begin: Entry) -> bool:
+        """Whether a first line is of another round of this run."""
+        facts = self.begin.keys() | begin.keys()
+        same = all(self.begin.get(key) == begin.get(key) for key in facts - {"at"})
+        at = number(begin.get("at"))
+        soon = at is not None and self.last is not None and abs(at - self.last) < _PAUSE
+        return same and soon and not self.is_open and begin.get("items") is None
+
     @property
     def shard(self) -> tuple[str, str]:
         """(number, count) of the part of the job, as the name of the worker begins."""
@@ -75,9 +90,10 @@ class Run:
     @property
     def seconds(self) -> float:
         """From its first line to its last, or what it said when it ended."""
-        said = number((self.end or {}).get("wall_seconds"))
-        if said is not None:
-            return said
+        if not self.is_open and len(self.ends) == 1:
+            said = number(self.ends[0].get("wall_seconds"))
+            if said is not None:
+                return said
         return 0.0 if self.first is None or self.last is None else self.last - self.first
 
 
@@ -122,7 +138,7 @@ class History:
             run
             for shard in self._shards()
             for run in self._latest(shard)
-            if run.begin and run.end is None
+            if run.begin and run.is_open
         ]
 
     @property
@@ -132,7 +148,7 @@ class History:
             session = self._session(shard)
             if session is not None and session.over is None:
                 return True
-            if session is None and any(r.begin and r.end is None for r in self._latest(shard)):
+            if session is None and any(r.begin and r.is_open for r in self._latest(shard)):
                 return True
         return False
 
@@ -182,11 +198,11 @@ class History:
         return text((self.sessions[-1].over or {}).get("reason")) if self.sessions else ""
 
     def periods(self) -> list[tuple[float, float]]:
-        """When at least one worker was at work: intervals that do not touch, in order."""
+        """When at least one worker was at work: intervals with pauses between them, in order."""
         spans = sorted((r.first, r.last) for r in self.runs if r.first is not None and r.last)
         merged: list[tuple[float, float]] = []
         for start, stop in spans:
-            if merged and start <= merged[-1][1]:
+            if merged and start <= merged[-1][1] + _PAUSE:
                 merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
             else:
                 merged.append((start, stop))
@@ -269,12 +285,15 @@ def _read_journal(path: Path, history: History) -> None:
     own: dict[str, tuple[float, int] | Failure] = {}
     for entry in _lines(path, history):
         state, at = entry.get("state"), number(entry.get("at"))
-        if state == "begin" or run is None:
+        if run is None or (state == "begin" and not run.goes_on(entry)):
             run = Run(worker, entry if state == "begin" else {})
             history.runs.append(run)
         run.see(at)
-        if state == "end":
-            run.end = entry
+        if state == "begin":
+            run.is_open = True
+        elif state == "end":
+            run.ends.append(entry)
+            run.is_open = False
         elif state == "failed":
             run.failed += 1
             own[text(entry.get("name"))] = _failure(entry, worker)

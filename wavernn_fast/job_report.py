@@ -229,7 +229,7 @@ def _distribution(values: NDArray[np.float64], labels: tuple[str, str, str], wor
 
 def _times(runs: Sequence[Run]) -> str:
     """Where the time of the runs that ended went: in the engine's thread, and beside it."""
-    ended = [run.end for run in runs if run.end is not None]
+    ended = [end for run in runs for end in run.ends]
     wall = _sum(ended, "wall_seconds")
     if not wall:
         words = "No run has ended yet; its times come with its end."
@@ -245,10 +245,11 @@ def _times(runs: Sequence[Run]) -> str:
     ]
     heads = ("part", "time", "of the whole")
     table = _table(heads, rows, numbers=(1, 2), tight=(0,), swatches=[*inside, *("",) * 3])
+    known = sum(bool(run.ends) for run in runs)
     words = (
-        f"Of {len(ended)} of {len(runs)} runs; one that was killed leaves no times. Reading, "
-        "writing and the journal have threads of their own and overlap with the engine. Outside "
-        f"the engine: {100.0 * max(0.0, 1.0 - inside['engine'] / wall):.1f} %."
+        f"Of {known} of {len(runs)} runs; one that was killed leaves no times. Reading, writing and "
+        "the journal have threads of their own and overlap with the engine. Outside the engine: "
+        f"{100.0 * max(0.0, 1.0 - inside['engine'] / wall):.1f} %."
     )
     return f"<section class=time><h2>Time</h2>{bar}{table}<p class=note>{words}</p></section>"
 
@@ -283,10 +284,10 @@ def _runs(runs: Sequence[Run]) -> str:
                 duration(seconds),
                 f"{run.done:,}",
                 f"{run.failed:,}",
-                counted(run.left),
+                "" if run.left is None else f"{run.left:,}",
                 duration(run.audio_seconds),
                 f"{run.audio_seconds / seconds:,.3g}" if seconds > 0.0 else "",
-                "yes" if run.end is not None else "no end written",
+                "no end written" if run.is_open else "yes",
             ]
         )
     more = len(runs) - len(rows)
