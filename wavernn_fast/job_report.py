@@ -246,10 +246,11 @@ def _times(runs: Sequence[Run]) -> str:
     heads = ("part", "time", "of the whole")
     table = _table(heads, rows, numbers=(1, 2), tight=(0,), swatches=[*inside, *("",) * 3])
     known = sum(bool(run.ends) for run in runs)
+    outside = max(0.0, 1.0 - inside["engine"] / wall)
     words = (
         f"Of {known} of {len(runs)} runs; one that was killed leaves no times. Reading, writing "
-        "and the journal have threads of their own and overlap with the engine. Outside the engine: "
-        f"{100.0 * max(0.0, 1.0 - inside['engine'] / wall):.1f} %."
+        "and the journal have threads of their own and overlap with the engine. Outside the "
+        f"engine: {100.0 * outside:.1f} %."
     )
     return f"<section class=time><h2>Time</h2>{bar}{table}<p class=note>{words}</p></section>"
 
