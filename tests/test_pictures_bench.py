@@ -11,7 +11,7 @@ import pytest
 from cli_runner import refused, run
 from matplotlib.image import imread
 
-from wavernn_fast import pictures_bench, vocoder
+from wavernn_fast import bench_rows, pictures_bench, pictures_latency, vocoder
 from wavernn_fast.errors import InputError
 from wavernn_fast.pictures_bench import plot_bench, read_bench
 
@@ -35,6 +35,10 @@ def save(path: Path, *rows: object, **more: object) -> Path:
     return path
 
 
+def read_bench_of(path: Path) -> list[pictures_bench.Speed]:
+    return read_bench(bench_rows.Report(path))
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that would have been written."""
@@ -53,7 +57,7 @@ def panels(figure) -> dict[str, object]:
 
 def test_rows_are_read_as_bench_writes_them(tmp_path):
     many = {**ROW, "streams": 32, "samples_per_s": 9e3, "eager_batch_samples_per_s": 3e3}
-    one, other = read_bench(save(tmp_path / "b.json", ROW, many))
+    one, other = read_bench_of(save(tmp_path / "b.json", ROW, many))
     assert (one.model, one.series, one.streams) == ("dual:896", "fp32, 1 thread", 1)
     assert (one.samples_per_s, one.floor, one.baseline) == (2000.0, 2500.0, 500.0)
     assert one.chunk_seconds == pytest.approx(0.5)  # 50 ms at a tenth of real time
@@ -63,7 +67,7 @@ def test_rows_are_read_as_bench_writes_them(tmp_path):
 
 def test_bars_marks_and_shares_stand_where_the_rows_say(figures, tmp_path):
     rows = [ROW, {**ROW, "dtype": "int8", "samples_per_s": 8000.0, "floor_samples_per_s": None}]
-    plot_bench(tmp_path / "x.png", read_bench(save(tmp_path / "b.json", *rows)))
+    plot_bench(tmp_path / "x.png", read_bench_of(save(tmp_path / "b.json", *rows)))
     panel = panels(figures[0])["dual:896, 1 stream"]
     assert [bar.get_width() for bar in panel.patches] == [2000.0, 8000.0]
     names = [label.get_text() for label in panel.get_yticklabels()]
@@ -83,7 +87,7 @@ def test_curves_follow_the_streams(figures, tmp_path):
         {**ROW, "streams": n, "samples_per_s": 1000.0 * n**0.5, "chunk_seconds": 0.01 * n}
         for n in (4, 1, 16)
     ]
-    plot_bench(tmp_path / "x.png", read_bench(save(tmp_path / "b.json", *rows)), title="a")
+    plot_bench(tmp_path / "x.png", read_bench_of(save(tmp_path / "b.json", *rows)), title="a")
     found = panels(figures[0])
     speed, wait = (axes for label, axes in found.items() if "dual" not in label)
     assert list(speed.lines[0].get_xdata()) == [1, 4, 16]
@@ -110,7 +114,7 @@ def test_every_result_with_rows_of_speed_is_read_and_others_say_what_they_lack()
     read, said = 0, []
     for file in sorted(RESULTS.glob("*.json")):
         try:
-            read += len(read_bench(file)) > 0
+            read += len(read_bench_of(file)) > 0
         except InputError as error:
             said.append((file.name, str(error)))
     assert read >= 10
@@ -159,7 +163,7 @@ def test_a_file_that_is_no_measurement_is_refused(text, words, tmp_path):
 
 def test_too_many_rows_and_none_are_refused(tmp_path):
     with pytest.raises(InputError, match="do not fit"):
-        read_bench(save(tmp_path / "b.json", *[ROW] * (pictures_bench.MOST_ROWS + 1)))
+        read_bench_of(save(tmp_path / "b.json", *[ROW] * (bench_rows.MOST_ROWS + 1)))
     with pytest.raises(InputError, match="no measurement"):
         plot_bench(tmp_path / "x.png", [])
 
@@ -172,3 +176,67 @@ def test_hostile_names_are_text(tmp_path):
     words = " ".join(ElementTree.parse(out).getroot().itertext())
     assert r"<b>$x^\x01\xff" in words
     assert r"$_{$\n, 1 thread" in words
+
+
+# --- latency --------------------------------------------------------------------------------------
+
+WAITS = {
+    "first_chunk_seconds": [
+        {"way": way, "streams": n, "chunk_frames": chunk, "median_median": 0.01 * chunk * n,
+         "median_p95": 0.02 * chunk * n, "best_median": 0.001, "tries": 5}
+        for way in ("pull", "push") for n in (1, 8) for chunk in (10, 1)
+    ],
+    "real_time": [
+        {"streams": n, "median_delay": 0.03 * n, "median_first": 0.05, "best_delay": 0.01}
+        for n in (4, 1)
+    ],
+}  # fmt: skip
+
+
+def test_waits_are_drawn_over_chunk_and_company(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        pictures_latency, "save_figure", lambda figure, path: figures.append(figure)
+    )
+    file = tmp_path / "waits.json"
+    file.write_text(json.dumps(WAITS))
+    first, company = pictures_latency.read_latency(bench_rows.Report(file))
+    pictures_latency.plot_latency(tmp_path / "x.png", first, company)
+    left, right = figures[0].axes
+    names = [text.get_text() for text in left.get_legend().get_texts()]
+    assert names == ["pull, 1 stream", "pull, 8 streams", "push, 1 stream", "push, 8 streams"]
+    line, _, bars = left.containers[1]
+    assert list(line.get_xdata()) == [1, 10]
+    assert list(line.get_ydata()) == pytest.approx([80.0, 800.0])  # milliseconds
+    [segments] = [bar.get_segments() for bar in bars]
+    assert [segment[1][1] for segment in segments] == pytest.approx([160.0, 1600.0])
+    delay, sound, limit = right.lines
+    assert (list(delay.get_xdata()), list(delay.get_ydata())) == ([1, 4], pytest.approx([30, 120]))
+    assert list(sound.get_ydata()) == pytest.approx([50, 50])
+    assert set(limit.get_ydata()) == {200.0}
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_plot_draws_waits(ending, tmp_path):
+    file, out = tmp_path / "waits.json", tmp_path / f"out.{ending}"
+    file.write_text(json.dumps(WAITS))
+    result = run("plot", file, "-o", out)
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    assert out.stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "words"),
+    [
+        ({**WAITS, "real_time": []}, 'no list "real_time"'),
+        ({**WAITS, "real_time": [{"streams": 1}]}, 'real_time: row 1 has no "median_delay"'),
+        (
+            {**WAITS, "first_chunk_seconds": [{"way": 3}]},
+            'first_chunk_seconds: row 1 has no "way"',
+        ),
+    ],
+)
+def test_waits_that_are_odd_are_named(spoiled, words, tmp_path):
+    (tmp_path / "b.json").write_text(json.dumps(spoiled))
+    refused(run("plot", tmp_path / "b.json", "-o", tmp_path / "out.png"), tmp_path, words)
+    assert not (tmp_path / "out.png").exists()

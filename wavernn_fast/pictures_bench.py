@@ -5,25 +5,20 @@ The rows are those of `wavernn-fast bench --json` and of `benchmarks/throughput.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .bench_rows import Report, Row
 from .errors import InputError
-from .files import PathLike, label, open_source
+from .files import PathLike
 from .pictures import clip_title, new_figure, save_figure
 
 CHUNK_SECONDS = 0.05  # of the chunks of `Vocoder.stream`
-MOST_ROWS = 400
 _MOST_COLUMNS = 4  # numbers of streams that have bars of their own
-_MOST = 1e30  # beyond it a figure is a mistake
-_PROBLEMS = 5  # of a file, in one message
-_EXPECTED = "expected the JSON of 'wavernn-fast bench --json' or of benchmarks/throughput.py"
 
 
 @dataclass(frozen=True)
@@ -39,35 +34,17 @@ class Speed:
     chunk_seconds: float | None = None  # until every stream has its next `CHUNK_SECONDS` of audio
 
 
-def read_bench(path: PathLike) -> list[Speed]:
-    """Rows of a file of measurements; "-" is standard input.
+def read_bench(report: Report) -> list[Speed]:
+    """Rows of a file of measurements.
 
     Raises
     ------
     InputError
-        If the file is no JSON, has no rows, or a row lacks something or has it in an odd form;
-        the first problems are listed, with the number of the row.
-    AudioError
-        If the file cannot be read.
+        If it has no rows, or a row lacks something or has it in an odd form; the first problems
+        are listed, with the number of the row.
     """
-    report = _load(path)
-    rows = report.get("rows") if isinstance(report, dict) else None
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f'{label(path)} has no list "rows" with anything in it; {_EXPECTED}.')
-    assert isinstance(report, dict)
-    problems: list[str] = []
-    found = []
-    for i, row in enumerate(rows, start=1):
-        reader = _Row(row if isinstance(row, dict) else {}, f"row {i}", problems)
-        found.append(_speed(reader, str(report.get("model", ""))))
-    if problems:
-        more = f"\n  - and {len(problems) - _PROBLEMS} more" if len(problems) > _PROBLEMS else ""
-        listed = "".join(f"\n  - {problem}" for problem in problems[:_PROBLEMS])
-        raise InputError(f"{label(path)} cannot be drawn; {_EXPECTED}:{listed}{more}")
-    if len(found) > MOST_ROWS:
-        raise InputError(
-            f"{label(path)} has {len(found)} rows; more than {MOST_ROWS} do not fit a picture."
-        )
+    found = [_speed(row, str(report.fields.get("model", ""))) for row in report.rows("rows")]
+    report.check()
     return found
 
 
@@ -123,58 +100,7 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
 # --- reading ---
 
 
-class _Row:
-    """Fields of one row; what is wrong is noted, and a value that does no harm returned."""
-
-    def __init__(self, fields: dict[str, Any], name: str, problems: list[str]) -> None:
-        self.fields, self.name, self.problems = fields, name, problems
-
-    def number(self, key: str) -> float:
-        """A positive number that must be there."""
-        if self.fields.get(key) is None:
-            self.problems.append(f'{self.name} has no "{key}"')
-            return 1.0
-        return self.optional(key) or 1.0
-
-    def optional(self, key: str) -> float | None:
-        """A positive number, or None where there is none."""
-        value = self.fields.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self.problems.append(f'{self.name}: "{key}" is {_shown(value)}, no number')
-            return None
-        if not 0.0 < value < _MOST:
-            self.problems.append(f'{self.name}: "{key}" is {_shown(value)}, not above 0 and finite')
-            return None
-        return float(value)
-
-    def count(self, key: str) -> int:
-        """A whole number, 1 or more."""
-        value = self.number(key)
-        if value != int(value):
-            self.problems.append(f'{self.name}: "{key}" is {value}, no whole number')
-        return int(value)
-
-    def word(self, key: str) -> str:
-        """A string that must be there."""
-        value = self.fields.get(key)
-        if not isinstance(value, str):
-            self.problems.append(f'{self.name} has no "{key}"')
-            return ""
-        return value
-
-
-def _load(path: PathLike) -> object:
-    source = open_source(path)
-    data = Path(source).read_bytes() if isinstance(source, str) else source.read()
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:  # bytes that are no text are a ValueError too
-        raise InputError(f"{label(path)} is not JSON ({error}); {_EXPECTED}.") from error
-
-
-def _speed(row: _Row, model: str) -> Speed:
+def _speed(row: Row, model: str) -> Speed:
     streams, device = row.count("streams"), row.fields.get("device", "cpu")
     if device != "cpu":
         series = f"{row.word('isa')}, {row.word('dtype')}"
@@ -192,11 +118,6 @@ def _speed(row: _Row, model: str) -> Speed:
         baseline=batch or row.optional("eager_samples_per_s"),
         chunk_seconds=row.optional("chunk_seconds") or (CHUNK_SECONDS / each if each else None),
     )
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 30 else text[:27] + "..."
 
 
 # --- drawing ---

@@ -53,7 +53,8 @@ def command(inputs: Sequence[str], output: str, **options: Any) -> None:
     One or two recordings or mels (.npy, .npz, .safetensors): side by side on the same scales; with
     --preset or --model mels as well, and below two of them what they differ by.
 
-    The JSON of 'bench': samples/s beside the hardware floor and PyTorch, and how long streams wait.
+    The JSON of 'bench', and of the benchmarks of throughput and stream latency: samples/s beside
+    the hardware floor and PyTorch, and how long streams wait.
 
     The output folder of a job, while it runs or after: one page with progress, speed and failures,
     which needs nothing else, not even the network.
@@ -114,7 +115,7 @@ def _draw_files(inputs: Sequence[str], output: str, preset: str | None, model: s
         raise click.UsageError("A training log, or a file of speeds, is drawn alone; give one.")
     if len(inputs) > 2:
         raise click.UsageError(f"{len(inputs)} recordings do not fit a picture; give one or two.")
-    from .. import pictures, pictures_bench
+    from .. import pictures
 
     pictures.require_matplotlib()
     title, target = inputs[0], common.Item(inputs[0], output)
@@ -123,13 +124,26 @@ def _draw_files(inputs: Sequence[str], output: str, preset: str | None, model: s
         common.prepare_folders([target])
         pictures.plot_curves(output, curves, title=title)
     elif _BENCH in endings:
-        rows = pictures_bench.read_bench(title)
-        common.prepare_folders([target])
-        pictures_bench.plot_bench(output, rows, title=title)
+        _draw_bench(title, output)
     else:
         columns = _columns(inputs, preset, model)
         common.prepare_folders([target])
         _draw_columns(output, columns)
+
+
+def _draw_bench(name: str, output: str) -> None:
+    """Speeds, or waits, as the file has them."""
+    from .. import bench_rows, pictures_bench, pictures_latency
+
+    report = bench_rows.Report(name)
+    if pictures_latency.is_latency(report):
+        first, company = pictures_latency.read_latency(report)
+        common.prepare_folders([common.Item(name, output)])
+        pictures_latency.plot_latency(output, first, company, title=name)
+        return
+    rows = pictures_bench.read_bench(report)
+    common.prepare_folders([common.Item(name, output)])
+    pictures_bench.plot_bench(output, rows, title=name)
 
 
 def _columns(inputs: Sequence[str], preset: str | None, model: str | None) -> list[Column]:
