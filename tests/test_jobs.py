@@ -297,7 +297,7 @@ def test_the_second_signal_ends_at_once(model, tmp_path):
     )
     mels, out = save_many(tmp_path / "mels", [2] * 3), tmp_path / "out"
     process = start("vocode", mels, "-m", model, "-o", out, code=code)
-    assert process.stdout.readline() == "hangs\n"
+    assert process.stdout.readline().startswith("hangs")  # one of several threads
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None

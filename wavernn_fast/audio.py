@@ -1,7 +1,7 @@
 """Audio and mel files: read, resample, and write so that a finished name is a finished file.
 
-The path "-" means standard input or output. WAV files are written here, byte by byte, so that a
-full disk is reported with its own error number; reading, and FLAC, go through soundfile.
+The path "-" means standard input or output. Bytes of audio files are made in `encoding`; reading
+goes through soundfile.
 """
 
 from __future__ import annotations
@@ -9,29 +9,28 @@ from __future__ import annotations
 import io
 import logging
 import os
-import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .encoding import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from .encoding import Subtype as Subtype
+from .encoding import encode as encode
+from .encoding import quantize as quantize
+from .encoding import soundfile_module
+from .encoding import wav_header as wav_header
 from .errors import AudioError, InputError, MissingDependencyError
 from .features import check_wave
 from .files import PIPE, PathLike, label, open_source, write_atomic
 
-Subtype = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
-
 MAX_MEL_BYTES = 2**31  # of one array in a file; a larger one is a mistake or an attack
-_BLOCK = 2**18  # samples read or written at once
-_MAX_WAV_BYTES = 2**32 - 2**12  # sizes in a WAV file are 32-bit
-_SAMPLE_BYTES: dict[str, int] = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
+_BLOCK = 2**18  # samples read at once
 
 MEL_SUFFIXES = (".npy", ".npz", ".safetensors")  # read by read_mel
-AUDIO_SUFFIXES = (".wav", ".wave", ".flac")  # written by write_wav
 READ_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 
 logger = logging.getLogger("wavernn_fast")
@@ -65,7 +64,7 @@ def read_wav(
     MissingDependencyError
         If soundfile, or soxr for resampling, is not installed.
     """
-    soundfile = _soundfile()
+    soundfile = soundfile_module()
     name = label(path)
     try:
         with soundfile.SoundFile(open_source(path)) as file:
@@ -99,7 +98,7 @@ def rate_and_channels(path: PathLike) -> tuple[int, int]:
     MissingDependencyError
         If soundfile is not installed.
     """
-    soundfile = _soundfile()
+    soundfile = soundfile_module()
     try:
         facts = soundfile.info(open_source(path))
     except soundfile.SoundFileError as error:
@@ -138,97 +137,23 @@ def resample(wave: NDArray[np.float32], rate: int, new_rate: int) -> NDArray[np.
     return np.asarray(soxr.resample(wave, rate, new_rate, quality="HQ"), dtype=np.float32)
 
 
-def quantize(wave: ArrayLike, subtype: Subtype) -> bytes:
-    """Little-endian sample bytes of a waveform: round to nearest (ties to even), then clip.
-
-    Parameters
-    ----------
-    wave : float array [n_samples]
-        1.0 is 2^(bits - 1) and so clips to one below; FLOAT keeps values.
-    subtype : {"PCM_16", "PCM_24", "PCM_32", "FLOAT"}
-        Sample format.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    InputError
-        If the wave is not a vector of finite floats or the subtype is unknown.
-    """
-    if subtype not in _SAMPLE_BYTES:
-        raise InputError(f"Unknown subtype {subtype!r}; expected {', '.join(_SAMPLE_BYTES)}.")
-    wave = check_wave(wave)
-    if subtype == "FLOAT":
-        return wave.astype("<f4").tobytes()
-    if subtype == "PCM_16":
-        return _to_integers(wave, 16).astype("<i2").tobytes()
-    bits = 8 * _SAMPLE_BYTES[subtype]
-    words = _to_integers(wave, bits).astype("<i4").view(np.uint8).reshape(-1, 4)
-    return words[:, : bits // 8].tobytes()
-
-
-def _to_integers(wave: NDArray[Any], bits: int) -> NDArray[np.int32]:
-    """Round to nearest and clip to [-2^(bits-1), 2^(bits-1) - 1]: the one place that does."""
-    top = float(2 ** (bits - 1))
-    return np.clip(np.rint(wave.astype(np.float64) * top), -top, top - 1).astype(np.int32)
-
-
-def wav_header(n_samples: int | None, sample_rate: int, subtype: Subtype = "PCM_16") -> bytes:
-    """Header of a mono WAV file, up to the first sample.
-
-    Parameters
-    ----------
-    n_samples : int, optional
-        None where it is not known yet (a stream); readers then go on to the end of the data.
-    sample_rate : int
-        Hz.
-    subtype : {"PCM_16", "PCM_24", "PCM_32", "FLOAT"}
-        Sample format.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    AudioError
-        If the file would exceed the 4 GiB that a WAV file can have.
-    """
-    width = _SAMPLE_BYTES[subtype]
-    is_float = subtype == "FLOAT"
-    data = 0xFFFFFFFF if n_samples is None else n_samples * width
-    if n_samples is not None and data > _MAX_WAV_BYTES:
-        raise AudioError(
-            f"{n_samples} samples do not fit a WAV file (4 GiB); write .flac, or shorter pieces."
-        )
-    kind = 3 if is_float else 1
-    fmt = struct.pack("<HHIIHH", kind, 1, sample_rate, sample_rate * width, width, 8 * width)
-    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt
-    if is_float:
-        chunks += b"fact" + struct.pack("<II", 4, min(data // width, 0xFFFFFFFF))
-    total = min(4 + len(chunks) + 8 + data + data % 2, 0xFFFFFFFF)
-    return b"RIFF" + struct.pack("<I", total) + b"WAVE" + chunks + b"data" + struct.pack("<I", data)
-
-
 def write_wav(
     path: PathLike, wave: ArrayLike, sample_rate: int, subtype: Subtype = "PCM_16"
 ) -> None:
-    """Write a mono WAV (or, by its suffix, FLAC) file, atomically.
+    """Write a mono WAV (or, by its suffix, FLAC or Ogg Vorbis) file, atomically.
 
     The file gets its name only when complete and on disk; after a failure nothing is left behind.
 
     Parameters
     ----------
     path : str or path
-        Ends in .wav, .wave, .flac or has no suffix (WAV); "-" writes WAV to standard output.
+        Ends in .wav, .wave, .flac, .ogg or has no suffix (WAV); "-" writes WAV to standard output.
     wave : float array [n_samples]
         In [-1, 1]; rounded and clipped as `quantize` says.
     sample_rate : int
         Hz.
     subtype : {"PCM_16", "PCM_24", "PCM_32", "FLOAT"}
-        Sample format; FLAC has no FLOAT.
+        Sample format; FLAC has no FLOAT, Ogg none but its own.
 
     Raises
     ------
@@ -243,58 +168,6 @@ def write_wav(
     except InputError as error:
         raise InputError(f"{label(path)}: {error}") from None
     write_atomic(path, blocks)
-
-
-def encode(
-    wave: ArrayLike, sample_rate: int, suffix: str = ".wav", subtype: str = "PCM_16"
-) -> Iterator[bytes]:
-    """Bytes of a mono audio file, block by block; the same audio always gives the same.
-
-    Parameters
-    ----------
-    wave : float array [n_samples]
-        In [-1, 1]; rounded and clipped as `quantize` says.
-    sample_rate : int
-        Hz.
-    suffix : str
-        ".wav", ".wave" or none: WAV; ".flac".
-    subtype : {"PCM_16", "PCM_24", "PCM_32", "FLOAT"}
-        Sample format; FLAC has 16 and 24 bits.
-
-    Raises
-    ------
-    InputError
-        If wave, sample rate, suffix or subtype is unusable; before the first block.
-    """
-    samples = check_wave(wave)
-    if sample_rate <= 0:
-        raise InputError(f"The sample rate is {sample_rate} Hz, must be positive.")
-    kind = suffix.lower()
-    if kind == ".flac":
-        return iter([_encode_flac(samples, sample_rate, subtype)])
-    if kind not in ("", *AUDIO_SUFFIXES):
-        raise InputError(f"Cannot write {suffix} files; use .wav or .flac.")
-    if subtype not in _SAMPLE_BYTES:
-        raise InputError(f"Unknown subtype {subtype!r}; expected {', '.join(_SAMPLE_BYTES)}.")
-    return _wav_blocks(samples, sample_rate, cast(Subtype, subtype))
-
-
-def _wav_blocks(wave: NDArray[Any], sample_rate: int, subtype: Subtype) -> Iterator[bytes]:
-    yield wav_header(wave.size, sample_rate, subtype)
-    for start in range(0, wave.size, _BLOCK):
-        yield quantize(wave[start : start + _BLOCK], subtype)
-    if wave.size * _SAMPLE_BYTES[subtype] % 2:
-        yield b"\0"  # chunks of a RIFF file have an even length
-
-
-def _encode_flac(wave: NDArray[Any], sample_rate: int, subtype: str) -> bytes:
-    if subtype not in ("PCM_16", "PCM_24"):
-        raise InputError(f"FLAC files hold PCM_16 or PCM_24, not {subtype}; use .wav for that.")
-    bits = 8 * _SAMPLE_BYTES[subtype]
-    integers = _to_integers(wave, bits) << (32 - bits)  # soundfile takes the high bits
-    target = io.BytesIO()
-    _soundfile().write(target, integers, sample_rate, format="FLAC", subtype=subtype)
-    return target.getvalue()
 
 
 def read_mel(path: PathLike) -> NDArray[Any]:
@@ -416,14 +289,3 @@ def write_mel(path: PathLike, mel: ArrayLike) -> None:
     target = io.BytesIO()
     np.save(target, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
     write_atomic(path, [target.getvalue()])
-
-
-def _soundfile() -> ModuleType:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: its native library is missing
-        raise MissingDependencyError(
-            f"Reading audio needs soundfile with libsndfile ({error}): pip install soundfile."
-        ) from error
-    module: ModuleType = soundfile
-    return module

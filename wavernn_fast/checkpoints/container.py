@@ -28,6 +28,7 @@ _MIN_TORCH = (2, 10)
 _MAX_DIMS = 8
 _MOST_EXPANSION = 8  # bytes of float32 a byte of the file: of 8-bit floats four, and some tied
 _HEAD_BYTES = 512
+_ADVICE = "Save the weights alone: torch.save(model.state_dict(), path)."
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -105,7 +106,7 @@ def _check_parts(archive: zipfile.ZipFile) -> None:
                     pass
 
 
-def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo], advice: str) -> None:
     """Refuse what unpacks to more than the file has, and what is not weights."""
     total = sum(entry.file_size for entry in entries)
     if total > MAX_BYTES or len(entries) > 2 * MAX_TENSORS:
@@ -114,10 +115,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             f"limits are {MAX_BYTES} bytes and {2 * MAX_TENSORS} parts."
         )
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-        raise ModelError(
-            f"{path} is a TorchScript archive, which holds a program. "
-            "Save the weights alone: torch.save(model.state_dict(), path)."
-        )
+        raise ModelError(f"{path} is a TorchScript archive, which holds a program. {advice}")
     packed = next((e for e in entries if e.compress_type != zipfile.ZIP_STORED), None)
     if packed is not None:
         raise ModelError(
@@ -128,11 +126,11 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise ModelError(f"{path} unpacks to {total} bytes, more than it has: its parts overlap.")
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(path: Path, advice: str) -> None:
     """Refuse broken, oversized and TorchScript archives before torch sees them."""
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_entries(path, archive.infolist())
+            _check_entries(path, archive.infolist(), advice)
             _check_parts(archive)
     except ModelError:
         raise
@@ -161,8 +159,32 @@ def _first_line(error: Exception) -> str:
     return telling[0][:200] if telling else type(error).__name__
 
 
-def _unpickle(path: Path, is_zip: bool) -> Any:
-    """Read tensors and plain containers; whatever else the file asks for is refused."""
+def unpickle(path: Path, advice: str) -> Any:
+    """Read tensors and plain containers; whatever else the file asks for is refused.
+
+    Parameters
+    ----------
+    path : Path
+        A file written by ``torch.save``.
+    advice : str
+        How to write one that can be used, in a sentence.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, of another kind, too large, or asks to run code.
+    MissingDependencyError
+        If PyTorch is absent or older than 2.10.
+    """
+    head = _read_head(path)
+    _refuse_other_kinds(path, head)
+    is_zip = head.startswith(b"PK\x03\x04")
+    if is_zip:
+        _check_zip(path, advice)
+    return _unpickle(path, is_zip, advice)
+
+
+def _unpickle(path: Path, is_zip: bool, advice: str) -> Any:
     torch = _load_torch()
     try:
         with warnings.catch_warnings():  # on odd pickle protocols; what matters is raised
@@ -172,13 +194,11 @@ def _unpickle(path: Path, is_zip: bool) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
             raise ModelError(
-                f"{path} asks to run code ({named[1]}), which is refused; nothing was run. "
-                "Save the weights alone: torch.save(model.state_dict(), path)."
+                f"{path} asks to run code ({named[1]}), which is refused; nothing was run. {advice}"
             ) from None
         raise ModelError(
             f"{path} is damaged, or holds more than tensors and plain values "
-            f"({_first_line(error)}); nothing was run. If it is whole, save the weights alone: "
-            "torch.save(model.state_dict(), path)."
+            f"({_first_line(error)}); nothing was run. {advice}"
         ) from None
     except Exception as error:  # a broken file makes torch raise nearly any type
         raise _damaged(path, f"{type(error).__name__}: {_first_line(error)}") from None
@@ -205,7 +225,7 @@ def _unwrap(path: Path, content: Any) -> tuple[Mapping[Any, Any], str]:
     return content, ""
 
 
-def _tensor_problem(name: Any, value: Any, torch: Any) -> str | None:
+def tensor_problem(name: Any, value: Any, torch: Any) -> str | None:
     """Say why an entry of the state dict cannot become an array; None if it can."""
     if not isinstance(name, str):
         return f"a key of the state dict is {type(name).__name__}, expected str"
@@ -240,7 +260,7 @@ def _to_arrays(
             f"{path} holds no tensors where a state dict was expected (its keys: {keys}). "
             f"A state dict may stand alone or under {', '.join(_WRAPPERS)}."
         )
-    found = [p for name, value in state.items() if (p := _tensor_problem(name, value, torch))]
+    found = [p for name, value in state.items() if (p := tensor_problem(name, value, torch))]
     if found:
         raise ModelError(f"{path} is not a state dict of plain tensors:", found)
     # A stored tensor can be a small buffer seen through a huge shape, or by many names.
@@ -280,11 +300,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     head = _read_head(path)
     if model_bin.is_model_bin(head):
         return Checkpoint(path=path, state=model_bin.read(path), wrapper="model.bin")
-    _refuse_other_kinds(path, head)
-    is_zip = head.startswith(b"PK\x03\x04")
-    if is_zip:
-        _check_zip(path)
-    state, wrapper = _unwrap(path, _unpickle(path, is_zip))
+    state, wrapper = _unwrap(path, unpickle(path, _ADVICE))
     limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
     arrays, dtypes = _to_arrays(path, state, _load_torch(), limit)
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)

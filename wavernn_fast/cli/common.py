@@ -24,9 +24,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 PIPE = "-"
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")  # see audio.quantize
-MEL_ENDINGS = (".npy", ".npz", ".safetensors")
+MEL_ENDINGS = (".npy", ".npz", ".safetensors", ".pt", ".pth")
+_NO_SUBTYPES = (
+    ((".flac",), ("FLOAT",), "FLAC has no FLOAT; write .wav or use PCM_24."),
+    ((".ogg", ".oga"), ("PCM_24", "FLOAT"), "Ogg holds Vorbis; leave --subtype out."),
+)
 READ_AUDIO = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
-WRITTEN_AUDIO = (".wav", ".wave", ".flac")
+WRITTEN_AUDIO = (".wav", ".wave", ".flac", ".ogg", ".oga")
 
 
 def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -262,9 +266,11 @@ def check_outputs(items: Sequence[Item], options: dict[str, Any]) -> None:
     """Refuse what can only fail after the work: mixed output on stdout, FLAC with floats."""
     if options.get("as_json") and any(item.target == PIPE for item in items):
         raise click.UsageError("'-o -' and --json both write to stdout; use one of them.")
-    flac = [item.target for item in items if item.target.lower().endswith(".flac")]
-    if flac and options.get("subtype") == "FLOAT":
-        raise click.UsageError(f"{flac[0]!r}: FLAC has no FLOAT; write .wav or use PCM_24.")
+    subtype = options.get("subtype")
+    for endings, refused, advice in _NO_SUBTYPES:
+        found = [item.target for item in items if item.target.lower().endswith(endings)]
+        if found and subtype in refused:
+            raise click.UsageError(f"{found[0]!r}: {advice}")
 
 
 def prepare_folders(items: Sequence[Item]) -> None:

@@ -17,8 +17,8 @@ from ..batch import BatchReport, total
 from ..errors import WaveRNNError
 from ..features import MelRangeWarning
 from ..jobs import items as job_items
-from ..jobs import plan
-from ..jobs.items import Item
+from ..jobs import manifest, plan
+from ..jobs.items import Found, Item
 from ..jobs.job import Job, Policy, Summary, local_worker, megabytes
 from ..jobs.parts import FULL
 from ..jobs.reading import ItemReader, Ready
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["FULL", "Synthesis", "options"]
 
 _SHOWN = 20  # failures printed; `failed.jsonl` has them all
-_FORMATS = ("wav", "flac")
+_FORMATS = ("wav", "flac", "ogg")
 _WIDTHS = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # bytes of a sample
 
 options = common.stack(
@@ -41,6 +41,14 @@ options = common.stack(
         "--format",
         type=click.Choice(_FORMATS),
         help="Format of the files in an output folder. [default: wav]",
+    ),
+    click.option(
+        "--manifest",
+        "manifests",
+        multiple=True,
+        metavar="LIST",
+        help="Items from a .jsonl, .csv or .scp, as among the inputs; '-' reads JSON lines from "
+        "stdin.",
     ),
     click.option(
         "--resume",
@@ -82,12 +90,17 @@ class Synthesis:
         reads: str = "mel",
         quiet: bool = False,
     ) -> None:
-        self.output, self.options, self.quiet = output, options, quiet
+        self.inputs, self.output = inputs, output
+        self.options, self.quiet = options, quiet
         self.report = common.Report()
         self.single = _is_file(output)
-        self.items = self._collect(inputs, reads)
-        common.check_outputs(self.items, options)
+        if not inputs and not options["manifests"]:
+            raise click.UsageError("Nothing to do: name files, folders or a --manifest.")
+        if [*inputs, *options["manifests"]].count(common.PIPE) > 1:
+            raise click.UsageError("Standard input ('-') can be read once only.")
         self.policy = self._policy()
+        self.items = self._collect(reads)
+        common.check_outputs(self.items, options)
         if not self.single:
             plan.refuse_existing(self.items, output, self.policy.existing)
         self.settings = settings_of(options, reads)
@@ -102,14 +115,26 @@ class Synthesis:
             return _Single(self, voc, reader).run()
         return self._run_job(voc)
 
-    def _collect(self, inputs: Sequence[str], reads: str) -> list[Any]:
+    def _collect(self, reads: str) -> list[Any]:
         endings = common.MEL_ENDINGS if reads == "mel" else common.READ_AUDIO
         if self.single:
             return common.collect(
-                inputs, self.output, reads=endings, writes=".wav", single=common.WRITTEN_AUDIO
+                self.inputs, self.output, reads=endings, writes=".wav", single=common.WRITTEN_AUDIO
             )
+        return self._collect_many(endings, "mel" if reads == "mel" else "audio")
+
+    def _collect_many(self, endings: Sequence[str], field: str) -> list[Any]:
+        """Items of files, folders and lists, in the order in which they are named."""
         format = self.options["format"] or _FORMATS[0]
-        return job_items.collect(inputs, self.output, reads=endings, format=format)
+        known, found = {ending.lower() for ending in endings}, list[Found]()
+        for name in self.inputs:
+            if _is_list(name):
+                found += manifest.read_manifest(name, format=format, field=field)
+            else:
+                found += job_items.expand(name, known, format)
+        for name in self.options["manifests"]:
+            found += manifest.read_manifest(name, format=format, field=field)
+        return job_items.pair(found, self.output)
 
     def _policy(self) -> Policy:
         chosen = [n for n in ("resume", "skip_existing", "overwrite") if self.options[n]]
@@ -117,15 +142,23 @@ class Synthesis:
         if len(chosen) > 1:
             raise click.UsageError(f"{' and '.join(names)} exclude each other.")
         if self.single:
-            for name in ("resume", "max_failures", "format"):
-                if self.options[name]:
-                    raise click.UsageError(
-                        f"--{name.replace('_', '-')} is for a folder of outputs; "
-                        f"{self.output!r} is one file."
-                    )
+            self._refuse_options_of_jobs()
         ways = {"resume": plan.RESUME, "skip_existing": plan.SKIP, "overwrite": plan.OVERWRITE}
         existing = ways[chosen[0]] if chosen else plan.REFUSE
         return Policy(existing, self.options["max_failures"])
+
+    def _refuse_options_of_jobs(self) -> None:
+        given = {
+            "--resume": self.options["resume"],
+            "--max-failures": self.options["max_failures"],
+            "--format": self.options["format"],
+            "A list": self.options["manifests"] or any(map(_is_list, self.inputs)),
+        }
+        for name, value in given.items():
+            if value:
+                raise click.UsageError(
+                    f"{name} is for a folder of outputs; {self.output!r} is one file."
+                )
 
     def _run_job(self, voc: Vocoder) -> int:
         policy = Policy(
@@ -260,6 +293,10 @@ def _is_file(output: str) -> bool:
     """Whether an output is one file or a pipe; anything else is a folder."""
     named = output == common.PIPE or Path(output).suffix.lower() in common.WRITTEN_AUDIO
     return named and not os.path.isdir(output)
+
+
+def _is_list(name: str) -> bool:
+    return Path(name).suffix.lower() in manifest.ENDINGS and not os.path.isdir(name)
 
 
 def _growth(voc: Vocoder, settings: Settings) -> float | None:

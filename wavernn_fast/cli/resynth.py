@@ -20,7 +20,7 @@ from . import common, folding, jobs
         "wavernn-fast resynth recordings/ -m voice.pt --preset fatchord-raw9 -o again/ --json",
     ),
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="AUDIO...")
+@click.argument("inputs", nargs=-1, metavar="AUDIO...")
 @click.option(
     "-o", "--output", metavar="OUT",
     help="Folder, .wav file or '-'. [default for one recording: NAME.resynth.wav, in this folder]",

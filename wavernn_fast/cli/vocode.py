@@ -16,11 +16,14 @@ from . import common, folding, jobs
         "wavernn-fast vocode mel.npy -m voice.pt -o speech.wav",
         "wavernn-fast vocode mels/ -m voice.safetensors -o wavs/ --streams 16",
         "wavernn-fast vocode mels/ -m voice.safetensors -o wavs/ --resume",
+        "wavernn-fast vocode list.jsonl -m voice.safetensors -o speech/ --format flac",
         "cat mel.npy | wavernn-fast vocode - -m voice.safetensors -o - > speech.wav",
     ),
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="MELS...")
-@click.option("-o", "--output", required=True, metavar="OUT", help="Folder, .wav file or '-'.")
+@click.argument("inputs", nargs=-1, metavar="MELS...")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", help="Folder, .wav, .flac or .ogg file, or '-'."
+)
 @common.model_options
 @common.sampling_options
 @folding.options
@@ -33,9 +36,9 @@ from . import common, folding, jobs
 def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options: Any) -> None:
     """Turn mel spectrograms into speech.
 
-    MELS are .npy, .npz or .safetensors files holding one array [n_mels, n_frames], folders of
-    them, or '-' for one .npy on stdin. A file that fails is listed and the others go on. The
-    audio of a file depends on the model, the mel and the seed alone.
+    MELS are .npy, .npz, .safetensors or .pt files holding one array [n_mels, n_frames], folders of
+    them, lists (.jsonl, .csv, .scp), or '-' for one .npy on stdin. A file that fails is listed and
+    the others go on. The audio of a file depends on the model, the mel and the seed alone.
 
     With a folder as OUT this is a job: it can be killed at any moment and goes on with --resume
     (docs/jobs.md).

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import arrays, audio, features
+from ..checkpoints import mel_file
 from ..errors import InputError
 from ..metrics import mel_correlation
 from .identity import identity
@@ -50,6 +52,13 @@ class Unready:
     item: Item
     error: Exception
     seconds: float
+
+
+def read_mel(path: str) -> NDArray[Any]:
+    """One mel as stored in a file of any kind; raises as `audio.read_mel`."""
+    if PurePath(path).suffix.lower() in mel_file.SUFFIXES:
+        return mel_file.read_mel(path)
+    return audio.read_mel(path)
 
 
 class ItemReader:
@@ -107,7 +116,7 @@ class ItemReader:
             wave, _ = audio.read_wav(item.source, self._config.mel.sample_rate)
             return features.log_mel(wave, self._config.mel)
         # Not `Vocoder.check_mel`: what it warns of goes through filters that threads share.
-        stored = audio.read_mel(item.source)
+        stored = read_mel(item.source)
         mel: NDArray[np.float32] = features.check_mel(stored, self._config, check_range=False)
         problem = self._config.mel and features.range_problem(mel, self._config.mel, np)
         if problem:
