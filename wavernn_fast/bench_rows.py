@@ -32,6 +32,11 @@ class Row:
             return 1.0
         return self.optional(key) or 1.0
 
+    def duration(self, key: str) -> float:
+        """Seconds, which may be 0."""
+        zero = self.fields.get(key) == 0 and not isinstance(self.fields[key], bool)
+        return 0.0 if zero else self.number(key)
+
     def optional(self, key: str) -> float | None:
         """A positive number, or None where there is none."""
         value = self.fields.get(key)

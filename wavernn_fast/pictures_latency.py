@@ -16,6 +16,7 @@ from .pictures import clip_title, new_figure, save_figure
 
 FIRST, LIVE = "first_chunk_seconds", "real_time"  # names of the lists
 KEEPS_UP = 0.2  # seconds of delay below which a stream is called in time
+_LEAST = 1e-3  # seconds; less is drawn as this, as a logarithmic axis has no 0
 _COLOURS, _DASHES = 10, ("-", "--", ":", "-.")
 
 
@@ -63,7 +64,7 @@ def read_latency(report: Report) -> tuple[list[FirstChunk], list[Company]]:
         for row in report.rows(FIRST)
     ]
     company = [
-        Company(row.count("streams"), row.number("median_delay"), row.number("median_first"))
+        Company(row.count("streams"), row.duration("median_delay"), row.duration("median_first"))
         for row in report.rows(LIVE)
     ]
     report.check()
@@ -102,6 +103,7 @@ def plot_latency(
     _draw_company(right, company)
     for panel in (left, right):
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(_steps())
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panel.minorticks_off()
         panel.grid(alpha=0.3)
@@ -112,6 +114,13 @@ def plot_latency(
 
 
 # --- helpers ---
+
+
+def _steps() -> Any:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times the powers of 10."""
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=(1.0, 2.0, 5.0))
 
 
 def _draw_first(panel: Any, rows: Sequence[FirstChunk]) -> None:
@@ -143,8 +152,10 @@ def _draw_first(panel: Any, rows: Sequence[FirstChunk]) -> None:
 def _draw_company(panel: Any, rows: Sequence[Company]) -> None:
     points = sorted(rows, key=lambda row: row.streams)
     counts = [row.streams for row in points]
-    panel.plot(counts, [1000 * row.delay for row in points], "o-", label="worst delay")
-    panel.plot(counts, [1000 * row.first for row in points], "o--", label="first sound, worst")
+    panel.plot(counts, [1000 * max(_LEAST, row.delay) for row in points], "o-", label="worst delay")
+    panel.plot(
+        counts, [1000 * max(_LEAST, row.first) for row in points], "o--", label="first sound, worst"
+    )
     panel.axhline(1000 * KEEPS_UP, color="0.5", linestyle="--", linewidth=1)
     panel.text(counts[0], 1000 * KEEPS_UP, "in time below", color="0.4", va="bottom", fontsize=8)
     panel.set_xticks(counts, [str(count) for count in counts])
