@@ -152,10 +152,11 @@ def _draw_first(panel: Any, rows: Sequence[FirstChunk]) -> None:
 def _draw_company(panel: Any, rows: Sequence[Company]) -> None:
     points = sorted(rows, key=lambda row: row.streams)
     counts = [row.streams for row in points]
-    panel.plot(counts, [1000 * max(_LEAST, row.delay) for row in points], "o-", label="worst delay")
-    panel.plot(
-        counts, [1000 * max(_LEAST, row.first) for row in points], "o--", label="first sound, worst"
-    )
+    for name, style, waits in (
+        ("worst delay", "o-", [row.delay for row in points]),
+        ("first sound, worst", "o--", [row.first for row in points]),
+    ):
+        panel.plot(counts, [1000 * max(_LEAST, wait) for wait in waits], style, label=name)
     panel.axhline(1000 * KEEPS_UP, color="0.5", linestyle="--", linewidth=1)
     panel.text(counts[0], 1000 * KEEPS_UP, "in time below", color="0.4", va="bottom", fontsize=8)
     panel.set_xticks(counts, [str(count) for count in counts])
