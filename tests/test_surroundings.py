@@ -117,7 +117,7 @@ else:
 print(time.monotonic(), flush=True)
 """
     done = python(program)
-    assert time.monotonic() - float(done.stdout) < 2.0  # one clock for all processes
+    assert time.monotonic() - float(done.stdout) < 5.0  # one clock for all processes
     assert (done.returncode, done.stderr) == (0, "")
 
 
