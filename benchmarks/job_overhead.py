@@ -1,8 +1,8 @@
 """Share of a job's time outside the engine: reading, conditioning, writing, journal.
 
-A job of mels of 1 to 5 seconds, cut from the mel of a voice of the package, is run by the command as
-a user runs it, several times; what is reported is what its `--json` says. On a machine that others
-use as well the best run is the one that tells of the program; all are in the result.
+A job of mels of 1 to 5 seconds, cut from the mel of a voice of the package, is run by the command
+as a user runs it, several times; what is reported is what its `--json` says. On a machine that
+others use as well the best run is the one that tells of the program; all are in the result.
 
     python benchmarks/job_overhead.py --output benchmarks/results/job_overhead.json
 """

@@ -162,6 +162,18 @@ def test_workers_that_take_items_one_by_one_leave_the_counting_to_the_job(tmp_pa
     ).words  # fmt: skip
 
 
+def test_copies_show_how_close_they_are(tmp_path):
+    journal = Journal(tmp_path, "0of1").begin(4)
+    for i, close in enumerate((0.91, 0.95, None, -0.5)):
+        journal.at += 1.0
+        fields = {"name": f"{i}.wav", "seconds": 1.0, "mel_correlation": close}
+        journal.write(state="done", **fields)
+    assert job_history.read_history(tmp_path).correlations == {"0.wav": 0.91, "1.wav": 0.95}
+    shown = Reader(page(tmp_path)).words
+    assert "Mean 0.9300, lowest 0.9100" in shown
+    assert "log-mel correlation" in shown
+
+
 def test_rounds_of_a_process_are_one_run(tmp_path):
     journal = Journal(tmp_path, "0of1-0")
     for i in range(5):

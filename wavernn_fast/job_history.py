@@ -119,6 +119,7 @@ class History:
     bytes_written: int = 0  # of the items done
     finished_at: array[float] = field(default_factory=lambda: array("d"))  # every "done" line
     finished_seconds: array[float] = field(default_factory=lambda: array("d"))  # its audio
+    correlations: dict[str, float] = field(default_factory=dict)  # of copies: name -> mel's
     ignored: int = 0  # lines that are no JSON object
 
     @property
@@ -302,6 +303,9 @@ def _read_journal(path: Path, history: History) -> None:
             run.done += 1
             run.audio_seconds += seconds
             own[text(entry.get("name"))] = (seconds, int(number(entry.get("bytes")) or 0))
+            close = number(entry.get("mel_correlation"))
+            if close is not None and close <= 1.0:
+                history.correlations[text(entry.get("name"))] = close
             if at is not None:
                 history.finished_at.append(at)
                 history.finished_seconds.append(seconds)

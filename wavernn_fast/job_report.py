@@ -212,6 +212,10 @@ def _charts(history: History, speeds: _Speeds) -> str:
         words = f"Median {duration(median)}, longest {duration(longest)}."
         labels = ("Durations", "seconds of audio of an item", "items")
         charts.append(_distribution(made, labels, words))
+    close = np.array([history.correlations[n] for n in history.done if n in history.correlations])
+    if len(close):
+        words = f"Mean {close.mean():.4f}, lowest {close.min():.4f}: recordings and their copies."
+        charts.append(_distribution(close, ("Copies", "log-mel correlation", "items"), words))
     return f"<section class=charts>{''.join(charts)}</section>" if charts else ""
 
 

@@ -13,6 +13,7 @@ from . import arrays, upsampling
 from .errors import InputError
 from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane, Rows
+from .rows_ahead import RowsAhead
 from .samples import OutputDecoder
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig
     from .subscale_network import SubscaleNetwork
 
+_DECODED_AT_ONCE = 1 << 15  # samples: a call has its price, and temporary arrays theirs
 _FRAMES_AHEAD = 32  # frames whose rows are made at once: some MB, and few blocks made twice
 
 
@@ -196,6 +198,8 @@ def make_request(
 class MelRows:
     """Conditioning rows of a whole mel, made some frames ahead and kept until passed.
 
+    In the host's memory the next ones are made while the engine draws (`rows_ahead`).
+
     The memory held does not grow with the length of the mel.
     """
 
@@ -207,6 +211,10 @@ class MelRows:
         self._total = conditioner.config.n_output_frames(mel.shape[1])
         self._first = self._end = 0  # frames whose rows are kept
         self._kept: Rows = (None, None)
+        self._ahead: RowsAhead | None = None
+        if place is arrays.HOST:
+            context = conditioner.config.upsample_left + conditioner.config.upsample_right
+            self._ahead = RowsAhead(self._window, self._total, context)
 
     def rows(self, first_frame: int, n_frames: int) -> Rows:
         """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
@@ -215,6 +223,8 @@ class MelRows:
 
     def _of_frames(self, first_frame: int, n_frames: int) -> Rows:
         """Arrays of output frames [first_frame, first_frame + n_frames)."""
+        if self._ahead is not None:
+            return self._ahead.rows(first_frame, n_frames)
         end = first_frame + n_frames
         config = self._config
         context = config.upsample_left + config.upsample_right
@@ -268,6 +278,8 @@ class Job:
         else:
             self._decoder = OutputDecoder(voice.config, request.n_drawn)
             self._chunks: list[NDArray[np.float32]] = []
+            self._drawn: list[Drawn] = []  # not decoded yet
+            self._waiting = 0  # samples of those
         self._taken = [0] * self.n_lanes  # samples of each lane
 
     @property
@@ -298,7 +310,16 @@ class Job:
             yield self._lane(i, start, length, self._folds[i].append)
 
     def _decoded(self, drawn: Drawn) -> None:
-        self._chunks.append(self._decoder.push(drawn))
+        self._drawn.append(drawn)
+        self._waiting += len(drawn)
+        if self._waiting >= _DECODED_AT_ONCE:
+            self._decode()
+
+    def _decode(self) -> None:
+        if self._drawn:
+            drawn: Any = np.concatenate(self._drawn)  # all of one kind, or there is no whole
+            self._chunks.append(self._decoder.push(drawn))
+            self._drawn, self._waiting = [], 0
 
     def _lane(self, fold: int, start: int, length: int, take: Callable[[Drawn], None]) -> Lane:
         request = self.request
@@ -319,6 +340,7 @@ class Job:
         """Waveform, once all lanes have been drawn."""
         empty = np.zeros(0, dtype=np.float32)
         if self._plan is None:
+            self._decode()
             return np.concatenate([empty, *self._chunks])
         if self.request.n_drawn == 0:
             return empty
