@@ -96,6 +96,21 @@ def test_curves_follow_the_streams(figures, tmp_path):
     assert "50 ms" in wait.get_ylabel()
 
 
+def test_what_bench_has_just_measured_is_drawn(tmp_path):
+    file, quick = tmp_path / "bench.json", ("--rounds", 1, "--seconds", 0.01, "--streams", "1,2")
+    result = run("bench", "--size", "dual:32", "--threads", 1, *quick, "--output", file, "-q")
+    assert result.exit_code == 0, result.stderr
+    rows = read_bench_of(file)
+    assert [(row.model, row.series, row.streams) for row in rows] == [
+        ("dual:32", "fp32, 1 thread", 1), ("dual:32", "fp32, 1 thread", 2),
+    ]  # fmt: skip
+    for row in rows:
+        assert row.floor is not None
+        assert row.baseline is not None
+        assert row.chunk_seconds is not None
+    assert run("plot", file, "-o", tmp_path / "out.png").exit_code == 0
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 @pytest.mark.parametrize("name", ["cpu_xeon_avx512_2cores_pruned896", "throughput"])
 def test_the_projects_own_results_are_drawn(name, ending, tmp_path):
