@@ -97,6 +97,7 @@ def test_curves_follow_the_streams(figures, tmp_path):
 
 
 def test_what_bench_has_just_measured_is_drawn(tmp_path):
+    pytest.importorskip("torch")  # for the baseline
     file, quick = tmp_path / "bench.json", ("--rounds", 1, "--seconds", 0.01, "--streams", "1,2")
     result = run("bench", "--size", "dual:32", "--threads", 1, *quick, "--output", file, "-q")
     assert result.exit_code == 0, result.stderr
