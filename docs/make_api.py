@@ -35,6 +35,14 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("wavernn_fast.weights", ("read", "write")),
         ("wavernn_fast.audio", ("read_wav", "write_wav", "read_mel", "write_mel")),
     ),
+    "Jobs": (
+        ("wavernn_fast.jobs.items", ("collect", "Item")),
+        ("wavernn_fast.jobs.manifest", ("read_manifest",)),
+        ("wavernn_fast.jobs.settings", ("Settings",)),
+        ("wavernn_fast.jobs.job", ("Job", "Policy", "Summary")),
+        ("wavernn_fast.jobs.work", ("LocalWorker", "Outcome")),
+        ("wavernn_fast.jobs.journal", ("history", "lines")),
+    ),
     "Features": (
         ("wavernn_fast.features", ("log_mel", "check_mel", "MelRangeWarning")),
         ("wavernn_fast.presets", ("get_preset", "with_preset", "fitting_presets")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -252,6 +253,25 @@ def test_torn_lines_are_ignored_and_never_spoil_the_next(tmp_path):
         again.close()
         assert set(journal.finished(tmp_path)) == known | {"c.wav"}
     assert known == {"a.wav", "b\udcff\n.wav"}
+
+
+@pytest.mark.parametrize("fault", ["short", "raises"])
+def test_a_line_that_a_full_disk_tears_does_not_spoil_the_next(fault, tmp_path, monkeypatch):
+    log, write = journal.Journal(tmp_path, "0of1"), os.write
+
+    def half(handle, data):
+        count = write(handle, data[: len(data) // 2])
+        if fault == "raises":
+            raise OSError(errno.EIO, "as if")
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(OSError, match="No space left" if fault == "short" else "as if"):
+            log.write("done", **line_of("a.wav"))
+    log.write("done", **line_of("b.wav"))
+    log.close()
+    assert list(journal.finished(tmp_path)) == ["b.wav"]
 
 
 def test_journals_are_one_and_what_is_no_record_is_left_out(tmp_path):

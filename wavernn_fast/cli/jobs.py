@@ -175,7 +175,7 @@ class Synthesis:
 
             factory = local_worker(voc, lambda samples: progress.audio(samples / voc.sample_rate))
             job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
-            summary = job.run(note)
+            summary = job.run(note, progress.done)
             wall = progress.elapsed
         self._say(summary)
         if self.options["as_json"]:

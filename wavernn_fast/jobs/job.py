@@ -98,13 +98,19 @@ class Job:
         self._bytes_in = self._bytes_out = 0  # of finished items
         self.summary = Summary()
 
-    def run(self, on_outcome: Callable[[Outcome], None] | None = None) -> Summary:
+    def run(
+        self,
+        on_outcome: Callable[[Outcome], None] | None = None,
+        on_skipped: Callable[[int], None] | None = None,
+    ) -> Summary:
         """Do what is left of the job; signals are taken meanwhile, in the main thread.
 
         Parameters
         ----------
         on_outcome : callable, optional
             Told of every item.
+        on_skipped : callable, optional
+            Told how many items were finished before.
 
         Raises
         ------
@@ -118,10 +124,11 @@ class Job:
         plan.check_folder(self.root)
         with self.stop.handling_signals(), self._lock() as lock:
             self._remove_stale(lock)
-            found = plan.make_plan(
-                self.items, self.settings, self.root, self.policy.existing, self.stop
-            )
+            existing = self.policy.existing
+            found = plan.make_plan(self.items, self.settings, self.root, existing, self.stop)
             self.summary = Summary(skipped=found.skipped)
+            if on_skipped is not None:
+                on_skipped(len(found.skipped))
             self._warn_of_space(found.todo)
             sessions.note(self.root, shard_name(self.policy.shard), "job", items=len(found.todo))
             try:

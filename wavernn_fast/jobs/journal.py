@@ -73,8 +73,8 @@ class Journal:
         with self._lock:
             if self._torn:  # a new line must not become the end of a torn one
                 data = b"\n" + data
-            written = os.write(self._file, data)
-            self._torn = written < len(data)
+            self._torn = True  # unless the call returns, and has taken all of it
+            self._torn = os.write(self._file, data) < len(data)
             self.seconds += time.perf_counter() - begun
         if self._torn:  # a disk that is full takes a part
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))

@@ -21,7 +21,7 @@ from .journal import Journal
 from .reading import Ready
 
 _THREADS = 4  # of which most wait for the disk
-_MOST_BYTES = 1 << 28  # of waves waiting to be written
+_MOST_BYTES = 1 << 26  # of waves waiting to be written: Ctrl-C waits for them
 
 
 @dataclass(frozen=True)
