@@ -63,7 +63,9 @@ MODULES: dict[str, str] = {
     "data": "arrays audio canonical codes conditioning conditioning_network encoding features "
     "files fold mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
     "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
-    "weights",
+    "weights "
+    "bench_rows pictures_bench pictures_latency pictures_mel job_history job_report job_style svg "
+    "visible words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

@@ -24,7 +24,7 @@ _COMMANDS = {
     "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
     "inspect": ("inspect", "what is in a checkpoint: layout, sizes, mel convention"),
     "eval": ("evaluate", "judge a model by recordings: likelihood, quality of its copies, speed"),
-    "plot": ("plot", "pictures of recordings, of training curves, of the Subscale scheme"),
+    "plot": ("plot", "pictures of recordings, mels, speeds, training curves; reports of jobs"),
     "verify": ("verify", "compare the engine with PyTorch, step by step"),
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
     "train": ("train", "recordings -> a 16-bit WaveRNN, dense or pruned"),
