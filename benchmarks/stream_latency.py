@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,23 @@ def pushing(pool: LivePool, mel: Any, n: int) -> Iterator[None]:
 
 
 # --- first chunk ----------------------------------------------------------------------------------
+
+
+def wait_for_quiet(most: float) -> None:
+    """Wait until others leave the processors nearly idle for a moment, `most` seconds at most."""
+    end = time.perf_counter() + most
+    while time.perf_counter() < end:
+        before = processor_times()
+        time.sleep(0.3)
+        idle, total = (a - b for a, b in zip(processor_times(), before, strict=True))
+        if idle > 0.85 * total:
+            return
+
+
+def processor_times() -> tuple[int, int]:
+    """Ticks that all processors together were idle, and all ticks."""
+    numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return numbers[3], sum(numbers)
 
 
 def again(tries: int, seconds: float) -> Iterator[int]:
@@ -240,11 +258,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for turn in range(args.turns):
         for case in cases if turn % 2 == 0 else reversed(cases):
             way, n, chunk = case
+            wait_for_quiet(args.patience)
             tries = again(args.tries, args.seconds)
             first[case].append(ways[way](voc, mel, n, chunk, tries))
         for chunk in chunks:
+            wait_for_quiet(args.patience)
             rtfs[chunk].append(rtf_of(voc, mel, chunk))
         for n in crowds:
+            wait_for_quiet(args.patience)
             live[n].append(real_time(voc, mel, n, voc.chunk_frames(None), args.seconds))
         print(f"turn {turn + 1} of {args.turns}, load {os.getloadavg()[0]}", file=sys.stderr)
     return {
@@ -341,6 +362,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--tries", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--patience", type=float, default=0.0, help="see wait_for_quiet")
     parser.add_argument("--output")
     args = parser.parse_args()
     report = {"command": shlex.join(["python", *sys.argv]), "machine": machine()}
