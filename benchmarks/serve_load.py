@@ -192,6 +192,13 @@ class Watch:
             await asyncio.sleep(0.1)
 
 
+def lengthened(mel: NDArray[np.float32], service: Service) -> NDArray[np.float32]:
+    """Frames of `SLOW_SECONDS` of audio."""
+    facts = json.loads(service.get("/v1/model")[1])["model"]
+    frames = int(SLOW_SECONDS * facts["sample_rate"] / facts["hop_length"])
+    return np.tile(mel, (1, frames // mel.shape[1] + 1))[:, :frames]
+
+
 async def together(
     service: Service, mel: NDArray[np.float32], count: int, slow: bool
 ) -> dict[str, Any]:
@@ -202,9 +209,7 @@ async def together(
     before = service.rss()
     work = [speak(service, mel, client, go, i) for i, client in enumerate(clients)]
     tasks = [asyncio.ensure_future(one) for one in work]
-    hop = json.loads(service.get("/v1/model")[1])["model"]["hop_length"]
-    frames = int(SLOW_SECONDS * rate / hop)
-    long = np.tile(mel, (1, frames // mel.shape[1] + 1))[:, :frames]
+    long = lengthened(mel, service)
     dropped = asyncio.ensure_future(ignore(service, long, stalled)) if slow else None
     if slow:
         await asyncio.wait_for(stalled.wait(), LIMIT)
