@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import shlex
 import signal
 import socket
@@ -83,6 +84,12 @@ class Service:
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
             [line] = [line for line in file if line.startswith("VmRSS")]
         return int(line.split()[1]) / 1024
+
+    def cpu(self) -> float:
+        """Seconds of processor time that it has used."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def socket(self, small: bool = False) -> Any:
         """A connection to /v1/stream; a small one keeps little that is not read."""
@@ -192,6 +199,13 @@ class Watch:
             await asyncio.sleep(0.1)
 
 
+def lengthened(mel: NDArray[np.float32], service: Service) -> NDArray[np.float32]:
+    """Frames of `SLOW_SECONDS` of audio."""
+    facts = json.loads(service.get("/v1/model")[1])["model"]
+    frames = int(SLOW_SECONDS * facts["sample_rate"] / facts["hop_length"])
+    return np.tile(mel, (1, frames // mel.shape[1] + 1))[:, :frames]
+
+
 async def together(
     service: Service, mel: NDArray[np.float32], count: int, slow: bool
 ) -> dict[str, Any]:
@@ -202,19 +216,17 @@ async def together(
     before = service.rss()
     work = [speak(service, mel, client, go, i) for i, client in enumerate(clients)]
     tasks = [asyncio.ensure_future(one) for one in work]
-    hop = json.loads(service.get("/v1/model")[1])["model"]["hop_length"]
-    frames = int(SLOW_SECONDS * rate / hop)
-    long = np.tile(mel, (1, frames // mel.shape[1] + 1))[:, :frames]
+    long = lengthened(mel, service)
     dropped = asyncio.ensure_future(ignore(service, long, stalled)) if slow else None
     if slow:
         await asyncio.wait_for(stalled.wait(), LIMIT)
     while service.metric("wavernn_streams_live") < count + slow:
         await asyncio.sleep(0.05)
     watching = asyncio.ensure_future(watch.run())
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), service.cpu()
     go.set()
     await asyncio.wait_for(asyncio.gather(*tasks), LIMIT)
-    wall = time.perf_counter() - begun
+    wall, cpu = time.perf_counter() - begun, service.cpu() - cpu
     watching.cancel()
     samples = sum(client.samples for client in clients)
     firsts = sorted(client.first or 0.0 for client in clients)
@@ -222,6 +234,7 @@ async def together(
     return {
         "streams": count,
         "wall_seconds": wall,
+        "cpu_seconds": cpu,
         "audio_seconds": samples / rate,
         "x_realtime": samples / rate / wall,
         "samples_per_s": samples / wall,
@@ -297,8 +310,10 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "all": full,
         "one_less": alone,
         "one_less_and_a_slow_one": beside,
-        "slow_client_costs": sum(run["wall_seconds"] for run in beside)
-        / sum(run["wall_seconds"] for run in alone),
+        "slow_client_costs": {
+            name: sum(run[name] for run in beside) / sum(run[name] for run in alone)
+            for name in ("wall_seconds", "cpu_seconds")
+        },
         "overload": told,
     }
 

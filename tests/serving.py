@@ -28,6 +28,8 @@ from wavernn_fast.vocoder import Vocoder
 CONFIG = recordings.config(32)  # 8 kHz, 8 bins, 40 samples a frame
 RATE, HOP, N_MELS = CONFIG.sample_rate, CONFIG.hop_length, CONFIG.n_mels
 WAIT = 30.0  # seconds that anything may take
+END = '{"end": true}'
+LONG = 20_000  # frames: 100 s of audio, which no buffer between the engine and a client holds
 
 
 @cache
@@ -153,3 +155,28 @@ def close_code(socket: ClientConnection) -> int | None:
             socket.recv(WAIT)
     except ConnectionClosed:
         return socket.close_code
+
+
+def ask(server: Running, frames: np.ndarray, size: int = 1000, **fields) -> np.ndarray:
+    """A whole conversation; returns the audio."""
+    dtype = "<f4" if fields.get("format") == "f32le" else "<i2"
+    with server.socket() as client:
+        assert hello(client, **fields)["type"] == "ready"
+        for piece in pieces(frames, size):
+            client.send(piece)
+        client.send(END)
+        wave, last = rest(client, dtype)
+        assert last["type"] == "end", last
+        assert last["samples"] == len(wave)
+        assert close_code(client) == 1000
+    return wave
+
+
+def refused(client, code: int, words: str = "") -> None:
+    """An error message and its close code, with the same sentence."""
+    _, message = rest(client)
+    assert message["type"] == "error"
+    assert words in message["error"]
+    assert "Traceback" not in message["error"]
+    assert close_code(client) == code
+    assert client.close_reason == message["error"][:100]

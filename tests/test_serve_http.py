@@ -35,7 +35,7 @@ from wavernn_fast.audio import quantize, resample
 from wavernn_fast.errors import InputError, MissingDependencyError
 from wavernn_fast.features import log_mel
 from wavernn_fast.serve import Limits, create_app
-from wavernn_fast.serve.engine import Engine
+from wavernn_fast.serve.engine import Engine, Wish
 from wavernn_fast.serve.problems import Gone
 from wavernn_fast.serve.wire import give
 
@@ -335,3 +335,36 @@ def test_a_client_that_takes_nothing_is_cut_by_the_service_itself():
     asyncio.run(scene())
     [after] = cuts
     assert 0.15 < after < 5
+
+
+class Eager:
+    """A pool, and its stream, that always has audio."""
+
+    failure, left, wanted = None, 2000, 1000
+
+    def open(self, **_: object) -> Eager:
+        return self
+
+    def read(self, timeout: float | None = None) -> np.ndarray | None:
+        self.left -= 1
+        return np.zeros(8192, np.float32) if self.left >= 0 else None
+
+
+def test_a_stream_that_always_has_audio_leaves_the_others_their_turns():
+    async def scene() -> None:
+        utterance = Engine(Eager(), None).open(Wish())  # type: ignore[arg-type]
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(other())
+        chunks = [len(chunk) async for chunk in utterance.chunks()]
+        task.cancel()
+        assert len(chunks) == 2000
+        assert turns >= 1999
+
+    asyncio.run(scene())

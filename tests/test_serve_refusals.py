@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import pickle
 import struct
@@ -17,7 +16,6 @@ import pytest
 import recordings
 import soundfile
 from serving import CONFIG, HOP, N_MELS, RATE, WAIT, Running, mel, npy, recording, running, until
-from websockets.exceptions import InvalidStatus
 
 from wavernn_fast.audio import wav_header
 from wavernn_fast.serve import Limits
@@ -318,93 +316,6 @@ def test_a_route_that_fails_is_told_by_its_id_only(
 )
 def test_there_is_nothing_but_the_routes(server: Running, method: str, path: str, status: int):
     told(server.request(method, path), status)
-
-
-# --- browsers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("localhost", 200),
-        ("127.0.0.1:9999", 200),
-        ("[::1]:80", 200),
-        ("LOCALHOST.", 200),
-        ("rebound.example", 403),
-        ("localhost.evil.example", 403),
-        ("127.0.0.1.evil.example:80", 403),
-        ("", 403),
-    ],
-)
-def test_a_name_that_is_not_this_machine_is_refused(server: Running, host: str, status: int):
-    assert server.request("GET", "/v1/model", headers={"Host": host}).status_code == status
-
-
-@pytest.mark.parametrize(
-    ("origin", "status"),
-    [
-        (None, 200),
-        ("own", 200),
-        ("https://evil.example", 403),
-        ("null", 403),
-        ("http://127.0.0.1", 403),  # another port is another site
-        ("http://localhost:1", 403),
-    ],
-)
-def test_a_page_of_another_site_may_not_post(server: Running, origin: str | None, status: int):
-    headers = {"Content-Type": NPY}
-    if origin:
-        headers["Origin"] = server.url if origin == "own" else origin
-    reply = server.request("POST", "/v1/vocode", content=npy(mel(3)), headers=headers)
-    assert reply.status_code == status
-    assert "access-control-allow-origin" not in reply.headers
-
-
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
-def test_a_page_of_another_site_may_not_open_a_socket(server: Running, origin: str):
-    with pytest.raises(InvalidStatus) as caught, server.socket(origin=origin):
-        pass
-    assert caught.value.response.status_code == 403
-
-
-def test_a_page_of_the_service_may_open_a_socket(server: Running):
-    with server.socket(origin=server.url) as socket:
-        socket.send("{}")
-        assert json.loads(socket.recv(WAIT))["type"] == "ready"
-
-
-def test_a_foreign_host_may_not_open_a_socket(server: Running):
-    import websockets.sync.client as client
-
-    with (
-        pytest.raises(InvalidStatus),
-        server.raw() as raw,
-        client.connect("ws://rebound.example/v1/stream", sock=raw, proxy=None),
-    ):
-        pass
-
-
-def test_an_allowed_origin_may_post_and_read():
-    friend = "https://friend.example"
-    with running(allow_origins=(friend,), allow_hosts=()) as server:
-        preflight = server.request(
-            "OPTIONS",
-            "/v1/vocode",
-            headers={"Origin": friend, "Access-Control-Request-Method": "POST"},
-        )
-        assert preflight.status_code == 204
-        assert "POST" in preflight.headers["access-control-allow-methods"]
-        headers = {"Origin": friend, "Content-Type": NPY, "Host": "any.example"}
-        reply = server.request("POST", "/v1/vocode", content=npy(mel(3)), headers=headers)
-        assert reply.status_code == 200
-        assert reply.headers["access-control-allow-origin"] == friend
-        assert "X-Real-Time-Factor" in reply.headers["access-control-expose-headers"]
-        headers["Origin"] = "https://evil.example"
-        reply = server.request("POST", "/v1/vocode", content=npy(mel(3)), headers=headers)
-        assert reply.status_code == 403
-        with server.socket(origin=friend) as socket:
-            socket.send("{}")
-            assert json.loads(socket.recv(WAIT))["type"] == "ready"
 
 
 def test_a_streamed_header_is_the_length_that_is_promised(server: Running):

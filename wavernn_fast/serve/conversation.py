@@ -8,6 +8,7 @@ comes back in binary messages, last a JSON text of type "end" with figures, and 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable
@@ -159,6 +160,7 @@ class Conversation:
                 await self._take(message.get("bytes") or b"")
             else:
                 self._end(text)
+            await asyncio.sleep(0)  # many messages may be there: others have their turn as well
 
     async def _next(self) -> Message:
         idle = self._service.limits.idle

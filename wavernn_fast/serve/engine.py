@@ -25,6 +25,7 @@ from .problems import Problem, logger
 T = TypeVar("T")
 Wave = NDArray[np.float32]
 
+_AT_ONCE = 8192  # samples that are handed on together where the event loop is behind
 _DECODERS = 2  # threads for work on bodies
 
 
@@ -212,16 +213,30 @@ class Utterance:
                 self.took = time.perf_counter() - self._began
                 self.first = self.took if self.first is None else self.first
             yield chunk
+            # Where audio is there and the client takes it, nothing of this would ever wait, and
+            # all others would for the end of this utterance.
+            await asyncio.sleep(0)
 
     async def _read(self) -> Wave | None:
+        """Wait for audio and take what there is, `_AT_ONCE` samples or a chunk more at most."""
         while True:
             self._feed()
             self._heard.clear()  # before looking: what comes after that sets it again
+            parts, samples = [], 0
             try:
-                return self._stream.read(0)
+                while samples < _AT_ONCE:
+                    if (chunk := self._stream.read(0)) is None:
+                        break
+                    parts.append(chunk)
+                    samples += len(chunk)
+                return np.concatenate(parts) if parts else None
             except TimeoutError:
+                if parts:
+                    return np.concatenate(parts)
                 await self._heard.wait()
             except (DeviceError, EngineError):
+                if parts:  # the error stays, and comes again
+                    return np.concatenate(parts)
                 self._engine.alive()
                 raise
 
