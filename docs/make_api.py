@@ -20,6 +20,9 @@ PAGE = Path(__file__).with_name("api.md")
 CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "Sound": (
         ("wavernn_fast.vocoder", ("Vocoder",)),
+        ("wavernn_fast.stream", ("PushStream",)),
+        ("wavernn_fast.live", ("LivePool", "LiveStream")),
+        ("wavernn_fast.stream_facts", ("StreamFacts",)),
         ("wavernn_fast.batch", ("BatchReport",)),
         ("wavernn_fast.fold", ("Folding",)),
     ),
@@ -28,7 +31,7 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
             "wavernn_fast.config",
             ("ModelConfig", "MelConfig", "OutputConfig", "SubscaleConfig"),
         ),
-        ("wavernn_fast.network_config", ("NetworkConfig",)),
+        ("wavernn_fast.network_config", ("NetworkConfig", "CodesConfig")),
     ),
     "Files": (
         ("wavernn_fast.checkpoints", ("load", "inspect")),
@@ -58,6 +61,7 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("wavernn_fast.compat.coqui", ("Wavernn",)),
         ("wavernn_fast.compat.torchaudio", ("WaveRNN", "Vocoder")),
         ("wavernn_fast.compat.univoc", ("Vocoder",)),
+        ("wavernn_fast.compat.zerospeech", ("Vocoder",)),
     ),
     "Errors": (
         (
@@ -69,6 +73,7 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
                 "AudioError",
                 "DeviceError",
                 "EngineError",
+                "PoolFullError",
                 "MissingDependencyError",
             ),
         ),

@@ -279,6 +279,35 @@ def univoc(
     return m.state
 
 
+def zerospeech(
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    classes: int = 256,
+    n_mels: int = 8,
+    speaker: int = 3,
+    speakers: int = 4,
+    codes: int = 0,
+    embedding: int = 6,
+    conditioning: int = 5,
+    seed: int = 0,
+) -> State:
+    """State dict of ZeroSpeech's decoder; with `codes` VectorQuantizedCPC's vocoder.
+
+    `n_mels` is what its network hears: the vector of a code, then `speaker` numbers.
+    """
+    m = _Maker(seed)
+    if codes:
+        m.add("code_embedding.weight", codes, n_mels - speaker)
+    m.add("speaker_embedding.weight", speakers, speaker)
+    m.both_ways("rnn1", conditioning, n_mels, 2)
+    m.add("mu_embedding.weight", classes, embedding)
+    m.gru("rnn2", hidden, embedding + 2 * conditioning)
+    m.linear("fc1", fc, hidden)
+    m.linear("fc2", classes, fc)
+    return m.state
+
+
 def univoc_first(
     *,
     hidden: int = 32,
@@ -376,6 +405,7 @@ BUILDERS = {
     "anandaswarup": anandaswarup,
     "gibiansky": gibiansky,
     "yukarin": yukarin,
+    "zerospeech": zerospeech,
 }
 
 # What published training programs put around the state dict.
@@ -383,6 +413,8 @@ WRAPPERS: dict[str, dict[str, Any]] = {
     "": {},
     "model_state": {"step": 1159000, "optimizer_state": {"state": {}, "param_groups": []}},
     "state_dict": {"global_step": 7, "global_epoch": 1},
+    "decoder": {"encoder": {}, "optimizer": {"state": {}}, "step": 500000},
+    "vocoder": {"optimizer": {"state": {}}, "scheduler": {}, "step": 160000},
     "model": {"optimizer": {"state": {}}, "epoch": 3, "date": "2020-01-01"},
 }
 

@@ -58,6 +58,9 @@ def test_a_renamed_tensor_is_named_twice(dialect: str, name: str) -> None:
 def test_a_longer_tensor_is_refused(dialect: str, name: str) -> None:
     state = builders.BUILDERS[dialect]()
     state[name] = np.concatenate([state[name], state[name][:1]])
+    if (dialect, name) == ("zerospeech", "speaker_embedding.weight"):  # one more speaker
+        assert _convert(dialect, state).fields["codes"].speakers == len(state[name])
+        return
     with pytest.raises(ModelError) as caught:
         _convert(dialect, state)
     assert any("has shape" in problem for problem in caught.value.problems)
@@ -141,7 +144,6 @@ def test_a_hidden_size_that_does_not_split_is_refused() -> None:
     ("name", "family"),
     [
         ("fc30.weight", "multi-band"),
-        ("mu_embedding.weight", "ZeroSpeech"),
     ],
 )
 def test_known_but_unsupported_families_are_named(name: str, family: str) -> None:

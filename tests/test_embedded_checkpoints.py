@@ -35,6 +35,16 @@ def _anandaswarup(state: dict[str, np.ndarray], **sizes: Any) -> twins.Univoc:
     return twins.univoc(renamed, hop=275, **sizes)
 
 
+def _zerospeech(state: dict[str, np.ndarray], **sizes: Any) -> twins.Univoc:
+    """Univoc's as well, over the features that `codes` makes; its tables make those."""
+    renamed = {
+        name.replace("mu_embedding", "embedding"): array
+        for name, array in state.items()
+        if not name.startswith(("speaker_embedding", "code_embedding"))
+    }
+    return twins.univoc(renamed, hop=160, **{"classes": 256, **sizes})
+
+
 def _univoc_first(state: dict[str, np.ndarray], **sizes: Any) -> twins.Univoc:
     return twins.univoc(state, **{"classes": 512, "first_version": True, **sizes})
 
@@ -46,6 +56,7 @@ FAMILIES: dict[str, Any] = {
     "anandaswarup": (builders.anandaswarup, _anandaswarup, "model", 512, 0),
     "gibiansky": (builders.gibiansky, twins.gibiansky, "state_dict", 127, 12),
     "yukarin": (builders.yukarin, twins.yukarin, "", 512, 0),
+    "zerospeech": (builders.zerospeech, _zerospeech, "decoder", 128, 0),
 }
 UNEQUAL = {"hidden": 48, "fc": 80, "n_mels": 5, "seed": 3}  # and other sizes than the default
 
@@ -130,11 +141,12 @@ def test_each_family_is_given_its_preset_and_output_rule(tmp_path: Path) -> None
         ("anandaswarup", "anandaswarup"),
         ("gibiansky", "gibiansky"),
         ("yukarin", "yukarin"),
+        ("zerospeech", "zerospeech"),
     ):
         path, _ = _saved(tmp_path, family, n_mels=80)
         config, _ = checkpoints.load(path)
         assert (config.preset, config.core) == (preset, "embedded")
-        assert (config.mel is None) == (family == "yukarin")
+        assert (config.mel is None) == (family in ("yukarin", "zerospeech"))
         assert checkpoints.load(path, preset=preset)[0] == config
         assert checkpoints.inspect(path)["preset"] == preset
 
@@ -180,7 +192,9 @@ def test_a_tensor_missing_from_the_first_version_is_named(name: str) -> None:
     assert any(f"missing tensor {name}," in problem for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize("dialect", ["univoc", "anandaswarup", "gibiansky", "yukarin"])
+@pytest.mark.parametrize(
+    "dialect", ["univoc", "anandaswarup", "gibiansky", "yukarin", "zerospeech"]
+)
 def test_sizes_that_the_engine_cannot_do_are_named(dialect: str) -> None:
     with pytest.raises(ModelError) as caught:
         checkpoints.DIALECTS[dialect].convert(

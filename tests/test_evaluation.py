@@ -196,6 +196,7 @@ def test_eval_writes_reports_copies_and_pictures(folder, model, tmp_path):
         assert len(copy) == pytest.approx(seconds * RATE, abs=1)
         assert row["picture"] == str(Path(row["target"]).with_suffix(".png"))
         pixels = imread(row["picture"])[..., :3]
+        assert len(pixels) > 1200  # with the mels, and what they differ by, below
         for half in np.array_split(pixels, 2, axis=1):
             assert len(np.unique(half.reshape(-1, 3), axis=0)) > 10
         for key in ("mel_correlation", "lsd_db", "mcd_db", "rtf", "samples_per_s"):

@@ -73,7 +73,7 @@ def test_odd_names_are_drawn_as_they_are(tmp_path, recwarn):
     for name in ("$a_{b$.wav", "x" * 500, "語.wav", "_hidden"):
         pictures.plot_recordings(tmp_path / "odd.png", [Recording(name, tone(0.1), RATE)])
     assert not recwarn.list
-    assert pictures._title("/very/long" * 20 + "/end.wav").endswith("/end.wav")
+    assert pictures.clip_title("/very/long" * 20 + "/end.wav").endswith("/end.wav")
 
 
 def test_nothing_to_draw_is_refused(tmp_path):

@@ -37,6 +37,7 @@ _NAMES = {
     "anandaswarup",
     "gibiansky",
     "yukarin",
+    "zerospeech",
     "tomiinek-raw10",
     "forwardtacotron",
     "coqui",
@@ -51,6 +52,7 @@ _UNIT = {name for name in _NAMES if name.startswith(("fatchord", "tomiinek", "gw
     *("torchaudio-ljspeech", "mkotha", "yanggeng", "native-22k", "erogol-universal")
 }  # mels in [0, 1]
 
+_WITHOUT_MEL = {"deepmind", "yukarin", "zerospeech"}
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
 
 
@@ -89,7 +91,7 @@ def test_presets_cannot_be_changed_by_accident() -> None:
 def test_a_preset_agrees_with_its_mel(name: str) -> None:
     preset = get_preset(name)
     if preset.mel is None:
-        assert preset.hop_length == {"deepmind": 1, "yukarin": 240}[name]
+        assert preset.hop_length == {"deepmind": 1, "yukarin": 240, "zerospeech": 160}[name]
         return
     assert (preset.sample_rate, preset.hop_length) == (
         preset.mel.sample_rate,
@@ -263,7 +265,7 @@ def test_a_mel_of_another_preset_is_warned_about_by_name() -> None:
     assert "fatchord-raw9" in warning
 
 
-@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind", "yukarin"}))
+@pytest.mark.parametrize("name", sorted(_NAMES - _WITHOUT_MEL))
 def test_a_mel_of_the_right_preset_is_not_warned_about(name: str) -> None:
     assert mismatch_warning(_apply(name, _speech_levels()), name) is None
 
@@ -297,7 +299,7 @@ def test_the_mel_of_the_torchaudio_bundle_is_named_with_its_conversion() -> None
     assert "highest frequency 8000, not 11025" in warning
 
 
-_CONDITIONED = sorted(_NAMES - {"deepmind", "yukarin"})  # which have a mel
+_CONDITIONED = sorted(_NAMES - _WITHOUT_MEL)
 
 
 @pytest.mark.parametrize("target", _CONDITIONED)
@@ -386,12 +388,19 @@ def test_fitting_presets_follow_head_hop_and_bins() -> None:
     ]
     assert fitting_presets(head="dual_softmax", hop_length=1, n_mels=0) == ["deepmind"]
     embedded = fitting_presets(head="softmax", hop_length=200, n_mels=80, embedded=True)
-    assert embedded == ["univoc-v0.2", "univoc-v0.1", "anandaswarup", "gibiansky", "yukarin"]
+    assert embedded == [
+        "univoc-v0.2",
+        "univoc-v0.1",
+        "anandaswarup",
+        "gibiansky",
+        "yukarin",
+        "zerospeech",
+    ]
     assert fitting_presets(head="softmax", hop_length=7, n_mels=80) == []
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs speech in {DATA}")
-@pytest.mark.parametrize("name", sorted(_NAMES - {"deepmind", "yukarin"}))
+@pytest.mark.parametrize("name", sorted(_NAMES - _WITHOUT_MEL))
 def test_real_speech_is_recognised_under_every_preset(name: str) -> None:
     from wavernn_fast import audio, features
 

@@ -113,6 +113,16 @@ def _residual_conv_shapes(network: NetworkConfig, n_mels: int) -> dict[str, tupl
     return shapes
 
 
+def _codes_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    codes = config.codes
+    if codes is None:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {"speakers.weight": (codes.speakers, codes.speaker_size)}
+    if codes.count:
+        shapes["codes.weight"] = (codes.count, codes.size)
+    return shapes
+
+
 _CORE_SHAPES = {"dual": _dual_shapes, "residual": _residual_shapes, "embedded": _embedded_shapes}
 
 
@@ -159,6 +169,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return every canonical tensor name of a model with its shape ([out, in] for matrices)."""
     core = _CORE_SHAPES[config.core](config)
     shapes = {**core, **_conditioner_shapes(config), **_subscale_shapes(config)}
+    shapes |= _codes_shapes(config)
     return {**shapes, **_mask_shapes(config, shapes)}
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from .config_json import build
 from .errors import ModelError
-from .network_config import NetworkConfig, embedded_problems
+from .network_config import CodesConfig, NetworkConfig, embedded_problems
 
 Core = Literal["dual", "residual", "embedded"]
 Head = Literal["dual_softmax", "softmax", "mol", "gaussian", "beta"]
@@ -156,6 +156,7 @@ class ModelConfig:
     embedding_size: int = 0  # embedded: values of the embedding of a label
     first_label: int = 0  # embedded: fed back at step 0
     network: NetworkConfig | None = None  # over the mel; None: the mel itself is heard
+    codes: CodesConfig | None = None  # embedded: what its features are made of, if of codes
     mel: MelConfig | None = None
     output: OutputConfig = field(default_factory=OutputConfig)
     source: str = "native"  # the checkpoint dialect it came from
@@ -176,6 +177,7 @@ class ModelConfig:
         cores = ("dual", "residual", "embedded")
         need(self.core in cores, f"core is {self.core!r}, not {', '.join(cores[:-1])} or embedded")
         found.extend(embedded_problems(self))
+        found.extend([] if self.codes is None else self.codes.problems(self))
         for name in ("hidden_size", "fc_size", "n_classes", "sample_rate", "hop_length"):
             need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, must be positive")
         for name in ("n_mels", "aux_size", "aux_blocks", "upsample_left", "upsample_right"):
@@ -345,6 +347,7 @@ class ModelConfig:
             raise ModelError("The model configuration is not a JSON object.")
         mel, output = raw.pop("mel", None), raw.pop("output", None)
         subscale, network = raw.pop("subscale", None), raw.pop("network", None)
+        codes = raw.pop("codes", None)
         config: ModelConfig = build(
             cls,
             raw,
@@ -352,5 +355,6 @@ class ModelConfig:
             output=OutputConfig() if output is None else build(OutputConfig, output),
             subscale=None if subscale is None else build(SubscaleConfig, subscale),
             network=None if network is None else build(NetworkConfig, network),
+            codes=None if codes is None else build(CodesConfig, codes),
         )
         return config

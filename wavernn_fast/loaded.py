@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from . import arrays, utterance
 from .batch import default_streams
+from .codes import TABLES as CODE_TABLES
+from .codes import features as features_of_codes
 from .config import ModelConfig
 from .devices import make_devices, resolve_devices
 from .fold import Folding
@@ -57,6 +59,7 @@ class LoadedModel:
 
         canonical.validate(config, tensors)
         self._config = config
+        self._tables = {name: tensors[name] for name in CODE_TABLES if name in tensors}
         cell = upsampling.engine_cell(config, tensors)
         if config.subscale is not None:
             cell = subscale_network.cell_of(config, tensors)
@@ -210,6 +213,28 @@ class LoadedModel:
         )
 
     # --- what it can be given ---
+
+    def features(self, codes: Any, speaker: Any) -> NDArray[np.float32]:
+        """Features of a model over codes (ZeroSpeech, VectorQuantizedCPC), in place of a mel.
+
+        Parameters
+        ----------
+        codes : int array [n], or float array [code_size, n]
+            Codes, or where they come from elsewhere or the model holds none, their vectors.
+        speaker : int, or float array [speaker_size]
+            One of the model's speakers by number, or a vector.
+
+        Returns
+        -------
+        float32 array [n_mels, repeat * n]
+            For `generate` and the others, as their `mel`.
+
+        Raises
+        ------
+        InputError
+            If the model hears a mel, or codes or speaker are none of its.
+        """
+        return features_of_codes(self._config, self._tables, codes, speaker)
 
     def check_mel(self, mel: Any) -> NDArray[np.float32]:
         """Return `mel` as numpy float32 [n_mels, n_frames] if this model can sound it.

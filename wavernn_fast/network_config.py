@@ -62,6 +62,38 @@ class NetworkConfig:
         return [sentence for ok, sentence in need if not ok]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodesConfig:
+    """What the features of a model over codes are made of; see `codes.features`.
+
+    A frame is the vector of a code, repeated, and behind it the vector of a speaker.
+    """
+
+    count: int  # codes with a vector in the model; 0: their vectors are given
+    size: int  # of the vector of a code
+    speakers: int  # with a vector in the model
+    speaker_size: int  # of the vector of a speaker
+    repeat: int  # frames of a code
+
+    def problems(self, config: ModelConfig) -> list[str]:
+        """What is impossible about it, a sentence each."""
+        need = (
+            (config.core == "embedded", f"a {config.core} core has no codes"),
+            (self.count >= 0, f"codes count is {self.count}, must not be negative"),
+            (
+                min(self.size, self.speakers, self.speaker_size, self.repeat) > 0,
+                "codes size, speakers, speaker_size and repeat must be positive",
+            ),
+            (
+                self.size + self.speaker_size == config.n_mels,
+                f"codes and speakers make {self.size + self.speaker_size} features, n_mels is "
+                f"{config.n_mels}",
+            ),
+            (config.mel is None, "a model over codes has no mel convention"),
+        )
+        return [sentence for ok, sentence in need if not ok]
+
+
 def embedded_problems(config: ModelConfig) -> list[str]:
     """What contradicts itself about an embedded core, or about its fields in another core."""
     if config.core != "embedded":

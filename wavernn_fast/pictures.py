@@ -1,4 +1,4 @@
-"""Pictures as PNG files: recordings side by side, and the curves of a training run.
+"""Pictures as PNG or SVG files: recordings side by side, and the curves of a training run.
 
 matplotlib (extra ``[plot]``) is imported when a picture is drawn, and used through its canvas
 objects only: there is no window, no global state, and nothing is printed.
@@ -22,6 +22,7 @@ from . import metrics
 from .errors import InputError, MissingDependencyError
 from .features import check_wave
 from .files import PathLike, label, open_source, write_atomic
+from .visible import visible
 
 DYNAMIC_RANGE = 80.0  # dB of the colour scale, below the loudest bin of all recordings
 _COLUMNS = 2000  # about as many frames of a spectrogram, and steps of a waveform, are drawn
@@ -84,13 +85,28 @@ def new_figure(*, width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: PathLike) -> None:
-    """Write a figure as PNG, atomically; "-" is standard output."""
+    """Write a figure atomically: SVG if the name ends in .svg, else PNG; "-" is standard output.
+
+    In an SVG texts stay texts, and an equal figure gives equal bytes.
+    """
+    import matplotlib
+
     target = io.BytesIO()
-    with warnings.catch_warnings():
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "wavernn_fast"}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
         # the font draws a box for a letter that it lacks; file names may be in any script
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(target, format="png", dpi=_DPI)
+        if Path(path).suffix.lower() == ".svg":
+            figure.savefig(target, format="svg", dpi=_DPI, metadata={"Date": None})
+        else:
+            figure.savefig(target, format="png", dpi=_DPI)
     write_atomic(path, [target.getvalue()])
+
+
+def clip_title(name: str) -> str:
+    """A name that fits above one column, of a long path its end; nothing in it is hidden."""
+    name = visible(name)
+    return name if len(name) <= _TITLE else "..." + name[3 - _TITLE :]
 
 
 def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
@@ -101,7 +117,7 @@ def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
     Parameters
     ----------
     path : str or path
-        PNG file, written atomically; "-" is standard output.
+        .png or .svg, written atomically; "-" is standard output (PNG).
     recordings : sequence of Recording, one or more
 
     Raises
@@ -115,17 +131,27 @@ def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
     """
     if not recordings:
         raise InputError("There is no recording to draw.")
+    figure = new_figure(width=1.5 + 6.5 * len(recordings), height=7.0)
+    axes = figure.subplots(2, len(recordings), squeeze=False, height_ratios=(1, 2))
+    draw_recordings(figure, [(*pair, one) for pair, one in zip(axes.T, recordings, strict=True)])
+    save_figure(figure, path)
+
+
+def draw_recordings(figure: Any, panels: Sequence[tuple[Any, Any, Recording]]) -> None:
+    """Draw into pairs of axes, waveform and spectrogram, that get the same limits and colours.
+
+    Raises
+    ------
+    InputError
+        If a recording is empty, or not a vector of finite floats.
+    """
+    recordings = [one for _, _, one in panels]
     for one in recordings:
         if not check_wave(one.wave).size:
             raise InputError(f"The recording {one.name!r} is empty; there is nothing to draw.")
-    figure = new_figure(width=1.5 + 6.5 * len(recordings), height=7.0)
-    axes = figure.subplots(
-        2, len(recordings), sharex=True, sharey="row", squeeze=False, height_ratios=(1, 2)
-    )
     pictures = [_spectrogram(one) for one in recordings]
     loudest = max(float(decibels.max()) for decibels, _ in pictures)
-    for column, (one, (decibels, edges)) in enumerate(zip(recordings, pictures, strict=True)):
-        top, bottom = axes[:, column]
+    for (top, bottom, one), (decibels, edges) in zip(panels, pictures, strict=True):
         _draw_wave(top, one)
         image = bottom.imshow(
             decibels,
@@ -138,12 +164,16 @@ def plot_recordings(path: PathLike, recordings: Sequence[Recording]) -> None:
         )
         bottom.set_facecolor("black")
         bottom.set_xlabel("time, s")
-    axes[0, 0].set_ylabel("amplitude")
-    axes[1, 0].set_ylabel("frequency, kHz")
-    axes[1, 0].set_xlim(0.0, max(len(r.wave) / r.sample_rate for r in recordings))
-    axes[1, 0].set_ylim(0.0, max(r.sample_rate for r in recordings) / 2000.0)
-    figure.colorbar(image, ax=axes, label="dB of a full-scale sine", aspect=40, pad=0.01)
-    save_figure(figure, path)
+        bottom.set_ylim(0.0, max(r.sample_rate for r in recordings) / 2000.0)
+        for axes in (top, bottom):
+            axes.set_xlim(0.0, max(len(r.wave) / r.sample_rate for r in recordings))
+    limits = [top.get_ylim() for top, _, _ in panels]
+    for top, _, _ in panels:
+        top.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    panels[0][0].set_ylabel("amplitude")
+    panels[0][1].set_ylabel("frequency, kHz")
+    spectrograms = [bottom for _, bottom, _ in panels]
+    figure.colorbar(image, ax=spectrograms, label="dB of a full-scale sine", pad=0.01)
 
 
 def plot_curves(
@@ -154,7 +184,7 @@ def plot_curves(
     Parameters
     ----------
     path : str or path
-        PNG file, written atomically; "-" is standard output.
+        .png or .svg, written atomically; "-" is standard output (PNG).
     curves : sequence of Curve, one or more
     title, x_label : str
 
@@ -188,7 +218,7 @@ def plot_curves(
         panel.legend()
     axes[-1].set_xlabel(x_label)
     if title:
-        figure.suptitle(_title(title), parse_math=False)
+        figure.suptitle(clip_title(title), parse_math=False)
     save_figure(figure, path)
 
 
@@ -259,11 +289,6 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _title(name: str) -> str:
-    """A name that fits above one column: of a long path, its end."""
-    return name if len(name) <= _TITLE else "..." + name[3 - _TITLE :]
-
-
 def _spectrogram(recording: Recording) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """Decibels [bins, frames], and the seconds of the left and right edge of the picture.
 
@@ -278,7 +303,7 @@ def _spectrogram(recording: Recording) -> tuple[NDArray[np.float32], tuple[float
 def _draw_wave(axes: Any, recording: Recording) -> None:
     """Every sample as a line, or of a long recording the range of each step as an area."""
     wave, rate = recording.wave, recording.sample_rate
-    axes.set_title(_title(recording.name), parse_math=False)
+    axes.set_title(clip_title(recording.name), parse_math=False)
     axes.grid(alpha=0.3)
     if len(wave) <= 2 * _COLUMNS:
         axes.plot(np.arange(len(wave)) / rate, wave, linewidth=0.6)

@@ -89,7 +89,7 @@ def plot_scheme(path: PathLike, scheme: Scheme) -> None:
     Parameters
     ----------
     path : str or path
-        PNG file, written atomically; "-" is standard output.
+        .png or .svg, written atomically; "-" is standard output (PNG).
     scheme : Scheme
         See `scheme_of`.
 

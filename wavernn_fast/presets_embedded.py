@@ -137,4 +137,18 @@ def _yukarin() -> dict[str, Any]:
     }
 
 
-CONVENTIONS = (_univoc(), _univoc_first(), _anandaswarup(), _gibiansky(), _yukarin())
+def _zerospeech() -> dict[str, Any]:
+    """Codes of 20 ms, each two frames; no mel is heard (`codes.features`)."""
+    return {
+        "name": "zerospeech",
+        "summary": "16 kHz, hop 160, 8 bits mu-law; codes and a speaker in place of a mel",
+        "sample_rate": 16000,
+        "hop_length": 160,
+        "heads": ("softmax",),
+        "value_range": (0.0, 0.0),
+        "mel": None,
+        "output": OutputConfig(mu_law=True),
+    }
+
+
+CONVENTIONS = (_univoc(), _univoc_first(), _anandaswarup(), _gibiansky(), _yukarin(), _zerospeech())

@@ -62,20 +62,29 @@ class RowsAhead:
 
     def rows(self, first: int, count: int) -> Rows:
         """Rows of output frames [first, first + count), of which there is one at least."""
-        inside = self._made.get(first // FRAMES)
-        if inside is not None and first % FRAMES + count <= FRAMES:  # as nearly always
-            low, high = first % FRAMES, first % FRAMES + count
+        number, low = divmod(first, FRAMES)
+        high = low + count
+        inside = self._made.get(number)
+        if inside is not None and high <= FRAMES:  # as nearly always
+            self._begin_next(number, high)
             interp, hold = inside
             return (
                 None if interp is None else interp[low : high + self._context],
                 None if hold is None else hold[low:high],
             )
-        begin, end = first // FRAMES, -(-(first + count) // FRAMES)
-        self._made = {number: self._get(number) for number in range(begin, end)}
-        if self._next is None and end * FRAMES < self._total:
-            future = _submit(self._window, *self._bounds(end))
-            self._next = None if future is None else (end, future)
+        last = (first + count - 1) // FRAMES
+        self._made = {i: self._get(i) for i in range(number, last + 1)}
+        self._begin_next(last, first + count - last * FRAMES)
         return self._joined(0, first, count), self._joined(1, first, count)
+
+    def _begin_next(self, number: int, position: int) -> None:
+        """Have the next window made, if half of this one is passed: not beside a first chunk."""
+        coming = number + 1
+        if self._next is not None or position <= FRAMES // 2 or coming in self._made:
+            return
+        if coming * FRAMES < self._total:
+            future = _submit(self._window, *self._bounds(coming))
+            self._next = None if future is None else (coming, future)
 
     def _get(self, number: int) -> Rows:
         """A window: kept, made ahead or made now."""

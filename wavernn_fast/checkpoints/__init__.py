@@ -37,6 +37,7 @@ from . import (
     univoc,
     yanggeng,
     yukarin,
+    zerospeech,
 )
 from .layout import Converted, Dialect
 
@@ -52,6 +53,7 @@ DIALECTS: dict[str, Dialect] = {
     # univoc first: a file of it that has lost its embedding has names of fatchord's alone
     module.DIALECT.name: module.DIALECT
     for module in (
+        zerospeech,
         univoc,
         coqui,
         begeekmyfriend,
@@ -72,8 +74,7 @@ _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 # Published layouts that are told apart by one name, and are not read yet.
 _UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"fc30\.weight$", "a multi-band WaveRNN (heads fc30 to fc33)"),
-    (r"mu_embedding\.weight$", "a ZeroSpeech or VectorQuantizedCPC vocoder"),
-    (r"overtone\.|encoder\.|vq\.", "an mkotha VQ-VAE or overtone model"),
+    (r"overtone\.|encoder\.(?!encoder|conv)|vq\.", "an mkotha VQ-VAE or overtone model"),
 )
 
 

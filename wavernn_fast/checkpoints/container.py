@@ -23,7 +23,7 @@ from ..errors import MissingDependencyError, ModelError
 from ..weights import MAX_BYTES, MAX_TENSORS
 from . import model_bin
 
-_WRAPPERS = ("model_state", "state_dict", "model")
+_WRAPPERS = ("model_state", "state_dict", "model", "decoder", "vocoder")
 _MIN_TORCH = (2, 10)
 _MAX_DIMS = 8
 _MOST_EXPANSION = 8  # bytes of float32 a byte of the file: of 8-bit floats four, and some tied

@@ -18,16 +18,18 @@ EXIT_SOME_FAILED, EXIT_USAGE, EXIT_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 130
 _COMMANDS = {
     "demo": ("demo", "speak a sentence with the voice of the package"),
     "vocode": ("vocode", "mel spectrograms -> speech"),
+    "stream": ("stream", "one mel -> speech while its frames are coming"),
     "resynth": ("resynth", "recordings -> mel -> speech again, with a quality figure"),
     "mel": ("mel", "recordings -> mel spectrograms"),
     "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
     "inspect": ("inspect", "what is in a checkpoint: layout, sizes, mel convention"),
     "eval": ("evaluate", "judge a model by recordings: likelihood, quality of its copies, speed"),
-    "plot": ("plot", "pictures of recordings, of training curves, of the Subscale scheme"),
+    "plot": ("plot", "pictures of recordings, mels, speeds, training curves; reports of jobs"),
     "verify": ("verify", "compare the engine with PyTorch, step by step"),
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
     "train": ("train", "recordings -> a 16-bit WaveRNN, dense or pruned"),
     "prune": ("prune", "zero the weakest blocks of a model"),
+    "serve": ("serve", "the model over HTTP and WebSocket, with a page to try it"),
     "doctor": ("doctor", "report on this machine and test the engine"),
 }
 

@@ -141,7 +141,7 @@ class _Job:
 
     def _write(self, item: common.Item, found: Evaluation) -> dict[str, str]:
         """Write the copy and the picture, where there are any; their names."""
-        from .. import audio, pictures
+        from .. import audio
 
         if found.copy is None:
             return {}
@@ -150,12 +150,23 @@ class _Job:
         names = {"target": item.target}
         if self.pictures:
             names["picture"] = str(Path(item.target).with_suffix(".png"))
-            pair = [
-                pictures.Recording(Path(item.source).name, found.original, rate),
-                pictures.Recording("copy synthesis", found.copy, rate),
-            ]
-            pictures.plot_recordings(names["picture"], pair)
+            self._draw(names["picture"], item, found)
         return names
+
+    def _draw(self, path: str, item: common.Item, found: Evaluation) -> None:
+        """Recording and copy side by side, with their mels where the model says how."""
+        from .. import pictures, pictures_mel
+
+        rate, config = self.evaluator.sample_rate, self.evaluator.config.mel
+        assert found.copy is not None
+        pair = [
+            pictures.Recording(Path(item.source).name, found.original, rate),
+            pictures.Recording("copy synthesis", found.copy, rate),
+        ]
+        if config is None:
+            pictures.plot_recordings(path, pair)
+        else:
+            pictures_mel.plot_columns(path, [pictures_mel.column_of(one, config) for one in pair])
 
     def _has_pictures(self) -> bool:
         from .. import pictures

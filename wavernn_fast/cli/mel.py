@@ -38,7 +38,7 @@ def command(ctx: click.Context, /, inputs: Sequence[str], output: str, **options
     """
     items = common.collect(inputs, output, reads=common.READ_AUDIO, writes=".npy", single=(".npy",))
     common.check_outputs(items, options)
-    config = _convention(options["preset"], options["model"])
+    config = convention(options["preset"], options["model"])
     common.prepare_folders(items)
     ctx.exit(_run(items, config, options, common.is_quiet(ctx, options)))
 
@@ -70,7 +70,8 @@ def _run(
     return report.finish(progress, options["as_json"], preset=config.preset)
 
 
-def _convention(preset: str | None, model: str | None) -> MelConfig:
+def convention(preset: str | None, model: str | None) -> MelConfig:
+    """Mel convention of a preset or of a model; exactly one of them is given."""
     if (preset is None) == (model is None):
         raise click.UsageError("Give the convention: either --preset NAME or --model FILE.")
     if preset is not None:

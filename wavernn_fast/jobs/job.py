@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..batch import BatchReport
 from ..errors import AudioError, WaveRNNError
-from . import parts, plan
+from . import parts, plan, sessions
 from .items import Item
 from .journal import lines
 from .lock import WHOLE, Lock, Shard, shard_name
@@ -130,6 +130,7 @@ class Job:
             if on_skipped is not None:
                 on_skipped(len(found.skipped))
             self._warn_of_space(found.todo)
+            sessions.note(self.root, shard_name(self.policy.shard), "job", items=len(found.todo))
             try:
                 for outcome in self._outcomes(found.todo):
                     self._note(outcome)
@@ -203,6 +204,15 @@ class Job:
             self._write_failed()
         except AudioError as error:
             logger.warning("The list of failed items is not written: %s", error)
+        sessions.note(
+            self.root,
+            shard_name(self.policy.shard),
+            "over",
+            done=summary.done,
+            failed=len(summary.failed),
+            left=len(summary.left),
+            reason=summary.reason,
+        )
 
     def _write_failed(self) -> None:
         """Names and reasons of the items that failed, and of those that did before and are left."""
