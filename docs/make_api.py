@@ -45,6 +45,10 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("wavernn_fast.jobs.job", ("Job", "Policy", "Summary")),
         ("wavernn_fast.jobs.work", ("LocalWorker", "Outcome")),
         ("wavernn_fast.jobs.journal", ("history", "lines")),
+        ("wavernn_fast.jobs.child", ("ChildWorker", "child_worker")),
+        ("wavernn_fast.jobs.places", ("Care",)),
+        ("wavernn_fast.jobs.shard", ("parse_shard",)),
+        ("wavernn_fast.jobs.ray_engine", ("RayWorker", "RayOptions", "ray_worker")),
     ),
     "Features": (
         ("wavernn_fast.features", ("log_mel", "check_mel", "MelRangeWarning")),

@@ -133,6 +133,12 @@ class Slow(_Around):
         time.sleep(0.05)
 
 
+def endless_load(settings: Settings, root: str, worker: str, **how: object) -> Worker:
+    """The model never gets loaded."""
+    time.sleep(3600)
+    raise AssertionError
+
+
 def no_device(settings: Settings, root: str, worker: str, **how: object) -> Worker:
     """Emulator 1 is never there."""
     if settings.device == "emu:1":

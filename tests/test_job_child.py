@@ -145,6 +145,15 @@ def test_a_child_that_does_nothing_is_killed(tmp_path: Path) -> None:
     assert failed.fields["error"].count("it did nothing for") == 2
 
 
+def test_a_child_that_never_gets_ready_is_not_waited_for(tmp_path: Path) -> None:
+    settings, items = job(tmp_path, count=2)
+    care = Care(start_seconds=0.8, backoff_seconds=0.01, most_deaths=1)
+    begun = time.monotonic()
+    with pytest.raises(DeviceError, match=r"No device is left \(cpu: it did nothing for \d+ s\)"):
+        run(settings, items, tmp_path / "out", make=job_workers.endless_load, care=care)
+    assert time.monotonic() - begun < 30.0
+
+
 def test_a_slow_child_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None:
     """Its engine gets on, but no item ends within the limit."""
     settings, items = job(tmp_path, count=2, frames=2500)

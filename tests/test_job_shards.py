@@ -168,6 +168,48 @@ def test_ctrl_c_of_a_command_with_children_keeps_what_is_done(tmp_path: Path) ->
     assert len(contents(tmp_path / "out")) == 60
 
 
+def test_a_disk_that_is_full_for_children_stops_the_job_and_keeps_what_is_done(
+    tmp_path: Path,
+) -> None:
+    """As with `ulimit -f`: a wave of 7 frames is too large, and soon a journal."""
+    job(tmp_path, count=24, frames=5)
+    assert run(*arguments(tmp_path, "whole")).exit_code == 0
+    limit = 44 + 2 * 275 * 5 + 100
+    sizes = {name: len(data) for name, data in contents(tmp_path / "whole").items()}
+    assert min(sizes.values()) < limit < max(sizes.values())
+    words = [*COMMAND, *arguments(tmp_path, "out", "--workers", 2, "--json")]
+    code = (
+        "import os, resource, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    full = subprocess.run(
+        [sys.executable, "-c", code, *words[1:]], capture_output=True, text=True, timeout=120
+    )
+    assert full.returncode == 1, full.stderr
+    report = json.loads(full.stdout)
+    assert report["left"]
+    assert len(report["done"]) + len(report["left"]) == 24
+    assert report["failed"] == []
+    kept = contents(tmp_path / "out")
+    assert sorted(kept) == sorted(entry["name"] for entry in report["done"])  # no parts
+    again = run(*arguments(tmp_path, "out", "--workers", 2, "--resume", "--json"))
+    assert again.exit_code == 0, again.stderr
+    assert len(json.loads(again.stdout)["skipped"]) == len(kept)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("how", [("--workers", "2"), ("--isolate",), ("--engine", "ray")])
+def test_standard_input_is_of_this_process_alone(how: tuple[str, ...], tmp_path: Path) -> None:
+    settings, items = job(tmp_path, count=1)
+    fixed = ("-m", settings.model, "-o", tmp_path / "out", "--device", "cpu")
+    mel = Path(items[0].source).read_bytes()
+    refused = run("vocode", "-", *fixed, *how, input=mel)
+    assert refused.exit_code == 2
+    assert "cannot be used with '-' as an input" in refused.stderr
+    assert run("vocode", "-", *fixed, input=mel).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [

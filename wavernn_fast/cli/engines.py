@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +123,12 @@ def away(
         return lambda settings, root, name, stop: factory(shared, root, name, stop)
 
     return make
+
+
+def apart_from_prints(given: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
+    """While Ray runs, which prints on stdout, what is printed goes to stderr: JSON stands alone."""
+    ray = given["engine"] == _RAY
+    return contextlib.redirect_stdout(sys.stderr) if ray else contextlib.nullcontext()
 
 
 def _devices(device: str, workers: int | None, isolate: bool) -> tuple[str, ...]:

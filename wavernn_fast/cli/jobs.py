@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -187,7 +185,7 @@ class Synthesis:
 
             factory = make(lambda samples: progress.audio(samples / config.sample_rate))
             job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
-            with contextlib.redirect_stdout(sys.stderr):  # Ray prints, and our JSON stands alone
+            with engines.apart_from_prints(self.options):
                 summary = job.run(note, progress.done)
             wall = progress.elapsed
         self._say(summary)

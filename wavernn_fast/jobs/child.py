@@ -52,9 +52,10 @@ class ChildWorker:
         Such as ("cuda:0", "cuda:1"); by default `settings.device` alone.
     stop : Stop, optional
         Asked at least twice a second.
-    care : Care
-    make : callable
-        Makes the worker inside a child, as `child_main.local_worker` does; picklable by reference.
+    care : Care, optional
+    make : callable, optional
+        Makes the worker inside a child; picklable by reference. By default
+        `child_main.local_worker`, whose arguments it gets.
     on_samples : callable, optional
         Called with the number of samples drawn since the last call.
     keep : bool
@@ -70,14 +71,14 @@ class ChildWorker:
         devices: Sequence[str] = (),
         stop: Stop | None = None,
         care: Care | None = None,
-        make: Callable[..., Worker] = local_worker,
+        make: Callable[..., Worker] | None = None,
         on_samples: Callable[[int], None] | None = None,
         keep: bool = False,
     ) -> None:
         self.times = Times()  # of all children together, in the last run
         self.batches: list[BatchReport] = []  # of the last run
         self._keep = keep
-        self._root, self._name, self._make = root, worker_name, make
+        self._root, self._name, self._make = root, worker_name, make or local_worker
         self._stop, self._care = stop or Stop(), care or Care()
         self._on_samples = on_samples
         named = list(devices) or [settings.device]

@@ -24,13 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Care:
-    """How children are watched."""
+    """How children are watched.
 
-    stall_seconds: float = 300.0  # without an outcome or a sample drawn, while it has work
-    start_seconds: float = 1800.0  # to load a model, compile its kernels and check them
-    backoff_seconds: float = 1.0  # before a new start; doubled with every one in a row
+    Parameters
+    ----------
+    stall_seconds : float
+        Without an outcome or a sample drawn, while it has work; then a child is killed.
+    start_seconds : float
+        That loading a model, compiling its kernels and checking them may take.
+    backoff_seconds, most_backoff_seconds : float
+        Before a new start; doubled with every death in a row, up to the second.
+    most_deaths : int
+        In a row without a finished item; at the next the device is given up.
+    """
+
+    stall_seconds: float = 300.0
+    start_seconds: float = 1800.0
+    backoff_seconds: float = 1.0
     most_backoff_seconds: float = 60.0
-    most_deaths: int = 5  # in a row without a finished item; then the device is given up
+    most_deaths: int = 5
 
 
 class State(enum.Enum):

@@ -17,10 +17,12 @@ from typing import Any
 from . import messages
 from .messages import Hello, Line
 
-# No module of the caller is imported again, as multiprocessing's own spawn would do, and nothing
-# but a string is trusted to find the package: sys.path is the parent's.
+# No module of the caller is imported again, as multiprocessing's own spawn would do; sys.path is
+# the parent's. Ctrl-C comes to the parent, which says what to do, so a child ignores it, and before
+# the long import.
 _PROGRAM = (
     "import sys; descriptor = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "from wavernn_fast.jobs.child_main import main; main(descriptor)"
 )
 

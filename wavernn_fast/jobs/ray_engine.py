@@ -41,12 +41,25 @@ _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" before Ray is imported: n
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the actors run and what each gets."""
+    """Where the actors run and what each gets.
 
-    address: str | None = None  # of a cluster; None: RAY_ADDRESS, or a new one on this machine
-    workers: int | None = None  # actors; None: as many as the cluster has GPUs or processors for
-    batch: int | None = None  # items of a batch; None: by the number of items and actors
-    care: Care = dataclasses.field(default_factory=Care)  # of the engine's process
+    Parameters
+    ----------
+    address : str, optional
+        Of a running cluster, "auto" to find one; by default RAY_ADDRESS, or a new one on this
+        machine.
+    workers : int, optional
+        Actors; by default as many as the cluster has GPUs, or processors for.
+    batch : int, optional
+        Items that an actor gets at once; by default by the number of items and actors.
+    care : Care
+        Of the engine's process in each actor.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    batch: int | None = None
+    care: Care = dataclasses.field(default_factory=Care)
 
 
 class RayWorker:
