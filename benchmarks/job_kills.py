@@ -49,7 +49,7 @@ class Kill:
 class Proof:
     """The job, and what became of it."""
 
-    command: list[str]
+    job: str
     items: int
     kills: list[Kill] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)  # files that are not those of the undisturbed
@@ -116,7 +116,8 @@ def prove(args: argparse.Namespace, work: Path) -> tuple[Proof, dict[str, Any]]:
     undisturbed = time.perf_counter() - begun
     expected, out = hashes(work / "whole"), work / "killed"
     assert len(expected) == args.items
-    proof = Proof(["wavernn-fast", *command[3:]], args.items)
+    options = f"-m {args.voice} --device cpu --streams {args.streams}"
+    proof = Proof(f"wavernn-fast -q vocode mels/ {options} -o out/ --resume", args.items)
     resume, rng = [*command, str(out), "--resume"], random.Random(args.seed)
     while len(proof.kills) < args.kills:
         first = rng.choices(("start", "begin", "done"), (1, 4, 5))[0]

@@ -20,6 +20,9 @@ PAGE = Path(__file__).with_name("api.md")
 CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "Sound": (
         ("wavernn_fast.vocoder", ("Vocoder",)),
+        ("wavernn_fast.stream", ("PushStream",)),
+        ("wavernn_fast.live", ("LivePool", "LiveStream")),
+        ("wavernn_fast.stream_facts", ("StreamFacts",)),
         ("wavernn_fast.batch", ("BatchReport",)),
         ("wavernn_fast.fold", ("Folding",)),
     ),
@@ -66,6 +69,7 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
                 "AudioError",
                 "DeviceError",
                 "EngineError",
+                "PoolFullError",
                 "MissingDependencyError",
             ),
         ),

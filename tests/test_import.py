@@ -48,6 +48,11 @@ def test_importing_the_drop_in_classes_loads_only_numpy():
     assert loaded_by(code) == {"wavernn_fast", "numpy"}
 
 
+def test_importing_the_service_loads_nothing_of_its_extra():
+    code = "from wavernn_fast.serve import Limits, create_app, require_extra"
+    assert loaded_by(code) <= {"wavernn_fast", "numpy"}
+
+
 def run_command(*arguments: str) -> str:
     """Code that runs the command and goes on after it exits."""
     return (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_runner import refused, run
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from job_runs import ROOT, files_below
 from voices import preset_mel, save_mels, save_voice
@@ -86,6 +86,7 @@ def test_lists_that_cannot_be_used_are_refused_with_every_line(name, text, words
         assert word in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["l.jsonl", "l.csv", "l.scp"]))
 @example(b'{"mel":"\\ud800"}', "l.jsonl")
 def test_any_bytes_as_a_list_are_read_or_refused(tmp_path_factory, data, name):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runner import run
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from job_runs import files_below, start
 from voices import preset_mel, save_mels, save_voice
@@ -39,6 +39,7 @@ ANY = st.text(st.characters(codec=None), max_size=30)  # surrogates and control 
 ODD = st.text(st.sampled_from("a./\\~ :\0\n\x7f\x85\u2028é\u0301\udcffCONnul"), max_size=12)
 
 
+@settings(deadline=None)
 @given(st.one_of(ANY, ODD))
 @example("../x.wav")
 @example("a/../../x.wav")
@@ -114,6 +115,7 @@ def test_all_clashes_are_listed_before_work():
         pair(many, "out")
 
 
+@settings(deadline=None)
 @given(st.lists(ODD, max_size=6))
 def test_names_that_are_kept_never_meet(texts):
     try:
@@ -141,16 +143,26 @@ def test_links_may_not_lead_out_of_the_output_folder(model, tmp_path):
     assert list(elsewhere.rglob("*.wav")) == []
 
 
-def test_bytes_that_are_no_text_are_kept_and_journaled_and_resumed(model, tmp_path):
+PLAIN_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C.UTF-8"}, PLAIN_C], ids=["utf-8", "ascii"])
+def test_bytes_that_are_no_text_are_kept_and_journaled_and_resumed(locale, model, tmp_path):
     mels, out = tmp_path / "mels", tmp_path / "out"
     mels.mkdir()
     np.save(tmp_path / "x.npy", preset_mel(3))
     os.rename(os.fsencode(tmp_path / "x.npy"), os.fsencode(mels) + b"/caf\xe9\n.npy")
     arguments = ("vocode", mels, "-m", model, "-o", out)
+    bad = os.fsencode(mels) + "/wörse\n.npy".encode()
+    with open(bad, "wb") as file:
+        file.write(b"no mel")
     for options, done in (((), 1), (("--resume",), 0)):
-        process = start(*arguments, "--json", *options)
+        process = start(*arguments, "--json", *options, **locale)
         output, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
+        assert process.returncode == 1
+        assert "rse\\n.npy" in errors
+        assert "rse\n.npy" not in errors  # a name may not forge a line
+        assert "Traceback" not in errors
         assert len(json.loads(output)["done"]) == done
     assert [p for p in os.listdir(os.fsencode(out)) if p.endswith(b".wav")] == [b"caf\xe9_.wav"]
     assert list(journal.finished(out)) == ["caf\udce9_.wav"]

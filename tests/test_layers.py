@@ -69,11 +69,12 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "batch devices kernels lanes likelihood loaded nvrtc rows_ahead selfcheck stream "
-    "subscale_job subscale_run utterance vocoder workers",
+    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
+    "rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
     "jobs": "jobs",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
     "compat": "compat",
+    "serve": "serve",
     "cli": "cli",
     "main": "__main__",
 }
@@ -90,7 +91,8 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "jobs": (*_DATA, "checkpoints", "voice"),
     "tools": (*_DATA, "checkpoints", "models", "voice"),
     "compat": (*_DATA, "checkpoints", "voice"),
-    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools"),
+    "serve": (*_DATA, "voice"),
+    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools", "serve"),
     "main": ("cli",),
 }
 TORCH_LAYERS = {"checkpoints", "models", "train"}
@@ -379,6 +381,9 @@ def test_an_include_in_a_comment_is_none(tmp_path: Path) -> None:
         ("compat/rtvc.py", "import torch", "torch belongs"),
         ("compat/rtvc.py", "from .. import _C", "_C belongs to the vocoder layer"),
         ("vocoder.py", "from .compat import fatchord", "voice may not import compat"),
+        ("vocoder.py", "from .serve import create_app", "voice may not import serve"),
+        ("serve/engine.py", "from ..cli import common", "serve may not import cli"),
+        ("serve/engine.py", "from .. import _C", "_C belongs to the vocoder layer"),
         ("audio.py", "from wavernn_fast.cli.common import PIPE", "data may not import cli"),
         ("samples.py", "import tests.cases", "the package may not import tests"),
         ("brand_new.py", "import numpy", "module brand_new has no layer"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from voices import CONDITIONED, mel, same_bits, voice
 
@@ -16,6 +17,7 @@ from wavernn_fast.rows_ahead import FRAMES, RowsAhead
 
 
 @pytest.mark.parametrize("name", sorted(CONDITIONED))
+@settings(deadline=None)
 @given(st.integers(12, 150), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 70))))
 def test_any_walk_gives_the_rows_of_one_window(name, n_frames, steps):
     config = CONDITIONED[name]
@@ -75,9 +77,10 @@ def test_a_forked_child_has_a_thread_of_its_own():
     child = os.fork()
     if child == 0:
         code = 1
+        signal.alarm(30)  # else it would wait for ever for a thread that is not there
         try:
             ahead = RowsAhead(voice(config).conditioner.of(frames), 100, 3)
-            for first in range(0, 100, 10):  # waits for ever for a thread that is not there
+            for first in range(0, 100, 10):
                 ahead.rows(first, 10)
             code = 0
         finally:

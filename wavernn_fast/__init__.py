@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         InputError,
         MissingDependencyError,
         ModelError,
+        PoolFullError,
         WaveRNNError,
     )
     from .fold import Folding
+    from .live import LivePool
     from .vocoder import Vocoder
 
 __version__ = "0.1.0"
@@ -36,11 +38,13 @@ __all__ = [
     "EngineError",
     "Folding",
     "InputError",
+    "LivePool",
     "MelConfig",
     "MissingDependencyError",
     "ModelConfig",
     "ModelError",
     "OutputConfig",
+    "PoolFullError",
     "Vocoder",
     "WaveRNNError",
     "__version__",
@@ -49,6 +53,7 @@ __all__ = [
 
 _HOME = {"Vocoder": "vocoder", "ModelConfig": "config", "MelConfig": "config"}
 _HOME |= {"OutputConfig": "config", "Folding": "fold", "accelerate": "compat.acceleration"}
+_HOME["LivePool"] = "live"
 
 
 def __getattr__(name: str) -> object:

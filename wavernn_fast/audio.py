@@ -216,15 +216,15 @@ def _read_numpy(source: str | BinaryIO, path: PathLike) -> NDArray[Any]:
         file.seek(0)
         if not zipfile.is_zipfile(file):
             file.seek(0)
-            return _read_npy(file, size, path)
+            return read_npy(file, size, path)
         with zipfile.ZipFile(file) as archive:
             members = {Path(m.filename).stem: m for m in archive.infolist()}
             name = _choose(list(members), path)
             with archive.open(members[name]) as member:
-                return _read_npy(member, members[name].file_size, path)
+                return read_npy(member, members[name].file_size, path)
 
 
-def _read_npy(file: Any, size: int, path: PathLike) -> NDArray[Any]:
+def read_npy(file: Any, size: int, path: PathLike) -> NDArray[Any]:
     """Read an .npy stream of `size` bytes, checking the header before anything is allocated."""
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0}

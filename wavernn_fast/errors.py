@@ -45,3 +45,7 @@ class EngineError(WaveRNNError, RuntimeError):
 
 class MissingDependencyError(WaveRNNError, ImportError):
     """An optional dependency is needed; the message names the extra that installs it."""
+
+
+class PoolFullError(WaveRNNError, RuntimeError):
+    """There is no room now for one more live stream, or for more frames of one; try later."""

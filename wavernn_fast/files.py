@@ -10,7 +10,7 @@ import io
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,10 +77,23 @@ def write_atomic(path: PathLike, blocks: Iterable[bytes]) -> None:
 
 
 def _replace(target: Path, blocks: Iterable[bytes]) -> None:
+    with replacing(target) as file:
+        file.writelines(blocks)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """Open a file that gets the name `target` at the end, when it is complete and on the disk.
+
+    Raises
+    ------
+    OSError
+        Whatever opening, writing or renaming raises; nothing is left behind.
+    """
     part = target.with_name(f".{secrets.token_hex(4)}.part-{os.getpid()}")
     try:
         with part.open("xb") as file:
-            file.writelines(blocks)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)

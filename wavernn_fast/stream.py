@@ -1,25 +1,22 @@
-"""Sound while it is being made: chunks of a known mel, or of frames as they come."""
+"""Sound while it is being made: chunks of a known mel, of frames pulled, or of frames pushed."""
 
 from __future__ import annotations
 
-import itertools
-import logging
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, subscale_job
-from .conditioning import ConditioningStream
-from .errors import InputError
-from .features import check_mel
-from .lanes import Drawn, Lane, Piece, advance
+from . import subscale_job
+from .arriving import Speaker, draw, open_sound, warn_of_silence
+from .errors import EngineError
+from .lanes import SLICE_STEPS, Drawn, Lane, Piece, advance
 from .samples import OutputDecoder
-from .subscale_run import Utterance
+from .subscale_run import helpers
 from .utterance import Request, Sampling, Voice, sounding_samples
-
-_log = logging.getLogger("wavernn_fast")
 
 Wave = NDArray[np.float32]
 
@@ -52,129 +49,99 @@ def from_frames(
     seed: int,
     sampling: Sampling,
     chunk_frames: int,
-    speaker: NDArray[np.float64] | None = None,
+    speaker: Speaker = None,
 ) -> Iterator[Any]:
     """Chunks of `chunk_frames` frames (the last may be shorter) of a mel still being made.
 
-    What the length rule may cut and the fade-out may cover is held back until the end is known;
-    `samples.OutputDecoder` does that. The kind of the chunks is that of the first frames, and
-    conditioning runs where those lie.
+    No more frames are pulled than the next chunk needs. The kind of the chunks is that of the
+    first frames, and conditioning runs where those lie.
     """
-    feed = _Feed(voice, frames, speaker)
-    network = voice.config.network
-    if network is not None and network.hears_whole:
-        _log.warning(
-            "The network of this model hears the whole utterance: nothing sounds before the last "
-            "of its mel frames has come."
-        )
-    hop = voice.config.hop_length
-    if voice.network is not None:
-        feed.wait_for(1)  # the first frames say where the work is done
-        for chunk in _rows_from(voice, feed, seed, sampling, chunk_frames * hop):
-            yield feed.restore(chunk)
-        return
-    drawn: list[Drawn] = []
-    lane = Lane(
-        stream=voice.open(seed, sampling),
-        source=feed,
-        position=0,
-        remaining=0,
-        take=drawn.append,
-    )
-    decoder = OutputDecoder(voice.config)
+    sound = open_sound(voice, seed, sampling, speaker)
+    feed = sound.feed
+    warn_of_silence(voice.config)
+    size = chunk_frames * voice.config.hop_length
     pending = np.zeros(0, dtype=np.float32)  # decoded, less than a chunk
-    while True:
-        known = feed.wait_for(lane.position // hop + chunk_frames) * hop
-        lane.remaining = known - lane.position
-        while lane.remaining:
-            steps = min(chunk_frames * hop, lane.remaining)
-            advance(voice.engine, [Piece(lane, steps)], hop)
-            pending = np.concatenate([pending, decoder.push(drawn.pop())])
-            while len(pending) >= chunk_frames * hop:
-                yield feed.restore(pending[: chunk_frames * hop].copy())
-                pending = pending[chunk_frames * hop :]
-        if feed.finished:
-            break
-    rest = np.concatenate([pending, decoder.finish()])
-    for first in range(0, len(rest), chunk_frames * hop):
-        yield feed.restore(rest[first : first + chunk_frames * hop].copy())
+    with _helpers(voice) as threads:
+        while not sound.ended:
+            while not feed.finished and feed.ready < sound.frames_for(size):
+                try:
+                    piece = next(frames)
+                except StopIteration:
+                    feed.finish()
+                else:
+                    feed.push(piece)
+            new = draw(voice.engine, [sound], size, helpers=threads)
+            pending = np.concatenate([pending, *new])
+            while len(pending) >= size:
+                yield feed.restore(pending[:size].copy())
+                pending = pending[size:]
+    if len(pending):
+        yield feed.restore(pending)
 
 
-def _rows_from(
-    voice: Voice, feed: _Feed, seed: int, sampling: Sampling, chunk_samples: int
-) -> Iterator[Wave]:
-    one = Utterance(
-        voice.config,
-        voice.network_in(feed.place),
-        lambda row: voice.open(seed, sampling, fold=row),
-        feed,
-        None,
-        place=feed.place,
-    )
-    return subscale_job.stream_frames(voice, one, chunk_samples)
+class PushStream:
+    """One utterance by pushing: frames go in, the samples that can sound come back.
 
+    Made by `Vocoder.open_stream`. It has no thread and waits for nobody: work is done inside `push`
+    and `finish`. Of one thread at a time.
+    """
 
-class _Feed:
-    """Frames pulled from the caller's iterator into the conditioning, as many as are needed."""
-
-    def __init__(
-        self, voice: Voice, frames: Iterator[Any], speaker: NDArray[np.float64] | None
-    ) -> None:
-        assert voice.conditioner is not None  # the caller has checked
-        self._voice, self._speaker = voice, speaker
-        self._frames = frames
-        self._number = itertools.count()
-        self.place = arrays.HOST
-        self._stream = self._start()
-        self.restore: arrays.Restore = arrays.as_it_is
+    def __init__(self, voice: Voice, seed: int, sampling: Sampling, speaker: Speaker) -> None:
+        self._voice = voice
+        self._sound = open_sound(voice, seed, sampling, speaker)
+        self._failed = False
+        warn_of_silence(voice.config)
 
     @property
-    def finished(self) -> bool:
-        """Whether the iterator has ended."""
-        return self._stream.finished
+    def ended(self) -> bool:
+        """Whether all samples have been handed out."""
+        return self._sound.ended
 
-    def wait_for(self, n_frames: int) -> int:
-        """Pull until `n_frames` output frames can sound or none are left; returns how many can."""
-        while self._stream.ready < n_frames and not self._stream.finished:
-            try:
-                piece = next(self._frames)
-            except StopIteration:
-                self._stream.finish()
-            else:
-                self._push(piece)
-        return self._stream.ready
+    def push(self, frames: Any) -> Any:
+        """Add mel frames and take the samples that can sound now.
 
-    def window(self, first: int, count: int) -> Any:
-        """See `subscale_run.FrameSource`."""
-        return self._stream.window(first, count)
+        Parameters
+        ----------
+        frames : float array [n_mels] or [n_mels, n], any n
 
-    def rows(self, first_frame: int, n_frames: int) -> Any:
-        """See `lanes.RowSource`."""
-        with self.place.scope():
-            interp, hold = self.window(first_frame, n_frames)
-            export = self.place.export
-            return export(interp), None if hold is None else export(hold)
+        Returns
+        -------
+        float32 array [samples]
+            Of the kind of the first frames; empty where more frames are needed.
 
-    def _start(self) -> ConditioningStream:
-        conditioner = self._voice.conditioner_in(self.place)
-        if self._speaker is not None:
-            conditioner = conditioner.of_speaker(self._speaker)
-        return conditioner.stream()
+        Raises
+        ------
+        InputError
+            For unusable frames, which change nothing, or frames after `finish`.
+        EngineError
+            If a logit became NaN or infinite; the stream cannot go on then.
+        """
+        self._sound.feed.push(frames)
+        return self._drawn()
 
-    def _push(self, piece: Any) -> None:
-        number = next(self._number)
-        try:
-            given = arrays.take(piece, "mel frame", self._voice.memory)
-            if number == 0:
-                self.restore, self.place = given.restore, given.place
-                with self.place.scope():
-                    self._stream = self._start()
-            elif given.place is not self.place:
-                given = arrays.take(piece, "mel frame")
-            with given.place.scope():
-                array = given.array[:, None] if given.array.ndim == 1 else given.array
-                frames = check_mel(array, self._voice.config, check_range=False, xp=given.place.xp)
-        except InputError as error:
-            raise InputError(f"Piece {number} of the mel stream: {error}") from error
-        with self.place.scope():
-            self._stream.push(frames)
+    def finish(self) -> Any:
+        """Announce the end and take the rest of the samples: float32 [samples].
+
+        Raises
+        ------
+        EngineError
+            As in `push`.
+        """
+        self._sound.feed.finish()
+        return self._drawn()
+
+    def _drawn(self) -> Any:
+        if self._failed:
+            raise EngineError("This stream has failed before and cannot go on; open another one.")
+        sound, parts = self._sound, [np.zeros(0, dtype=np.float32)]
+        self._failed = True  # until all went well
+        with _helpers(self._voice) as threads:
+            while sound.drawable or (sound.feed.finished and not sound.ended):
+                parts += draw(self._voice.engine, [sound], SLICE_STEPS, helpers=threads)
+        self._failed = False
+        return sound.feed.restore(np.concatenate(parts))
+
+
+def _helpers(voice: Voice) -> AbstractContextManager[Executor | None]:
+    """Threads beside the engine's, where the model needs them."""
+    return nullcontext() if voice.network is None else helpers(voice.engine)

@@ -122,29 +122,11 @@ def stream(
     voice: Voice, request: Request, sampling: Sampling, chunk_samples: int
 ) -> Iterator[NDArray[np.float32]]:
     """Chunks of `chunk_samples` (the last may be shorter) of a request, as rows complete them."""
-    total = sounding_samples(voice, request)
-    one = make_utterance(voice, request, sampling, total)
-    yield from _chunks(voice, one, OutputDecoder(voice.config, request.n_drawn), chunk_samples)
-
-
-def stream_frames(
-    voice: Voice, one: Utterance, chunk_samples: int
-) -> Iterator[NDArray[np.float32]]:
-    """The same of an utterance whose frames are still coming."""
-    yield from _chunks(voice, one, OutputDecoder(voice.config), chunk_samples)
-
-
-def _chunks(
-    voice: Voice, one: Utterance, decoder: OutputDecoder, chunk_samples: int
-) -> Iterator[NDArray[np.float32]]:
-    pending = np.zeros(0, dtype=np.float32)
-    with helpers(voice.engine) as pool:
-        while not one.finished:
-            _, [labels], _ = advance(voice.engine, [one], pool)
-            pending = np.concatenate([pending, decoder.push(labels)])
-            while len(pending) >= chunk_samples:
-                yield pending[:chunk_samples].copy()
-                pending = pending[chunk_samples:]
-    rest = np.concatenate([pending, decoder.finish()])
-    for first in range(0, len(rest), chunk_samples):
-        yield rest[first : first + chunk_samples].copy()
+    decoder, pending = OutputDecoder(voice.config, request.n_drawn), np.zeros(0, dtype=np.float32)
+    for labels in labels_of(voice, request, sampling, sounding_samples(voice, request)):
+        pending = np.concatenate([pending, decoder.push(labels)])
+        while len(pending) >= chunk_samples:
+            yield pending[:chunk_samples].copy()
+            pending = pending[chunk_samples:]
+    if len(pending):
+        yield pending

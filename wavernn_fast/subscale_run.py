@@ -119,6 +119,21 @@ class Utterance:
         sub, columns = self._network.subscale, self._network.slice_columns
         return self._step >= Schedule(self._n_samples, sub.factor, sub.horizon, columns).n_steps
 
+    @property
+    def frames_wanted(self) -> int:
+        """Frames that must be known, unless they are the last, before the next slice."""
+        return self._frame(self._step + self._network.slice_columns - 1) + 1
+
+    @property
+    def complete_frames(self) -> int:
+        """Frames, all of whose samples have been handed out."""
+        return self._frame(self._sent)
+
+    @property
+    def slice_samples(self) -> int:
+        """Samples that all rows together draw in a slice."""
+        return self.rows * self._network.slice_columns
+
     def hear(self, rows: slice) -> None:
         """Let some rows hear what the next slice of them hears of the others; then `pieces`.
 
@@ -132,7 +147,7 @@ class Utterance:
         network, count = self._network, self._network.slice_columns
         if self._n_samples is None:
             assert self._frames is not None
-            self._n_samples = self._frames.end(self._frame(self._step + count - 1) + 1, self._hop)
+            self._n_samples = self._frames.end(self.frames_wanted, self._hop)
         spans = []
         for row in range(self.rows):
             start = self._step - row * network.lag

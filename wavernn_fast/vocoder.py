@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import arrays, likelihood, utterance
+from .arriving import check_arrivals
 from .batch import Batch, BatchReport, each_request, make_requests, run_batch, run_each
 from .errors import InputError
 from .loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from .stream import PushStream
+    from .stream_facts import StreamFacts
 
 CHUNK_SECONDS = 0.05  # of a streamed chunk, when the caller does not say
 
@@ -211,12 +216,12 @@ class Vocoder(LoadedModel):
         ----------
         mel : array [n_mels, n_frames], or iterator of arrays [n_mels] or [n_mels, any]
             A whole mel gives its first chunk at once. From an iterator, a frame can sound when
-            the frames that the model looks ahead to (``config.lookahead_frames``) have come; and
-            as the end is not known before the iterator ends, so much is held back as the length
-            rule cuts (one frame in some presets) and the fade-out covers
-            (``config.output.fade_out_frames``; ``fade_out=False`` holds none of it back). Where the
-            network hears the whole utterance (``config.network.hears_whole``, as univoc's), nothing
-            sounds before the iterator has ended, which is logged at level WARNING.
+            the frames that the model looks ahead to (`lookahead_frames`) have come; and as the end
+            is not known before the iterator ends, so much is held back as the length rule cuts (one
+            frame in some presets) and the fade-out covers (``fade_out=False`` holds none of it
+            back): `stream_facts` tells all of it. Where the network hears the whole utterance
+            (``config.network.hears_whole``, as univoc's), nothing sounds before the iterator has
+            ended, which is logged at level WARNING.
         chunk_frames : int, optional
             Frames of sound in a chunk; the last may be shorter. Default: about 50 ms.
         speaker, n_samples, seed, temperature, greedy, fade_out
@@ -236,16 +241,12 @@ class Vocoder(LoadedModel):
         from . import stream as streaming
 
         sampling = utterance.Sampling(temperature, greedy, None)
-        frames = self._chunk_frames(chunk_frames)
+        frames = self.chunk_frames(chunk_frames)
         voice = self.voice(fade_out)
         if isinstance(mel, Iterator):
-            if n_samples is not None or self._conditioner is None:
-                raise InputError("An unconditioned model streams n_samples=..., not frames.")
-            if self._config.upsample == "linear":
-                raise InputError(
-                    "This model's upsampling depends on the length of the mel, so it cannot sound "
-                    "before the mel is whole; give the mel as one array."
-                )
+            if n_samples is not None:
+                raise InputError("The mel says how long the audio is; give no n_samples beside it.")
+            check_arrivals(self._config)
             who = arrays.to_speaker(speaker, self._config)
             return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames, who)
         one = self._request(mel, n_samples, seed, speaker)
@@ -254,6 +255,65 @@ class Vocoder(LoadedModel):
                 one = dataclasses.replace(one, mel=one.place.own(one.mel))
         chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
         return map(one.restore, chunks)
+
+    def open_stream(
+        self,
+        *,
+        speaker: Any = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        greedy: bool = False,
+        fade_out: bool = True,
+    ) -> PushStream:
+        """Begin an utterance whose frames are pushed: `push(frames)` and `finish()` give samples.
+
+        Joined, they equal `generate` of all frames bit for bit. For many at a time see
+        `live.LivePool`, which draws them side by side.
+
+        Parameters
+        ----------
+        speaker, seed, temperature, greedy, fade_out
+            As in `generate`.
+
+        Returns
+        -------
+        stream.PushStream
+
+        Raises
+        ------
+        InputError
+            If an argument is unusable, or the model cannot sound before its mel is whole.
+
+        Examples
+        --------
+        >>> sound = voc.open_stream(seed=0)  # doctest: +SKIP
+        >>> for frame in frames:  # doctest: +SKIP
+        ...     play(sound.push(frame))
+        >>> play(sound.finish())  # doctest: +SKIP
+        """
+        from .stream import PushStream
+
+        sampling = utterance.Sampling(temperature, greedy, None)
+        who = arrays.to_speaker(speaker, self._config)
+        return PushStream(self.voice(fade_out), arrays.to_seed(seed), sampling, who)
+
+    def stream_facts(
+        self, chunk_frames: int | None = None, *, fade_out: bool = True
+    ) -> StreamFacts:
+        """How long a stream of this model waits: lookahead, held back samples, size of a chunk."""
+        from . import stream_facts as facts
+
+        return facts.stream_facts(self.voice(fade_out), self.chunk_frames(chunk_frames))
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames after a frame that must have come before it can sound; see `stream_facts`."""
+        return self._config.lookahead_frames
+
+    @property
+    def lookahead_ms(self) -> float:
+        """The same in milliseconds of sound."""
+        return self.stream_facts().lookahead_ms
 
     def score(self, mel: Any, wav: Any, *, speaker: Any = None) -> float:
         """Negative log-likelihood of a recording under the model, teacher forced.
@@ -283,7 +343,14 @@ class Vocoder(LoadedModel):
         one = self._request(mel, n_samples, 0, speaker)
         return likelihood.score(self.voice(False), one, wave)
 
-    def _chunk_frames(self, chunk_frames: int | None) -> int:
+    def chunk_frames(self, chunk_frames: int | None = None) -> int:
+        """Frames of a chunk where so many are asked for; by default about 50 ms.
+
+        Raises
+        ------
+        InputError
+            If it is no integer of at least 1.
+        """
         if chunk_frames is not None:
             return arrays.to_count(chunk_frames, "chunk_frames", 1)
         return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))

@@ -7,6 +7,7 @@
  * FAKE_CUDA_VERSION  what cuDriverGetVersion answers
  * FAKE_CUDA_MEMORY   bytes of a device
  * FAKE_CUDA_FAIL     "cuMemAlloc_v2@2=2 cuInit@*=100": the n-th (or every) call gives this result
+ * FAKE_CUDA_FAIL_ON  number of the device whose calls fail by the script; by default all do
  * FAKE_CUDA_CALLS    file to which every call is appended: pid, name, details
  * FAKE_CUDA_POINTERS  device on which all memory is said to lie, also what is none of the driver's
  * FAKE_CUDA_RUN      a launch does what can be seen of the persistent kernel: label i of step i
@@ -68,6 +69,8 @@ static Result scripted(const char* name) {
   }
   pthread_mutex_unlock(&mutex);
   const char* script = getenv("FAKE_CUDA_FAIL");
+  const char* only = getenv("FAKE_CUDA_FAIL_ON");
+  if (only && (depth == 0 || (int)((int*)stack[depth - 1] - retained) != atoi(only))) return 0;
   const size_t length = strlen(name);
   while (script && *script) {
     if (strncmp(script, name, length) == 0 && script[length] == '@') {

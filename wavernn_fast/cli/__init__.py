@@ -18,6 +18,7 @@ EXIT_SOME_FAILED, EXIT_USAGE, EXIT_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 130
 _COMMANDS = {
     "demo": ("demo", "speak a sentence with the voice of the package"),
     "vocode": ("vocode", "mel spectrograms -> speech"),
+    "stream": ("stream", "one mel -> speech while its frames are coming"),
     "resynth": ("resynth", "recordings -> mel -> speech again, with a quality figure"),
     "mel": ("mel", "recordings -> mel spectrograms"),
     "convert": ("convert", "any supported checkpoint -> one canonical .safetensors file"),
@@ -28,6 +29,7 @@ _COMMANDS = {
     "bench": ("bench", "measure speed beside eager PyTorch and the hardware floor"),
     "train": ("train", "recordings -> a 16-bit WaveRNN, dense or pruned"),
     "prune": ("prune", "zero the weakest blocks of a model"),
+    "serve": ("serve", "the model over HTTP and WebSocket, with a page to try it"),
     "doctor": ("doctor", "report on this machine and test the engine"),
 }
 

@@ -384,6 +384,6 @@ class Report:
         }
 
 
-def print_json(value: object) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
+def print_json(value: object, *, err: bool = False) -> None:
+    """One JSON document on stdout, or on stderr."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True, allow_nan=False), err=err)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +19,20 @@ from .. import audio
 from ..batch import BatchReport, total
 from ..errors import WaveRNNError
 from ..features import MelRangeWarning
+from ..files import label
 from ..jobs import items as job_items
 from ..jobs import manifest, plan
 from ..jobs.items import Found, Item
-from ..jobs.job import Job, Policy, Summary, local_worker, megabytes
+from ..jobs.job import Job, Policy, Summary, WorkerFactory, local_worker, megabytes
 from ..jobs.parts import FULL
 from ..jobs.reading import ItemReader, Ready
 from ..jobs.settings import Settings
 from ..jobs.work import Outcome
 from ..utterance import fold_sizes
-from . import common, folding
+from . import common, engines, folding
 
 if TYPE_CHECKING:
+    from ..config import ModelConfig
     from ..vocoder import Vocoder
 
 __all__ = ["FULL", "Synthesis", "options"]
@@ -63,6 +68,7 @@ options = common.stack(
         metavar="N",
         help="Stop when N items have failed. [default: go on to the end]",
     ),
+    engines.options,
 )
 
 
@@ -94,6 +100,7 @@ class Synthesis:
         self.options, self.quiet = options, quiet
         self.report = common.Report()
         self.single = _is_file(output)
+        self.shard = engines.shard_of(options)
         if not inputs and not options["manifests"]:
             raise click.UsageError("Nothing to do: name files, folders or a --manifest.")
         if [*inputs, *options["manifests"]].count(common.PIPE) > 1:
@@ -107,13 +114,16 @@ class Synthesis:
 
     def run(self) -> int:
         """Load the model, do all items and return the exit code."""
-        voc = self.settings.load()
-        fold_sizes(voc.config, self.settings.folding())  # what no item could be made with
-        reader = ItemReader(self.settings, voc.config)
+        away = None if self.single else engines.away(self.options, self.settings, self.items)
+        voc = self.settings.load() if away is None else None
+        config = self.settings.config() if voc is None else voc.config
+        fold_sizes(config, self.settings.folding())  # what no item could be made with
+        reader = ItemReader(self.settings, config)
         reader.speaker(self.settings.speaker)  # refused here, once, and not for every file
         if self.single:
+            assert voc is not None
             return _Single(self, voc, reader).run()
-        return self._run_job(voc)
+        return self._run_job(config, away or functools.partial(local_worker, voc))
 
     def _collect(self, reads: str) -> list[Any]:
         endings = common.MEL_ENDINGS if reads == "mel" else common.READ_AUDIO
@@ -134,7 +144,8 @@ class Synthesis:
                 found += job_items.expand(name, known, format)
         for name in self.options["manifests"]:
             found += manifest.read_manifest(name, format=format, field=field)
-        return job_items.pair(found, self.output)
+        # Clashes are looked for among the items of all shards.
+        return self.shard.select(job_items.pair(found, self.output))
 
     def _policy(self) -> Policy:
         chosen = [n for n in ("resume", "skip_existing", "overwrite") if self.options[n]]
@@ -145,9 +156,10 @@ class Synthesis:
             self._refuse_options_of_jobs()
         ways = {"resume": plan.RESUME, "skip_existing": plan.SKIP, "overwrite": plan.OVERWRITE}
         existing = ways[chosen[0]] if chosen else plan.REFUSE
-        return Policy(existing, self.options["max_failures"])
+        return Policy(existing, self.options["max_failures"], self.shard)
 
     def _refuse_options_of_jobs(self) -> None:
+        engines.refuse_for_one_file(self.options, self.output)
         given = {
             "--resume": self.options["resume"],
             "--max-failures": self.options["max_failures"],
@@ -160,10 +172,10 @@ class Synthesis:
                     f"{name} is for a folder of outputs; {self.output!r} is one file."
                 )
 
-    def _run_job(self, voc: Vocoder) -> int:
-        policy = Policy(
-            self.policy.existing, self.policy.max_failures, growth=_growth(voc, self.settings)
-        )
+    def _run_job(
+        self, config: ModelConfig, make: Callable[[Callable[[int], None]], WorkerFactory]
+    ) -> int:
+        policy = replace(self.policy, growth=_growth(config, self.settings))
         targets = {item.name: item.target for item in self.items}
         with common.Progress(len(self.items), self.quiet) as progress:
 
@@ -173,9 +185,10 @@ class Synthesis:
                 if outcome.state != "left":
                     progress.done()
 
-            factory = local_worker(voc, lambda samples: progress.audio(samples / voc.sample_rate))
+            factory = make(lambda samples: progress.audio(samples / config.sample_rate))
             job = Job(self.items, self.settings, self.output, policy, worker_factory=factory)
-            summary = job.run(note, progress.done)
+            with contextlib.redirect_stdout(sys.stderr):  # Ray prints, and our JSON stands alone
+                summary = job.run(note, progress.done)
             wall = progress.elapsed
         self._say(summary)
         if self.options["as_json"]:
@@ -185,7 +198,8 @@ class Synthesis:
     def _say(self, summary: Summary) -> None:
         """What people want to know of the end of a job, on stderr."""
         for outcome in summary.failed[:_SHOWN]:
-            click.echo(f"failed: {outcome.fields['source']}: {outcome.fields['error']}", err=True)
+            source = label(outcome.fields["source"])
+            click.echo(f"failed: {source}: {outcome.fields['error']}", err=True)
         tried = summary.done + len(summary.failed)
         if summary.failed:
             click.echo(
@@ -299,14 +313,14 @@ def _is_list(name: str) -> bool:
     return Path(name).suffix.lower() in manifest.ENDINGS and not os.path.isdir(name)
 
 
-def _growth(voc: Vocoder, settings: Settings) -> float | None:
+def _growth(config: ModelConfig, settings: Settings) -> float | None:
     """Bytes written for a byte read, about."""
     width = _WIDTHS[settings.subtype]
     if settings.reads == "recording":
         return width / 2  # of 16-bit ones
-    if not voc.config.n_mels:
+    if not config.n_mels:
         return None
-    return width * voc.config.hop_length / (4 * voc.config.n_mels)
+    return width * config.hop_length / (4 * config.n_mels)
 
 
 def _entry(outcome: Outcome, target: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import arrays, audio, features
 from ..checkpoints import mel_file
 from ..errors import InputError
+from ..files import label
 from ..metrics import mel_correlation
 from .identity import identity
 from .items import PIPE, Item
@@ -120,7 +121,7 @@ class ItemReader:
         mel: NDArray[np.float32] = features.check_mel(stored, self._config, check_range=False)
         problem = self._config.mel and features.range_problem(mel, self._config.mel, np)
         if problem:
-            logger.warning("%s: %s", item.source, problem)
+            logger.warning("%s: %s", label(item.source), problem)
         return mel
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .identity import identity
 
 if TYPE_CHECKING:
+    from ..config import ModelConfig
     from ..utterance import Fold
     from ..vocoder import Vocoder
     from .items import Item
@@ -80,6 +81,12 @@ class Settings:
         if isinstance(self.fold, dict):
             return Folding(**self.fold)
         return tuple(self.fold) if isinstance(self.fold, (list, tuple)) else self.fold
+
+    def config(self) -> ModelConfig:
+        """Sizes and conventions of the model, for a process that has no engine of its own."""
+        from .. import checkpoints
+
+        return checkpoints.load(self.model, preset=self.preset)[0]
 
     def load(self) -> Vocoder:
         """`Vocoder.from_pretrained` with these values."""

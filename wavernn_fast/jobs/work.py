@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -62,6 +62,11 @@ class Times:
     write_seconds: float = 0.0
     journal_seconds: float = 0.0
     samples: int = 0
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Count the times of another worker in, by their names; walls add up as well."""
+        for name, value in other.items():
+            setattr(self, name, getattr(self, name) + value)
 
     @property
     def overhead(self) -> float:

@@ -1,0 +1,469 @@
+"""The service over WebSocket: frames in, audio out, and everything a client may do wrong."""
+
+from __future__ import annotations
+
+import json
+import socket as sockets
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+import recordings
+from serving import (
+    CONFIG,
+    HOP,
+    N_MELS,
+    RATE,
+    WAIT,
+    Running,
+    close_code,
+    hello,
+    mel,
+    npy,
+    pieces,
+    recording,
+    rest,
+    running,
+    until,
+    vocoder,
+)
+
+from wavernn_fast import live_rounds
+from wavernn_fast.audio import quantize
+from wavernn_fast.errors import DeviceError, EngineError
+from wavernn_fast.features import log_mel
+
+END = '{"end": true}'
+LONG = 20_000  # frames: 100 s of audio, which no buffer between the engine and a client holds
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running(max_seconds=3600, idle=1.0) as found:
+        yield found
+
+
+def ask(server: Running, frames: np.ndarray, size: int = 1000, **fields) -> np.ndarray:
+    """A whole conversation; returns the audio."""
+    dtype = "<f4" if fields.get("format") == "f32le" else "<i2"
+    with server.socket() as client:
+        assert hello(client, **fields)["type"] == "ready"
+        for piece in pieces(frames, size):
+            client.send(piece)
+        client.send(END)
+        wave, last = rest(client, dtype)
+        assert last["type"] == "end", last
+        assert last["samples"] == len(wave)
+        assert close_code(client) == 1000
+    return wave
+
+
+# --- audio ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_frames_give_the_samples_of_generate(server: Running, size: int):
+    frames = mel(61)
+    wave = ask(server, frames, size, seed=2**64 - 1, temperature=0.8, format="f32le")
+    expected = vocoder().generate(frames, seed=2**64 - 1, temperature=0.8)
+    assert wave.astype(np.float32).tobytes() == expected.tobytes()
+
+
+def test_sixteen_bits_are_the_default(server: Running):
+    wave = ask(server, mel(20), seed=1, greedy=True)
+    assert wave.tobytes() == quantize(vocoder().generate(mel(20), greedy=True), "PCM_16")
+
+
+def test_no_frames_give_no_audio(server: Running):
+    assert len(ask(server, mel(0))) == 0
+
+
+def test_audio_comes_before_the_mel_has_ended(server: Running):
+    with server.socket() as client:
+        assert hello(client)["lookahead_frames"] == CONFIG.lookahead_frames
+        client.send(next(pieces(mel(CONFIG.lookahead_frames + 1), 100)))
+        assert len(client.recv(WAIT)) == 2 * HOP
+
+
+@pytest.mark.parametrize("kind", ["npy", "wav"])
+def test_one_file_takes_the_place_of_frames(server: Running, kind: str):
+    wave = np.round(recordings.tone(0.3) * 32767) / 32768
+    frames = log_mel(wave.astype(np.float32), CONFIG.mel)
+    with server.socket() as client:
+        assert hello(client, input="file", format="f32le", seed=4)["type"] == "ready"
+        client.send(npy(frames) if kind == "npy" else recording(wave.astype(np.float32)))
+        found, last = rest(client)
+    assert found.tobytes() == vocoder().generate(frames, seed=4).tobytes()
+    assert last["warning"] is None
+    assert last["audio_seconds"] == pytest.approx(len(found) / RATE, abs=1e-5)
+    assert last["real_time_factor"] > 0
+    assert last["first_chunk_ms"] > 0
+
+
+def test_frames_may_come_before_there_is_a_place():
+    with running(max_streams=1, max_queue=1) as server, server.socket() as first:
+        assert hello(first)["type"] == "ready"
+        with server.socket() as second:
+            second.send('{"format": "f32le"}')
+            for piece in pieces(mel(30), 10):
+                second.send(piece)
+            second.send(END)
+            until(lambda: server.hall.waiting == 1)
+            first.close()
+            assert json.loads(second.recv(WAIT))["type"] == "ready"
+            found, _ = rest(second)
+    assert found.tobytes() == vocoder().generate(mel(30)).tobytes()
+
+
+# --- what a client may do wrong -------------------------------------------------------------------
+
+HELLOS = {
+    "no json": ("{seed: 1", "Invalid JSON"),
+    "no object": ("[1, 2]", "object"),
+    "other field": ('{"speed": 2}', "speed"),
+    "path": ('{"model": "/etc/passwd"}', "model"),
+    "seed": ('{"seed": -1}', "seed"),
+    "seed of 2^64": ('{"seed": 18446744073709551616}', "seed"),
+    "seed as text": ('{"seed": "1"}', "seed"),
+    "temperature": ('{"temperature": 0}', "temperature"),
+    "infinite": ('{"temperature": Infinity}', "temperature"),
+    "format": ('{"format": "mp3"}', "format"),
+    "input": ('{"input": "url"}', "input"),
+    "brackets": ("[" * 4000, "JSON"),
+}
+
+
+@pytest.mark.parametrize("name", HELLOS)
+def test_a_hello_that_cannot_be_used_is_refused(server: Running, name: str):
+    text, words = HELLOS[name]
+    with server.socket() as client:
+        client.send(text)
+        refused(client, 1007, words)
+
+
+def refused(client, code: int, words: str = "") -> None:
+    """An error message and its close code, with the same sentence."""
+    _, message = rest(client)
+    assert message["type"] == "error"
+    assert words in message["error"]
+    assert "Traceback" not in message["error"]
+    assert close_code(client) == code
+    assert client.close_reason == message["error"][:100]
+
+
+def test_a_hello_in_bytes_is_refused(server: Running):
+    with server.socket() as client:
+        client.send(b"\0\0\0\0")
+        refused(client, 1007, "first message")
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        (b"\0\0\0", 1007, "no whole frames"),
+        (b"", 1007, "no whole frames"),
+        (bytes(4 * N_MELS - 4), 1007, "32 bytes"),
+        (np.full(N_MELS, np.nan, "<f4").tobytes(), 1007, "NaN"),
+        ("hello", 1007, "only text"),
+        ('{"end": false}', 1007, "only text"),
+        ("x" * 5000, 1009, "text message"),
+    ],
+)
+def test_a_message_that_cannot_be_used_ends_the_stream(server: Running, message, code, words):
+    with server.socket() as client:
+        hello(client)
+        client.send(message)
+        refused(client, code, words)
+    until(lambda: server.hall.live == 0)
+
+
+def test_input_after_the_end_is_refused(server: Running):
+    with server.socket() as client:
+        hello(client)
+        client.send(next(pieces(mel(2000), 2000)))
+        client.send(END)
+        client.send(next(pieces(mel(5), 5)))
+        refused(client, 1007, "after the end")
+
+
+def test_more_audio_and_more_bytes_than_are_taken_are_refused():
+    with running(max_seconds=1.0, max_body=7000) as server:
+        with server.socket() as client:
+            hello(client)
+            for piece in pieces(mel(201), 100):  # 200 frames are a second
+                client.send(piece)
+            refused(client, 1009, "1 s of audio")
+        with server.socket() as client:
+            hello(client)
+            client.send(bytes(7001))
+            assert close_code(client) == 1009  # by the protocol, before it is in memory
+        with server.socket() as client:
+            hello(client, input="file")
+            client.send(recording(np.zeros(3000)))
+            assert rest(client, "<i2")[1]["type"] == "end"
+
+
+def test_a_silent_client_is_ended(server: Running):
+    with server.socket() as client:
+        refused(client, 1008, "No first message")
+    with server.socket() as client:
+        hello(client)
+        client.send(next(pieces(mel(10), 10)))
+        begun = time.monotonic()
+        refused(client, 1008, "No message came for 1 s")
+        assert time.monotonic() - begun < 5
+    until(lambda: server.hall.inside == 0)
+
+
+def test_a_client_that_takes_its_turn_may_be_slow(server: Running):
+    with server.socket() as client:
+        hello(client)
+        for piece in pieces(mel(50), 10):
+            client.send(piece)
+            time.sleep(0.5)  # two and a half times `idle` in all
+        client.send(END)
+        assert rest(client, "<i2")[1]["samples"] == 50 * HOP
+
+
+def test_a_client_may_send_everything_at_once_and_be_far_ahead(server: Running):
+    with server.socket() as client:
+        hello(client, format="f32le")
+        for piece in pieces(mel(LONG), 10_000):  # 100 s
+            client.send(piece)
+        client.send(END)
+        wave, _ = rest(client)
+    assert len(wave) == LONG * HOP
+
+
+def test_a_stream_that_takes_too_long_is_ended():
+    with running(timeout=0.6) as server:
+        with server.socket() as client:
+            hello(client)
+            refused(client, 1008, "took longer")
+        until(lambda: server.hall.inside == 0)
+
+
+# --- leaving --------------------------------------------------------------------------------------
+
+
+def reset(client) -> None:
+    """Leave as a killed program does: at once, with a reset."""
+    raw = client.socket
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.shutdown(sockets.SHUT_RDWR)
+    raw.close()
+
+
+@pytest.mark.parametrize("way", ["close", "reset"])
+@pytest.mark.parametrize("when", ["sounding", "silent", "waiting", "greeting"])
+def test_a_client_that_leaves_frees_its_place_within_a_second(way: str, when: str):
+    with running(max_streams=1, max_queue=2, max_seconds=3600) as server:
+        pool = server.app.state.service.running._pool
+        other = server.socket() if when == "waiting" else None
+        if other:
+            hello(other)
+        client = server.socket()
+        if when in ("sounding", "silent"):
+            hello(client)
+        if when == "sounding":
+            client.send(next(pieces(mel(LONG), LONG)))
+            client.recv(WAIT)
+        if when == "waiting":
+            client.send("{}")
+        before = 1 if other else 0
+        until(lambda: server.hall.inside == before + 1)
+        if way == "close":
+            threading.Thread(target=client.close, daemon=True).start()
+        else:
+            reset(client)
+        assert until(lambda: server.hall.inside == before) < 1.0
+        assert pool.stats()["streams"] == before
+        if other:
+            other.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_http_client_that_leaves_frees_its_place_within_a_second(stream: bool):
+    with running(max_streams=1, max_seconds=3600) as server:
+        body = npy(mel(200_000))  # 1,000 s of audio
+        client = server.raw()
+        head = (
+            f"POST /v1/vocode?stream={stream}&format=raw HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/x-npy\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        client.sendall(head.encode() + body)
+        until(lambda: server.hall.live == 1)
+        client.close()
+        assert until(lambda: server.hall.inside == 0) < 1.0
+        assert server.app.state.service.running._pool.stats()["streams"] == 0
+
+
+# --- too many -------------------------------------------------------------------------------------
+
+
+def test_overload_is_told_to_try_again():
+    with running(max_streams=2, max_queue=1, timeout=10) as server:
+        clients = [server.socket() for _ in range(3)]
+        for client in clients[:2]:
+            hello(client)
+        clients[2].send("{}")
+        until(lambda: server.hall.inside == 3)
+        reply = server.vocode(npy(mel(3)))
+        assert reply.status_code == 429
+        assert reply.headers["retry-after"] == "1"
+        assert "queue is full" in reply.json()["error"]
+        with server.socket() as late:
+            _, message = rest(late)
+            assert message["retry_after"] == 1
+            assert close_code(late) == 1013
+        assert server.request("GET", "/healthz").status_code == 200
+        assert server.metric('wavernn_requests_total{route="/v1/stream",status="1013"}') == 1
+        clients[0].close()
+        assert json.loads(clients[2].recv(WAIT))["type"] == "ready"  # who waited is next
+        for client in clients:
+            client.close()
+        until(lambda: server.hall.inside == 0)
+        assert server.vocode(npy(mel(3))).status_code == 200
+
+
+def test_a_place_that_never_comes_is_not_waited_for_longer_than_allowed():
+    with running(max_streams=1, max_queue=1, timeout=0.5) as server, server.socket() as client:
+        hello(client)
+        reply = server.vocode(npy(mel(3)))
+        assert reply.status_code in (200, 504)  # 200: the stream before it ran out first
+        until(lambda: server.hall.inside == 0)
+
+
+def test_a_slow_client_slows_nobody_and_is_dropped():
+    """It reads nothing: its buffers fill, it is left out, others go on, its place is free again."""
+    with running(max_streams=4, max_seconds=3600, stall=1.5) as server:
+        pool = server.app.state.service.running._pool
+        slow = server.socket()
+        hello(slow, format="f32le")
+        slow.protocol_mutex.acquire()  # its thread reads nothing more, as a program that hangs
+        slow.socket.sendall(frame_of(mel(LONG)))
+        until(lambda: server.metric("wavernn_streams_stalled") == 1)
+        made = pool.stats()["samples"]
+        assert made < LONG * HOP * 0.9  # it was not made for nobody
+        wave = ask(server, mel(4000), 4000, format="f32le")
+        assert wave.astype(np.float32).tobytes() == vocoder().generate(mel(4000)).tobytes()
+        assert pool.stats()["samples"] == made + len(wave)  # the engine worked for the other alone
+        until(lambda: server.hall.inside == 0, 10)  # dropped
+        assert pool.stats()["streams"] == 0
+        assert server.metric('wavernn_requests_total{route="/v1/stream",status="1006"}') == 1
+        slow.protocol_mutex.release()
+        slow.close()
+
+
+def frame_of(frames: np.ndarray) -> bytes:
+    """One masked binary WebSocket frame, for a client that writes by itself."""
+    data = frames.T.astype("<f4").tobytes()
+    return b"\x82\xff" + struct.pack(">Q", len(data)) + bytes(4) + data
+
+
+def test_a_slow_http_client_is_dropped():
+    with running(max_streams=1, max_seconds=3600, stall=0.7) as server:
+        body = npy(mel(LONG))
+        client = server.raw()
+        head = (
+            "POST /v1/vocode?stream=true&format=f32le HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        client.sendall(head.encode() + body)
+        until(lambda: server.hall.live == 1)
+        until(lambda: server.hall.inside == 0, 15)
+        client.settimeout(WAIT)
+        with pytest.raises(ConnectionError):  # cut, not ended as if it were whole
+            take_all(client)
+        client.close()
+
+
+def take_all(client: sockets.socket) -> None:
+    while client.recv(2**16):
+        pass
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_a_draining_service_ends_its_streams_and_takes_no_more():
+    with running(max_seconds=3600, drain=20) as server:
+        client = server.socket()
+        hello(client, format="f32le")
+        client.send(next(pieces(mel(400), 400)))
+        server.hall.draining = True
+        health = server.request("GET", "/healthz")
+        assert (health.status_code, health.json()) == (503, {"status": "draining"})
+        reply = server.vocode(npy(mel(3)))
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"] == "10"
+        with server.socket() as late:
+            refused(late, 1012, "ending")
+        client.send(END)
+        wave, last = rest(client)
+        assert last["type"] == "end"
+        assert len(wave) == 400 * HOP
+        server.thread.join(WAIT)
+        assert not server.thread.is_alive()
+        client.close()
+
+
+def test_streams_that_do_not_end_are_cut_after_the_drain():
+    with running(max_seconds=3600, drain=0.5) as server:
+        client = server.socket()
+        hello(client)
+        server.hall.draining = True
+        begun = time.monotonic()
+        server.thread.join(WAIT)
+        assert 0.4 < time.monotonic() - begun < 6
+        assert close_code(client) == 1012
+
+
+def test_a_lost_device_fails_everything_and_ends_the_service(monkeypatch: pytest.MonkeyPatch):
+    with running(max_seconds=3600) as server:
+        client = server.socket()
+        hello(client)
+        client.send(next(pieces(mel(50), 50)))
+        client.recv(WAIT)
+
+        def lost(*_: object, **__: object) -> None:
+            raise DeviceError("CUDA error 700 at /secret/place")
+
+        monkeypatch.setattr(live_rounds, "draw", lost)
+        client.send(next(pieces(mel(50), 50)))
+        _, message = rest(client, "<i2")
+        assert message["error"] == "The engine of this service has failed."
+        assert close_code(client) == 1011
+        health = server.request("GET", "/healthz")
+        assert (health.status_code, health.json()) == (503, {"status": "dead"})
+        assert server.vocode(npy(mel(3))).status_code == 503
+        server.thread.join(WAIT)
+        assert not server.thread.is_alive()
+        assert "700" in server.hall.dead
+
+
+def test_a_stream_whose_model_gives_no_number_ends_alone(monkeypatch: pytest.MonkeyPatch):
+    draw = live_rounds.draw
+
+    def poisoned(engine, sounds, *rest, **options):
+        if any(sound.poisoned for sound in sounds if hasattr(sound, "poisoned")):
+            raise EngineError("Logit of stream 0 is nan at step 3.")
+        return draw(engine, sounds, *rest, **options)
+
+    monkeypatch.setattr(live_rounds, "draw", poisoned)
+    with running(max_seconds=3600) as server:
+        with server.socket() as bad, server.socket() as good:
+            hello(bad)
+            hello(good)
+            channels = server.app.state.service.running._pool._rounds.channels
+            channels[0].sound.poisoned = True
+            bad.send(next(pieces(mel(50), 50)))
+            good.send(next(pieces(mel(50), 50)))
+            _, message = rest(bad, "<i2")
+            assert "no finite number" in message["error"]
+            assert close_code(bad) == 1011
+            good.send(END)
+            assert rest(good, "<i2")[1]["samples"] == 50 * HOP
+        assert server.request("GET", "/healthz").status_code == 200
