@@ -97,6 +97,6 @@ def _set_up_logging(verbose: int, quiet: bool) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Errors only, no progress bar.")
 @click.pass_context
 def main(ctx: click.Context, verbose: int, quiet: bool) -> None:
-    """WaveRNN vocoding on the CPU: mel spectrograms in, speech out."""
+    """WaveRNN vocoding: mel spectrograms in, speech out."""
     ctx.obj = {"quiet": quiet}
     _set_up_logging(verbose, quiet)
