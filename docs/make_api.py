@@ -170,7 +170,11 @@ def _parameter(parameter: inspect.Parameter) -> str:
         text += f": {parameter.annotation}"
     if parameter.default is parameter.empty:
         return text
-    default = "..." if "factory" in repr(parameter.default) else repr(parameter.default)
+    value = parameter.default
+    if inspect.ismodule(value) or inspect.isroutine(value):
+        default = str(value.__name__)  # its representation would tell where it is installed
+    else:
+        default = "..." if "factory" in repr(value) else repr(value)
     return f"{text} = {default}".replace("'", '"')
 
 

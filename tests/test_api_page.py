@@ -30,6 +30,14 @@ def test_the_page_is_what_the_docstrings_say(maker: ModuleType) -> None:
     assert (ROOT / "docs" / "api.md").read_text() == maker.page(), "run python docs/make_api.py"
 
 
+def test_the_page_tells_nothing_of_the_machine_it_was_made_on(maker: ModuleType) -> None:
+    page = maker.page()
+    assert "site-packages" not in page
+    assert str(ROOT) not in page
+    assert " at 0x" not in page
+    assert "<module" not in page
+
+
 def test_every_public_name_is_on_the_page(maker: ModuleType) -> None:
     shown = {line[5:-1] for line in maker.page().splitlines() if line.startswith("### `")}
     assert set(wavernn_fast.__all__) - {"__version__"} <= shown
