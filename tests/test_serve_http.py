@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import re
+import socket
 import threading
 import time
 import warnings
@@ -147,11 +148,16 @@ def test_many_at_once_each_get_their_own(server: Running):
 
 def test_audio_comes_while_it_is_made():
     with running(max_seconds=3600) as server:
-        body = npy(mel(40_000))  # 200 s of audio, which no buffer between here and there holds
+        # 16 MB of audio: what systems let a connection hold between two programs is a few, here
+        # least of all, where the reader says how much it takes.
+        body = npy(mel(200_000))
         import httpx
 
+        small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
         with (
-            httpx.Client(trust_env=False, timeout=30) as client,
+            httpx.Client(
+                transport=httpx.HTTPTransport(socket_options=small), trust_env=False, timeout=30
+            ) as client,
             client.stream(
                 "POST", f"{server.url}/v1/vocode?format=raw&stream=true", content=body
             ) as reply,
