@@ -281,18 +281,10 @@ def prepare_folders(items: Sequence[Item]) -> None:
     InputError
         Naming the folder and the system's reason.
     """
+    from ..jobs.plan import check_folder
+
     for folder in sorted({Path(item.target).parent for item in items if item.target != PIPE}):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"The output folder {str(folder)!r} cannot be made ({error.strerror}); "
-                "choose another one with -o."
-            ) from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(
-                f"The output folder {str(folder)!r} cannot be written; choose another one with -o."
-            )
+        check_folder(folder)
 
 
 @dataclass

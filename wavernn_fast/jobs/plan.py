@@ -120,7 +120,7 @@ def _is_done(item: Item, records: Sequence[Record], doubtful: bool) -> bool:
 
 
 def check_folder(root: Path) -> None:
-    """Make the output root, and see that it can be written, before any work.
+    """Make an output folder, and see that it can be written, before any work.
 
     Raises
     ------
