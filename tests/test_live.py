@@ -203,7 +203,10 @@ def test_bad_frames_end_their_stream_alone():
 
 
 def test_a_lost_device_ends_all_streams_and_is_remembered(monkeypatch):
+    all_pushed = threading.Event()
+
     def lost(*args, **options):
+        assert all_pushed.wait(WAIT)  # else the loss may come before the last stream's frames
         raise DeviceError("The GPU is gone.")
 
     monkeypatch.setattr(live_rounds, "draw", lost)
@@ -211,6 +214,7 @@ def test_a_lost_device_ends_all_streams_and_is_remembered(monkeypatch):
         streams = [pool.open() for _ in range(3)]
         for stream in streams:
             stream.push(mel(LABELS, 9))
+        all_pushed.set()
         for stream in streams:
             with pytest.raises(DeviceError, match="gone"):
                 stream.read(WAIT)
