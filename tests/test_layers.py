@@ -72,7 +72,9 @@ MODULES: dict[str, str] = {
     "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
     "rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
     "jobs": "jobs",
+    "baselines": "baselines",
     "tools": "benchmark doctor evaluation floors machine matvec verification",
+    "bench": "bench",
     "compat": "compat",
     "serve": "serve",
     "cli": "cli",
@@ -89,14 +91,16 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "train": (*_DATA, "models"),
     "voice": (*_DATA, "checkpoints"),
     "jobs": (*_DATA, "checkpoints", "voice"),
+    "baselines": (*_DATA, "models"),
     "tools": (*_DATA, "checkpoints", "models", "voice"),
+    "bench": (*_DATA, "checkpoints", "models", "voice", "baselines", "tools"),
     "compat": (*_DATA, "checkpoints", "voice"),
     "serve": (*_DATA, "voice"),
-    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools", "serve"),
+    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools", "serve", "baselines", "bench"),
     "main": ("cli",),
 }
-TORCH_LAYERS = {"checkpoints", "models", "train"}
-NATIVE_LAYERS = {"voice", "tools"}
+TORCH_LAYERS = {"baselines", "checkpoints", "models", "train"}
+NATIVE_LAYERS = {"voice", "tools", "bench"}
 NATIVE_MODULES = {"samples"}  # one filter, with the same in Python beside it
 
 
