@@ -96,7 +96,18 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
     "bench": (*_DATA, "checkpoints", "models", "voice", "baselines", "tools"),
     "compat": (*_DATA, "checkpoints", "voice"),
     "serve": (*_DATA, "voice"),
-    "cli": (*_DATA, "checkpoints", "models", "train", "voice", "jobs", "tools", "serve", "baselines", "bench"),
+    "cli": (
+        *_DATA,
+        "checkpoints",
+        "models",
+        "train",
+        "voice",
+        "jobs",
+        "tools",
+        "serve",
+        "baselines",
+        "bench",
+    ),
     "main": ("cli",),
 }
 TORCH_LAYERS = {"baselines", "checkpoints", "models", "train"}
