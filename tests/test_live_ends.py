@@ -201,10 +201,10 @@ def test_the_interpreter_ends_while_streams_sound(ending):
     program = EXITING.replace("{ending}", ending)
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 150  # all of the streams would take several times as long
 
 
 def test_every_pool_is_known_to_the_handler_of_the_exit():
