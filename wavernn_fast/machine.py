@@ -31,6 +31,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": _version_of("torch"),
+        "onnxruntime": _version_of("onnxruntime"),
         "wavernn_fast": __version__,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
