@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
     from . import __version__
 
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "cpus_allowed": allowed_cpus(),
         "system": platform.platform(),
@@ -46,7 +46,8 @@ def allowed_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Model of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
