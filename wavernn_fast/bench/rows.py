@@ -146,18 +146,6 @@ def speeds(rates: Sequence[float], streams: int, sample_rate: float) -> dict[str
     }
 
 
-def flat(row: Row, command: str, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that stands alone: with the command, the machine and its versions.
-
-    Lists and tables become text, so that a line of CSV holds them.
-    """
-    found = row.to_dict()
-    found["rates"] = " ".join(f"{rate:.6g}" for rate in row.rates)
-    found["probes"] = " ".join(f"{kind}={rate:.6g}" for kind, rate in row.probes.items())
-    facts = {name: machine.get(name) for name in MACHINE_FIELDS}
-    return {**found, **facts, "command": command}
-
-
 # Facts of `machine.machine` that every line of csv and jsonl carries.
 MACHINE_FIELDS = (
     "cpu",
@@ -172,3 +160,9 @@ MACHINE_FIELDS = (
     "load_average",
     "date",
 )
+
+
+def flat(row: Row, command: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that stands alone: with the machine, its versions and the command."""
+    facts = {name: machine.get(name) for name in MACHINE_FIELDS}
+    return {**row.to_dict(), **facts, "command": command}
