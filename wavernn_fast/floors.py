@@ -39,9 +39,7 @@ class Work(NamedTuple):
     def of(cls, voc: Vocoder) -> Work:
         """Of an engine on the CPU."""
         engine = voc.engine
-        return cls(
-            engine.weight_bytes, engine.macs_per_step, voc.dtype, voc.cpu_threads, voc.isa
-        )
+        return cls(engine.weight_bytes, engine.macs_per_step, voc.dtype, voc.cpu_threads, voc.isa)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From what was timed to rows: every rate beside its floor and the baselines of the same minutes."""
+"""From what was timed to rows: every rate beside its floor and baselines of the same minutes."""
 
 from __future__ import annotations
 

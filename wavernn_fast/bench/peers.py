@@ -127,9 +127,7 @@ class Readable:
         engine = _C.Engine(dataclasses.asdict(cell), weights, device="reference")
         self._voice = dataclasses.replace(voc.voice(), engine=engine)
 
-    def logits(
-        self, samples: NDArray[Any], mel: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def logits(self, samples: NDArray[Any], mel: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Logits [n, logits_size] while the model follows `samples` [n]."""
         voice = self._voice
         request = make_request(voice.config, mel, None if mel is not None else len(samples), 0)

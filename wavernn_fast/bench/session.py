@@ -83,7 +83,7 @@ class Session:
         self._engine_cases = [c for c in cases if isinstance(self.models[c.name][0], ModelConfig)]
         self.engines: list[EngineRun] = []
         self.peers: list[Run] = []
-        self.probes: dict[tuple[str, int, bool], Probe] = {}  # model, threads, few streams
+        self.probes: dict[tuple[str, int, int], Probe] = {}  # of baselines; see `_exactly`
         self.refused: list[Left] = []
 
     def measurements(self, rounds: int) -> int:
@@ -118,8 +118,12 @@ class Session:
             done(1 if made is not None else rounds + 1)
         if self._engine_cases and not self.engines:
             raise DeviceError(self.left_out[-1].sentence())
+        absent_devices = {c.device for c in self._engine_cases} - {
+            run.case.device for run in self.engines
+        }
         for one in self._wanted:
-            run = self._peer(peers, one)
+            here = one.case.device not in absent_devices
+            run = self._peer(peers, one) if here else None
             if run is not None:
                 run.calibrate(seconds)
                 self.peers.append(run)
@@ -149,26 +153,30 @@ class Session:
 
     def _prepare_probes(self, peers: Peers) -> list[ProbeRun]:
         """Beside baselines stand the probes of the float32 engine; without one, probes alone."""
-        for engine in self.engines:
-            if engine.probe is not None and engine.case.dtype == "fp32":
-                self.probes.setdefault(self._key(engine.case), engine.probe)
-        alone = []
+        floats = [e for e in self.engines if e.probe is not None and e.case.dtype == "fp32"]
+        exact = {_exactly(engine.case): engine.probe for engine in floats}
+        alike = {self._alike(engine.case): engine.probe for engine in reversed(floats)}
+        alone: list[ProbeRun] = []
         for case in (peer.case for peer in self.peers if peer.case.device == "cpu"):
-            if self._key(case) in self.probes:
-                continue
-            rows, work = rows_of(self.models[case.name][0]), peers.work(case.name, case.threads)
-            alone.append(probe_run(case, work, rows))
-            self.probes[self._key(case)] = alone[-1].probe
+            if (probe := exact.get(_exactly(case)) or alike.get(self._alike(case))) is None:
+                rows, work = rows_of(self.models[case.name][0]), peers.work(case.name, case.threads)
+                alone.append(probe_run(case, work, rows))
+                probe = alike[self._alike(case)] = alone[-1].probe
+            self.probes[_exactly(case)] = probe
         return alone
 
-    def _key(self, case: Case) -> tuple[str, int, bool]:
-        """What cases have in common that one probe serves."""
+    def _alike(self, case: Case) -> tuple[str, int, bool]:
+        """What cases have in common that one probe can serve."""
         side_by_side = case.streams * rows_of(self.models[case.name][0])
         return case.name, case.threads, side_by_side < floors.ARITHMETIC_STREAMS
 
     def _result(self) -> Result:
         rows = [engine_row(run, self.peers, self.models) for run in self.engines]
         for peer in self.peers:
-            probe = self.probes.get(self._key(peer.case)) if peer.case.device == "cpu" else None
+            probe = self.probes.get(_exactly(peer.case)) if peer.case.device == "cpu" else None
             rows.append(baseline_row(peer, probe, self.peers, self.models))
         return Result(tuple(rows), tuple(self.refused), tuple(self.left_out))
+
+
+def _exactly(case: Case) -> tuple[str, int, int]:
+    return case.name, case.threads, case.streams
