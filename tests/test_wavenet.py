@@ -12,7 +12,7 @@ import reference_wavenet
 import torch
 from threadpoolctl import threadpool_info
 
-from wavernn_fast.baselines import wavenet
+from wavernn_fast.baselines import BASELINES, wavenet
 from wavernn_fast.baselines.wavenet import WaveNetConfig
 from wavernn_fast.baselines.wavenet_all import WAVENETS
 from wavernn_fast.errors import InputError, ModelError
@@ -129,6 +129,8 @@ def test_the_size_that_the_documentation_states() -> None:
     assert config.sequential == 62
     weights = sum(t.size for name, t in tensors.items() if "embedding" not in name)
     assert round(weights / 1e6) == 24
+    matrices = sum(t.size for n, t in tensors.items() if n.endswith("weight") and n[0] != "e")
+    assert WAVENETS["wavenet-numpy"](config, tensors).macs_per_step == matrices
     assert {name: t.shape for name, t in tensors.items()} == wavenet.expected_shapes(config)
     assert all(t.dtype == np.float32 for t in tensors.values())
 
@@ -162,6 +164,11 @@ def test_odd_specs_are_refused(spec: str) -> None:
 def test_impossible_shapes_are_refused() -> None:
     with pytest.raises(ModelError, match="gate_size is 0"):
         WaveNetConfig(residual_size=8, gate_size=0, skip_size=8)
+
+
+def test_they_are_among_the_baselines() -> None:
+    assert {name: BASELINES[name] for name in WAVENETS} == WAVENETS
+    assert not BASELINES["numpy"].supports(SMALL)
 
 
 def test_importing_the_samplers_loads_no_torch() -> None:

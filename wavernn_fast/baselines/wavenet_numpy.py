@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .base import Baseline, Made
-from .wavenet import WaveNetConfig, teacher_forced_logits
+from .wavenet import WaveNetConfig, expected_shapes, teacher_forced_logits
 
 
 class WaveNetBaseline(Baseline):
@@ -33,6 +33,16 @@ class WaveNetBaseline(Baseline):
     ) -> NDArray[np.float64]:
         """Logits [n, n_classes] of one stream's samples [n], by whole convolutions in float64."""
         return teacher_forced_logits(self.config, self.tensors, samples)
+
+    @property
+    def macs_per_step(self) -> int:
+        """Multiply-adds of a sample of one stream: as many as there are weights in matrices."""
+        shapes = expected_shapes(self.config).items()
+        return sum(
+            shape[0] * shape[1]
+            for name, shape in shapes
+            if len(shape) == 2 and name != "embedding.weight"
+        )
 
     def _uniforms(self, n_steps: int, mel: Any, seed: int) -> NDArray[np.float32]:
         """Numbers for every draw, [n, B, 1]; an InputError if there is nothing to sample."""
