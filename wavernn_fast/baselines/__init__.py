@@ -13,11 +13,13 @@ from .base import Baseline, Made, Tensors
 from .numpy_loop import NumpyLoop
 from .torch_eager import TorchEager
 from .torch_loops import TorchInference
+from .wavenet_all import WAVENETS
 
 # name -> class, in the order of tables
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline for baseline in (NumpyLoop, TorchEager, TorchInference)
 }
+BASELINES |= WAVENETS
 
 
 def make(
