@@ -19,6 +19,8 @@ from .pictures import clip_title, new_figure, save_figure
 
 CHUNK_SECONDS = 0.05  # of the chunks of `Vocoder.stream`
 _MOST_COLUMNS = 4  # numbers of streams that have bars of their own
+_BASELINE_COLOUR = "0.6"
+_ENGINE = "wavernn_fast"  # what rows without a runner are of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Speed:
     floor: float | None = None  # samples/s that the hardware allows
     baseline: float | None = None  # samples/s of eager PyTorch
     chunk_seconds: float | None = None  # until every stream has its next `CHUNK_SECONDS` of audio
+    runner: str = _ENGINE  # or the name of a baseline that has a row of its own
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is what the engines are compared with."""
+        return self.runner != _ENGINE
 
 
 def read_bench(report: Report) -> list[Speed]:
@@ -52,7 +60,9 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
     """Draw bars for each model and number of streams, and below them curves over the streams.
 
     A bar ends with its share of the hardware floor, which a line marks; a diamond marks the
-    baseline. Curves are drawn where something was measured with two numbers of streams or more.
+    baseline. Baselines with rows of their own have bars of another colour below, on the number of
+    threads that was faster. Curves are drawn where engines were measured with two numbers of
+    streams or more.
 
     Parameters
     ----------
@@ -76,8 +86,9 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
     streams = _columns(sorted({row.streams for row in rows}))
     bars = [max(1, *(len(_group(rows, m, s)) for s in streams)) for m in models]
     parts = [sum(heights := [0.75 + 0.3 * n for n in bars]) + 0.5]
-    if len({row.streams for row in rows}) > 1:
-        parts.append(max(3.6, 0.6 + 0.17 * len(_names(rows))))
+    engines = [row for row in rows if not row.is_baseline]
+    if len({row.streams for row in engines}) > 1:
+        parts.append(max(3.6, 0.6 + 0.17 * len(_names(engines))))
     figure = new_figure(width=max(9.0, 1.5 + 4.4 * len(streams)), height=0.6 + sum(parts))
     top, *below = figure.subfigures(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
     panels = top.subplots(
@@ -91,7 +102,7 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
             panel.set_title(words, parse_math=False, fontsize=10)
     _add_legend(top, rows)
     for part in below:
-        _draw_curves(part, rows)
+        _draw_curves(part, engines)
     if title:
         figure.suptitle(clip_title(title), parse_math=False)
     save_figure(figure, path)
@@ -101,23 +112,32 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
 
 
 def _speed(row: Row, model: str) -> Speed:
-    streams, device = row.count("streams"), row.fields.get("device", "cpu")
-    if device != "cpu":
-        series = f"{row.word('isa')}, {row.word('dtype')}"
-    else:
-        threads = row.count("threads")
-        series = f"{row.word('dtype')}, {threads} thread{'s' * (threads > 1)}"
+    streams = row.count("streams")
+    runner = row.word("runner") if "runner" in row.fields else _ENGINE
     each = row.optional("x_realtime_stream")
     batch = row.optional("eager_batch_samples_per_s") if streams > 1 else None
     return Speed(
         model=row.word("model") if "model" in row.fields else model,
-        series=series,
+        series=_series(row, runner),
         streams=streams,
         samples_per_s=row.number("samples_per_s"),
         floor=row.optional("floor_samples_per_s"),
         baseline=batch or row.optional("eager_samples_per_s"),
         chunk_seconds=row.optional("chunk_seconds") or (CHUNK_SECONDS / each if each else None),
+        runner=runner,
     )
+
+
+def _series(row: Row, runner: str) -> str:
+    """What a bar is called."""
+    device = row.fields.get("device", "cpu")
+    if device != "cpu" and runner == _ENGINE:
+        return f"{row.word('isa')}, {row.word('dtype')}"
+    if device != "cpu":
+        return f"{runner}, {device}"
+    threads = row.count("threads")
+    name = row.word("dtype") if runner == _ENGINE else runner
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 # --- drawing ---
@@ -132,7 +152,13 @@ def _columns(streams: list[int]) -> list[int]:
 
 
 def _group(rows: Sequence[Speed], model: str, streams: int) -> list[Speed]:
-    return [row for row in rows if row.model == model and row.streams == streams]
+    """Bars of a panel: engines, then of every baseline the fastest row."""
+    here = [row for row in rows if row.model == model and row.streams == streams]
+    best: dict[str, Speed] = {}
+    for row in here:
+        if row.is_baseline and row.samples_per_s > getattr(best.get(row.runner), "samples_per_s", 0):
+            best[row.runner] = row
+    return [row for row in here if not row.is_baseline] + list(best.values())
 
 
 def _plain(text: str) -> str:
@@ -144,11 +170,12 @@ def _draw_bars(panel: Any, rows: Sequence[Speed]) -> None:
     """The first row on top; beside each bar its share of the floor."""
     places = np.arange(len(rows))
     names = [_plain(row.series) for row in rows]
-    panel.barh(places, [row.samples_per_s for row in rows], color="C0", height=0.6)
+    colours = [_BASELINE_COLOUR if row.is_baseline else "C0" for row in rows]
+    panel.barh(places, [row.samples_per_s for row in rows], color=colours, height=0.6)
     for place, row in zip(places, rows, strict=True):
         if row.floor is not None:
             panel.plot([row.floor] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
-        if row.baseline is not None:
+        if row.baseline is not None and not row.is_baseline:
             panel.plot(
                 row.baseline,
                 place,
@@ -158,7 +185,8 @@ def _draw_bars(panel: Any, rows: Sequence[Speed]) -> None:
                 markeredgecolor="white",
                 zorder=3,
             )
-        farthest = max(row.samples_per_s, row.baseline or 0.0, row.floor or 0.0)
+        marked = (row.floor,) if row.is_baseline else (row.floor, row.baseline)
+        farthest = max(row.samples_per_s, *(x or 0.0 for x in marked))
         panel.annotate(_words(row), (farthest, place), va="center", fontsize=8, xytext=(6, 0),
                        textcoords="offset points")  # fmt: skip
     panel.set_yticks(places, names)
@@ -193,15 +221,17 @@ def _add_legend(figure: Any, rows: Sequence[Speed]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color="C0", linewidth=7, label="measured")]
+    if any(row.is_baseline for row in rows):
+        handles.append(Line2D([], [], color=_BASELINE_COLOUR, linewidth=7, label="baselines"))
     if any(row.floor is not None for row in rows):
         floor = Line2D([], [], color="black", marker="|", linestyle="", markersize=12)
         floor.set(markeredgewidth=2, label="hardware floor: share in %")
         handles.append(floor)
-    if any(row.baseline is not None for row in rows):
+    if any(row.baseline is not None and not row.is_baseline for row in rows):
         words = "eager PyTorch: how many times as fast"
         handles.append(Line2D([], [], color="C1", marker="D", linestyle="", label=words))
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 
 def _draw_curves(figure: Any, rows: Sequence[Speed]) -> None:

@@ -1,0 +1,57 @@
+"""PyTorch without autograd, with everything made ahead."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.eager import torch_threads
+from .loops import FusedLoop
+
+
+class TorchInference(FusedLoop):
+    """Inference mode, gates side by side, draws by inversion from numbers drawn ahead."""
+
+    name: ClassVar[str] = "torch-inference"
+    title: ClassVar[str] = "PyTorch in inference mode, a fused step, everything made ahead"
+    packages: ClassVar[tuple[str, ...]] = ("torch",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+
+    def _prepare(self) -> None:
+        import torch
+
+        from . import torch_steps
+
+        self.xp = torch
+        steps = {"dual_softmax": torch_steps.dual_step, "softmax": torch_steps.label_step}
+        self.step = steps.get(self.config.head, torch_steps.logistic_step)
+
+    def _place(self, array: NDArray[Any]) -> Any:
+        return self.xp.from_numpy(array).to(self.device)
+
+    def _start(self) -> Any:
+        torch, config = self.xp, self.config
+        dual = config.core == "dual"
+        h = torch.zeros(self.streams, (1 if dual else 2) * config.hidden_size, device=self.device)
+        x = torch.full((self.streams, 2 if dual else 1), config.first_input, device=self.device)
+        return h, x
+
+    def _run(
+        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+    ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
+        torch, config, step, weights = self.xp, self.config, self.step, self.weights
+        with torch.inference_mode(), torch_threads(self.threads):
+            h, x = state
+            placed = self._place(numbers)
+            n, batch = numbers.shape[:2]
+            kind = torch.float32 if config.draws_values else torch.int32
+            samples = torch.empty(n, batch, dtype=kind, device=self.device)
+            logits = []
+            for t, (row, now) in enumerate(zip(rows.expand(n, -1), placed, strict=True)):
+                h, x, samples[t], step_logits = step(weights, h, x, row, now)
+                if keep:
+                    logits.append(step_logits)
+            kept = torch.stack(logits, dim=1).cpu().numpy() if keep else None
+            return (h, x), samples.T.cpu().numpy(), kept
