@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from report_tables import ReportError, load, select
+from report_tables import ReportError, is_awaited, load, select
 
 DIGEST = re.compile(r"<!-- drawn from ([0-9a-f]{64}) -->\s*$")
 
@@ -37,6 +37,8 @@ def digest(name: str, entry: Mapping[str, Any]) -> str:
 def is_old(path: Path, name: str, entry: Mapping[str, Any]) -> bool:
     """Whether a picture is missing or shows other rows."""
     found = DIGEST.search(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if is_awaited(entry):
+        return False
     return found is None or found[1] != digest(name, entry)
 
 

@@ -87,6 +87,8 @@ def table(name: str, entry: Fields) -> str:
     ReportError
         If a row lacks what the table shows.
     """
+    if is_awaited(entry):
+        return f"Nothing is measured yet; it will be `benchmarks/results/{entry['file']}`."
     kind, report = KINDS[entry["kind"]], load(entry["file"])
     lines = []
     for row in select(name, entry):
@@ -100,7 +102,23 @@ def table(name: str, entry: Fields) -> str:
     setting = report.get("machine", {}).get("environment", {})
     command = " ".join([*(f"{k}={v}" for k, v in sorted(setting.items())), report["command"]])
     source = origin(entry["file"], path, report, select(name, entry)[0].fields)
-    return f"    {command}\n\n{markdown(lines)}\n\n{source}"
+    lacking = left_out(report) if entry["kind"] == "baselines" else ""
+    return f"    {command}\n\n{markdown(lines)}\n\n{source}{lacking}"
+
+
+def is_awaited(entry: Fields) -> bool:
+    """Whether a table has its place but no measurement yet, and says so in the manifest."""
+    return bool(entry.get("awaited")) and not (RESULTS / entry["file"]).exists()
+
+
+def left_out(report: Fields) -> str:
+    """What has no row, and why."""
+    found = [*report.get("refused", ()), *report.get("left_out", ())]
+    lines = dict.fromkeys(
+        f"- {one['runner']}" + (f", {one['model']}" if one["model"] else "") + f": {one['reason']}"
+        for one in found
+    )
+    return "\n\nWithout a row:\n\n" + "\n".join(lines) if lines else ""
 
 
 def markdown(lines: Sequence[Cells]) -> str:
@@ -240,6 +258,7 @@ def _baseline(row: Numbered) -> Cells:
         "samples/s": amount(r["samples_per_s"]),
         "spread": "" if spread is None else f"{100 * spread:.1f} %",
         "x real time": f"{r['x_realtime']:.2f}",
+        "fp32 floor": f"{r['floor']} {amount(r['floor_samples_per_s'])}" if r.get("floor") else "",
         "of the floor": percent(r.get("share_of_floor")),
         "times eager": times(r.get("ratio_to_eager")),
         "logits off by": "" if error is None else f"{error:.1e}",

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from wavernn_fast.bench.rows import FIELDS
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 MANIFEST = json.loads((BENCHMARKS / "report.json").read_text())
@@ -149,7 +151,23 @@ def test_baselines_have_a_table_of_their_own(house: SimpleNamespace) -> None:
     assert _cells(text, "baseline") == ["torch-script"]
     assert _cells(text, "logits off by") == ["2.5e-06"]
     assert 'id="others-0"' in text
-    assert "wavernn_fast" not in "".join(_cells(text, "baseline"))
+    assert "Without a row" not in text
+    left = {"runner": "onnx-scan", "model": None, "reason": "It needs onnx."}
+    house.result["left_out"] = [left, left]
+    (house.folder / "one.json").write_text(json.dumps(house.result))
+    text = house.tables.table("others", house.manifest["tables"]["others"])
+    assert text.endswith("Without a row:\n\n- onnx-scan: It needs onnx.")
+
+
+def test_what_is_awaited_says_so_until_it_is_there(house: SimpleNamespace) -> None:
+    entry = {"kind": "models", "file": "two.json", "awaited": True}
+    assert "Nothing is measured yet" in house.tables.table("all", entry)
+    (house.folder / "two.json").write_text(json.dumps(house.result))
+    assert _cells(house.tables.table("all", entry)) == ["4,000"]
+
+
+def test_the_rows_of_these_tests_are_those_of_the_command() -> None:
+    assert set(ROW) <= set(FIELDS)
 
 
 def test_an_older_row_is_compared_with_eager_pytorch(house: SimpleNamespace) -> None:
