@@ -323,6 +323,37 @@ def _gpu_baseline(row: Numbered) -> Cells:
     }
 
 
+def _split(row: Numbered) -> Cells:
+    r = row.fields
+    c, d = r["computation_us"], r["overhead_us"]
+    return {
+        "model": r["model"],
+        "run by": r["runner"],
+        "device": r["device"],
+        "dtype": r["dtype"],
+        "blocks" if r["device"] == "cuda" else "threads": str(r["threads"]),
+        "streams": str(r["streams"]),
+        "N": str(r["sequential"]),
+        "T(u), us a sample": microseconds(r["total_us"]),
+        "sum of c": microseconds(c),
+        "sum of d": microseconds(d),
+        "d of both": percent(d / (c + d)) if c + d else "",
+        "c by operation": _by_operation(r, "computation_us"),
+        "d by operation": _by_operation(r, "overhead_us"),
+        "by": r["method"],
+    }
+
+
+def microseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _by_operation(row: Fields, key: str) -> str:
+    """ "R 150, O1 21.5": the operations that have any, in their order."""
+    found = [(o["name"], o[key]) for o in row["operations"] if o[key] > 0]
+    return ", ".join(f"{name} {microseconds(us)}" for name, us in found)
+
+
 class Kind(NamedTuple):
     """How the rows of a kind of table are found and shown."""
 
@@ -336,5 +367,6 @@ KINDS = {
     "baselines": Kind("rows", _baseline, lambda row: not is_engine(row)),
     "matrices": Kind("matrices", _matrix),
     "kernel": Kind("parts.speed.rows", _kernel),
+    "splits": Kind("splits", _split),
     "gpu-baselines": Kind("parts.baselines.rows", _gpu_baseline),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from wavernn_fast.bench.rows import FIELDS
+from wavernn_fast.bench.split import Operation, Split
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -157,6 +158,28 @@ def test_baselines_have_a_table_of_their_own(house: SimpleNamespace) -> None:
     (house.folder / "one.json").write_text(json.dumps(house.result))
     text = house.tables.table("others", house.manifest["tables"]["others"])
     assert text.endswith("Without a row:\n\n- onnx-scan: It needs onnx.")
+
+
+def test_the_time_of_a_sample_is_told_by_operation(house: SimpleNamespace) -> None:
+    operations = (
+        Operation("R", 1, 150.0, 2.5),
+        Operation("draw", 2, 0.0, 1.0),
+        Operation("gates", 2, 3.25, 0.0),
+    )
+    split = Split(
+        model="dual:896", runner="numpy", device="cpu", dtype="fp32", threads=2, streams=1,
+        sequential=5, operations=operations, total_us=1234.0, method="empty twin",
+    )  # fmt: skip
+    house.result["splits"] = [split.to_dict()]
+    (house.folder / "one.json").write_text(json.dumps(house.result))
+    text = house.tables.table("times", {"kind": "splits", "file": "one.json"})
+    assert _cells(text, "N") == ["5"]
+    assert _cells(text, "T(u), us a sample") == ["1,234"]
+    assert _cells(text, "sum of c") == ["153"]
+    assert _cells(text, "sum of d") == ["3.5"]
+    assert _cells(text, "d of both") == ["2 %"]
+    assert _cells(text, "c by operation") == ["R 150, gates 3.25"]
+    assert _cells(text, "d by operation") == ["R 2.5, draw 1"]
 
 
 def test_what_is_awaited_says_so_until_it_is_there(house: SimpleNamespace) -> None:
