@@ -97,8 +97,8 @@ def filled(text: str, page: str, manifest: Mapping[str, Any]) -> tuple[str, list
 def made(name: str, page: str, manifest: Mapping[str, Any]) -> str:
     """Markdown of one table."""
     if entry := manifest["tables"].get(name):
-        if page != PAGE:
-            raise ReportError(f"{page}: {name} belongs into {PAGE}, which others link to.")
+        if page != (own := entry.get("page", PAGE)):
+            raise ReportError(f"{page}: {name} belongs into {own}, to which others link.")
         return "\n" + report_tables.table(name, entry) + "\n"
     if entry := manifest["summaries"].get(name):
         return "\n" + report_readme.summary(name, entry, manifest["tables"], page) + "\n"

@@ -50,7 +50,8 @@ def summary(name: str, entry: Fields, tables: Tables, page: str) -> str:
     lines = []
     for line in entry["lines"]:
         row = find(f"{name}, {line['name']}", line, tables)
-        link = f"{_relative(PAGE, page)}#{line['table']}-{row.index}"
+        where = _relative(tables[line["table"]].get("page", PAGE), page)
+        link = f"{where}#{line['table']}-{row.index}"
         try:
             lines.append(SHAPES[entry["shape"]](line, row, link, tables))
         except KeyError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PAGE = "docs/performance.md"  # where every row of every table stands
+PAGE = "docs/performance.md"  # where a table stands, unless its entry says otherwise
 Fields = Mapping[str, Any]
 Cells = dict[str, str]  # heading -> text
 
@@ -65,6 +65,8 @@ def select(name: str, entry: Fields) -> list[Numbered]:
     path = entry.get("list", KINDS[entry["kind"]].rows)
     for part in path.split("."):
         found = found.get(part) if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        found = list(found.values())
     if not isinstance(found, list):
         raise ReportError(f"{name}: benchmarks/results/{entry['file']} has no list {path}.")
     rows = [Numbered(i, row) for i, row in enumerate(found)]
@@ -311,6 +313,16 @@ def _plan(r: Fields) -> str:
     return words + (" (chosen)" if r["chosen"] and not r["cluster"] else "")
 
 
+def _part(row: Numbered) -> Cells:
+    r = row.fields
+    return {
+        "part": f"`{r['part']}`",
+        "state": r["state"],
+        "seconds": amount(r["seconds"]),
+        "result": r["result"] or r.get("error", ""),
+    }
+
+
 def _gpu_baseline(row: Numbered) -> Cells:
     r = row.fields
     return {
@@ -368,5 +380,6 @@ KINDS = {
     "matrices": Kind("matrices", _matrix),
     "kernel": Kind("parts.speed.rows", _kernel),
     "splits": Kind("splits", _split),
+    "parts": Kind("parts", _part),
     "gpu-baselines": Kind("parts.baselines.rows", _gpu_baseline),
 }
