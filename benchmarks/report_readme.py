@@ -6,22 +6,8 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from report_tables import (
-    PAGE,
-    Cells,
-    Fields,
-    Numbered,
-    ReportError,
-    amount,
-    fastest,
-    load,
-    markdown,
-    matches,
-    percent,
-    real_times,
-    select,
-    times,
-)
+from report_cells import Cells, Fields, Numbered, amount, fastest, percent, real_times, times
+from report_tables import PAGE, ReportError, load, markdown, matches, select
 
 Tables = Mapping[str, Any]
 

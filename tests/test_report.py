@@ -49,7 +49,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The modules of the report, over a folder with one page and one result."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import report
-    import report_pictures
+    import report_cells
     import report_tables
 
     monkeypatch.setattr(report, "ROOT", tmp_path)
@@ -68,7 +68,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         "pictures": {},
     }
     return SimpleNamespace(
-        report=report, tables=report_tables, pictures=report_pictures, folder=tmp_path,
+        report=report, tables=report_tables, cells=report_cells, folder=tmp_path,
         page=page, readme=readme, manifest=manifest, result=result,
     )  # fmt: skip
 
@@ -195,13 +195,13 @@ def test_the_rows_of_these_tests_are_those_of_the_command() -> None:
 
 def test_an_older_row_is_compared_with_eager_pytorch(house: SimpleNamespace) -> None:
     old = {k: v for k, v in ROW.items() if not k.startswith("fastest") and k != "runner"}
-    assert house.tables.fastest(old) == ("torch-eager", 1000.0, 1, 4.0)
+    assert house.cells.fastest(old) == ("torch-eager", 1000.0, 1, 4.0)
     batch = {
         "streams": 32, "eager_batch_samples_per_s": 2000.0, "eager_batch_streams": 64,
         "eager_batch_threads": 2, "ratio_to_eager_batch": 2.0,
     }  # fmt: skip
-    assert house.tables.fastest(old | batch) == ("torch-eager, batch of 64", 2000.0, 2, 2.0)
-    assert house.tables.fastest(old | {"eager_samples_per_s": None}) is None
+    assert house.cells.fastest(old | batch) == ("torch-eager, batch of 64", 2000.0, 2, 2.0)
+    assert house.cells.fastest(old | {"eager_samples_per_s": None}) is None
 
 
 def test_check_writes_nothing_and_finds_one_changed_figure(
