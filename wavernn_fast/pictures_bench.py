@@ -35,6 +35,7 @@ class Speed:
     baseline: float | None = None  # samples/s of eager PyTorch
     chunk_seconds: float | None = None  # until every stream has its next `CHUNK_SECONDS` of audio
     runner: str = _ENGINE  # or the name of a baseline that has a row of its own
+    threads: int | None = None  # of a baseline on the CPU
 
     @property
     def is_baseline(self) -> bool:
@@ -84,8 +85,8 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
         raise InputError("There is no measurement to draw.")
     models = list(dict.fromkeys(row.model for row in rows))
     streams = _columns(sorted({row.streams for row in rows}))
-    bars = [max(1, *(len(_group(rows, m, s)) for s in streams)) for m in models]
-    parts = [sum(heights := [0.75 + 0.3 * n for n in bars]) + 0.5]
+    bars = {model: _bars(rows, model) for model in models}
+    parts = [sum(heights := [0.75 + 0.3 * len(names) for names in bars.values()]) + 0.5]
     engines = [row for row in rows if not row.is_baseline]
     if len({row.streams for row in engines}) > 1:
         parts.append(max(3.6, 0.6 + 0.17 * len(_names(engines))))
@@ -96,7 +97,7 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
     )
     for model, line in zip(models, panels, strict=True):
         for count, panel in zip(streams, line, strict=True):
-            _draw_bars(panel, _group(rows, model, count))
+            _draw_bars(panel, _group(rows, model, count), bars[model])
             plural = "stream" if count == 1 else "streams"
             words = f"{clip_title(model)}, {count} {plural}" if model else f"{count} {plural}"
             panel.set_title(words, parse_math=False, fontsize=10)
@@ -125,19 +126,22 @@ def _speed(row: Row, model: str) -> Speed:
         baseline=batch or row.optional("eager_samples_per_s"),
         chunk_seconds=row.optional("chunk_seconds") or (CHUNK_SECONDS / each if each else None),
         runner=runner,
+        threads=None if runner == _ENGINE or _device(row) != "cpu" else row.count("threads"),
     )
+
+
+def _device(row: Row) -> object:
+    return row.fields.get("device", "cpu")
 
 
 def _series(row: Row, runner: str) -> str:
     """What a bar is called."""
-    device = row.fields.get("device", "cpu")
-    if device != "cpu" and runner == _ENGINE:
+    if runner != _ENGINE:
+        return runner if _device(row) == "cpu" else f"{runner}, {_device(row)}"
+    if _device(row) != "cpu":
         return f"{row.word('isa')}, {row.word('dtype')}"
-    if device != "cpu":
-        return f"{runner}, {device}"
     threads = row.count("threads")
-    name = row.word("dtype") if runner == _ENGINE else runner
-    return f"{name}, {threads} thread{'s' * (threads > 1)}"
+    return f"{row.word('dtype')}, {threads} thread{'s' * (threads > 1)}"
 
 
 # --- drawing ---
@@ -152,13 +156,19 @@ def _columns(streams: list[int]) -> list[int]:
 
 
 def _group(rows: Sequence[Speed], model: str, streams: int) -> list[Speed]:
-    """Bars of a panel: engines, then of every baseline the fastest row."""
+    """Bars of a panel: engines, and of every baseline the fastest row."""
     here = [row for row in rows if row.model == model and row.streams == streams]
     best: dict[str, Speed] = {}
     for row in here:
-        if row.is_baseline and row.samples_per_s > getattr(best.get(row.runner), "samples_per_s", 0):
-            best[row.runner] = row
+        if row.is_baseline and row.samples_per_s > getattr(best.get(row.series), "samples_per_s", 0):
+            best[row.series] = row
     return [row for row in here if not row.is_baseline] + list(best.values())
+
+
+def _bars(rows: Sequence[Speed], model: str) -> list[str]:
+    """Names of the bars of a model, engines first; a line of panels shares them."""
+    here = sorted((row for row in rows if row.model == model), key=lambda row: row.is_baseline)
+    return list(dict.fromkeys(row.series for row in here))
 
 
 def _plain(text: str) -> str:
@@ -166,10 +176,9 @@ def _plain(text: str) -> str:
     return clip_title(text).replace("$", r"\$")
 
 
-def _draw_bars(panel: Any, rows: Sequence[Speed]) -> None:
-    """The first row on top; beside each bar its share of the floor."""
-    places = np.arange(len(rows))
-    names = [_plain(row.series) for row in rows]
+def _draw_bars(panel: Any, rows: Sequence[Speed], names: Sequence[str]) -> None:
+    """The first name on top; beside each bar its share of the floor."""
+    places = [names.index(row.series) for row in rows]
     colours = [_BASELINE_COLOUR if row.is_baseline else "C0" for row in rows]
     panel.barh(places, [row.samples_per_s for row in rows], color=colours, height=0.6)
     for place, row in zip(places, rows, strict=True):
@@ -189,8 +198,8 @@ def _draw_bars(panel: Any, rows: Sequence[Speed]) -> None:
         farthest = max(row.samples_per_s, *(x or 0.0 for x in marked))
         panel.annotate(_words(row), (farthest, place), va="center", fontsize=8, xytext=(6, 0),
                        textcoords="offset points")  # fmt: skip
-    panel.set_yticks(places, names)
-    panel.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    panel.set_yticks(range(len(names)), [_plain(name) for name in names])
+    panel.set_ylim(len(names) - 0.4, -0.6)
     highest = max((x for r in rows for x in (r.samples_per_s, r.floor, r.baseline) if x), default=1)
     panel.set_xlim(0.0, 1.55 * highest)  # room for words
     panel.set_xlabel("samples/s, all streams", fontsize=9)
@@ -207,7 +216,8 @@ def _words(row: Speed) -> str:
         shares.append(f"{100 * row.samples_per_s / row.floor:.0f} %")
     if row.baseline is not None:
         shares.append(f"{row.samples_per_s / row.baseline:.3g} x")
-    return _amount(row.samples_per_s) + (": " if shares else "") + ", ".join(shares)
+    threads = f" ({row.threads} t)" if row.threads else ""
+    return _amount(row.samples_per_s) + threads + (": " if shares else "") + ", ".join(shares)
 
 
 def _amount(value: float) -> str:
