@@ -59,13 +59,11 @@ def _numpy(baseline: Any, places: Places) -> None:
 
 
 def _torch_inference(baseline: Any, places: Places) -> None:
-    import torch
-
     from ..baselines import torch_steps
 
     clock = places.clock
     operations = {id(baseline.weights[k]): v for k, v in _WEIGHTS.items() if k in baseline.weights}
-    library = Library(torch, _PRODUCTS, operations, clock, "rest")
+    library = Library(torch_steps.torch, _PRODUCTS, operations, clock, "rest")
     world = rebuilt(torch_steps, {"torch": library})
     for name, operation in (("cell", "gates"), ("draw", "draw")):
         world[name] = clock.timed(operation, world[name])
