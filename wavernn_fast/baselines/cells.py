@@ -43,47 +43,51 @@ def half_rows(hidden_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def loop_weights(config: ModelConfig, tensors: Tensors) -> Weights:
-    """Matrices [in, out] and biases [out] ("<name>_b") of a step, float32.
+    """Matrices [out, in], row-major, and biases [out, 1] ("<name>_b") of a step, float32.
 
-    Matrices are transposed views of row-major ones, the layout that `torch.nn.Linear` hands to the
-    BLAS. Biases that `conditions` puts into its rows are not among them.
+    The state of a loop is [in, B]: products W h were faster that way round than h W^T in numpy and
+    in PyTorch, and gates then are cut along rows. Biases that `conditions` puts into its rows are
+    not among them.
 
-    Dual: R [H, 3 H] with the three gates of the coarse half before those of the fine half,
-    I_coarse [2, 3 H / 2], I_fine [3, 3 H / 2], O1 to O4.
-    Residual: I [1, 4 H] (input layer, then its product with the first GRU's input matrix), R1, W2,
-    R2 [H, 3 H], F1, F2, F3 without the columns of the auxiliary network.
+    Dual: R [3 H, H] with the three gates of the coarse half before those of the fine half,
+    I [3 H, 2] of the last coarse and fine, I_now [3 H / 2, 1] of the coarse one just drawn,
+    O1 to O4.
+    Residual: I [4 H, 1] (input layer, then its product with the first GRU's input matrix), R1, W2,
+    R2 [3 H, H], F1, F2, F3 without the columns of the auxiliary network.
     """
-    return (_dual if config.core == "dual" else _residual)(config, tensors)
+    weights = (_dual if config.core == "dual" else _residual)(config, tensors)
+    return {
+        name: np.ascontiguousarray(w[:, None] if w.ndim == 1 else w, np.float32)
+        for name, w in weights.items()
+    }
 
 
-def _dual(config: ModelConfig, t: Tensors) -> Weights:
+def _dual(config: ModelConfig, t: Tensors) -> dict[str, Any]:
     coarse, fine = half_rows(config.hidden_size)
     both = np.concatenate([coarse, fine])
     weights = {
-        "R": np.ascontiguousarray(t["gru.w_recurrent"][both]).T,
+        "R": t["gru.w_recurrent"][both],
         "R_b": t["gru.b_recurrent"][both],
-        "I_coarse": np.ascontiguousarray(t["gru.w_sample"][coarse, :2]).T,
-        "I_fine": np.ascontiguousarray(t["gru.w_sample"][fine]).T,
+        "I": t["gru.w_sample"][both, :2],
+        "I_now": t["gru.w_sample"][fine, 2],
     }
     for i, name in enumerate(("coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"), start=1):
-        weights |= {f"O{i}": t[f"{name}.weight"].T, f"O{i}_b": t[f"{name}.bias"]}
+        weights |= {f"O{i}": t[f"{name}.weight"], f"O{i}_b": t[f"{name}.bias"]}
     return weights
 
 
-def _residual(config: ModelConfig, t: Tensors) -> Weights:
+def _residual(config: ModelConfig, t: Tensors) -> dict[str, Any]:
     units = config.hidden_size
-    x_column = t["input.weight"][:, :1].astype(np.float64)
-    through = t["gru1.w_input"].astype(np.float64) @ x_column
-    weights = {
-        "I": np.concatenate([x_column, through]).astype(np.float32).T,
-        "R1": t["gru1.w_recurrent"].T,
+    x_column = t["input.weight"][:, 0].astype(np.float64)
+    return {
+        "I": np.concatenate([x_column, t["gru1.w_input"].astype(np.float64) @ x_column]),
+        "R1": t["gru1.w_recurrent"],
         "R1_b": t["gru1.b_recurrent"],
-        "W2": np.ascontiguousarray(t["gru2.w_input"][:, :units]).T,
-        "R2": t["gru2.w_recurrent"].T,
+        "W2": t["gru2.w_input"][:, :units],
+        "R2": t["gru2.w_recurrent"],
         "R2_b": t["gru2.b_recurrent"],
-        "F1": np.ascontiguousarray(t["fc1.weight"][:, :units]).T,
-        "F2": np.ascontiguousarray(t["fc2.weight"][:, : config.fc_size]).T,
-        "F3": t["fc3.weight"].T,
+        "F1": t["fc1.weight"][:, :units],
+        "F2": t["fc2.weight"][:, : config.fc_size],
+        "F3": t["fc3.weight"],
         "F3_b": t["fc3.bias"],
     }
-    return weights

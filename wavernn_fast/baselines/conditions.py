@@ -39,7 +39,7 @@ class Conditions:
         if config.core == "dual":
             self.order = np.concatenate(half_rows(config.hidden_size))
             self.bias = self.bias[self.order]
-        self._constant = place(self.bias[None])
+        self._constant = place(self.bias[None, :, None])
         if config.n_mels:
             self._conditioner = make_conditioner(config, tensors)
             kernel = tensors["upsample.kernel"]
@@ -60,7 +60,7 @@ class Conditions:
             raise InputError(f"{n_steps} samples wanted, the mel covers {covered}.")
 
     def rows(self, mel: NDArray[np.float32] | None, first: int, count: int) -> Any:
-        """Rows [count, size] of the samples [first, first + count); [1, size] without a mel."""
+        """Rows [n, size, 1] of the n samples from `first` on; [1, size, 1] without a mel."""
         if not self.config.n_mels:
             return self._constant
         hop, xp = self.config.hop_length, self.xp
@@ -78,7 +78,7 @@ class Conditions:
         rest = xp.broadcast_to(rest, (frames, hop, self.size - mixed))
         rows = xp.concatenate([rows, rest], axis=2).reshape(frames * hop, self.size)
         begin = first - frame * hop
-        return rows[begin : begin + count]
+        return rows[begin : begin + count, :, None]
 
 
 def _biases(config: ModelConfig, t: Tensors) -> NDArray[np.float32]:

@@ -13,9 +13,9 @@ from .base import Baseline, Made
 from .cells import fused, loop_weights
 from .conditions import Conditions
 
-CHUNK_STEPS = 1024  # whose rows of conditioning exist at a time: 19 MB of a residual model of 512
-CLIP = 1e-5  # uniforms of the logistic draw stay in [CLIP, 1 - CLIP], as in the original samplers
 LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale
+CLIP = 1e-5  # uniforms of the logistic draw stay in [CLIP, 1 - CLIP], as in the original samplers
+_CHUNK_NUMBERS = 2**22  # about so many random numbers exist at a time
 
 
 class FusedLoop(Baseline):
@@ -39,15 +39,24 @@ class FusedLoop(Baseline):
         self.conditions = Conditions(self.config, self.tensors, self.xp, self._place)
         self._ready()
 
-    def _prepare(self) -> None:  # noqa: B027  # most have nothing to do
+    def _prepare(self) -> None:
         """Before the weights are placed: `xp`."""
+        return
 
-    def _ready(self) -> None:  # noqa: B027
+    def _ready(self) -> None:
         """After the weights are placed: buffers, compilation, warm-up."""
+        return
 
     def _place(self, array: NDArray[Any]) -> Any:
         """Array of numpy -> where the loop runs."""
         return array
+
+    @property
+    def chunk_steps(self) -> int:
+        """Steps whose conditioning and random numbers are made at a time: whole frames."""
+        numbers = self.streams * numbers_size(self.config)
+        steps = min(1024, max(64, _CHUNK_NUMBERS // numbers))
+        return max(1, steps // self.config.hop_length) * self.config.hop_length
 
     @abstractmethod
     def _start(self) -> Any:
@@ -62,13 +71,13 @@ class FusedLoop(Baseline):
         Parameters
         ----------
         state : what `_start` or the last chunk returned
-        rows : [n, size], or [1, size] which serves all steps; see `Conditions`
-        numbers : float32 [n, B, draws], see `random_numbers`
+        rows : [n, size, 1], or [1, size, 1] which serves all steps; see `Conditions`
+        numbers : float32 [n, numbers_size, B], see `random_numbers`
         keep : also return logits
 
         Returns
         -------
-        state, samples [B, n], logits [B, n, logits_size] or None
+        state, samples [n, B], logits [n, logits_size, B] or None
         """
 
     def sample(
@@ -85,29 +94,38 @@ class FusedLoop(Baseline):
         samples = np.empty((self.streams, n_steps), kind)
         size = self.config.logits_size
         logits = np.empty((self.streams, n_steps, size), np.float32) if keep_logits else None
-        random = np.random.default_rng(seed)
+        random, chunk = np.random.default_rng(seed), self.chunk_steps
         state = self._start()
-        for first in range(0, n_steps, CHUNK_STEPS):
-            count = min(CHUNK_STEPS, n_steps - first)
+        for first in range(0, n_steps, chunk):
+            count = min(chunk, n_steps - first)
             numbers = random_numbers(self.config, random, count, self.streams)
             rows = self.conditions.rows(mel, first, count)
             state, drawn, kept = self._run(state, rows, numbers, keep_logits)
-            samples[:, first : first + count] = drawn
+            samples[:, first : first + count] = drawn.T
             if logits is not None and kept is not None:
-                logits[:, first : first + count] = kept
+                logits[:, first : first + count] = kept.transpose(2, 0, 1)
         return Made(samples, logits)
+
+
+def numbers_size(config: ModelConfig) -> int:
+    """Random numbers of one sample: one a class, and one for the value of a mixture."""
+    return config.n_classes // 3 + 1 if config.head == "mol" else config.logits_size
 
 
 def random_numbers(
     config: ModelConfig, random: np.random.Generator, n_steps: int, streams: int
 ) -> NDArray[np.float32]:
-    """What the draws of some steps need, [n, B, draws_per_step] float32.
+    """What the draws of some steps need, [n, numbers_size, B] float32.
 
-    Uniform in [0, 1): the class is the first whose cumulative probability exceeds it. The second of
-    a mixture of logistics is already the standard logistic number that its scale multiplies.
+    Gumbel numbers: the class is where logit + number is largest, which is a draw from the softmax.
+    The last number of a mixture of logistics is a standard logistic one, for its value.
     """
-    numbers = random.random((n_steps, streams, config.draws_per_step), np.float32)
-    if config.head == "mol":
-        v = np.clip(numbers[:, :, 1].astype(np.float64), CLIP, 1.0 - CLIP)
-        numbers[:, :, 1] = np.log(v) - np.log1p(-v)
+    numbers = random.random((n_steps, numbers_size(config), streams), np.float32)
+    value = numbers[:, -1].astype(np.float64) if config.head == "mol" else None
+    np.maximum(numbers, np.float32(2.0**-26), out=numbers)  # 0 has no logarithm
+    for _ in range(2):
+        np.negative(np.log(numbers, out=numbers), out=numbers)
+    if value is not None:
+        v = np.clip(value, CLIP, 1.0 - CLIP)
+        numbers[:, -1] = np.log(v) - np.log1p(-v)
     return numbers

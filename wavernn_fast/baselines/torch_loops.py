@@ -34,24 +34,30 @@ class TorchInference(FusedLoop):
     def _start(self) -> Any:
         torch, config = self.xp, self.config
         dual = config.core == "dual"
-        h = torch.zeros(self.streams, (1 if dual else 2) * config.hidden_size, device=self.device)
-        x = torch.full((self.streams, 2 if dual else 1), config.first_input, device=self.device)
+        size = config.hidden_size if dual else 2 * config.hidden_size
+        h = torch.zeros(size, self.streams, device=self.device)
+        x = torch.full((2 if dual else 1, self.streams), config.first_input, device=self.device)
         return h, x
 
     def _run(
         self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
+        with self.xp.inference_mode(), torch_threads(self.threads):
+            state, samples, logits = self._steps(state, rows, self._place(numbers), keep)
+            return state, samples.cpu().numpy(), logits.cpu().numpy() if keep else None
+
+    def _steps(self, state: Any, rows: Any, numbers: Any, keep: bool) -> tuple[Any, Any, Any]:
+        """The loop; see `FusedLoop._run`, with tensors for arrays."""
         torch, config, step, weights = self.xp, self.config, self.step, self.weights
-        with torch.inference_mode(), torch_threads(self.threads):
-            h, x = state
-            placed = self._place(numbers)
-            n, batch = numbers.shape[:2]
-            kind = torch.float32 if config.draws_values else torch.int32
-            samples = torch.empty(n, batch, dtype=kind, device=self.device)
-            logits = []
-            for t, (row, now) in enumerate(zip(rows.expand(n, -1), placed, strict=True)):
-                h, x, samples[t], step_logits = step(weights, h, x, row, now)
-                if keep:
-                    logits.append(step_logits)
-            kept = torch.stack(logits, dim=1).cpu().numpy() if keep else None
-            return (h, x), samples.T.cpu().numpy(), kept
+        h, x = state
+        n, _, batch = numbers.shape
+        kind = torch.float32 if config.draws_values else torch.int32
+        samples = torch.empty(n, batch, dtype=kind, device=self.device)
+        logits = []
+        places = zip(rows.expand(n, -1, -1), numbers, samples, strict=True)
+        for row, now, place in places:
+            h, x, drawn, step_logits = step(weights, h, x, row, now)
+            place.copy_(drawn)
+            if keep:
+                logits.append(step_logits)
+        return (h, x), samples, torch.stack(logits) if keep else None
