@@ -7,7 +7,7 @@ duration of a `with` and are what they were afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any
@@ -133,20 +133,30 @@ class Places:
 
 
 class Matrix:
-    """The right side of a product `x @ matrix` of numpy, timed.
+    """A matrix of numpy whose products, `@` and `*` on either side, are timed.
 
-    numpy leaves the product to it, since it declines numpy's own functions; everything else that a
-    loop does with an array goes to the array.
+    numpy leaves the operators to it, since it declines numpy's own functions; everything else that
+    a loop does with an array goes to the array.
     """
 
     __array_ufunc__ = None
 
     def __init__(self, array: Any, clock: Clock, operation: str) -> None:
         self.array = array
-        self._multiply = clock.timed(operation, lambda x: x @ array)
+        self._left = clock.timed(operation, lambda x: array @ x)
+        self._right = clock.timed(operation, lambda x: x @ array)
+        self._times = clock.timed(operation, lambda x: array * x)
+
+    def __matmul__(self, x: Any) -> Any:
+        return self._left(x)
 
     def __rmatmul__(self, x: Any) -> Any:
-        return self._multiply(x)
+        return self._right(x)
+
+    def __mul__(self, x: Any) -> Any:
+        return self._times(x)
+
+    __rmul__ = __mul__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.array, name)
@@ -160,35 +170,31 @@ class Library:
     module : module
     functions : names of the functions
     operations : id of an array -> operation
-        A call with such an array among its arguments counts as this operation, another as `other`.
+        A call with such an array among its arguments counts as this operation; others are left be.
+    clock : Clock
     """
 
     def __init__(
-        self,
-        module: Any,
-        functions: tuple[str, ...],
-        operations: dict[int, str],
-        clock: Clock,
-        other: str,
+        self, module: Any, functions: Sequence[str], operations: dict[int, str], clock: Clock
     ) -> None:
         self._module = module
-        names = {*operations.values(), other}
-        for function in functions:
-            timed = {name: clock.timed(name, getattr(module, function)) for name in names}
-            setattr(self, function, _by_argument(timed, operations, other))
+        for name in functions:
+            plain = getattr(module, name)
+            timed = {operation: clock.timed(operation, plain) for operation in operations.values()}
+            setattr(self, name, _by_argument(plain, timed, operations))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
 
 def _by_argument(
-    timed: dict[str, Callable[..., Any]], operations: dict[int, str], other: str
+    plain: Callable[..., Any], timed: dict[str, Callable[..., Any]], operations: dict[int, str]
 ) -> Callable[..., Any]:
     def run(*arguments: Any, **options: Any) -> Any:
         for argument in arguments:
-            if (name := operations.get(id(argument))) is not None:
-                return timed[name](*arguments, **options)
-        return timed[other](*arguments, **options)
+            if (operation := operations.get(id(argument))) is not None:
+                return timed[operation](*arguments, **options)
+        return plain(*arguments, **options)
 
     return run
 

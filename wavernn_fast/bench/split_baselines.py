@@ -198,7 +198,7 @@ class _Bench:
         clock.reset()
         with clocks_in(self.baseline, clock):
             total = self._run(self.steps)
-        named = {k: v - own * clock.calls[k] for k, v in clock.ns.items() if k != REST}
+        named = {k: v - own * clock.calls[k] for k, v in clock.ns.items()}
         calls = sum(clock.calls.values())
         rest = total - (own + beside) * calls - sum(named.values())
         ns = {name: value / self.steps for name, value in {**named, REST: rest}.items()}

@@ -17,9 +17,8 @@ from .clocks import Clock, Library, Matrix, Places, rebuilt
 CONDITIONING = "conditioning"
 # Weight of the fused loops (`baselines.cells.loop_weights`) -> operation.
 _WEIGHTS = {
-    "R": "R", "I_coarse": "inputs", "I_fine": "inputs", "O1": "O1", "O2": "O2", "O3": "O3",
-    "O4": "O4", "I": "inputs", "R1": "R1", "W2": "I2", "R2": "R2", "F1": "O1", "F2": "O2",
-    "F3": "O3",
+    "R": "R", "I": "inputs", "I_now": "inputs", "O1": "O1", "O2": "O2", "O3": "O3", "O4": "O4",
+    "R1": "R1", "W2": "I2", "R2": "R2", "F1": "O1", "F2": "O2", "F3": "O3",
 }  # fmt: skip
 # Module of an eager model (`models.eager`) -> operation.
 _MODULES = {
@@ -31,7 +30,7 @@ _WAVENET = {
     "_old_taps": "old taps", "_dilated": "dilated", "_gate": "gates", "_residual": "residual",
     "_skip": "skip", "_output1": "O1", "_output2": "O2", "_embed": "inputs", "_draw": "draw",
 }  # fmt: skip
-_PRODUCTS = ("addmm", "mm", "matmul", "bmm", "baddbmm", "addmv", "mv")  # of torch
+_PRODUCTS = ("addmm", "mm", "matmul", "addmv", "mv", "addcmul", "mul")  # of torch
 
 
 def can_be_taken_apart(baseline: Baseline) -> bool:
@@ -63,7 +62,7 @@ def _torch_inference(baseline: Any, places: Places) -> None:
 
     clock = places.clock
     operations = {id(baseline.weights[k]): v for k, v in _WEIGHTS.items() if k in baseline.weights}
-    library = Library(torch_steps.torch, _PRODUCTS, operations, clock, "rest")
+    library = Library(vars(torch_steps)["torch"], _PRODUCTS, operations, clock)
     world = rebuilt(torch_steps, {"torch": library})
     for name, operation in (("cell", "gates"), ("draw", "draw")):
         world[name] = clock.timed(operation, world[name])
