@@ -5,7 +5,7 @@ python benchmarks/report.py --check  # exit code 1 if a page is not what the res
 
 benchmarks/report.json, the manifest, says which file feeds which table and picture. In a page a
 table stands between <!-- report: NAME --> and <!-- end of NAME -->; everything else is written by
-hand. Texts need the standard library only; pictures need the package with matplotlib.
+hand. It needs the package, and for pictures matplotlib.
 """
 
 from __future__ import annotations

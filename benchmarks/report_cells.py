@@ -6,6 +6,7 @@ A value that was measured and one that was predicted have headings of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Fields = Mapping[str, Any]
@@ -189,7 +190,8 @@ def _split(row: Numbered) -> Cells:
         "run by": r["runner"],
         "device": r["device"],
         "dtype": r["dtype"],
-        "blocks" if r["device"] == "cuda" else "threads": str(r["threads"]),
+        "plan": r["facts"].get("plan", "").partition(": ")[2],
+        "threads": "" if r["device"] == "cuda" else str(r["threads"]),
         "streams": str(r["streams"]),
         "N": str(r["sequential"]),
         "T(u), us a sample": microseconds(r["total_us"]),
@@ -200,6 +202,13 @@ def _split(row: Numbered) -> Cells:
         "d by operation": _by_operation(r, "overhead_us"),
         "by": r["method"],
     }
+
+
+def _gpu_splits(path: Path) -> list[dict[str, Any]]:
+    """Stage clocks of a GPU as c and d, which the package tells apart; in the order of the rows."""
+    from wavernn_fast.bench.split_gpu import split_from_gpu_json
+
+    return [split.to_dict() for split in split_from_gpu_json(path)]
 
 
 def microseconds(value: float) -> str:
@@ -218,6 +227,7 @@ class Kind(NamedTuple):
     rows: str  # where its list stands in a file, unless the entry says otherwise
     cells: Callable[[Numbered], Cells]
     takes: Callable[[Fields], bool] = lambda row: True
+    read: Callable[[Path], list[dict[str, Any]]] | None = None  # in place of the list as it stands
 
 
 KINDS = {
@@ -226,6 +236,7 @@ KINDS = {
     "matrices": Kind("matrices", _matrix),
     "kernel": Kind("parts.speed.rows", _kernel),
     "splits": Kind("splits", _split),
+    "gpu-splits": Kind("parts.stages.rows", _split, read=_gpu_splits),
     "parts": Kind("parts", _part),
     "gpu-baselines": Kind("parts.baselines.rows", _gpu_baseline),
 }

@@ -62,6 +62,8 @@ def select(name: str, entry: Fields) -> list[Numbered]:
         found = list(found.values())
     if not isinstance(found, list):
         raise ReportError(f"{name}: benchmarks/results/{entry['file']} has no list {path}.")
+    if reader := KINDS[entry["kind"]].read:
+        found = reader(RESULTS / entry["file"])
     rows = [Numbered(i, row) for i, row in enumerate(found)]
     kept = [row for row in rows if KINDS[entry["kind"]].takes(row.fields)]
     if "only" in entry:
