@@ -212,13 +212,13 @@ def _gpu_splits(path: Path) -> list[dict[str, Any]]:
 
 
 def microseconds(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _by_operation(row: Fields, key: str) -> str:
-    """ "R 150, O1 21.5": the operations that have any, in their order."""
+    """R 150; O1, O3 21.5: the operations that have any, in their order."""
     found = [(o["name"], o[key]) for o in row["operations"] if o[key] > 0]
-    return ", ".join(f"{name} {microseconds(us)}" for name, us in found)
+    return "; ".join(f"{name} {microseconds(us)}" for name, us in found)
 
 
 class Kind(NamedTuple):

@@ -177,10 +177,10 @@ def test_the_time_of_a_sample_is_told_by_operation(house: SimpleNamespace) -> No
     assert _cells(text, "N") == ["5"]
     assert _cells(text, "T(u), us a sample") == ["1,234"]
     assert _cells(text, "sum of c") == ["153"]
-    assert _cells(text, "sum of d") == ["3.5"]
+    assert _cells(text, "sum of d") == ["3.50"]
     assert _cells(text, "d of both") == ["2 %"]
-    assert _cells(text, "c by operation") == ["R 150, gates 3.25"]
-    assert _cells(text, "d by operation") == ["R 2.5, draw 1"]
+    assert _cells(text, "c by operation") == ["R 150; gates 3.25"]
+    assert _cells(text, "d by operation") == ["R 2.50; draw 1.00"]
 
 
 def test_the_stages_of_a_gpu_are_told_by_operation(house: SimpleNamespace) -> None:
@@ -189,7 +189,7 @@ def test_the_stages_of_a_gpu_are_told_by_operation(house: SimpleNamespace) -> No
     text = house.tables.table("stages", entry)
     measured = json.loads((house.folder / "gpu_h200.json").read_text())["parts"]["stages"]["rows"]
     shown = [r["us_per_sample"] for r in measured if r["dtype"] == "fp32"]
-    assert _cells(text, "T(u), us a sample") == [f"{us:.3g}" for us in shown]
+    assert _cells(text, "T(u), us a sample") == [f"{us:.2f}" for us in shown]
     assert _cells(text, "plan")[0] == "56 blocks of 8 warps, fp32, 4 exchanges a sample"
 
 
