@@ -160,6 +160,36 @@ def _plan(r: Fields) -> str:
     return words + (" (chosen)" if r["chosen"] and not r["cluster"] else "")
 
 
+def _many(row: Numbered) -> Cells:
+    """One number of streams, from mel to sound."""
+    r = row.fields
+    return {
+        "device": f"{r['device']}, {r['isa']}",
+        "dtype": r["dtype"],
+        "threads": str(r["threads"]),
+        "streams": str(r["streams"]),
+        "samples/s": amount(r["samples_per_s"]),
+        "x real time": f"{r['x_realtime']:.2f}",
+        "of each stream": f"{r['x_realtime_stream']:.3f}",
+        "next 50 ms of all": f"{1000 * r['chunk_seconds']:,.0f} ms",
+        "in the engine": f"{r['engine_share']:.0%}",
+    }
+
+
+def _mixed(row: Numbered) -> Cells:
+    """Utterances of many lengths beside those of one."""
+    r, mixed = row.fields, row.fields["mixed"]
+    return {
+        "dtype": r["dtype"],
+        "threads": str(r["threads"]),
+        "equal": amount(r["equal"]["samples_per_s"]),
+        "mixed": amount(mixed["samples_per_s"]),
+        "of equal": f"{r['ratio']:.1%}",
+        "occupancy": f"{mixed['occupancy']:.1%}",
+        "in the engine": f"{mixed['engine_share']:.1%}",
+    }
+
+
 def _part(row: Numbered) -> Cells:
     r = row.fields
     return {
@@ -237,6 +267,8 @@ KINDS = {
     "kernel": Kind("parts.speed.rows", _kernel),
     "splits": Kind("splits", _split),
     "gpu-splits": Kind("parts.stages.rows", _split, read=_gpu_splits),
+    "many": Kind("rows", _many),
+    "mixed": Kind("rows", _mixed),
     "parts": Kind("parts", _part),
     "gpu-baselines": Kind("parts.baselines.rows", _gpu_baseline),
 }

@@ -133,9 +133,14 @@ def origin(name: str, path: str, report: Fields, row: Fields) -> str:
     """File, list, machine, date and versions of a table, in one line; `row` is any of it."""
     machine = report.get("machine")
     parts = _cpu(machine, report) if machine else _gpu(report)
-    if rounds := row.get("rounds", row.get("repeats")):
+    if rounds := row.get("rounds") or row.get("repeats") or _length(row):
         parts.append(f"medians of {rounds} rounds")
     return f"`benchmarks/results/{name}`, list `{path}`: " + "; ".join(parts) + "."
+
+
+def _length(row: Fields) -> int:
+    """Rounds of a row that keeps each of them."""
+    return len(row.get("rates") or row.get("ratios") or ())
 
 
 def _cpu(machine: Fields, report: Fields) -> list[str]:
@@ -145,7 +150,7 @@ def _cpu(machine: Fields, report: Fields) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['cpus_allowed']} allowed"
         + (f", {', '.join(isa)}" if isa else ""),
         str(machine["system"]),
-        str(machine["date"]),
+        f"{machine['date']}, load average {machine['load_average']:.1f} at the start",
         ", ".join(f"{p} {machine[p]}" for p in packages if machine.get(p)),
     ]
     if environment := machine.get("environment"):

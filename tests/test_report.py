@@ -40,6 +40,7 @@ BASELINE = ROW | {
 }  # fmt: skip
 MACHINE = {
     "cpu": "A Processor", "cores": 2, "cpus_allowed": 2, "system": "Linux", "date": "2026-01-02",
+    "load_average": 0.25,
     "python": "3.11", "numpy": "2", "torch": None, "onnxruntime": "1.20", "wavernn_fast": "0.1",
     "environment": {"WAVERNN_FAST_ISA": "avx2"},
 }  # fmt: skip
@@ -140,6 +141,7 @@ def test_a_page_gets_its_table_and_keeps_the_rest(house: SimpleNamespace) -> Non
     assert "onnxruntime 1.20, wavernn_fast 0.1" in text
     assert "medians of 5 rounds" in text
     assert "torch None" not in text
+    assert "2026-01-02, load average 0.2 at the start" in text
     assert house.report.update(house.manifest, check=True) == []
     short = house.readme.read_text()
     assert "old" not in short
