@@ -122,7 +122,7 @@ def _ratios(run: Run, peers: Sequence[Run]) -> dict[str, Any]:
         if (p.case.name, p.case.device) == (case.name, case.device)
         and p.case.threads in (1, case.threads)
     ]
-    eager = [p for p in fair if p.runner == EAGER]
+    eager = [p for p in fair if p.runner.endswith(EAGER)]  # of WaveNet too
     single = _fastest([p for p in eager if p.case.streams == 1])
     batch = _fastest([p for p in eager if p.case.streams > 1 and case.streams > 1])
     best = _fastest([p for p in fair if p.case.streams == 1 or case.streams > 1])

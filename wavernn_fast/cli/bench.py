@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DEVICES = ("cpu", "cuda", "emu")
 # Without options: what people ask first, in less than three minutes on two cores.
-_FULL_SIZES = ("dual:896", "residual:512")
+_FULL_SIZES = ("dual:896", "residual:512", _WAVENET := "wavenet:512")
 _FULL_DTYPES = ("fp32", "fp16", "int8")
 _FULL_STREAMS = (1, 32)
 _FULL_SECONDS = 0.2
@@ -198,6 +198,10 @@ def _models(options: dict[str, Any], full: bool) -> dict[str, Any]:
 
 
 def _random(size: str) -> Any:
+    if size.startswith("wavenet:"):
+        from ..baselines.wavenet import random_wavenet
+
+        return random_wavenet(size)
     from ..synthetic import random_model
 
     return random_model(size)
@@ -218,5 +222,6 @@ def _cases(models: dict[str, Any], options: dict[str, Any], full: bool) -> list[
         found += [
             Case(name, dtype, team, count, device)
             for name, team, count, dtype in itertools.product(models, teams, streams, dtypes)
+            if not (full and name == _WAVENET and count > 1)  # for scale, one utterance is enough
         ]
     return found
