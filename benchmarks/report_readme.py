@@ -84,7 +84,7 @@ def _on_cpu(line: Fields, row: Numbered, link: str, tables: Tables) -> Cells:
         what, rate, threads, ratio = other
         cells["fastest other way, same session"] = f"{amount(rate)}: {what}"
         cells["fastest other way, same session"] += f", {threads} thread{'s' * (threads > 1)}"
-        cells["ratio"] = f"{times(ratio)} x"
+        cells["ratio"] = f"{times(ratio)}x"
     return cells
 
 
@@ -100,7 +100,7 @@ def _on_gpu(line: Fields, row: Numbered, link: str, tables: Tables) -> Cells:
     }
     if "of" in line:
         kernel = find(line["name"], line["of"], tables).fields["samples_per_s"]
-        cells["the kernel is"] = f"{times(kernel / r['samples_per_s'])} x as fast"
+        cells["the kernel is"] = f"{times(kernel / r['samples_per_s'])}x as fast"
     return cells
 
 

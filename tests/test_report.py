@@ -146,7 +146,7 @@ def test_a_page_gets_its_table_and_keeps_the_rest(house: SimpleNamespace) -> Non
     short = house.readme.read_text()
     assert "old" not in short
     assert "[4,000](docs/performance.md#all-1)" in short
-    assert "| 1,600: torch-script, 2 threads | 2.5 x |" in short
+    assert "| 1,600: torch-script, 2 threads | 2.5x |" in short
 
 
 def test_baselines_have_a_table_of_their_own(house: SimpleNamespace) -> None:
