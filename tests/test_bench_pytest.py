@@ -42,9 +42,3 @@ def test_times_are_of_one_sample_and_every_row_has_its_facts(tmp_path):
         assert (facts["logit_error"] is not None) == name.startswith("test_baseline")
         # A time of a whole run of `steps` would be some thousand times as long.
         assert 0 < stats["median"] < 0.01
-
-
-def test_the_usual_command_does_not_measure():
-    done = pytest_run("--collect-only", "-q")
-    assert "tests/test_bench_pytest.py" in done.stdout
-    assert "test_speed" not in done.stdout
