@@ -153,11 +153,9 @@ def _plan(r: Fields) -> str:
     """ "56 blocks, four exchanges": what follows the name of the GPU in a plan, shortened."""
     if "sparse" in r:
         return f"teams of {r['cluster']}" if r["cluster"] else "chosen"
-    words = r["plan"].partition(": ")[2]
-    drop = (" of 8 warps", f", {r['dtype']}", ", exact", " a sample")
-    for part in drop:
-        words = words.replace(part, "")
-    return words + (" (chosen)" if r["chosen"] and not r["cluster"] else "")
+    return short_plan(r["plan"], ", exact", f", {r['dtype']}") + (
+        " (chosen)" if r["chosen"] and not r["cluster"] else ""
+    )
 
 
 def _many(row: Numbered) -> Cells:
@@ -188,6 +186,14 @@ def _mixed(row: Numbered) -> Cells:
         "occupancy": f"{mixed['occupancy']:.1%}",
         "in the engine": f"{mixed['engine_share']:.1%}",
     }
+
+
+def short_plan(plan: str, *drop: str) -> str:
+    """What a plan says behind the name of the GPU, without what it always says."""
+    words = plan.partition(": ")[2]
+    for part in (" of 8 warps", " a sample", *drop):
+        words = words.replace(part, "")
+    return words
 
 
 def _part(row: Numbered) -> Cells:

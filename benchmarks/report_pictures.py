@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from report_cells import short_plan
 from report_tables import ReportError, is_awaited, load, select
 
 DIGEST = re.compile(r"<!-- drawn from ([0-9a-f]{64}) -->\s*$")
@@ -21,8 +22,11 @@ DIGEST = re.compile(r"<!-- drawn from ([0-9a-f]{64}) -->\s*$")
 
 def content(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """What a picture shows: a result with the selected rows only."""
-    key = entry.get("list", "rows")
-    rows = [dict(row.fields) for row in select(name, {**entry, "list": key})]
+    key = _DRAWINGS[entry["kind"]].rows
+    rows = [dict(row.fields) for row in select(name, entry)]
+    for row in rows:
+        if plan := row.get("facts", {}).get("plan"):  # all of one runner otherwise
+            row["runner"] = short_plan(plan, f", {row['dtype']}")
     report = load(entry["file"])
     kept = {k: report[k] for k in ("command", "machine", "isa") if k in report}
     return {**kept, key: rows}
@@ -54,7 +58,7 @@ def draw(path: Path, name: str, entry: Mapping[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "rows.json"
             source.write_text(json.dumps(content(name, entry)), encoding="utf-8")
-            _DRAWINGS[entry["kind"]](path, source, entry.get("title", ""))
+            _DRAWINGS[entry["kind"]].draw(path, source, entry.get("title", ""))
     except ImportError as error:
         raise ReportError(f"{name} needs the package and matplotlib: {error}") from error
     text = path.read_text(encoding="utf-8").rstrip()
@@ -68,4 +72,20 @@ def _bars(path: Path, source: Path, title: str) -> None:
     plot_bench(path, read_bench(Report(source)), title=title)
 
 
-_DRAWINGS = {"models": _bars}
+def _times(path: Path, source: Path, title: str) -> None:
+    from wavernn_fast.bench_rows import Report
+    from wavernn_fast.pictures_split import plot_splits, read_splits
+
+    plot_splits(path, read_splits(Report(source)), title=title)
+
+
+class _Drawing(NamedTuple):
+    rows: str  # what the list is called in the files that `wavernn-fast plot` reads
+    draw: Callable[[Path, Path, str], None]  # picture, file of measurements, title
+
+
+_DRAWINGS = {
+    "models": _Drawing("rows", _bars),
+    "splits": _Drawing("splits", _times),
+    "gpu-splits": _Drawing("splits", _times),
+}

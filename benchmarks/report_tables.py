@@ -99,8 +99,9 @@ def table(name: str, entry: Fields) -> str:
     setting = report.get("machine", {}).get("environment", {})
     command = " ".join([*(f"{k}={v}" for k, v in sorted(setting.items())), report["command"]])
     source = origin(entry["file"], path, report, select(name, entry)[0].fields)
+    picture = f"![{entry['alt']}]({entry['picture']})\n\n" if "picture" in entry else ""
     lacking = left_out(report) if entry["kind"] == "baselines" else ""
-    return f"    {command}\n\n{markdown(lines)}\n\n{source}{lacking}"
+    return f"{picture}    {command}\n\n{markdown(lines)}\n\n{source}{lacking}"
 
 
 def is_awaited(entry: Fields) -> bool:
