@@ -160,7 +160,9 @@ def _group(rows: Sequence[Speed], model: str, streams: int) -> list[Speed]:
     here = [row for row in rows if row.model == model and row.streams == streams]
     best: dict[str, Speed] = {}
     for row in here:
-        if row.is_baseline and row.samples_per_s > getattr(best.get(row.series), "samples_per_s", 0):
+        if row.is_baseline and row.samples_per_s > getattr(
+            best.get(row.series), "samples_per_s", 0
+        ):
             best[row.series] = row
     return [row for row in here if not row.is_baseline] + list(best.values())
 
