@@ -31,9 +31,9 @@ from ..errors import InputError
 from .clocks import Clock, Now
 from .runs import mel_for
 from .split import Operation, Split
+from .split_engine import SEQUENTIAL
 from .split_points import can_be_taken_apart, clocks_in
 
-SEQUENTIAL = {"dual": 5, "residual": 5, "embedded": 3}  # products of a sample, one after the other
 REST = "rest"  # what no operation is named for
 WHOLE = "loop"  # of a loop that cannot be taken apart
 _WARM_UP_STEPS = 8
