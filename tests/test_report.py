@@ -183,6 +183,10 @@ def test_the_time_of_a_sample_is_told_by_operation(house: SimpleNamespace) -> No
     assert _cells(text, "d of both") == ["2 %"]
     assert _cells(text, "c by operation") == ["R 150; gates 3.25"]
     assert _cells(text, "d by operation") == ["R 2.50; draw 1.00"]
+    house.report.update(house.manifest, check=False)
+    house.manifest["pictures"] = {"docs/times.svg": {"kind": "splits", "file": "one.json"}}
+    assert house.report.update(house.manifest, check=False) == ["docs/times.svg"]
+    assert "dual:896: N = 5" in (house.folder / "docs" / "times.svg").read_text()
 
 
 def test_the_stages_of_a_gpu_are_told_by_operation(house: SimpleNamespace) -> None:
@@ -193,6 +197,12 @@ def test_the_stages_of_a_gpu_are_told_by_operation(house: SimpleNamespace) -> No
     shown = [r["us_per_sample"] for r in measured if r["dtype"] == "fp32"]
     assert _cells(text, "T(u), us a sample") == [f"{us:.2f}" for us in shown]
     assert _cells(text, "plan")[0] == "56 blocks of 8 warps, fp32, 4 exchanges a sample"
+    house.report.update(house.manifest, check=False)
+    house.manifest["pictures"] = {"docs/stages.svg": entry}
+    assert house.report.update(house.manifest, check=False) == ["docs/stages.svg"]
+    drawn = (house.folder / "docs" / "stages.svg").read_text()
+    assert "112 blocks, clusters of 8, 4 exchanges" in drawn
+    assert "28 blocks" not in drawn  # fp16
 
 
 def test_what_is_awaited_says_so_until_it_is_there(house: SimpleNamespace) -> None:
