@@ -106,12 +106,18 @@ def _baseline(row: Numbered) -> Cells:
         "streams": str(r["streams"]),
         "samples/s": amount(r["samples_per_s"]),
         "spread": "" if spread is None else f"{100 * spread:.1f} %",
-        "x real time": f"{r['x_realtime']:.2f}",
+        "x real time": f"{r['x_realtime']:.3f}",
         "fp32 floor": f"{r['floor']} {amount(r['floor_samples_per_s'])}" if r.get("floor") else "",
         "of the floor": percent(r.get("share_of_floor")),
         "times eager": times(r.get("ratio_to_eager")),
         "logits off by": "" if error is None else f"{error:.1e}",
     }
+
+
+def _side_by_side(row: Numbered) -> Any:
+    """What is compared stands together."""
+    r = row.fields
+    return r["model"], r.get("device", "cpu"), r["streams"], r["threads"], row.index
 
 
 def _matrix(row: Numbered) -> Cells:
@@ -263,12 +269,13 @@ class Kind(NamedTuple):
     rows: str  # where its list stands in a file, unless the entry says otherwise
     cells: Callable[[Numbered], Cells]
     takes: Callable[[Fields], bool] = lambda row: True
+    order: Callable[[Numbered], Any] = lambda row: row.index
     read: Callable[[Path], list[dict[str, Any]]] | None = None  # in place of the list as it stands
 
 
 KINDS = {
     "models": Kind("rows", _model, is_engine),
-    "baselines": Kind("rows", _baseline, lambda row: not is_engine(row)),
+    "baselines": Kind("rows", _baseline, lambda row: not is_engine(row), order=_side_by_side),
     "matrices": Kind("matrices", _matrix),
     "kernel": Kind("parts.speed.rows", _kernel),
     "splits": Kind("splits", _split),

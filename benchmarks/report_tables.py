@@ -73,7 +73,7 @@ def select(name: str, entry: Fields) -> list[Numbered]:
                 raise ReportError(f"{name}: no row of {entry['file']} has {json.dumps(wanted)}.")
     if not kept:
         raise ReportError(f"{name}: {entry['file']} has no row for this table.")
-    return kept
+    return sorted(kept, key=KINDS[entry["kind"]].order)
 
 
 def table(name: str, entry: Fields) -> str:

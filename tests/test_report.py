@@ -156,6 +156,14 @@ def test_baselines_have_a_table_of_their_own(house: SimpleNamespace) -> None:
     assert _cells(text, "logits off by") == ["2.5e-06"]
     assert 'id="others-0"' in text
     assert "Without a row" not in text
+    house.result["rows"] += [
+        BASELINE | {"runner": "numpy", "streams": 4},
+        BASELINE | {"runner": "z"},
+    ]
+    (house.folder / "one.json").write_text(json.dumps(house.result))
+    text = house.tables.table("others", house.manifest["tables"]["others"])
+    assert _cells(text, "baseline") == ["torch-script", "z", "numpy"]  # by streams
+    assert 'id="others-3"' in text
     left = {"runner": "onnx-scan", "model": None, "reason": "It needs onnx."}
     house.result["left_out"] = [left, left]
     (house.folder / "one.json").write_text(json.dumps(house.result))
