@@ -11,13 +11,23 @@ from typing import Any
 from ..errors import InputError
 from .base import Baseline, Made, Tensors
 from .numpy_loop import CupyLoop, NumpyLoop
+from .onnx_loops import OnnxScan, OnnxStep
 from .torch_eager import TorchEager
 from .torch_loops import TorchCompile, TorchInference, TorchScript
 
 # name -> class, in the order of tables
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline
-    for baseline in (NumpyLoop, TorchEager, TorchInference, TorchScript, TorchCompile, CupyLoop)
+    for baseline in (
+        NumpyLoop,
+        TorchEager,
+        TorchInference,
+        TorchScript,
+        TorchCompile,
+        OnnxStep,
+        OnnxScan,
+        CupyLoop,
+    )
 }
 
 
