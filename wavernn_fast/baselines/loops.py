@@ -56,7 +56,8 @@ class FusedLoop(Baseline):
         """Steps whose conditioning and random numbers are made at a time: whole frames."""
         numbers = self.streams * numbers_size(self.config)
         steps = min(1024, max(64, _CHUNK_NUMBERS // numbers))
-        return max(1, steps // self.config.hop_length) * self.config.hop_length
+        hop: int = self.config.hop_length
+        return max(1, steps // hop) * hop
 
     @abstractmethod
     def _start(self) -> Any:
