@@ -64,8 +64,8 @@ MODULES: dict[str, str] = {
     "files fold mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
     "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
     "weights "
-    "bench_rows pictures_bench pictures_latency pictures_mel job_history job_report job_style svg "
-    "visible words",
+    "bench_rows pictures_bench pictures_latency pictures_mel pictures_split job_history job_report "
+    "job_style svg visible words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

@@ -70,6 +70,7 @@ class _Bench(click.Command):
         "wavernn-fast bench --size dual:896 --baselines numpy,torch-eager -r 9 -o csv",
         "wavernn-fast bench --size dual:896,dual:896:16x1:95 --dtype fp16 --threads 1",
         "wavernn-fast bench --matvec --dtype fp32,fp16,int8 --threads 1,2",
+        "wavernn-fast bench --split --output split.json",
     ),
 )
 @click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
@@ -102,6 +103,10 @@ class _Bench(click.Command):
 @click.option(
     "--matvec", is_flag=True,
     help="Instead: the paper's tables of pruned matrices and of a pruned model with 1024 units.",
+)  # fmt: skip
+@click.option(
+    "--split", is_flag=True,
+    help="Instead: where the time of a sample goes, computation and overhead by operation.",
 )  # fmt: skip
 @click.option(
     "--baselines", metavar="default|all|none|NAME,...",
@@ -137,7 +142,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if output:
         common.prepare_folders([common.Item("bench", output)])
     facts = machine()
-    if options["matvec"]:
+    if options["split"]:
+        from . import bench_split
+
+        bench_split.check(options)
+        found, text = bench_split.report(options, _models(options, False), facts, quiet)
+    elif options["matvec"]:
         from . import bench_matvec
 
         bench_matvec.check(options)
