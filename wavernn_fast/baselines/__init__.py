@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from .base import Baseline, Made, Tensors
+from .cuda_graph import CudaGraph, CudaGraphCompiled
 from .numpy_loop import CupyLoop, NumpyLoop
 from .onnx_loops import OnnxScan, OnnxStep
 from .torch_eager import TorchEager
@@ -27,6 +28,8 @@ BASELINES: dict[str, type[Baseline]] = {
         TorchCompile,
         OnnxStep,
         OnnxScan,
+        CudaGraph,
+        CudaGraphCompiled,
         CupyLoop,
     )
 }

@@ -70,7 +70,7 @@ class OnnxStep(_OnnxLoop):
         return binding
 
     def _run(
-        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+        self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
         for kept, given in zip(self.states[0], state, strict=True):
             kept[:] = given
@@ -107,7 +107,7 @@ class OnnxScan(_OnnxLoop):
         return self.sessions[keep]
 
     def _run(
-        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+        self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
         given = {"h_first": state[0], "x_first": state[1]}
         given["numbers_all"] = np.ascontiguousarray(numbers.transpose(0, 2, 1))

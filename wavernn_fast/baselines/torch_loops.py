@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +35,13 @@ class TorchInference(FusedLoop):
     def _place(self, array: NDArray[Any]) -> Any:
         return self.xp.from_numpy(array).to(self.device)
 
+    def _uniform(self, seed: int) -> Callable[[tuple[int, ...]], Any]:
+        if self.device == "cpu":
+            made = super()._uniform(seed)
+            return lambda shape: self._place(made(shape))
+        generator = self.xp.Generator(self.device).manual_seed(seed)
+        return lambda shape: self.xp.rand(shape, generator=generator, device=self.device)
+
     def _start(self) -> Any:
         torch, config = self.xp, self.config
         dual = config.core == "dual"
@@ -63,9 +71,9 @@ class TorchInference(FusedLoop):
             self.sample(20, mel)
 
     def _run(
-        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+        self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
-        state, samples, logits = self._steps(state, rows, self._place(numbers), keep)
+        state, samples, logits = self._steps(state, rows, numbers, keep)
         return state, samples.cpu().numpy(), logits.cpu().numpy() if keep else None
 
     def _steps(self, state: Any, rows: Any, numbers: Any, keep: bool) -> tuple[Any, Any, Any]:
@@ -114,7 +122,7 @@ class TorchCompile(TorchInference):
     title: ClassVar[str] = "the same step compiled by torch.compile"
 
     def _ready(self) -> None:
-        self.step = _compiled(self.xp, self.step, self.weights)
+        self.step = compiled(self.xp, self.step, self.weights)
         self._strict = False
         self._warm_up(2)  # compiles here, not when timed
         self._strict = True
@@ -128,7 +136,7 @@ class TorchCompile(TorchInference):
 _compilations = itertools.count()
 
 
-def _compiled(torch: Any, step: Any, weights: dict[str, Any]) -> Any:
+def compiled(torch: Any, step: Any, weights: dict[str, Any]) -> Any:
     """The step with its weights bound: a module's buffers cost fewer guards than a dictionary."""
 
     class Bound(torch.nn.Module):  # type: ignore[misc]
