@@ -10,14 +10,28 @@ from typing import Any
 
 from ..errors import InputError
 from .base import Baseline, Made, Tensors
-from .numpy_loop import NumpyLoop
+from .cuda_graph import CudaGraph, CudaGraphCompiled
+from .numpy_loop import CupyLoop, NumpyLoop
+from .onnx_loops import OnnxScan, OnnxStep
 from .torch_eager import TorchEager
-from .torch_loops import TorchInference
+from .torch_loops import TorchCompile, TorchInference, TorchScript
 from .wavenet_all import WAVENETS
 
 # name -> class, in the order of tables
 BASELINES: dict[str, type[Baseline]] = {
-    baseline.name: baseline for baseline in (NumpyLoop, TorchEager, TorchInference)
+    baseline.name: baseline
+    for baseline in (
+        NumpyLoop,
+        TorchEager,
+        TorchInference,
+        TorchScript,
+        TorchCompile,
+        OnnxStep,
+        OnnxScan,
+        CudaGraph,
+        CudaGraphCompiled,
+        CupyLoop,
+    )
 }
 BASELINES |= WAVENETS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,18 @@ class FusedLoop(Baseline):
         """Array of numpy -> where the loop runs."""
         return array
 
+    def _uniform(self, seed: int) -> Callable[[tuple[int, ...]], Any]:
+        """Shape -> numbers of [0, 1), float32, made where the loop runs."""
+        random = np.random.default_rng(seed)
+        return lambda shape: random.random(shape, np.float32)
+
     @property
     def chunk_steps(self) -> int:
         """Steps whose conditioning and random numbers are made at a time: whole frames."""
         numbers = self.streams * numbers_size(self.config)
         steps = min(1024, max(64, _CHUNK_NUMBERS // numbers))
-        return max(1, steps // self.config.hop_length) * self.config.hop_length
+        hop: int = self.config.hop_length
+        return max(1, steps // hop) * hop
 
     @abstractmethod
     def _start(self) -> Any:
@@ -64,7 +71,7 @@ class FusedLoop(Baseline):
 
     @abstractmethod
     def _run(
-        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+        self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
         """Run the steps of a chunk.
 
@@ -72,7 +79,7 @@ class FusedLoop(Baseline):
         ----------
         state : what `_start` or the last chunk returned
         rows : [n, size, 1], or [1, size, 1] which serves all steps; see `Conditions`
-        numbers : float32 [n, numbers_size, B], see `random_numbers`
+        numbers : float32 [n, numbers_size, B] where the loop runs, see `to_numbers`
         keep : also return logits
 
         Returns
@@ -94,11 +101,12 @@ class FusedLoop(Baseline):
         samples = np.empty((self.streams, n_steps), kind)
         size = self.config.logits_size
         logits = np.empty((self.streams, n_steps, size), np.float32) if keep_logits else None
-        random, chunk = np.random.default_rng(seed), self.chunk_steps
+        uniform, chunk = self._uniform(seed), self.chunk_steps
         state = self._start()
         for first in range(0, n_steps, chunk):
             count = min(chunk, n_steps - first)
-            numbers = random_numbers(self.config, random, count, self.streams)
+            shape = (count, numbers_size(self.config), self.streams)
+            numbers = to_numbers(uniform(shape), self.config.head, self.xp)
             rows = self.conditions.rows(mel, first, count)
             state, drawn, kept = self._run(state, rows, numbers, keep_logits)
             samples[:, first : first + count] = drawn.T
@@ -112,20 +120,26 @@ def numbers_size(config: ModelConfig) -> int:
     return config.n_classes // 3 + 1 if config.head == "mol" else config.logits_size
 
 
-def random_numbers(
-    config: ModelConfig, random: np.random.Generator, n_steps: int, streams: int
-) -> NDArray[np.float32]:
-    """What the draws of some steps need, [n, numbers_size, B] float32.
+def to_numbers(uniform: Any, head: str, xp: Any) -> Any:
+    """What draws need, made in place of numbers of [0, 1).
 
     Gumbel numbers: the class is where logit + number is largest, which is a draw from the softmax.
     The last number of a mixture of logistics is a standard logistic one, for its value.
+
+    Parameters
+    ----------
+    uniform : float32 [n, numbers_size, B] of `xp`
+    head : of the model
+    xp : numpy, cupy or torch
     """
-    numbers = random.random((n_steps, numbers_size(config), streams), np.float32)
-    value = numbers[:, -1].astype(np.float64) if config.head == "mol" else None
-    np.maximum(numbers, np.float32(2.0**-26), out=numbers)  # 0 has no logarithm
+    value = None
+    if head == "mol":
+        v = xp.clip(uniform[:, -1], CLIP, 1.0 - CLIP)
+        value = xp.log(v) - xp.log1p(-v)
+    xp.clip(uniform, 2.0**-26, 1.0 - 2.0**-24, out=uniform)  # both ends have finite logarithms
     for _ in range(2):
-        np.negative(np.log(numbers, out=numbers), out=numbers)
+        xp.log(uniform, out=uniform)
+        xp.negative(uniform, out=uniform)
     if value is not None:
-        v = np.clip(value, CLIP, 1.0 - CLIP)
-        numbers[:, -1] = np.log(v) - np.log1p(-v)
-    return numbers
+        uniform[:, -1] = value
+    return uniform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,17 +22,17 @@ class ArrayLoop(FusedLoop):
         return [xp.zeros((size, self.streams), np.float32) for _ in range(2)], x
 
     def _run(
-        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+        self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
         xp, config = self.xp, self.config
         step = self._dual if config.core == "dual" else self._residual
-        placed, many = self._place(numbers), len(rows) > 1
+        many = len(rows) > 1
         h, x = state
         n, _, batch = numbers.shape
         samples = xp.empty((n, batch), np.float32 if config.draws_values else np.int32)
         logits = xp.empty((n, config.logits_size, batch), np.float32) if keep else None
         for t in range(n):
-            x, *step_logits = step(h, x, rows[t if many else 0], placed[t], samples[t])
+            x, *step_logits = step(h, x, rows[t if many else 0], numbers[t], samples[t])
             if logits is not None:
                 logits[t] = xp.concatenate(step_logits, axis=0)
         return (h, x), self._host(samples), None if logits is None else self._host(logits)
@@ -148,7 +149,7 @@ class NumpyLoop(ArrayLoop):
     packages: ClassVar[tuple[str, ...]] = ("threadpoolctl",)
 
     def _run(
-        self, state: Any, rows: Any, numbers: NDArray[np.float32], keep: bool
+        self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
         from threadpoolctl import threadpool_limits
 
@@ -171,6 +172,10 @@ class CupyLoop(ArrayLoop):
 
     def _place(self, array: NDArray[Any]) -> Any:
         return self.xp.asarray(array)
+
+    def _uniform(self, seed: int) -> Callable[[tuple[int, ...]], Any]:
+        random = self.xp.random.RandomState(seed)
+        return lambda shape: random.random_sample(shape, dtype=np.float32)
 
     def _host(self, array: Any) -> Any:
         return self.xp.asnumpy(array)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
+from ..errors import InputError
 from ..models.eager import make_eager, torch_threads
 from .base import Baseline, Made
 
@@ -31,6 +32,15 @@ class TorchEager(Baseline):
 
     def _build(self) -> None:
         self.model = make_eager(self.config, self.tensors)
+        if self.device == "cpu":
+            return
+        if self.config.subscale is not None:
+            raise InputError(f"The baseline {self.name} runs subscale models on cpu only.")
+        import torch
+
+        for name, value in vars(self.model).items():
+            if isinstance(value, (torch.nn.Module, torch.Tensor)):
+                setattr(self.model, name, value.to(self.device))
 
     def sample(
         self,
@@ -42,7 +52,26 @@ class TorchEager(Baseline):
     ) -> Made:
         """See `Baseline.sample`."""
         with torch_threads(self.threads):
+            if self.device != "cpu":
+                return self._on_device(n_steps, mel, seed, keep_logits)
             made = self.model.generate(
                 n_steps, mel, batch=self.streams, seed=seed, return_logits=keep_logits
             )
         return Made(made.samples, made.logits)
+
+    def _on_device(
+        self, n_steps: int, mel: NDArray[np.float32] | None, seed: int, keep: bool
+    ) -> Made:
+        """What `generate` does, with the conditioning brought to the device before the loop."""
+        import torch
+
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            heard = self.model.conditions(mel)
+            n_steps = self.model._covered(n_steps, heard[0])
+            placed = [x[:n_steps].expand(self.streams, -1, -1).to(self.device) for x in heard]
+            with torch.device(self.device):  # where the loop makes its tensors
+                samples, logits = self.model._collect(n_steps, placed[0], placed[1], keep)
+        kind = np.float32 if self.config.draws_values else np.int32
+        drawn = samples.cpu().numpy().astype(kind)
+        return Made(drawn, None if logits is None else logits.cpu().numpy())

@@ -92,3 +92,40 @@ def logistic_step(
     scale = logits.gather(0, k + 2 * n).clamp(min=-32.236).exp()  # loops.LOG_SCALE_FLOOR
     x = torch.addcmul(logits.gather(0, k + n), scale, numbers[n:]).clamp(-1.0, 1.0)
     return h, x, x[0], logits
+
+
+def step(
+    head: str, weights: dict[str, Tensor], h: Tensor, x: Tensor, row: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One sample of a model with this head."""
+    if head == "dual_softmax":
+        return dual_step(weights, h, x, row, numbers)
+    if head == "softmax":
+        return label_step(weights, h, x, row, numbers)
+    return logistic_step(weights, h, x, row, numbers)
+
+
+def loop(
+    head: str,
+    weights: dict[str, Tensor],
+    h: Tensor,
+    x: Tensor,
+    rows: Tensor,
+    numbers: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Steps of a chunk from h and x, rows [n, size, 1] and numbers [n, D, B].
+
+    Returns the new h and x, the samples [n, B] (int32, values float32) and the logits [n or 0, L,
+    B], L the size of one step's.
+    """
+    n, batch = numbers.size(0), numbers.size(2)
+    kind = torch.float32 if head == "mol" else torch.int32
+    samples = torch.empty(n, batch, dtype=kind)
+    logits: list[Tensor] = []
+    for t in range(n):
+        h, x, drawn, step_logits = step(head, weights, h, x, rows[t], numbers[t])
+        samples[t] = drawn
+        if keep:
+            logits.append(step_logits)
+    return h, x, samples, torch.stack(logits) if keep else torch.empty(0)

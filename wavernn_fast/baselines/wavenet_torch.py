@@ -167,7 +167,7 @@ class WaveNetInference(WaveNetBaseline):
         for t in range(n_steps):
             places = self.first + t % self.length
             self._old_taps(places)
-            torch.index_select(self.w["embedding"], 0, label, out=self.x[0])
+            self.x[0].copy_(self.w["embedding"][label].T)
             for i in range(last):
                 self._dilated(i)
                 self._gate(i)
@@ -179,7 +179,7 @@ class WaveNetInference(WaveNetBaseline):
             label = self._draw(logits, uniforms[t])
             samples[:, t] = label
             if keep_logits:
-                kept[:, t] = logits
+                kept[:, t] = logits.T
         return samples, kept
 
     def _start(self) -> None:
@@ -188,24 +188,24 @@ class WaveNetInference(WaveNetBaseline):
 
         config, batch = self.config, self.streams
         blocks, gates = config.n_blocks, config.gate_size
-        self.past = torch.zeros(int(self.length.sum()), batch, config.residual_size)
-        self.all_x = torch.zeros(blocks, batch, config.residual_size)
-        self.all_sums = torch.zeros(blocks, batch, 2 * gates)
-        self.all_z = torch.zeros(batch, blocks * gates)
-        self.a = torch.zeros(batch, 2 * gates)
+        self.past = torch.zeros(int(self.length.sum()), config.residual_size, batch)
+        self.all_x = torch.zeros(blocks, config.residual_size, batch)
+        self.all_sums = torch.zeros(blocks, 2 * gates, batch)
+        self.all_z = torch.zeros(blocks * gates, batch)
+        self.a = torch.zeros(2 * gates, batch)
         self.x, self.sums = self.all_x.unbind(), self.all_sums.unbind()
-        self.z = torch.split(self.all_z, gates, dim=1)
-        self.tanh, self.gate = torch.split(self.a, gates, dim=1)
+        self.z = torch.split(self.all_z, gates)
+        self.tanh, self.gate = torch.split(self.a, gates)
 
     def _old_taps(self, places: Any) -> None:
         import torch
 
-        torch.baddbmm(self.w["old_b"], self.past[places], self.w["old"], out=self.all_sums)
+        torch.baddbmm(self.w["old_b"], self.w["old"], self.past[places], out=self.all_sums)
 
     def _dilated(self, i: int) -> None:
         import torch
 
-        torch.addmm(self.sums[i], self.x[i], self.w["new"][i], out=self.a)
+        torch.addmm(self.sums[i], self.w["new"][i], self.x[i], out=self.a)
 
     def _gate(self, i: int) -> None:
         import torch
@@ -216,29 +216,29 @@ class WaveNetInference(WaveNetBaseline):
     def _residual(self, i: int) -> None:
         import torch
 
-        torch.addmm(self.w["residual_b"][i], self.z[i], self.w["residual"][i], out=self.x[i + 1])
+        torch.addmm(self.w["residual_b"][i], self.w["residual"][i], self.z[i], out=self.x[i + 1])
         self.x[i + 1].add_(self.x[i])
 
     def _skip(self) -> Any:
         import torch
 
-        return torch.addmm(self.w["skip_b"], self.all_z, self.w["skip"]).relu_()
+        return torch.addmm(self.w["skip_b"], self.w["skip"], self.all_z).relu_()
 
     def _output1(self, skip: Any) -> Any:
         import torch
 
-        return torch.addmm(self.w["output1_b"], skip, self.w["output1"]).relu_()
+        return torch.addmm(self.w["output1_b"], self.w["output1"], skip).relu_()
 
     def _output2(self, hidden: Any) -> Any:
         import torch
 
-        return torch.addmm(self.w["output2_b"], hidden, self.w["output2"])
+        return torch.addmm(self.w["output2_b"], self.w["output2"], hidden)
 
     def _draw(self, logits: Any, uniform: Any) -> Any:
         import torch
 
-        cumulative = torch.cumsum(torch.softmax(logits, dim=1), dim=1)
-        return (cumulative <= uniform).sum(dim=1).clamp_(max=self.config.n_classes - 1)
+        cumulative = torch.cumsum(torch.softmax(logits, dim=0), dim=0)
+        return (cumulative <= uniform).sum(dim=0).clamp_(max=self.config.n_classes - 1)
 
 
 class WaveNetScript(WaveNetInference):

@@ -69,8 +69,7 @@ class Wanted:
 def wanted(names: Sequence[str], cases: Sequence[Case], models: dict[str, Model]) -> list[Wanted]:
     """What runs beside cases: one stream and as many, on one thread and on as many.
 
-    What does not run a model, or not on the device, is not wanted; a baseline that runs none of
-    the session is, once, so that it is listed as left out.
+    What does not run a model, or not on the device, is not wanted.
     """
     found: dict[Wanted, None] = {}
     for name in names:

@@ -21,7 +21,7 @@ _DEVICES = ("cpu", "cuda", "emu")
 _FULL_SIZES = ("dual:896", "residual:512", _WAVENET := "wavenet:512")
 _FULL_DTYPES = ("fp32", "fp16", "int8")
 _FULL_STREAMS = (1, 32)
-_FULL_SECONDS = 0.2
+_FULL_SECONDS = 0.15
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
