@@ -79,7 +79,8 @@ def test_operations_stand_by_model() -> None:
 
 def test_notes_name_what_was_below_its_twin() -> None:
     text = split_tables.to_markdown([split_of().to_dict()])
-    assert "draw took 3.0 us less than its twin" in text
+    assert "numpy, fp32, 2 t, B = 4 on dual:896: faster than the twin" in text
+    assert "draw by 3.0 us." in text
     assert "emu has no time" not in text
     assert "emu has no time" in split_tables.to_markdown([COUNTED.to_dict()])
 
