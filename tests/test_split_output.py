@@ -39,7 +39,7 @@ COUNTED = split_of(
     operations=(Operation("draw", 2, 0.0, 0.0),),
     total_us=0.0,
     method="counted",
-    facts={},
+    facts={"hops_per_step": 4.0},
 )
 
 
@@ -82,7 +82,9 @@ def test_notes_name_what_was_below_its_twin() -> None:
     assert "numpy, fp32, 2 t, B = 4 on dual:896: faster than the twin" in text
     assert "draw by 3.0 us." in text
     assert "emu has no time" not in text
-    assert "emu has no time" in split_tables.to_markdown([COUNTED.to_dict()])
+    counted = split_tables.to_markdown([COUNTED.to_dict()])
+    assert "emu has no time" in counted
+    assert "emu, B = 4 on dual:896: 4 messages in a row." in counted
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def notes(splits: Sequence[Fields]) -> list[str]:
     if "counted" in methods:
         found.append("emu has no time: its operations are counted, messages in a row.")
     for split in splits:
+        if hops := split["facts"].get("hops_per_step"):
+            found.append(f"{_name(split)} on {split['model']}: {hops:,.3g} messages in a row.")
         if below := split["facts"].get("below_twin_us"):
             listed = ", ".join(f"{name} by {us:,.1f} us" for name, us in below.items())
             found.append(
