@@ -35,9 +35,9 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
   WF_CHECK(options.threads >= 0 && options.threads <= 1024, "threads is ", options.threads,
            ", expected 0 (automatic) to 1024");
   if (options.device == "cpu")
-    return cpu::make_engine(
-        config, weights,
-        {dtype_from_name(options.dtype), options.threads, options.isa, options.sparse});
+    return cpu::make_engine(config, weights,
+                            {dtype_from_name(options.dtype), options.threads, options.isa,
+                             options.sparse, options.clocks});
   if (options.device == "reference") return reference::make_engine(config, weights);
   if (options.device == "cuda")
     return gpu::make_engine(config, weights, gpu_request(options), cuda::open_device(options.cuda));

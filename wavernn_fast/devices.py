@@ -171,8 +171,11 @@ def make_devices(
     dtype: str,
     cpu_threads: int | None,
     gpu_streams: int = 1,
+    clocks: bool = False,
 ) -> list[Device]:
     """Make an engine on every device that is named; see `Vocoder` for the arguments.
+
+    With `clocks` they time the stages of a sample.
 
     Raises
     ------
@@ -189,7 +192,8 @@ def make_devices(
     streams = arrays.to_count(gpu_streams, "gpu_streams", 0)
 
     def make(target: Target, dtype: str = dtype) -> Device:
-        return Device(target.name, _construct(config, tensors, target, dtype, threads, streams))
+        engine = _construct(config, tensors, target, dtype, threads, streams, clocks)
+        return Device(target.name, engine)
 
     cpu = Target("cpu")
     try:
@@ -245,6 +249,7 @@ def _construct(
     dtype: str,
     threads: int | None,
     gpu_streams: int,
+    clocks: bool,
 ) -> _C.Engine:
     device = target.kind
     many = device != "cpu" and gpu_streams != 1
@@ -268,6 +273,7 @@ def _construct(
             blocks=_emulated_blocks(config, dtype) if device == "emu" and not many else 0,
             streams=gpu_streams if many else 1,
             ordinal=target.number if device == "cuda" else 0,
+            clocks=clocks,
             exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
             nvrtc=nvrtc.libraries() if device == "cuda" else (),
             cubins=nvrtc.packaged_kernels(),

@@ -15,7 +15,7 @@ from .batch import default_streams
 from .codes import TABLES as CODE_TABLES
 from .codes import features as features_of_codes
 from .config import ModelConfig
-from .devices import make_devices, resolve_devices
+from .devices import Device, make_devices, resolve_devices
 from .fold import Folding
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class LoadedModel:
         if config.subscale is not None:
             cell = subscale_network.cell_of(config, tensors)
             gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
-        self._devices = make_devices(*cell, device, dtype, cpu_threads, gpu_streams)
+        self._devices = self._open_devices(cell, device, dtype, cpu_threads, gpu_streams)
         self._engine = self._devices[0].engine
         self._network: SubscaleNetwork | None = None
         if config.subscale is not None:
@@ -74,6 +74,17 @@ class LoadedModel:
         if config.n_mels:
             self._conditioner = conditioning_network.make_conditioner(config, tensors)
         self._elsewhere: dict[arrays.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
+
+    def _open_devices(
+        self,
+        cell: tuple[ModelConfig, Mapping[str, NDArray[np.float32]]],
+        device: str,
+        dtype: str,
+        cpu_threads: int | None,
+        gpu_streams: int,
+    ) -> list[Device]:
+        """Engines over the model as they see it; `bench` opens some that time themselves."""
+        return make_devices(*cell, device, dtype, cpu_threads, gpu_streams)
 
     @classmethod
     def from_pretrained(

@@ -284,6 +284,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("sparse", &Engine::sparse)
       // A run in another thread holds the engine's lock when it asks for the GIL.
       .def("stage_ticks", &Engine::stage_ticks, py::call_guard<py::gil_scoped_release>())
+      .def("counts", &Engine::counts, py::call_guard<py::gil_scoped_release>())
       .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,
            py::arg("fold") = 0, py::arg("start") = 0, py::arg("temperature") = 1.0,
            py::arg("greedy") = false)

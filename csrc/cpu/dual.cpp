@@ -92,6 +92,7 @@ class DualStepper final : public Stepper {
         gru(args);
       }
     }
+    done(me, kGates);
   }
 
   // logits = O2 relu(O1 h_half).
@@ -101,6 +102,7 @@ class DualStepper final : public Stepper {
     matmul(me, {fc1, now.row(0) + half * c.half(), now.width, true, relu_.row(0), relu_.width});
     const auto [first, end] = rows_of(me, fc1);
     for (size_t s = 0; s < streams(); ++s) kernels_.relu(relu_.row(s), nullptr, first, end);
+    done(me, kRelu);
     meet(me);
     Rows<float>& logits = logits_[half];
     matmul(me, {fc2, relu_.row(0), relu_.width, false, logits.row(0), logits.width});
@@ -127,6 +129,7 @@ class DualStepper final : public Stepper {
       if (lane.job->logits != nullptr)
         std::memcpy(lane.job->logits + index * 512 + half * 256, logits, 256 * sizeof(float));
     }
+    done(me, kDraw);
   }
 
   // [streams][3H] R h + b, blocks of 16 reset, 16 update, 16 candidate; of this and the next sample

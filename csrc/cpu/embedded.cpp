@@ -65,16 +65,19 @@ class EmbeddedStepper final : public Stepper {
       args.h_new = hidden_[0][~step & 1].row(s);
       gru(args);
     }
+    done(me, kGates);
   }
 
   void outputs(const Member& me, int step) {
     product(me, kFc1, hidden_[0][~step & 1], true, p_);
     const auto [first, last] = rows_of(me, kFc1);
     for (size_t s = 0; s < streams(); ++s) kernels_.relu(p_.row(s), nullptr, first, last);
+    done(me, kRelu);
     meet(me);
     product(me, kFc2, p_, false, logits_);
     meet(me);
     for (size_t s = 0; s < streams(); ++s) choose(me, s, step);
+    done(me, kDraw);
   }
 
   void choose(const Member& me, size_t s, int step) {

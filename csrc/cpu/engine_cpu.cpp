@@ -10,6 +10,7 @@
 
 #include "common/error.h"
 #include "cpu/isa.h"
+#include "cpu/stage_clock.h"
 #include "cpu/stepper.h"
 #include "cpu/threads.h"
 #include "plan/sparse.h"
@@ -48,6 +49,22 @@ int slice_steps(const std::vector<Lane*>& lanes, double seconds_per_lane_step) {
   return int(std::clamp<int64_t>(wanted, 1, shortest));
 }
 
+// From the beginning of a run to its end, however it ends, every moment is some stage's.
+class Timed {
+ public:
+  explicit Timed(StageClock* clock) : clock_(clock) {
+    if (clock_ != nullptr) clock_->begin();
+  }
+  ~Timed() {
+    if (clock_ != nullptr) clock_->done(kSlices);
+  }
+  Timed(const Timed&) = delete;
+  Timed& operator=(const Timed&) = delete;
+
+ private:
+  StageClock* clock_;
+};
+
 // Lanes that wait for a place, in order; threads may share it.
 class Queue {
  public:
@@ -66,8 +83,9 @@ class Queue {
 
 class CpuEngine final : public Engine {
  public:
-  CpuEngine(Plan plan, const KernelTable& kernels, std::vector<float> upsample_kernel)
+  CpuEngine(Plan plan, const KernelTable& kernels, std::vector<float> upsample_kernel, bool clocks)
       : plan_(std::move(plan)), kernels_(kernels), upsample_kernel_(std::move(upsample_kernel)) {
+    if (clocks) clock_ = std::make_unique<StageClock>();
     start_threads();
   }
 
@@ -87,6 +105,15 @@ class CpuEngine final : public Engine {
 
   int lanes() const override { return kBestStreams * threads(); }
 
+  std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return of_stages([this](int place) { return clock_->nanoseconds(place); });
+  }
+  std::vector<std::pair<std::string, int64_t>> counts() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return of_stages([this](int place) { return clock_->count(place); });
+  }
+
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
     run_in(jobs, 0, interrupt);
   }
@@ -94,6 +121,7 @@ class CpuEngine final : public Engine {
   void run_in(std::vector<Job>& jobs, int places, const Interrupt& interrupt) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     check_jobs(config(), jobs);
+    const Timed timed(clock_.get());
     if (getpid() != pid_) start_threads();  // after fork() only the calling thread exists
     std::vector<Lane> lanes;
     lanes.reserve(jobs.size());
@@ -130,6 +158,19 @@ class CpuEngine final : public Engine {
     steppers_.clear();
     apart_seconds_.assign(n, 0.0);
     for (int i = 0; i < n; ++i) steppers_.push_back(make_stepper());
+    steppers_[0]->set_clock(clock_.get());  // thread 0 is the caller's
+  }
+
+  // By name: matrices as in the plan, then what else happens. Empty without a clock.
+  template <class Of>
+  std::vector<std::pair<std::string, int64_t>> of_stages(Of of) const {
+    std::vector<std::pair<std::string, int64_t>> result;
+    if (!clock_) return result;
+    for (int i = 0; i < int(plan_.matrices.size()); ++i)
+      result.emplace_back(plan_.matrices[i].name, of(i));
+    for (int i = kMostMatrices; i < kPlaces; ++i)
+      result.emplace_back(kStageNames[i - kMostMatrices], of(i));
+    return result;
   }
 
   std::unique_ptr<Stepper> make_stepper() const {
@@ -243,6 +284,7 @@ class CpuEngine final : public Engine {
   std::vector<float> upsample_kernel_;  // [hop_length, taps]
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Barrier> barrier_;
+  std::unique_ptr<StageClock> clock_;  // null: off
   std::vector<std::unique_ptr<Stepper>> steppers_;
   std::mutex mutex_;
   pid_t pid_ = 0;
@@ -273,7 +315,8 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
     const float* k = weights.get("upsample.kernel", {config.hop_length, taps});
     kernel.assign(k, k + config.hop_length * taps);
   }
-  return std::make_unique<CpuEngine>(make_plan(request, weights), kernels, std::move(kernel));
+  return std::make_unique<CpuEngine>(make_plan(request, weights), kernels, std::move(kernel),
+                                     options.clocks);
 }
 
 }  // namespace wavernn_fast::cpu

@@ -15,6 +15,7 @@ struct Options {
   int threads = 0;  // 0: available_threads()
   std::string isa = "auto";
   std::string sparse = "auto";  // or off, or the name of a block: see plan/sparse.h
+  bool clocks = false;          // time the stages of a sample
 };
 
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,

@@ -66,6 +66,7 @@ class ResidualStepper final : public Stepper {
     product(me, kFc3, q_, false, logits_);
     meet(me);
     for (size_t s = 0; s < streams(); ++s) choose(me, s, step);
+    done(me, kDraw);
   }
 
   void product(const Member& me, int matrix, Rows<float>& x, bool is_signed, Rows<float>& y) {
@@ -100,6 +101,7 @@ class ResidualStepper final : public Stepper {
                            plan_.vectors[kInputX].data(), x, first, last, u_.row(s));
       kernels_.add(u_.row(s), args.h_new, first, last, v_.row(s));
     }
+    done(me, kGates);
   }
 
   void second_gru(const Member& me, int step) {
@@ -116,6 +118,7 @@ class ResidualStepper final : public Stepper {
       const auto [first, last] = update_units(me, args);
       kernels_.add(v_.row(s), args.h_new, first, last, w_.row(s));
     }
+    done(me, kGates);
   }
 
   // Runs the gates of this member's units and returns them as [first, last).
@@ -133,6 +136,7 @@ class ResidualStepper final : public Stepper {
       const float* hold = me.local->conditioning[s].hold;
       kernels_.relu(y.row(s), hold ? hold + hold_channel : nullptr, first, last);
     }
+    done(me, kRelu);
   }
 
   void choose(const Member& me, size_t s, int step) {

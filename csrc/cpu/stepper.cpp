@@ -71,11 +71,13 @@ Stepper::Member Stepper::member_of(int member, int members, Barrier* barrier) {
           &locals_[member],
           part_begin(parts, members, member),
           part_begin(parts, members, member + 1),
-          &locals_[members > 1 && plan_.overlapped ? 0 : member]};
+          &locals_[members > 1 && plan_.overlapped ? 0 : member],
+          member == 0 ? clock_ : nullptr};
 }
 
 int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline) {
   const Member me = member_of(member, members, barrier);
+  done(me, kSlices);
   for (int step = 0; step < n; ++step) {
     // Written before the meetings of this sample and read after them, so all members agree.
     if (member == 0 && step % kStepsPerLook == 0 && Clock::now() > deadline)
@@ -88,6 +90,7 @@ int Stepper::steps(int member, int members, Barrier* barrier, int n, Clock::time
 
 int Stepper::steps_alone(int n, Clock::time_point deadline, const std::atomic<bool>& over) {
   const Member me = member_of(0, 1, nullptr);
+  done(me, kSlices);
   for (int step = 0; step < n; ++step) {
     sample(me, step, step + 1 == n);
     if (over.load(std::memory_order_relaxed)) return step + 1;
@@ -101,6 +104,7 @@ void Stepper::matmul(const Member& me, const Product& p) const {
   const auto& ranges = plan_.matrices[p.matrix].ranges;
   for (int i = 0; i < int(ranges.size()); ++i)
     if (p.range < 0 || p.range == i) matmul_range(me, p, i);
+  done(me, p.matrix);
 }
 
 void Stepper::matmul_range(const Member& me, const Product& p, int index) const {
@@ -160,6 +164,7 @@ void Stepper::matmul_sparse(const Member& me, const Product& p) const {
     args.n_panels = int(m.sparse_parts[part].size());
     kernels_.sparse[int(dtype)][int(m.layout)](args);
   }
+  done(me, p.matrix);
 }
 
 // Columns [first, first + cols) of every lane's input.
@@ -169,6 +174,7 @@ void Stepper::quantize(const Member& me, const Product& p, int first, int cols) 
   for (size_t s = 0; s < streams(); ++s)
     local.scales[s] = kernels_.quantize(p.x + first + s * p.ldx, cols, pieces, p.is_signed,
                                         local.quantised.row(s));
+  done(me, kQuantize);
 }
 
 Stepper::ProductFunction Stepper::product_of(Dtype dtype) const {
@@ -204,6 +210,7 @@ void Stepper::prepare_sample(const Member& me, int step) const {
     cond.interp = lane.job->interp + row * cond.stride;
     cond.kernel = upsample_kernel_ + (position % c.hop_length) * cond.taps;
   }
+  done(me, kPrepare);
 }
 
 int Stepper::draw(const Member& me, size_t lane, const float* logits, int n_classes,

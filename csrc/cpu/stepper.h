@@ -10,6 +10,7 @@
 
 #include "common/sampling.h"
 #include "cpu/kernels.h"
+#include "cpu/stage_clock.h"
 #include "cpu/threads.h"
 #include "engine/engine.h"
 #include "plan/plan.h"
@@ -50,6 +51,8 @@ class Stepper {
   int steps(int member, int members, Barrier* barrier, int n, Clock::time_point deadline);
   // The same of a thread that works alone; also ends early, after one sample at least, when `over`.
   int steps_alone(int n, Clock::time_point deadline, const std::atomic<bool>& over);
+  // Member 0 tells it what it has done; null: nobody does.
+  void set_clock(StageClock* clock) { clock_ = clock; }
 
  protected:
   // Private to one thread: quantised inputs, draw weights, and a copy of every lane's feedback
@@ -70,6 +73,7 @@ class Stepper {
     Local* local;
     int part_begin, part_end;  // parts of every matrix that this member multiplies
     const Local* drawn;        // whose feedback is current: its own where every member draws
+    StageClock* clock;         // of member 0, or null
   };
   // y = bias + W x over a member's rows, all lanes. Column ranges of the matrix are taken in order;
   // each but the first adds to y.
@@ -95,7 +99,7 @@ class Stepper {
   }
   // Member 0 doing a whole team's work by itself.
   Member alone(const Member& me) const {
-    return {0, 1, nullptr, me.local, 0, plan_.request.threads, me.local};
+    return {0, 1, nullptr, me.local, 0, plan_.request.threads, me.local, me.clock};
   }
   // First and last 16-unit block that part `part` updates in a range of units.
   std::pair<int, int> unit_blocks(int part, int range) const {
@@ -107,7 +111,13 @@ class Stepper {
     return {kRowsPerBlock * edges[me.part_begin], kRowsPerBlock * edges[me.part_end]};
   }
   void meet(const Member& me) const {
-    if (me.barrier != nullptr) me.barrier->wait(me.index);
+    if (me.barrier == nullptr) return;
+    me.barrier->wait(me.index);
+    done(me, kMeetings);
+  }
+  // What this member did since it last said so was this stage, or the product of this matrix.
+  void done(const Member& me, int stage) const {
+    if (me.clock != nullptr) me.clock->done(stage);
   }
   void prepare_sample(const Member& me, int step) const;
   // The class drawn from `logits`, or the greedy one; -1 when a logit is not finite.
@@ -129,6 +139,7 @@ class Stepper {
   std::vector<Lane*> lanes_;
   std::atomic<int> last_step_{0};  // of this slice, once member 0 has seen the deadline pass
   std::vector<Local> locals_;
+  StageClock* clock_ = nullptr;
   // [gru][parity]: step i reads parity i & 1 and writes the other, so nobody waits for readers.
   Rows<float> hidden_[2][2];
 };

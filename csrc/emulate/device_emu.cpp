@@ -44,29 +44,33 @@ bool has_fused() {
 
 class EmuKernel final : public gpu::Kernel {
  public:
-  EmuKernel(const gpu::KernelSpec& spec, const Options& options) : spec_(spec), options_(options) {}
+  EmuKernel(const gpu::KernelSpec& spec, const Options& options, std::shared_ptr<Counts> counts)
+      : spec_(spec), options_(options), counts_(std::move(counts)) {}
 
   void launch(const gpu::KernelArgs& args) override {
     const std::lock_guard<std::mutex> lock(one_launch);
     const int blocks = args.blocks > 0 ? int(args.blocks) : spec_.blocks;
     Machine fibers({blocks, spec_.threads, spec_.shape.cluster, spec_.shared_bytes / 4,
-                    stack_bytes(spec_.shape)},
+                    stack_bytes(spec_.shape), spec_.shape.clocks != 0},
                    options_);
     gpu::KernelArgs copy = args;
 #if defined(WF_FUSED)
     if (has_fused() && !options_.generic) {
       prepare_fused(spec_.shape);
       fibers.run(&thread_fused, &copy);
+      counts_->add(fibers.counts());
       return;
     }
 #endif
     prepare_generic(spec_.shape);
     fibers.run(&thread_generic, &copy);
+    counts_->add(fibers.counts());
   }
 
  private:
   gpu::KernelSpec spec_;
   Options options_;
+  std::shared_ptr<Counts> counts_;  // of the device
 };
 
 class EmuDevice final : public gpu::Device {
@@ -95,6 +99,11 @@ class EmuDevice final : public gpu::Device {
   void zero(uint64_t address, size_t bytes) override { std::memset(pointer(address), 0, bytes); }
   std::string unreadable(uint64_t) const override { return {}; }  // it cannot be told
   void await(uint64_t) override {}
+  std::vector<std::pair<std::string, int64_t>> counts() const override {
+    const Counts& c = *counts_;
+    return {{"launches", c.launches}, {"words", c.words},       {"additions", c.additions},
+            {"pushes", c.pushes},     {"barriers", c.barriers}, {"hops", c.hops}};
+  }
 
   std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override {
     if (spec.blocks > limits_.multiprocessors)
@@ -104,7 +113,7 @@ class EmuDevice final : public gpu::Device {
       throw gpu::TooManyBlocks("The kernel has " + std::to_string(spec.blocks) +
                                    " blocks, room is for " + std::to_string(options_.room) + ".",
                                options_.room);
-    return std::make_unique<EmuKernel>(spec, options_);
+    return std::make_unique<EmuKernel>(spec, options_, counts_);
   }
 
  private:
@@ -112,6 +121,7 @@ class EmuDevice final : public gpu::Device {
 
   gpu::DeviceLimits limits_;
   Options options_;
+  std::shared_ptr<Counts> counts_ = std::make_shared<Counts>();
 };
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "emulate/fibers.h"
 
+#include <algorithm>
+
 #include "common/error.h"
 #include "emulate/context.h"
 
@@ -57,6 +59,8 @@ void Machine::run(void (*body)(void*), void* argument) {
     if (next->finished) --left;
   }
   machine = nullptr;
+  counts_.launches = 1;
+  for (const Fiber& f : fibers_) counts_.hops = std::max<int64_t>(counts_.hops, f.depth);
   if (error_) std::rethrow_exception(error_);
 }
 
@@ -137,15 +141,23 @@ Fiber* Machine::pick() {
 // --- waiting -------------------------------------------------------------------------------------
 
 // The last of `count` threads to come lets the others go on.
-void Machine::meet(int& arrived, std::vector<Fiber*>& waiting, int count) {
-  if (++arrived < count) {
-    waiting.push_back(current_);
+template <class Place>
+void Machine::meet(Place& place, int count) {
+  place.depth = std::max(place.depth, current_->depth);
+  if (++place.arrived < count) {
+    place.waiting.push_back(current_);
     suspend();
     return;
   }
-  arrived = 0;
-  for (Fiber* f : waiting) make_ready(f);
-  waiting.clear();
+  place.arrived = 0;
+  ++counts_.barriers;
+  current_->depth = place.depth;
+  for (Fiber* f : place.waiting) {
+    f->depth = place.depth;
+    make_ready(f);
+  }
+  place.depth = 0;
+  place.waiting.clear();
 }
 
 void Machine::meet_block(int barrier) {
@@ -155,7 +167,7 @@ void Machine::meet_block(int barrier) {
   WF_CHECK(b.arrived == 0 || b.barrier == barrier, "block ", current_->block, ": thread ",
            current_->thread, " is at barrier ", barrier, " while others wait at ", b.barrier);
   b.barrier = barrier;
-  meet(b.arrived, b.waiting, launch_.threads);
+  meet(b, launch_.threads);
 }
 
 void Machine::meet_part(int barrier, int number, int threads, bool waits) {
@@ -166,16 +178,16 @@ void Machine::meet_part(int barrier, int number, int threads, bool waits) {
            current_->thread, " is at barrier ", barrier, " while others are at ", p.barrier);
   p.barrier = barrier;
   if (waits || p.arrived + 1 == threads)
-    meet(p.arrived, p.waiting, threads);
+    meet(p, threads);
   else
-    ++p.arrived;
+    p.depth = std::max(p.depth, current_->depth), ++p.arrived;
 }
 
 void Machine::meet_cluster(int barrier) {
   if (options_.fault.barrier == barrier) return;
   Cluster& c = clusters_[size_t(current_->block / launch_.cluster)];
   progressed();
-  meet(c.arrived, c.waiting, launch_.threads * launch_.cluster);
+  meet(c, launch_.threads * launch_.cluster);
 }
 
 float* Machine::shared_of(int rank) {
@@ -185,6 +197,13 @@ float* Machine::shared_of(int rank) {
     fail<EngineError>("Emulation: block ", current_->block, " pushes to block ", block,
                       ", which has left.");
   return peer.shared.data();
+}
+
+void Machine::share_depth(Warp& w) {
+  int depth = current_->depth;
+  for (int i = 0; i < kLanes - 1; ++i) depth = std::max(depth, w.waiting[i]->depth);
+  for (int i = 0; i < kLanes - 1; ++i) w.waiting[i]->depth = depth;
+  current_->depth = depth;
 }
 
 void Machine::meet_warp(int kind, void (*combine)(Warp&, int), int argument) {
@@ -200,6 +219,7 @@ void Machine::meet_warp(int kind, void (*combine)(Warp&, int), int argument) {
   }
   w.arrived = 0;
   combine(w, argument);
+  if (launch_.counting) share_depth(w);
   for (int i = 0; i < kLanes - 1; ++i) make_ready(w.waiting[i]);
 }
 

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "emulate/counts.h"
 #include "emulate/options.h"
 
 namespace wavernn_fast::emulate {
@@ -22,6 +23,7 @@ struct Fiber {
   char* stack = nullptr;
   void* sanitizer = nullptr;  // of AddressSanitizer, which must know about stacks
   int block = 0, thread = 0;
+  int depth = 0, looked = 0;  // see counts.h; of the words it has looked at since the last poll
   bool finished = false;
 };
 
@@ -51,6 +53,7 @@ struct Warp {
 struct Part {
   int arrived = 0;
   int barrier = -1;  // as below
+  int depth = 0;     // of those who have come
   std::vector<Fiber*> waiting;
 };
 inline constexpr int kParts = 16;  // as a device has
@@ -58,6 +61,7 @@ inline constexpr int kParts = 16;  // as a device has
 struct Block {
   int arrived = 0;
   int barrier = -1;  // at which its fibers wait
+  int depth = 0;     // of those who have come
   Part parts[kParts];
   int finished = 0;  // fibers
   std::vector<Fiber*> waiting;
@@ -67,6 +71,7 @@ struct Block {
 
 struct Cluster {
   int arrived = 0;
+  int depth = 0;
   std::vector<Fiber*> waiting;
 };
 
@@ -75,6 +80,7 @@ struct Launch {
   int cluster;          // blocks that reach each other's shared memory; they follow each other
   int shared_floats;
   size_t stack_bytes;  // of a fiber
+  bool counting;
 };
 
 class Machine {
@@ -103,9 +109,25 @@ class Machine {
   void progressed() { idle_ = 0; }  // a word was published, or a poll succeeded
   // A poll failed: lets the others go on. False if nothing can ever change.
   bool wait_for_word();
+  // Of counts.h: what is sent, looked at and, if a poll has found it there, taken.
+  void sent(const void* at, int64_t Counts::* kind) {
+    if (!launch_.counting) return;
+    ++(counts_.*kind);
+    depths_.sent(at, current_->depth);
+  }
+  void looked_at(const void* at) {
+    if (launch_.counting) current_->looked = std::max(current_->looked, depths_.at(at));
+  }
+  void polled(bool found) {
+    if (found) current_->depth = std::max(current_->depth, current_->looked);
+    current_->looked = 0;
+  }
+  const Counts& counts() const { return counts_; }  // after run()
 
  private:
-  void meet(int& arrived, std::vector<Fiber*>& waiting, int count);
+  template <class Place>
+  void meet(Place& place, int count);
+  void share_depth(Warp& w);  // of lanes that have all come
   static void fiber_main();
   void resume(Fiber& fiber);
   void suspend();  // back to the scheduler
@@ -131,6 +153,8 @@ class Machine {
   uint64_t random_;
   size_t idle_ = 0;  // failed polls in a row in which nothing happened
   bool hopeless_ = false;
+  Counts counts_;
+  Depths depths_;
 };
 
 // The machine whose fiber is running, for the primitives. One launch at a time in a process.

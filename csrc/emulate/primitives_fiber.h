@@ -34,7 +34,7 @@ WF_INLINE int lane_index() { return thread_index() & 31; }
 WF_INLINE int warp_index() { return thread_index() >> 5; }
 WF_INLINE int block_index() { return emulate::machine->current().block; }
 WF_INLINE float* shared_memory() { return emulate::machine->block().shared.data(); }
-WF_INLINE long long clock_ticks() { return 0; }
+WF_INLINE long long clock_ticks() { return emulate::machine->current().depth; }  // not a time
 
 // --- arithmetic ----------------------------------------------------------------------------------
 
@@ -175,18 +175,23 @@ WF_INLINE void expect_bytes(Arrivals* at, unsigned bytes) {
 WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
   *of_peer(at, rank) = value;
   emulate::deliver_bytes(of_peer(arrivals, rank), 4);
+  emulate::machine->sent(of_peer(arrivals, rank), &emulate::Counts::pushes);
   emulate::machine->progressed();
 }
 WF_INLINE void push4(float* at, Arrivals* arrivals, int rank, const float* v) {
   for (int e = 0; e < 4; ++e) push(at + e, arrivals, rank, v[e]);
 }
-WF_INLINE bool phase_over(Arrivals* at, int parity) { return emulate::is_over(at, parity); }
+WF_INLINE bool phase_over(Arrivals* at, int parity) {
+  emulate::machine->looked_at(at);
+  return emulate::is_over(at, parity);
+}
 WF_INLINE void cluster_sync(int where) { emulate::machine->meet_cluster(where); }
 
 // --- between blocks ------------------------------------------------------------------------------
 
 WF_INLINE void publish(Word* at, float value, unsigned tag) {
   *at = static_cast<Word>(tag) << 32 | __builtin_bit_cast(unsigned, value);
+  emulate::machine->sent(at, &emulate::Counts::words);
   emulate::machine->progressed();
 }
 
@@ -201,22 +206,28 @@ WF_INLINE void load_words(const Poller& poller, const Word* at, int stride, int 
   for (int i = 0; i < count; ++i)
     for (int e = 0; e < 2; ++e) {
       const Word* word = at + i * stride + e;
+      emulate::machine->looked_at(word);
       out[2 * i + e] = word - poller.args.words == emulate::machine->fault().word ? 0 : *word;
     }
 }
 
 WF_INLINE void store_word(unsigned* at, unsigned word) {
   *at = word;
+  emulate::machine->sent(at, &emulate::Counts::words);
   emulate::machine->progressed();
 }
 WF_INLINE void load_words4(const Poller& poller, const unsigned* at, unsigned* out) {
   const auto* words = reinterpret_cast<const unsigned*>(poller.args.words);
   if (emulate::machine->fault().parity) at = emulate::in_first_buffer(words, at, running_shape);
-  for (int i = 0; i < 4; ++i) out[i] = at + i - words == emulate::machine->fault().word ? 0 : at[i];
+  for (int i = 0; i < 4; ++i) {
+    emulate::machine->looked_at(at + i);
+    out[i] = at + i - words == emulate::machine->fault().word ? 0 : at[i];
+  }
 }
 
 WF_INLINE bool checked(bool ready) {
   ready = ready || emulate::machine->fault().tag;
+  emulate::machine->polled(ready);
   if (ready) emulate::machine->progressed();
   return ready;
 }
@@ -243,6 +254,7 @@ WF_INLINE bool keep_waiting(const Poller& poller, long long&, const Word* at, un
 
 WF_INLINE void add_to_word(Word* at, Word value) {
   *at += value;
+  emulate::machine->sent(at, &emulate::Counts::additions);
   emulate::machine->progressed();
 }
 

@@ -81,9 +81,13 @@ class Engine {
   virtual void await(uint64_t) {}
   // [hold_size] what rows of `hold` in the device's memory contain beside the conditioning.
   virtual std::vector<float> hold_bias() const { return {}; }
-  // Ticks of the device's clock that each stage of a sample took in all runs so far; empty unless
-  // the engine was made with stage clocks.
+  // Ticks of the device's clock that each stage of a sample took in all runs so far (on a CPU
+  // nanoseconds of the calling thread, which add up to the time of the runs); empty unless the
+  // engine was made with stage clocks.
   virtual std::vector<std::pair<std::string, int64_t>> stage_ticks() { return {}; }
+  // What was counted in all runs so far, if the engine was made with stage clocks: on a CPU how
+  // often each stage came, in the emulator messages and meetings.
+  virtual std::vector<std::pair<std::string, int64_t>> counts() { return {}; }
 };
 
 // Checks shared by every engine: jobs of one call must not share a stream.

@@ -55,6 +55,8 @@ class Device {
   // Memory and streams of others: see Engine.
   virtual std::string unreadable(uint64_t address) const = 0;
   virtual void await(uint64_t stream) = 0;
+  // What launches of kernels with stage clocks have counted, where the device can.
+  virtual std::vector<std::pair<std::string, int64_t>> counts() const { return {}; }
   // The blocks of a kernel that can be resident together are asked first; DeviceError if fewer
   // than spec.blocks.
   virtual std::unique_ptr<Kernel> load(const KernelSpec& spec) = 0;

@@ -74,6 +74,10 @@ class GpuEngine final : public Engine {
     return config().core == Core::dual ? read_ticks(clocks_)
                                        : read_ticks(clocks_, kResidualStageNames);
   }
+  std::vector<std::pair<std::string, int64_t>> counts() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
+  }
 
   // One stream after the other: this kernel is made for one utterance at a time.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {

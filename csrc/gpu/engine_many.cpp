@@ -87,6 +87,10 @@ class ManyEngine final : public Engine {
     const std::lock_guard<std::mutex> lock(mutex_);
     return read_ticks(clocks_);
   }
+  std::vector<std::pair<std::string, int64_t>> counts() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
+  }
 
   // Any number of streams of any lengths: in every launch each slot runs several, one after the
   // other, so that slots are empty only when no stream is left.

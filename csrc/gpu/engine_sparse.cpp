@@ -69,6 +69,10 @@ class SparseEngine final : public Engine {
     const std::lock_guard<std::mutex> lock(mutex_);
     return read_ticks(clocks_);
   }
+  std::vector<std::pair<std::string, int64_t>> counts() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
+  }
 
   // As many streams at once as there are teams, those with most steps left first. If there are more
   // than the plan for one stream has teams, that of the most samples is taken; both give the same

@@ -15,6 +15,7 @@ from .numpy_loop import CupyLoop, NumpyLoop
 from .onnx_loops import OnnxScan, OnnxStep
 from .torch_eager import TorchEager
 from .torch_loops import TorchCompile, TorchInference, TorchScript
+from .wavenet_all import WAVENETS
 
 # name -> class, in the order of tables
 BASELINES: dict[str, type[Baseline]] = {
@@ -32,6 +33,7 @@ BASELINES: dict[str, type[Baseline]] = {
         CupyLoop,
     )
 }
+BASELINES |= WAVENETS
 
 
 def make(

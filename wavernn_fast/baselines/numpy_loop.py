@@ -55,14 +55,14 @@ class ArrayLoop(FusedLoop):
         inputs += row
         h[0] = self._cell(r[:cut], inputs[:cut], h[0])
         coarse_logits = self._output("O1", "O2", h[0])
-        coarse = (coarse_logits + numbers[:256]).argmax(axis=0)
+        coarse = self._draw(coarse_logits, numbers[:256])
         x = xp.empty_like(x)
         xp.subtract(coarse / 127.5, 1.0, out=x[0], casting="same_kind")
         inputs = inputs[cut:]
         inputs += w["I_now"] * x[0]
         h[1] = self._cell(r[cut:], inputs, h[1])
         fine_logits = self._output("O3", "O4", h[1])
-        fine = (fine_logits + numbers[256:]).argmax(axis=0)
+        fine = self._draw(fine_logits, numbers[256:])
         xp.subtract(fine / 127.5, 1.0, out=x[1], casting="same_kind")
         sample[:] = 256 * coarse + fine
         return x, coarse_logits, fine_logits
@@ -120,17 +120,21 @@ class ArrayLoop(FusedLoop):
             x = self._logistic(logits, numbers)
             sample[:] = x[0]
         else:
-            label = (logits + numbers).argmax(axis=0)
+            label = self._draw(logits, numbers)
             sample[:] = label
             x = xp.empty_like(x)
             scale = 2.0 / (len(logits) - 1)
             xp.subtract(label * scale, 1.0, out=x[0], casting="same_kind")
         return x, logits
 
+    def _draw(self, logits: Any, numbers: Any) -> Any:
+        """Classes [B] from logits and Gumbel numbers, both [C, B]."""
+        return (logits + numbers).argmax(axis=0)
+
     def _logistic(self, logits: Any, numbers: Any) -> Any:
         """Draw x [1, B] in [-1, 1] from mixtures of logistics [3 n, B]."""
         xp, n = self.xp, len(logits) // 3
-        k = (logits[:n] + numbers[:n]).argmax(axis=0)[None]
+        k = self._draw(logits[:n], numbers[:n])[None]
         mean = xp.take_along_axis(logits, k + n, axis=0)
         log_scale = xp.take_along_axis(logits, k + 2 * n, axis=0)
         scale = xp.exp(xp.maximum(log_scale, LOG_SCALE_FLOOR))
@@ -147,7 +151,7 @@ class NumpyLoop(ArrayLoop):
     def _run(
         self, state: Any, rows: Any, numbers: Any, keep: bool
     ) -> tuple[Any, NDArray[Any], NDArray[np.float32] | None]:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         with threadpool_limits(self.threads, user_api="blas"):
             return super()._run(state, rows, numbers, keep)

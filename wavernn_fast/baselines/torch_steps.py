@@ -23,6 +23,11 @@ def output(weights: dict[str, Tensor], first: str, second: str, y: Tensor) -> Te
     return torch.addmm(weights[second + "_b"], weights[second], hidden)
 
 
+def draw(logits: Tensor, numbers: Tensor) -> Tensor:
+    """Classes [1, B] from logits and Gumbel numbers, both [C, B]."""
+    return torch.argmax(logits + numbers, dim=0, keepdim=True)
+
+
 def dual_step(
     weights: dict[str, Tensor], h: Tensor, x: Tensor, row: Tensor, numbers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -36,12 +41,12 @@ def dual_step(
     inputs = torch.addmm(row, weights["I"], x)
     h_coarse = cell(recurrent[: 3 * half], inputs[: 3 * half], h[:half])
     coarse_logits = output(weights, "O1", "O2", h_coarse)
-    coarse = torch.argmax(coarse_logits + numbers[:256], dim=0, keepdim=True)
+    coarse = draw(coarse_logits, numbers[:256])
     now = coarse / 127.5 - 1.0
     inputs = torch.addcmul(inputs[3 * half :], weights["I_now"], now)
     h_fine = cell(recurrent[3 * half :], inputs, h[half:])
     fine_logits = output(weights, "O3", "O4", h_fine)
-    fine = torch.argmax(fine_logits + numbers[256:], dim=0, keepdim=True)
+    fine = draw(fine_logits, numbers[256:])
     return (
         torch.cat([h_coarse, h_fine]),
         torch.cat([now, fine / 127.5 - 1.0]),
@@ -73,7 +78,7 @@ def label_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One label of all streams: h [2 H, B], x [1, B], numbers [C, B]; see `dual_step`."""
     h, logits = residual_logits(weights, h, x, row)
-    label = torch.argmax(logits + numbers, dim=0, keepdim=True)
+    label = draw(logits, numbers)
     return h, label * (2.0 / (logits.size(0) - 1)) - 1.0, label[0], logits
 
 
@@ -83,7 +88,7 @@ def logistic_step(
     """One value from mixtures of C / 3 logistics: numbers [C / 3 + 1, B]; see `dual_step`."""
     h, logits = residual_logits(weights, h, x, row)
     n = logits.size(0) // 3
-    k = torch.argmax(logits[:n] + numbers[:n], dim=0, keepdim=True)
+    k = draw(logits[:n], numbers[:n])
     scale = logits.gather(0, k + 2 * n).clamp(min=-32.236).exp()  # loops.LOG_SCALE_FLOOR
     x = torch.addcmul(logits.gather(0, k + n), scale, numbers[n:]).clamp(-1.0, 1.0)
     return h, x, x[0], logits
