@@ -171,14 +171,36 @@ def test_rows_of_a_subscale_model_share_arithmetic_and_no_reading():
 def test_logits_of_an_honest_baseline_are_those_of_the_readable_engine(name, streams):
     model = random_model(name)
     peer = peers.make("numpy", *model, streams=streams)
-    assert 0.0 < peers.logit_error(peer, peers.Readable(*model)) < 1e-6
+    assert 0.0 < peers.check(peer, peers.Readable(*model)).error < 1e-6
 
 
 @pytest.mark.parametrize("name", ["subscale:32", "embedded:32", "residual-beta:32"])
 def test_every_core_has_a_baseline_and_a_reference(name):
     model = random_model(name)
     peer = peers.make("torch-eager", *model)
-    assert 0.0 < peers.logit_error(peer, peers.Readable(*model)) < 1e-6
+    assert 0.0 < peers.check(peer, peers.Readable(*model)).error < 1e-6
+
+
+def test_large_logits_may_differ_by_more_and_a_wrong_weight_is_found_still():
+    config, tensors = random_model(NAME)
+    for name in ("coarse_fc2", "fine_fc2"):
+        tensors[f"{name}.weight"] = 400.0 * tensors[f"{name}.weight"]
+    readable = peers.Readable(config, tensors)
+    honest = peers.check(peers.make("numpy", config, tensors), readable)
+    assert honest.passed
+    assert 2 * peers.TOLERANCE < honest.tolerance < 0.01
+    wrong = tensors | {"coarse_fc1.bias": tensors["coarse_fc1.bias"] + np.float32(1e-3)}
+    assert not peers.check(peers.make("numpy", config, wrong), readable).passed
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch-eager", "torch-inference"])
+def test_a_trained_voice_is_not_refused(name):
+    from wavernn_fast import checkpoints, voices
+
+    model = checkpoints.load(voices.resolve(voices.DEFAULT))
+    readable = peers.Readable(*model)
+    for streams in (1, 3):
+        assert peers.check(peers.make(name, *model, streams=streams), readable).passed
 
 
 def one_weight(tensors):
@@ -187,18 +209,16 @@ def one_weight(tensors):
     return tensors | {"coarse_fc2.bias": changed}
 
 
-def recurrent_weight(tensors):
+def recurrent_weights(tensors):
     """Without effect on the first sample: the state is zero there."""
-    changed = tensors["gru.w_recurrent"].copy()
-    changed[5] *= 1.2
-    return tensors | {"gru.w_recurrent": changed}
+    return tensors | {"gru.w_recurrent": np.float32(1.1) * tensors["gru.w_recurrent"]}
 
 
 def not_a_number(tensors):
     return tensors | {"fine_fc2.bias": np.full_like(tensors["fine_fc2.bias"], np.nan)}
 
 
-@pytest.mark.parametrize("spoil", [one_weight, recurrent_weight, not_a_number])
+@pytest.mark.parametrize("spoil", [one_weight, recurrent_weights, not_a_number])
 def test_a_baseline_with_wrong_logits_is_refused_and_not_timed(odd, spoil, monkeypatch):
     monkeypatch.setattr(odd, "spoil", spoil)
     result = measure(models(), [Case(NAME, "fp32", 1, 2)], baselines="odd,numpy", **QUICK)
@@ -263,7 +283,7 @@ def test_a_model_of_baselines_alone_is_held_against_its_own_reference(monkeypatc
     monkeypatch.setattr(floors, "probe", lambda work, kind: {"read": 8e6, "fma": 1e9}[kind])
     found = {"coin": (Coin(), {"w": np.ones((2, 3), np.float32)}), **models()}
     cases = [Case("coin", "fp32", 1, 1), Case("coin", "int8", 1, 1), Case(NAME, "fp32", 1, 1)]
-    result = measure(found, cases, baselines="default", **QUICK)
+    result = measure(found, cases, baselines="numpy,coin", **QUICK)
     [row] = [row for row in result.rows if row.model == "coin"]
     assert (row.runner, row.n_weights, row.macs_per_step) == ("coin", 6, 1000)
     assert (row.floor, row.floor_samples_per_s) == ("read", pytest.approx(8e6 / 4000))
@@ -298,7 +318,8 @@ def test_a_baseline_that_was_named_and_runs_no_model_is_listed(monkeypatch):
     assert [(one.runner, one.reason[:16]) for one in named.left_out] == [
         ("coin", "it runs none of ")
     ]
-    assert Session(models(), case, "default").left_out == []
+    monkeypatch.setattr(CoinLoop, "packages", ("no_such_package",))
+    assert "coin" not in {one.runner for one in Session(models(), case, "default").left_out}
 
 
 def test_baselines_are_chosen_by_name():
@@ -330,6 +351,16 @@ def test_the_emulator_has_rows_without_a_floor():
     [row] = result.rows
     assert (row.device, row.floor, row.share_of_floor, row.probes) == ("emu", None, None, {})
     assert row.samples_per_s > 0
+
+
+def test_what_a_gpu_does_not_run_is_left_out_beside_what_it_does():
+    """Its kernel for many streams is fp16 alone."""
+    cases = [Case(NAME, dtype, 1, 2, "emu") for dtype in ("fp16", "fp32")]
+    result = measure(models(), cases, **QUICK)
+    assert [(row.dtype, row.streams) for row in result.rows] == [("fp16", 2)]
+    [one] = result.left_out
+    assert (one.runner, one.device, one.streams) == ("wavernn_fast", "emu", 2)
+    assert "fp16" in one.reason
 
 
 def test_nonsense_is_refused():

@@ -82,6 +82,13 @@ def test_bars_marks_and_shares_stand_where_the_rows_say(figures, tmp_path):
     assert len(figures[0].subfigs) == 1  # one number of streams makes no curve
 
 
+def test_a_model_without_rows_of_some_streams_has_no_panel_there(figures, tmp_path):
+    rows = [ROW, {**ROW, "streams": 8}, {**ROW, "model": "wavenet:512", "runner": "wavenet-numpy"}]
+    plot_bench(tmp_path / "x.png", read_bench_of(save(tmp_path / "b.json", *rows)))
+    shown = [axes.get_title() for axes in figures[0].subfigs[0].axes if axes.axison]
+    assert shown == ["dual:896, 1 stream", "dual:896, 8 streams", "wavenet:512, 1 stream"]
+
+
 def test_curves_follow_the_streams(figures, tmp_path):
     rows = [
         {**ROW, "streams": n, "samples_per_s": 1000.0 * n**0.5, "chunk_seconds": 0.01 * n}

@@ -97,7 +97,10 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
     )
     for model, line in zip(models, panels, strict=True):
         for count, panel in zip(streams, line, strict=True):
-            _draw_bars(panel, _group(rows, model, count), bars[model])
+            if not (group := _group(rows, model, count)):
+                panel.axis("off")  # not every model was measured with every number of streams
+                continue
+            _draw_bars(panel, group, bars[model])
             plural = "stream" if count == 1 else "streams"
             words = f"{clip_title(model)}, {count} {plural}" if model else f"{count} {plural}"
             panel.set_title(words, parse_math=False, fontsize=10)

@@ -71,15 +71,14 @@ class Session:
         baselines: str | Sequence[str] = "default",
     ) -> None:
         self.models, self.cases = dict(models), list(cases)
-        names = choose(baselines)
-        self.left_out = absent(names)
+        asked = wanted(choose(baselines), cases, self.models)
+        able = list(dict.fromkeys(one.name for one in asked))
+        self.left_out = absent(able)
         lacking = {one.runner for one in self.left_out}
-        names = [name for name in names if name not in lacking]
-        self._wanted = wanted(names, cases, self.models)
-        idle = [name for name in names if name not in {one.name for one in self._wanted}]
-        if not isinstance(baselines, str) or baselines not in ("default", "all"):
+        self._wanted = [one for one in asked if one.name not in lacking]
+        if baselines not in ("default", "all"):  # named, so that silence would be odd
             why = "it runs none of these models on these devices."
-            self.left_out += [Left(name, None, why) for name in idle]
+            self.left_out += [Left(n, None, why) for n in choose(baselines) if n not in able]
         self._engine_cases = [c for c in cases if isinstance(self.models[c.name][0], ModelConfig)]
         self.engines: list[EngineRun] = []
         self.peers: list[Run] = []

@@ -21,7 +21,7 @@ _DEVICES = ("cpu", "cuda", "emu")
 _FULL_SIZES = ("dual:896", "residual:512", _WAVENET := "wavenet:512")
 _FULL_DTYPES = ("fp32", "fp16", "int8")
 _FULL_STREAMS = (1, 32)
-_FULL_SECONDS = 0.2
+_FULL_SECONDS = 0.15
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -73,7 +73,7 @@ class _Bench(click.Command):
         "wavernn-fast bench --split --output split.json",
     ),
 )
-@click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
+@click.option("-m", "--model", "models", multiple=True, metavar="FILE|VOICE", help="Model to measure.")
 @click.option(
     "--size", "sizes", multiple=True, metavar="KIND:SIZE,...", callback=_names,
     help="Random models: dual:896, dual-mel:896, subscale:896, residual:512, residual-mol:512 (or "
