@@ -311,6 +311,19 @@ def test_a_baseline_without_its_package_is_listed_with_what_to_install(monkeypat
     assert row.fastest_baseline is row.ratio_to_eager is row.ratio_to_fastest is None
 
 
+def test_a_baseline_that_fails_is_listed_and_the_others_are_measured(odd, monkeypatch):
+    def no_compiler(tensors):
+        raise RuntimeError("No working C++ compiler found\nin /usr/bin")
+
+    monkeypatch.setattr(odd, "spoil", no_compiler)
+    result = measure(models(), [Case(NAME, "fp32", 1, 1)], baselines="odd,numpy", **QUICK)
+    assert [row.runner for row in result.rows] == ["wavernn_fast", "numpy"]
+    [one] = result.left_out
+    assert one.sentence() == (
+        "odd, dual:32: it failed with RuntimeError: No working C++ compiler found"
+    )
+
+
 def test_a_baseline_that_was_named_and_runs_no_model_is_listed(monkeypatch):
     monkeypatch.setitem(BASELINES, "coin", CoinLoop)
     case = [Case(NAME, "fp32", 1, 1)]
