@@ -219,6 +219,7 @@ def test_numbers_without_meaning_are_refused(fake: Time, wrong: dict[str, Any]) 
 
 # --- the real loops -------------------------------------------------------------------------------
 
+AHEAD = ("conditioning", "numbers")  # once for many samples
 DUAL = {"R": 1, "inputs": 2, "gates": 2, "O1": 1, "O2": 1, "O3": 1, "O4": 1, "draw": 2}
 RESIDUAL = {
     "inputs": 1, "R1": 1, "I2": 1, "R2": 1, "gates": 2, "O1": 1, "O2": 1, "O3": 1, "draw": 1,
@@ -265,8 +266,11 @@ def test_every_operation_of_a_sample_has_a_clock(
     baseline = make(name, *model_of(spec))
     with split_points.clocks_in(baseline, clock):
         baseline.sample(steps, mel_of(baseline.config, steps))
-    counts = {k: v / steps for k, v in clock.calls.items() if k != "conditioning"}
+    counts = {k: v / steps for k, v in clock.calls.items() if k not in AHEAD}
     assert counts == expected
+    made_ahead = [] if name.startswith("wavenet") else ["conditioning"]
+    made_ahead += ["numbers"] if name in ("numpy", "torch-inference") else []
+    assert [k for k in AHEAD if clock.calls.get(k) == 1] == made_ahead
 
 
 @pytest.mark.parametrize(("name", "spec", "expected"), CASES)
@@ -312,6 +316,21 @@ def test_a_twin_has_all_the_calls_and_the_smallest_widths(spec: str) -> None:
     assert (twin.config.logits_size, twin.streams) == (config.logits_size, 2)
     same = ("core", "head", "n_mels", "hop_length", "aux_size", "n_classes")
     assert all(getattr(twin.config, n) == getattr(config, n) for n in same)
+
+
+KINDS = (
+    "dual", "dual-mel", "subscale", "residual", "residual-mol", "residual-gaussian",
+    "residual-beta", "embedded",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", [f"{kind}:64" for kind in KINDS] + ["residual:64:4x4:50"])
+def test_every_kind_of_model_has_a_twin_that_runs(spec: str) -> None:
+    twin = empty_twin(make("torch-eager", *random_model(spec)))
+    made = twin.sample(4, mel_of(twin.config, 4), keep_logits=True)
+    assert made.logits is not None
+    assert made.samples.shape == (1, 4)
+    assert np.isfinite(made.logits).all()
 
 
 def test_a_twin_of_a_wavenet_has_all_the_blocks() -> None:
