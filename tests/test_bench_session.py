@@ -85,6 +85,16 @@ def test_cases_of_a_session_take_turns_with_the_baselines(monkeypatch):
     assert len(result.rows) == 8
 
 
+def test_a_run_of_a_baseline_is_of_whole_frames_where_it_is_longer_than_one():
+    config, tensors = random_model("dual-mel:32")
+    hop = config.hop_length
+    run = peers.peer_runner(NumpyLoop(config, tensors))
+    wanted = (5, hop, hop + 1, 3 * hop - 1)
+    assert [run(n)[0] for n in wanted] == [5, hop, hop, 2 * hop]
+    run = peers.peer_runner(NumpyLoop(*random_model(NAME)))  # hears no mel
+    assert run(65)[0] == 65
+
+
 def test_rates_of_the_rounds_become_median_tenths_and_spread():
     row = speeds([100.0, 300.0, 200.0], streams=2, sample_rate=50.0)
     assert row["samples_per_s"] == 200.0
