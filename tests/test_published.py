@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from wavernn_fast.baselines.published import MARK, PUBLISHED, published_markdown, published_rows
 
@@ -35,3 +36,8 @@ def test_the_table_says_what_it_is_and_brackets_what_was_derived() -> None:
     assert len(lines) == 2 + len(PUBLISHED)
     assert "| 96,000 | (4) |" in lines[2]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_page_has_the_table_as_it_is() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "published.md"
+    assert f"\n{published_markdown()}\n" in page.read_text()

@@ -314,6 +314,21 @@ def test_a_twin_has_all_the_calls_and_the_smallest_widths(spec: str) -> None:
     assert all(getattr(twin.config, n) == getattr(config, n) for n in same)
 
 
+KINDS = (
+    "dual", "dual-mel", "subscale", "residual", "residual-mol", "residual-gaussian",
+    "residual-beta", "embedded",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", [f"{kind}:64" for kind in KINDS] + ["residual:64:4x4:50"])
+def test_every_kind_of_model_has_a_twin_that_runs(spec: str) -> None:
+    twin = empty_twin(make("torch-eager", *random_model(spec)))
+    made = twin.sample(4, mel_of(twin.config, 4), keep_logits=True)
+    assert made.logits is not None
+    assert made.samples.shape == (1, 4)
+    assert np.isfinite(made.logits).all()
+
+
 def test_a_twin_of_a_wavenet_has_all_the_blocks() -> None:
     twin = empty_twin(make("wavenet-numpy", *model_of("wavenet")))
     changes = {"residual_size": 2, "gate_size": 2, "skip_size": 2}

@@ -39,7 +39,7 @@ COUNTED = split_of(
     operations=(Operation("draw", 2, 0.0, 0.0),),
     total_us=0.0,
     method="counted",
-    facts={},
+    facts={"hops_per_step": 4.0},
 )
 
 
@@ -79,9 +79,12 @@ def test_operations_stand_by_model() -> None:
 
 def test_notes_name_what_was_below_its_twin() -> None:
     text = split_tables.to_markdown([split_of().to_dict()])
-    assert "draw took 3.0 us less than its twin" in text
+    assert "numpy, fp32, 2 t, B = 4 on dual:896: faster than the twin" in text
+    assert "draw by 3.0 us." in text
     assert "emu has no time" not in text
-    assert "emu has no time" in split_tables.to_markdown([COUNTED.to_dict()])
+    counted = split_tables.to_markdown([COUNTED.to_dict()])
+    assert "emu has no time" in counted
+    assert "emu, B = 4 on dual:896: 4 messages in a row." in counted
 
 
 # --- pictures -------------------------------------------------------------------------------------

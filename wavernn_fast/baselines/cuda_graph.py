@@ -21,11 +21,7 @@ class CudaGraph(TorchInference):
     name: ClassVar[str] = "cuda-graph"
     title: ClassVar[str] = f"the same step, {STEPS_A_REPLAY} of them captured into a CUDA graph"
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
-
-    @property
-    def chunk_steps(self) -> int:
-        """Whole replays, of which only the last of an utterance is not used up."""
-        return max(1, super().chunk_steps // STEPS_A_REPLAY) * STEPS_A_REPLAY
+    unit = STEPS_A_REPLAY
 
     def _ready(self) -> None:
         torch, config = self.xp, self.config
@@ -105,5 +101,11 @@ class CudaGraphCompiled(CudaGraph):
     title: ClassVar[str] = "the same captured after torch.compile"
 
     def _ready(self) -> None:
-        self.step = compiled(self.xp, self.step, self.weights)
+        call = compiled(self.xp, self.step, self.weights, {})
+
+        def step(_: Any, h: Any, x: Any, row: Any, numbers: Any) -> tuple[Any, Any, Any, Any]:
+            h, x, drawn, logits = call(h, x, row[None], numbers[None])
+            return h, x, drawn[0], logits
+
+        self.step = step
         super()._ready()

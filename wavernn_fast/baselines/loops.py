@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from .conditions import Conditions
 
 LOG_SCALE_FLOOR = -32.236  # ln(1e-14), the lowest logistic log-scale
 CLIP = 1e-5  # uniforms of the logistic draw stay in [CLIP, 1 - CLIP], as in the original samplers
-_CHUNK_NUMBERS = 2**22  # about so many random numbers exist at a time
+_CHUNK_NUMBERS = 2**20  # about so many random numbers exist at a time
 
 
 class FusedLoop(Baseline):
@@ -27,6 +27,7 @@ class FusedLoop(Baseline):
     """
 
     xp: Any = np
+    unit: ClassVar[int] = 1  # steps that cannot be told apart
 
     @classmethod
     def supports(cls, config: Any) -> bool:
@@ -59,9 +60,11 @@ class FusedLoop(Baseline):
 
     @property
     def chunk_steps(self) -> int:
-        """Steps whose conditioning and random numbers are made at a time: whole frames."""
+        """Steps whose rows and random numbers are made at a time: whole frames, or units."""
         numbers = self.streams * numbers_size(self.config)
         steps = min(1024, max(64, _CHUNK_NUMBERS // numbers))
+        if self.unit > 1:  # frames at both ends of a chunk are made twice: fewer chunks
+            return -(-max(steps, 256) // self.unit) * self.unit
         hop: int = self.config.hop_length
         return max(1, steps // hop) * hop
 

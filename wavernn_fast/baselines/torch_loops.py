@@ -14,6 +14,8 @@ from ..models.eager import torch_threads
 from .base import Made
 from .loops import FusedLoop
 
+STEPS_A_CALL = 4  # of torch.compile; the time to compile grows with them
+
 
 class TorchInference(FusedLoop):
     """Inference mode, gates side by side, draws by inversion from numbers drawn ahead."""
@@ -30,7 +32,7 @@ class TorchInference(FusedLoop):
 
         self.xp = torch
         steps = {"dual_softmax": torch_steps.dual_step, "softmax": torch_steps.label_step}
-        self.step = steps.get(self.config.head, torch_steps.logistic_step)
+        self.step: Any = steps.get(self.config.head, torch_steps.logistic_step)
 
     def _place(self, array: NDArray[Any]) -> Any:
         return self.xp.from_numpy(array).to(self.device)
@@ -116,13 +118,19 @@ class TorchScript(TorchInference):
 
 
 class TorchCompile(TorchInference):
-    """The step compiled by `torch.compile`: what lies between the products is fused."""
+    """`STEPS_A_CALL` steps compiled by `torch.compile`: what lies between the products is fused.
+
+    A call costs more than a step of a small model computes, so that several steps share one, and
+    Inductor writes its code about the kernels in C++ too (`cpp_wrapper`).
+    """
 
     name: ClassVar[str] = "torch-compile"
-    title: ClassVar[str] = "the same step compiled by torch.compile"
+    title: ClassVar[str] = f"{STEPS_A_CALL} of the same steps compiled by torch.compile"
+    unit = STEPS_A_CALL
 
     def _ready(self) -> None:
-        self.step = compiled(self.xp, self.step, self.weights)
+        options = {"cpp_wrapper": True} if self.device == "cpu" else {}
+        self.call = compiled(self.xp, self.step, self.weights, options)
         self._strict = False
         self._warm_up(2)  # compiles here, not when timed
         self._strict = True
@@ -130,14 +138,35 @@ class TorchCompile(TorchInference):
     def _steps(self, state: Any, rows: Any, numbers: Any, keep: bool) -> tuple[Any, Any, Any]:
         # what is timed must be what was compiled: compiling again, or giving up, is an error
         with self.xp._dynamo.config.patch(error_on_recompile=self._strict):
-            return super()._steps(state, rows, numbers, keep)
+            return self._calls(state, rows, numbers, keep)
+
+    def _calls(self, state: Any, rows: Any, numbers: Any, keep: bool) -> tuple[Any, Any, Any]:
+        torch, (h, x), n = self.xp, state, len(numbers)
+        samples: list[Any] = []
+        logits: list[Any] = []
+        if lacking := -n % STEPS_A_CALL:  # at the end of an utterance
+            numbers = torch.nn.functional.pad(numbers, (0, 0, 0, 0, 0, lacking))
+            if self.config.n_mels:
+                rows = torch.nn.functional.pad(rows, (0, 0, 0, 0, 0, lacking))
+        if not self.config.n_mels:
+            rows = rows.expand(len(numbers), -1, -1)
+        for first in range(0, n, STEPS_A_CALL):
+            part = slice(first, first + STEPS_A_CALL)
+            h, x, drawn, *step_logits = self.call(h, x, rows[part], numbers[part])
+            samples.append(drawn)
+            logits.extend(step_logits if keep else ())
+        return (h, x), torch.cat(samples)[:n], torch.stack(logits)[:n] if keep else None
 
 
 _compilations = itertools.count()
 
 
-def compiled(torch: Any, step: Any, weights: dict[str, Any]) -> Any:
-    """The step with its weights bound: a module's buffers cost fewer guards than a dictionary."""
+def compiled(torch: Any, step: Any, weights: dict[str, Any], options: dict[str, Any]) -> Any:
+    """Some steps with their weights bound: a module's buffers cost fewer guards than a dictionary.
+
+    Returns a function of the state h and x, rows [k, size, 1] and numbers [k, D, B], for any k, one
+    compilation each, that returns h, x, samples [k, B] and the logits [L, B] of every step.
+    """
 
     class Bound(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -145,10 +174,16 @@ def compiled(torch: Any, step: Any, weights: dict[str, Any]) -> Any:
             for name, array in weights.items():
                 self.register_buffer(name, array)
 
-        def forward(self, _: None, h: Any, x: Any, row: Any, numbers: Any) -> Any:
-            return step({name: getattr(self, name) for name in weights}, h, x, row, numbers)
+        def forward(self, h: Any, x: Any, rows: Any, numbers: Any) -> Any:
+            bound = {name: getattr(self, name) for name in weights}
+            samples, logits = [], []
+            for t in range(len(numbers)):
+                h, x, drawn, step_logits = step(bound, h, x, rows[t], numbers[t])
+                samples.append(drawn)
+                logits.append(step_logits)
+            return (h, x, torch.stack(samples), *logits)
 
     # code of its own: what is compiled is kept with the code, and after eight it is no longer done
     code = Bound.forward.__code__
     Bound.forward.__code__ = code.replace(co_name=f"forward_{next(_compilations)}")
-    return torch.compile(Bound().eval(), dynamic=False, fullgraph=True)
+    return torch.compile(Bound().eval(), dynamic=False, fullgraph=True, options=options)

@@ -23,9 +23,9 @@ from .runs import Model, Run, Runner, Tensors, mel_for
 EAGER = "torch-eager"  # what the original projects do; `ratio_to_eager` is against it
 CHECK_STEPS = 12  # from the second on every weight acts on the logits
 TOLERANCE = 1e-4  # largest |logit - logit of the readable engine|
-# Of the largest |logit|, where that is more: some ten steps of float32. Logits of trained models go
-# to several hundreds.
-RELATIVE_TOLERANCE = 1e-6
+# Of the largest |logit|, where that is more. Trained models have logits of 50 to 700; float32 loops
+# that sum in another order come 4e-6 of that away within the samples that are checked.
+RELATIVE_TOLERANCE = 1e-5
 _LONG_TO_BUILD = ("torch-compile", "cuda-graph-compiled")  # a C++ compiler runs: minutes in all
 
 

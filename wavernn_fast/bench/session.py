@@ -122,9 +122,8 @@ class Session:
         }
         for one in self._wanted:
             here = one.case.device not in absent_devices
-            run = self._peer(peers, one) if here else None
+            run = self._peer(peers, one, seconds) if here else None
             if run is not None:
-                run.calibrate(seconds)
                 self.peers.append(run)
             done(1 if run is not None else rounds + 1)
         self.refused = peers.refused
@@ -141,12 +140,18 @@ class Session:
             self.left_out.append(Left(ENGINE, *where))
             return None
 
-    def _peer(self, peers: Peers, one: Wanted) -> Run | None:
+    def _peer(self, peers: Peers, one: Wanted, seconds: float) -> Run | None:
+        """None where a baseline is refused or fails, as for want of a compiler; it is listed."""
+        case = one.case
         try:
-            return peers.run(one)
-        except (DeviceError, InputError) as error:
-            case = one.case
-            where = case.name, str(error), case.device, case.streams, case.threads
+            run = peers.run(one)
+            if run is not None:
+                run.calibrate(seconds)
+            return run
+        except Exception as error:  # of any library; the rest of the session is not to suffer
+            first = str(error).strip().partition("\n")[0]
+            reason = f"it failed with {type(error).__name__}: {first}"
+            where = case.name, reason, case.device, case.streams, case.threads
             self.left_out.append(Left(one.name, *where))
             return None
 

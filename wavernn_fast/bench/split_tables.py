@@ -66,10 +66,12 @@ def notes(splits: Sequence[Fields]) -> list[str]:
     if "counted" in methods:
         found.append("emu has no time: its operations are counted, messages in a row.")
     for split in splits:
-        for operation, us in split["facts"].get("below_twin_us", {}).items():
+        if hops := split["facts"].get("hops_per_step"):
+            found.append(f"{_name(split)} on {split['model']}: {hops:,.3g} messages in a row.")
+        if below := split["facts"].get("below_twin_us"):
+            listed = ", ".join(f"{name} by {us:,.1f} us" for name, us in below.items())
             found.append(
-                f"{_name(split)} on {split['model']}: {operation} took {us:,.1f} us less than its "
-                "twin, within the noise; it stands as c = 0."
+                f"{_name(split)} on {split['model']}: faster than the twin, and so c = 0: {listed}."
             )
     return found
 

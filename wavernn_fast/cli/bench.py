@@ -73,7 +73,9 @@ class _Bench(click.Command):
         "wavernn-fast bench --split --output split.json",
     ),
 )
-@click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
+@click.option(
+    "-m", "--model", "models", multiple=True, metavar="FILE|VOICE", help="Model to measure."
+)
 @click.option(
     "--size", "sizes", multiple=True, metavar="KIND:SIZE,...", callback=_names,
     help="Random models: dual:896, dual-mel:896, subscale:896, residual:512, residual-mol:512 (or "

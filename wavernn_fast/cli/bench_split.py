@@ -55,10 +55,12 @@ def report(
 
 def _tasks(options: dict[str, Any], models: dict[str, Any]) -> list[Callable[[], Split]]:
     """What to measure, in the order of the table: of each model the engine, then the baselines."""
+    from ..baselines import BASELINES
     from ..bench.peers import absent, choose
     from ..machine import allowed_cpus
 
-    names = choose(options["baselines"])
+    devices = set(options["devices"])
+    names = [n for n in choose(options["baselines"]) if devices & set(BASELINES[n].devices)]
     left_out = absent(names)
     for one in left_out:
         click.echo(f"left out: {one.sentence()}", err=True)
