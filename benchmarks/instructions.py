@@ -26,10 +26,15 @@ from wavernn_fast import _C, machine
 from wavernn_fast.synthetic import random_model
 
 RESULTS = Path(__file__).resolve().parent / "results" / "instructions.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "instructions.md"
+BEGIN, END = "<!-- counts -->", "<!-- end of counts -->"
 ISAS = ("scalar", "avx2")
 LIMIT = 1.02  # of the committed count, of the same compiler
 # Of a compiler that nobody has committed counts of: the largest that is committed, and a half more.
 STRANGE_LIMIT = 1.5
+
+
+_WARM_UP = 4  # steps in which the loader still looks functions up
 
 
 class Case(NamedTuple):
@@ -39,10 +44,11 @@ class Case(NamedTuple):
     dtype: str
     isa: str
     steps: int  # of the first stretch; the second has twice as many
+    clocks: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.spec} {self.dtype}"
+        return f"{self.spec} {self.dtype}" + (", clocks on" if self.clocks else "")
 
 
 # Plain C++ imitates the fused multiply-add, some fifty instructions each: small models do.
@@ -65,7 +71,7 @@ def valgrind() -> str | None:
     return shutil.which("valgrind")
 
 
-def measure(cases: tuple[Case, ...] = CASES, clocks: bool = False) -> dict[str, dict[str, float]]:
+def measure(cases: tuple[Case, ...] = CASES) -> dict[str, dict[str, float]]:
     """Count the instructions of a sample of every case that this processor can run.
 
     Returns
@@ -80,7 +86,7 @@ def measure(cases: tuple[Case, ...] = CASES, clocks: bool = False) -> dict[str, 
         out = Path(folder) / "callgrind"
         command = [program, "--tool=callgrind", "--instr-atstart=no", "-q"]
         command += [f"--callgrind-out-file={out}", sys.executable, __file__, "--child"]
-        command += [json.dumps([case._asdict() for case in cases]), *(["--clocks"] * clocks)]
+        command += [json.dumps([case._asdict() for case in cases])]
         paths = [str(Path(_C.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -113,7 +119,7 @@ def _read(folder: Path) -> dict[str, int]:
     return found
 
 
-def _child(cases: list[dict[str, Any]], clocks: bool) -> None:
+def _child(cases: list[dict[str, Any]]) -> None:
     """Run the steps; prints the cases that this processor can run."""
     models: dict[str, Any] = {}
     ran = []
@@ -126,11 +132,11 @@ def _child(cases: list[dict[str, Any]], clocks: bool) -> None:
         _C.run_counted(
             dataclasses.asdict(config),
             tensors,
-            [case.steps, 2 * case.steps],
+            [_WARM_UP, case.steps, 2 * case.steps],
             label=f"{case.isa} {case.name}",
             dtype=case.dtype,
             isa=case.isa,
-            clocks=clocks,
+            clocks=case.clocks,
         )
         ran.append(case._asdict())
     print(json.dumps(ran))
@@ -177,6 +183,22 @@ def update(found: dict[str, dict[str, float]], compiler: str) -> None:
         "compilers": {**committed(), compiler: row},
     }
     RESULTS.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
+    PAGE.write_text(head + BEGIN + "\n" + table() + "\n" + tail, encoding="utf-8")
+
+
+def table() -> str:
+    """The committed counts, in Markdown."""
+    known = committed()
+    lines = ["| model | weights | instruction set |", "|---|---|---|"]
+    rows = [lines[0] + "".join(f" {compiler} |" for compiler in known)]
+    rows.append(lines[1] + "---|" * len(known))
+    for case in CASES:
+        counts = [row["counts"][case.isa][case.name] for row in known.values()]
+        cells = "".join(f" {count:,.0f} |" for count in counts)
+        rows.append(f"| {case.spec} | {case.dtype} | {case.isa} |{cells}")
+    return "\n".join(rows)
 
 
 def _version() -> str:
@@ -189,13 +211,12 @@ def _version() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--update", action="store_true", help="commit what is counted")
-    parser.add_argument("--clocks", action="store_true", help="with the stage clocks on")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        _child(json.loads(options.child), options.clocks)
+        _child(json.loads(options.child))
         return
-    found, compiler = measure(clocks=options.clocks), _C.compiler()
+    found, compiler = measure(), _C.compiler()
     known = committed().get(compiler, {}).get("counts", {})
     print(f"{compiler}\n\n| isa | model | instructions a sample | committed |\n|---|---|---|---|")
     for isa, counts in found.items():

@@ -81,16 +81,13 @@ def test_stretches_of_no_steps_are_refused():
 
 
 @needs_valgrind
-def test_counts_are_the_same_twice_and_clocks_that_are_off_take_next_to_nothing():
-    """With them a stage takes some fifteen instructions more, which is the whole difference."""
-    case = instructions.Case(
-        "dual:128", "fp32", "avx2" if "avx2" in _C.available_isas() else "scalar", 16
-    )
-    once, again = instructions.measure((case,)), instructions.measure((case,))
-    assert once == again
-    timed = instructions.measure((case,), clocks=True)
-    more = timed[case.isa][case.name] - once[case.isa][case.name]
-    assert 0 < more < 12 * 40  # twelve stages a sample
+def test_counts_are_the_same_twice_and_clocks_take_a_few_instructions_a_stage(found):
+    """In another process, whose memory lies elsewhere."""
+    case = next(case for case in instructions.CASES if case.isa == "scalar")
+    timed = case._replace(clocks=True)
+    again = instructions.measure((case, timed))["scalar"]
+    assert again[case.name] == pytest.approx(found["scalar"][case.name], rel=1e-4)
+    assert 0 < again[timed.name] - again[case.name] < 12 * 40  # twelve stages a sample
 
 
 def test_results_say_where_they_come_from():
@@ -99,3 +96,4 @@ def test_results_say_where_they_come_from():
     for row in report["compilers"].values():
         assert row["cpu"]
         assert row["valgrind"].startswith("valgrind-")
+    assert instructions.table() in instructions.PAGE.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@
 
 #include "backends.h"
 #include "bindings/bindings.h"
+#include "bindings/read.h"
 #include "common/error.h"
 #include "common/real_draws.h"
 #include "common/rng.h"
