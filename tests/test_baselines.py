@@ -271,7 +271,9 @@ def test_numpy_computes_with_the_threads_that_it_is_given(monkeypatch):
     assert set(seen) == {1}
 
 
-@pytest.mark.parametrize("name", [n for n in BASELINES if BASELINES[n].packages])
+@pytest.mark.parametrize(
+    "name", [n for n in BASELINES if BASELINES[n].packages and n[:7] != "wavenet"]
+)
 def test_a_missing_package_is_named(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     found = BASELINES[name]

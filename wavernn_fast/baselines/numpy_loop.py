@@ -166,7 +166,7 @@ class CupyLoop(ArrayLoop):
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def _prepare(self) -> None:
-        import cupy  # type: ignore[import-not-found]
+        import cupy
 
         self.xp = cupy
 

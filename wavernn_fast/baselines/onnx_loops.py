@@ -19,7 +19,7 @@ class _OnnxLoop(FusedLoop):
 
     def _session(self, model: bytes) -> Any:
         """Session of a model, all graph optimisations on (the default)."""
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
