@@ -147,6 +147,17 @@ def test_bars_are_read_as_the_command_writes_them(tmp_path: Path) -> None:
     assert (bar.computation, bar.total) == (300.0, 400.0)
 
 
+def test_plans_of_a_gpu_are_told_apart(tmp_path: Path) -> None:
+    plan = "NVIDIA H200: 112 blocks of 8 warps, clusters of 8, fp32, 4 exchanges a sample"
+    on_gpu = split_of(device="cuda", facts={"plan": plan}).to_dict()
+    [bar] = read(save(tmp_path / "s.json", on_gpu))
+    words = "numpy, fp32, cuda, 112 blocks, clusters of 8, 4 exchanges, B = 4"
+    assert bar.label == words
+    assert rows_of(split_tables.operations([on_gpu]))[1][0] == words
+    [bar] = read(save(tmp_path / "s.json", {**on_gpu, "facts": {"plan": 3}}))
+    assert bar.label == "numpy, fp32, cuda, B = 4"
+
+
 def test_a_file_of_counts_alone_cannot_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No row has a time"):
         read(save(tmp_path / "s.json", COUNTED))

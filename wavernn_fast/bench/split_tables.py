@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..pictures_split import place
 from .split_handles import pairs, per_sample
 
 Fields = Mapping[str, Any]  # `Split.to_dict`
@@ -132,7 +133,7 @@ def _sum_cells(split: Fields) -> list[str]:
 
 def _name(split: Fields) -> str:
     """What tells a split from the others of its model."""
-    where = f"{split['threads']} t" if split["device"] == "cpu" else split["device"]
+    where = place(split["device"], split["threads"], split["facts"])
     return f"{split['runner']}, {split['dtype']}, {where}, B = {split['streams']}"
 
 
