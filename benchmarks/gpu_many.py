@@ -117,8 +117,9 @@ def mixed(options: argparse.Namespace, clips: int) -> dict[str, Any]:
 def torch_graph(options: argparse.Namespace, count: int) -> dict[str, Any]:
     baselines = importlib.import_module("gpu_baselines")
     device = "cuda" if options.device == "cuda" else "cpu"
-    peer = baselines.make("torch CUDA graph", device, count, options.hidden)
-    found: dict[str, Any] = baselines.measure(peer, 5 * options.seconds)
+    name = "torch CUDA graph"
+    peer = baselines.make(name, device, count, options.hidden)
+    found: dict[str, Any] = baselines.measure(name, peer, 5 * options.seconds)
     return found
 
 

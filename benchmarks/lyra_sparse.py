@@ -3,7 +3,7 @@
     python benchmarks/lyra_sparse.py --dtype fp32,fp16,int8 --threads 1,2 --output rows.json
 
 The weights are those of google/lyra v0.0.2, from ../shared/data: blocks lie as unevenly as training
-left them. Measured like any model by `wavernn_fast.benchmark`, beside eager PyTorch, which
+left them. Measured like any model by `wavernn_fast.bench`, beside eager PyTorch, which
 multiplies the zeros, and printed beside what the paper (table 2) reports for such a model on two
 big cores of a phone.
 """
@@ -11,7 +11,6 @@ big cores of a phone.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -20,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import lyra
 
-from wavernn_fast import benchmark
+from wavernn_fast.bench import tables
+from wavernn_fast.bench.rows import Case
+from wavernn_fast.bench.session import measure
 from wavernn_fast.files import write_atomic
 from wavernn_fast.machine import machine
 
@@ -43,25 +44,24 @@ def main() -> None:
         raise SystemExit(f"{lyra.MISSING}.")
     model = {"lyra 1024": (lyra.CONFIG, {**lyra.tensors(), **lyra.block_masks()})}
     cases = [
-        benchmark.Case("lyra 1024", dtype, int(threads), int(streams))
+        Case("lyra 1024", dtype, int(threads), int(streams))
         for threads in args.threads.split(",")
         for streams in args.streams.split(",")
         for dtype in args.dtype.split(",")
     ]
     facts = machine()
-    rows = benchmark.measure(
-        model, cases, rounds=args.rounds, seconds=args.seconds, baseline=not args.no_baseline
+    result = measure(
+        model,
+        cases,
+        rounds=args.rounds,
+        seconds=args.seconds,
+        baselines="none" if args.no_baseline else "torch-eager",
     )
-    print(benchmark.to_markdown(rows, facts))
+    print(tables.to_markdown(result, facts))
     print(f"\nThe paper, one stream, float32: {PAPER}.")
     if args.output:
-        report = {
-            "command": shlex.join(["python", *sys.argv]),
-            "machine": facts,
-            "isa": sorted({row.isa for row in rows}),
-            "rows": [row.to_dict() for row in rows],
-        }
-        write_atomic(args.output, [(json.dumps(report, indent=2, sort_keys=True) + "\n").encode()])
+        text = tables.text(result, "json", shlex.join(["python", *sys.argv]), facts)
+        write_atomic(args.output, [f"{text}\n".encode()])
 
 
 if __name__ == "__main__":

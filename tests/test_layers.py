@@ -60,12 +60,12 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config config_json network_config",
-    "data": "arrays audio canonical codes conditioning conditioning_network encoding features "
-    "files fold mel_conversion metrics pictures pictures_subscale preset presets presets_embedded "
-    "presets_residual samples scoring subscale subscale_network synthetic upsampling voices "
-    "weights "
-    "bench_rows pictures_bench pictures_latency pictures_mel job_history job_report job_style svg "
-    "visible words",
+    "data": "arrays audio bench_rows canonical codes conditioning conditioning_frames "
+    "conditioning_network conditioning_products encoding features files fold job_history "
+    "job_report job_style mel_conversion metrics pictures pictures_bench pictures_latency "
+    "pictures_mel pictures_split pictures_subscale preset presets presets_embedded "
+    "presets_residual samples scoring subscale subscale_network svg synthetic upsampling visible "
+    "voices weights words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
@@ -73,7 +73,7 @@ MODULES: dict[str, str] = {
     "rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
     "jobs": "jobs",
     "baselines": "baselines",
-    "tools": "benchmark doctor evaluation floors machine matvec verification",
+    "tools": "doctor evaluation floors machine matvec verification",
     "bench": "bench",
     "compat": "compat",
     "serve": "serve",
@@ -392,7 +392,9 @@ def test_an_include_in_a_comment_is_none(tmp_path: Path) -> None:
         ("models/eager.py", "from ..checkpoints import load", "models may not import checkpoints"),
         ("checkpoints/fir.py", "from ..models import eager", "checkpoints may not import models"),
         ("vocoder.py", "from .models import eager", "voice may not import models"),
-        ("benchmark.py", "from .cli import main", "tools may not import cli"),
+        ("floors.py", "from .cli import main", "tools may not import cli"),
+        ("bench/rows.py", "from ..cli import common", "bench may not import cli"),
+        ("bench/rows.py", "import torch", "torch belongs"),
         ("compat/rtvc.py", "import torch", "torch belongs"),
         ("compat/rtvc.py", "from .. import _C", "_C belongs to the vocoder layer"),
         ("vocoder.py", "from .compat import fatchord", "voice may not import compat"),

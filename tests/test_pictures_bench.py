@@ -82,6 +82,13 @@ def test_bars_marks_and_shares_stand_where_the_rows_say(figures, tmp_path):
     assert len(figures[0].subfigs) == 1  # one number of streams makes no curve
 
 
+def test_a_model_without_rows_of_some_streams_has_no_panel_there(figures, tmp_path):
+    rows = [ROW, {**ROW, "streams": 8}, {**ROW, "model": "wavenet:512", "runner": "wavenet-numpy"}]
+    plot_bench(tmp_path / "x.png", read_bench_of(save(tmp_path / "b.json", *rows)))
+    shown = [axes.get_title() for axes in figures[0].subfigs[0].axes if axes.axison]
+    assert shown == ["dual:896, 1 stream", "dual:896, 8 streams", "wavenet:512, 1 stream"]
+
+
 def test_curves_follow_the_streams(figures, tmp_path):
     rows = [
         {**ROW, "streams": n, "samples_per_s": 1000.0 * n**0.5, "chunk_seconds": 0.01 * n}
@@ -97,19 +104,54 @@ def test_curves_follow_the_streams(figures, tmp_path):
 
 
 def test_what_bench_has_just_measured_is_drawn(tmp_path):
-    pytest.importorskip("torch")  # for the baseline
     file, quick = tmp_path / "bench.json", ("--rounds", 1, "--seconds", 0.01, "--streams", "1,2")
-    result = run("bench", "--size", "dual:32", "--threads", 1, *quick, "--output", file, "-q")
+    which = ("--size", "dual:32", "--threads", 1, "--baselines", "numpy,torch-eager")
+    result = run("bench", *which, *quick, "--output", file, "-q")
     assert result.exit_code == 0, result.stderr
     rows = read_bench_of(file)
     assert [(row.model, row.series, row.streams) for row in rows] == [
-        ("dual:32", "fp32, 1 thread", 1), ("dual:32", "fp32, 1 thread", 2),
-    ]  # fmt: skip
+        ("dual:32", series, n)
+        for series in ("fp32, 1 thread", "numpy", "torch-eager")
+        for n in (1, 2)
+    ]
     for row in rows:
         assert row.floor is not None
         assert row.baseline is not None
         assert row.chunk_seconds is not None
+        assert row.threads == (1 if row.is_baseline else None)
     assert run("plot", file, "-o", tmp_path / "out.png").exit_code == 0
+
+
+def test_baselines_have_bars_below_the_engines(figures, tmp_path):
+    """The faster row of each; a bar that a panel lacks leaves its place empty."""
+    numpy = {**ROW, "runner": "numpy", "samples_per_s": 600.0, "device": "cpu"}
+    eager = {**numpy, "runner": "torch-eager", "samples_per_s": 500.0}
+    rows = [
+        numpy,
+        {**numpy, "threads": 2, "samples_per_s": 700.0},
+        {**ROW, "runner": "wavernn_fast", "device": "cpu"},
+        {**eager, "samples_per_s": 1000.0, "streams": 8},
+        {**ROW, "runner": "wavernn_fast", "streams": 8},
+        {**eager, "device": "cuda", "samples_per_s": 900.0},
+    ]
+    plot_bench(tmp_path / "x.png", read_bench_of(save(tmp_path / "b.json", *rows)))
+    found = panels(figures[0])
+    one, many = found["dual:896, 1 stream"], found["dual:896, 8 streams"]
+    names = [label.get_text() for label in one.get_yticklabels()]
+    assert names == ["fp32, 1 thread", "numpy", "torch-eager", "torch-eager, cuda"]
+    middle = [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in one.patches]
+    assert middle == [(0, 2000.0), (1, 700.0), (3, 900.0)]
+    assert [text.get_text() for text in one.texts] == [
+        "2,000: 80 %, 4 x", "700 (2 t): 28 %, 1.4 x", "900: 36 %, 1.8 x",
+    ]  # fmt: skip
+    middle = [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in many.patches]
+    assert middle == [(0, 2000.0), (2, 1000.0)]
+    colours = {bar.get_facecolor() for bar in one.patches}
+    assert len(colours) == 2
+    diamonds = [line for line in one.lines if line.get_marker() == "D"]
+    assert len(diamonds) == 1  # of the engine alone
+    speed = next(axes for label, axes in found.items() if label.startswith("samples/s"))
+    assert len(speed.lines) == 1  # no curve of a baseline
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

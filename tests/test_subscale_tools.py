@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from cli_runner import run
 
-from wavernn_fast import Vocoder, audio, benchmark, canonical, features, verification, weights
+from wavernn_fast import Vocoder, audio, canonical, features, verification, weights
+from wavernn_fast.bench.rows import Case
+from wavernn_fast.bench.session import measure
 from wavernn_fast.evaluation import Evaluator, Settings
 from wavernn_fast.synthetic import random_mel, random_model
 
@@ -31,8 +33,8 @@ def test_a_random_model_of_rows_is_valid_and_says_so():
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_bench_times_utterances_and_counts_their_samples(streams):
-    models, case = {"rows": (CONFIG, TENSORS)}, benchmark.Case("rows", "fp32", 1, streams)
-    [row] = benchmark.measure(models, [case], rounds=1, seconds=0.05)
+    models, case = {"rows": (CONFIG, TENSORS)}, Case("rows", "fp32", 1, streams)
+    row = measure(models, [case], rounds=1, seconds=0.05, baselines="torch-eager").rows[0]
     assert row.streams == streams
     assert row.samples_per_s > 0
     assert row.ratio_to_eager is not None
@@ -42,8 +44,8 @@ def test_bench_times_utterances_and_counts_their_samples(streams):
 def test_bench_times_rows_without_a_mel():
     config = cases.subscale_config(4, 2, 1)
     models = {"rows": (config, cases.random_tensors(config))}
-    case = benchmark.Case("rows", "fp32", 1, 1)
-    [row] = benchmark.measure(models, [case], rounds=1, seconds=0.05, baseline=False)
+    case = Case("rows", "fp32", 1, 1)
+    [row] = measure(models, [case], rounds=1, seconds=0.05, baselines="none").rows
     assert row.samples_per_s > 0
 
 

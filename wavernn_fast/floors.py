@@ -15,13 +15,31 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from .vocoder import Vocoder
+if TYPE_CHECKING:
+    from .vocoder import Vocoder
 
 ARITHMETIC_STREAMS = 8
 _PROBE_SECONDS = 0.1
 _CHOOSING_ROUNDS = 3
 Rates = Mapping[str, float]  # probe kind -> bytes/s ("read"), flop/s ("fma"), multiply-adds/s
+
+
+class Work(NamedTuple):
+    """What a step of one stream has to do at the least, and with what."""
+
+    weight_bytes: int  # read
+    macs_per_step: int
+    dtype: str
+    threads: int
+    isa: str  # the best instruction set that may be used
+
+    @classmethod
+    def of(cls, voc: Vocoder) -> Work:
+        """Of an engine on the CPU."""
+        engine = voc.engine
+        return cls(engine.weight_bytes, engine.macs_per_step, voc.dtype, voc.cpu_threads, voc.isa)
 
 
 @dataclass(frozen=True)
@@ -57,16 +75,16 @@ def kinds(dtype: str, streams: int) -> tuple[str, ...]:
     return ("read", dtype, last) if dtype in ("fp16", "bf16") else ("read", last)
 
 
-def probe(voc: Vocoder, kind: str) -> float:
-    """Rate of this machine now, with the engine's threads and the fastest instructions it may use.
+def probe(work: Work, kind: str) -> float:
+    """Rate of this machine now, with the threads and the fastest instructions that may be used.
 
     An engine on AVX-512 uses 256-bit instructions where they are faster.
     """
     from . import _C
 
-    share, threads = max(1, voc.engine.weight_bytes // voc.cpu_threads), voc.cpu_threads
-    isa = _fastest_isa(kind, share, threads, voc.isa)
-    return _C.probe(kind, share, threads, _PROBE_SECONDS, isa)
+    share = max(1, work.weight_bytes // work.threads)
+    isa = _fastest_isa(kind, share, work.threads, work.isa)
+    return _C.probe(kind, share, work.threads, _PROBE_SECONDS, isa)
 
 
 @cache
@@ -84,13 +102,13 @@ def _fastest_isa(kind: str, share: int, threads: int, isa: str) -> str:
     return max(best, key=best.__getitem__)
 
 
-def floor(voc: Vocoder, streams: int, rates: Rates) -> Floor:
+def floor(work: Work, streams: int, rates: Rates) -> Floor:
     """Bound a step by the probed rates (one for each of `kinds`)."""
-    macs, dtype = voc.engine.macs_per_step, voc.dtype
+    macs, dtype = work.macs_per_step, work.dtype
     kind, operations = arithmetic(dtype)
     seconds = {kind: streams * operations * macs / rates[kind]}
     if streams < ARITHMETIC_STREAMS:
-        seconds["read"] = voc.engine.weight_bytes / rates["read"]
+        seconds["read"] = work.weight_bytes / rates["read"]
         if dtype in rates and dtype != kind:
             seconds[dtype] = macs / rates[dtype]
     return Floor(seconds)

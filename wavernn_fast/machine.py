@@ -24,13 +24,14 @@ def machine() -> dict[str, Any]:
     from . import __version__
 
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "cpus_allowed": allowed_cpus(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": _version_of("torch"),
+        "onnxruntime": _version_of("onnxruntime"),
         "wavernn_fast": __version__,
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
@@ -45,7 +46,8 @@ def allowed_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Model of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -19,6 +19,8 @@ from .pictures import clip_title, new_figure, save_figure
 
 CHUNK_SECONDS = 0.05  # of the chunks of `Vocoder.stream`
 _MOST_COLUMNS = 4  # numbers of streams that have bars of their own
+_BASELINE_COLOUR = "0.6"
+_ENGINE = "wavernn_fast"  # what rows without a runner are of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ class Speed:
     floor: float | None = None  # samples/s that the hardware allows
     baseline: float | None = None  # samples/s of eager PyTorch
     chunk_seconds: float | None = None  # until every stream has its next `CHUNK_SECONDS` of audio
+    runner: str = _ENGINE  # or the name of a baseline that has a row of its own
+    threads: int | None = None  # of a baseline on the CPU
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is what the engines are compared with."""
+        return self.runner != _ENGINE
 
 
 def read_bench(report: Report) -> list[Speed]:
@@ -52,7 +61,9 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
     """Draw bars for each model and number of streams, and below them curves over the streams.
 
     A bar ends with its share of the hardware floor, which a line marks; a diamond marks the
-    baseline. Curves are drawn where something was measured with two numbers of streams or more.
+    baseline. Baselines with rows of their own have bars of another colour below, on the number of
+    threads that was faster. Curves are drawn where engines were measured with two numbers of
+    streams or more.
 
     Parameters
     ----------
@@ -74,10 +85,11 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
         raise InputError("There is no measurement to draw.")
     models = list(dict.fromkeys(row.model for row in rows))
     streams = _columns(sorted({row.streams for row in rows}))
-    bars = [max(1, *(len(_group(rows, m, s)) for s in streams)) for m in models]
-    parts = [sum(heights := [0.75 + 0.3 * n for n in bars]) + 0.5]
-    if len({row.streams for row in rows}) > 1:
-        parts.append(max(3.6, 0.6 + 0.17 * len(_names(rows))))
+    bars = {model: _bars(rows, model) for model in models}
+    parts = [sum(heights := [0.75 + 0.3 * len(names) for names in bars.values()]) + 0.5]
+    engines = [row for row in rows if not row.is_baseline]
+    if len({row.streams for row in engines}) > 1:
+        parts.append(max(3.6, 0.6 + 0.17 * len(_names(engines))))
     figure = new_figure(width=max(9.0, 1.5 + 4.4 * len(streams)), height=0.6 + sum(parts))
     top, *below = figure.subfigures(len(parts), 1, height_ratios=parts, squeeze=False)[:, 0]
     panels = top.subplots(
@@ -85,13 +97,16 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
     )
     for model, line in zip(models, panels, strict=True):
         for count, panel in zip(streams, line, strict=True):
-            _draw_bars(panel, _group(rows, model, count))
+            if not (group := _group(rows, model, count)):
+                panel.axis("off")  # not every model was measured with every number of streams
+                continue
+            _draw_bars(panel, group, bars[model])
             plural = "stream" if count == 1 else "streams"
             words = f"{clip_title(model)}, {count} {plural}" if model else f"{count} {plural}"
             panel.set_title(words, parse_math=False, fontsize=10)
     _add_legend(top, rows)
     for part in below:
-        _draw_curves(part, rows)
+        _draw_curves(part, engines)
     if title:
         figure.suptitle(clip_title(title), parse_math=False)
     save_figure(figure, path)
@@ -101,23 +116,35 @@ def plot_bench(path: PathLike, rows: Sequence[Speed], *, title: str = "") -> Non
 
 
 def _speed(row: Row, model: str) -> Speed:
-    streams, device = row.count("streams"), row.fields.get("device", "cpu")
-    if device != "cpu":
-        series = f"{row.word('isa')}, {row.word('dtype')}"
-    else:
-        threads = row.count("threads")
-        series = f"{row.word('dtype')}, {threads} thread{'s' * (threads > 1)}"
+    streams = row.count("streams")
+    runner = row.word("runner") if "runner" in row.fields else _ENGINE
     each = row.optional("x_realtime_stream")
     batch = row.optional("eager_batch_samples_per_s") if streams > 1 else None
     return Speed(
         model=row.word("model") if "model" in row.fields else model,
-        series=series,
+        series=_series(row, runner),
         streams=streams,
         samples_per_s=row.number("samples_per_s"),
         floor=row.optional("floor_samples_per_s"),
         baseline=batch or row.optional("eager_samples_per_s"),
         chunk_seconds=row.optional("chunk_seconds") or (CHUNK_SECONDS / each if each else None),
+        runner=runner,
+        threads=None if runner == _ENGINE or _device(row) != "cpu" else row.count("threads"),
     )
+
+
+def _device(row: Row) -> object:
+    return row.fields.get("device", "cpu")
+
+
+def _series(row: Row, runner: str) -> str:
+    """What a bar is called."""
+    if runner != _ENGINE:
+        return runner if _device(row) == "cpu" else f"{runner}, {_device(row)}"
+    if _device(row) != "cpu":
+        return f"{row.word('isa')}, {row.word('dtype')}"
+    threads = row.count("threads")
+    return f"{row.word('dtype')}, {threads} thread{'s' * (threads > 1)}"
 
 
 # --- drawing ---
@@ -132,7 +159,21 @@ def _columns(streams: list[int]) -> list[int]:
 
 
 def _group(rows: Sequence[Speed], model: str, streams: int) -> list[Speed]:
-    return [row for row in rows if row.model == model and row.streams == streams]
+    """Bars of a panel: engines, and of every baseline the fastest row."""
+    here = [row for row in rows if row.model == model and row.streams == streams]
+    best: dict[str, Speed] = {}
+    for row in here:
+        if row.is_baseline and row.samples_per_s > getattr(
+            best.get(row.series), "samples_per_s", 0
+        ):
+            best[row.series] = row
+    return [row for row in here if not row.is_baseline] + list(best.values())
+
+
+def _bars(rows: Sequence[Speed], model: str) -> list[str]:
+    """Names of the bars of a model, engines first; a line of panels shares them."""
+    here = sorted((row for row in rows if row.model == model), key=lambda row: row.is_baseline)
+    return list(dict.fromkeys(row.series for row in here))
 
 
 def _plain(text: str) -> str:
@@ -140,15 +181,15 @@ def _plain(text: str) -> str:
     return clip_title(text).replace("$", r"\$")
 
 
-def _draw_bars(panel: Any, rows: Sequence[Speed]) -> None:
-    """The first row on top; beside each bar its share of the floor."""
-    places = np.arange(len(rows))
-    names = [_plain(row.series) for row in rows]
-    panel.barh(places, [row.samples_per_s for row in rows], color="C0", height=0.6)
+def _draw_bars(panel: Any, rows: Sequence[Speed], names: Sequence[str]) -> None:
+    """The first name on top; beside each bar its share of the floor."""
+    places = [names.index(row.series) for row in rows]
+    colours = [_BASELINE_COLOUR if row.is_baseline else "C0" for row in rows]
+    panel.barh(places, [row.samples_per_s for row in rows], color=colours, height=0.6)
     for place, row in zip(places, rows, strict=True):
         if row.floor is not None:
             panel.plot([row.floor] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
-        if row.baseline is not None:
+        if row.baseline is not None and not row.is_baseline:
             panel.plot(
                 row.baseline,
                 place,
@@ -158,11 +199,12 @@ def _draw_bars(panel: Any, rows: Sequence[Speed]) -> None:
                 markeredgecolor="white",
                 zorder=3,
             )
-        farthest = max(row.samples_per_s, row.baseline or 0.0, row.floor or 0.0)
+        marked = (row.floor,) if row.is_baseline else (row.floor, row.baseline)
+        farthest = max(row.samples_per_s, *(x or 0.0 for x in marked))
         panel.annotate(_words(row), (farthest, place), va="center", fontsize=8, xytext=(6, 0),
                        textcoords="offset points")  # fmt: skip
-    panel.set_yticks(places, names)
-    panel.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    panel.set_yticks(range(len(names)), [_plain(name) for name in names])
+    panel.set_ylim(len(names) - 0.4, -0.6)
     highest = max((x for r in rows for x in (r.samples_per_s, r.floor, r.baseline) if x), default=1)
     panel.set_xlim(0.0, 1.55 * highest)  # room for words
     panel.set_xlabel("samples/s, all streams", fontsize=9)
@@ -179,7 +221,8 @@ def _words(row: Speed) -> str:
         shares.append(f"{100 * row.samples_per_s / row.floor:.0f} %")
     if row.baseline is not None:
         shares.append(f"{row.samples_per_s / row.baseline:.3g} x")
-    return _amount(row.samples_per_s) + (": " if shares else "") + ", ".join(shares)
+    threads = f" ({row.threads} t)" if row.threads else ""
+    return _amount(row.samples_per_s) + threads + (": " if shares else "") + ", ".join(shares)
 
 
 def _amount(value: float) -> str:
@@ -193,15 +236,17 @@ def _add_legend(figure: Any, rows: Sequence[Speed]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color="C0", linewidth=7, label="measured")]
+    if any(row.is_baseline for row in rows):
+        handles.append(Line2D([], [], color=_BASELINE_COLOUR, linewidth=7, label="baselines"))
     if any(row.floor is not None for row in rows):
         floor = Line2D([], [], color="black", marker="|", linestyle="", markersize=12)
         floor.set(markeredgewidth=2, label="hardware floor: share in %")
         handles.append(floor)
-    if any(row.baseline is not None for row in rows):
+    if any(row.baseline is not None and not row.is_baseline for row in rows):
         words = "eager PyTorch: how many times as fast"
         handles.append(Line2D([], [], color="C1", marker="D", linestyle="", label=words))
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
 
 
 def _draw_curves(figure: Any, rows: Sequence[Speed]) -> None:

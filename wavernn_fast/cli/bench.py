@@ -14,7 +14,14 @@ from ..files import write_atomic
 from . import common
 
 if TYPE_CHECKING:
-    from ..benchmark import Row
+    from ..bench.rows import Case, Result
+
+_DEVICES = ("cpu", "cuda", "emu")
+# Without options: what people ask first, in less than three minutes on two cores.
+_FULL_SIZES = ("dual:896", "residual:512", _WAVENET := "wavenet:512")
+_FULL_DTYPES = ("fp32", "fp16", "int8")
+_FULL_STREAMS = (1, 32)
+_FULL_SECONDS = 0.15
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -32,6 +39,19 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: Sequence[str])
     return [part.strip() for text in value for part in text.split(",")]
 
 
+def _dtypes(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else common.dtype_list(ctx, parameter, value)
+
+
+def _devices(ctx: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    """Parse "cpu,cuda"."""
+    parts = list(dict.fromkeys(part.strip() for part in value.split(",")))
+    for part in parts:
+        if part not in _DEVICES:
+            raise click.BadParameter(f"{part!r} is none of {', '.join(_DEVICES)}.")
+    return parts
+
+
 class _Bench(click.Command):
     """Keeps the arguments as they were given: a result names the command that made it."""
 
@@ -44,11 +64,13 @@ class _Bench(click.Command):
     "bench",
     cls=_Bench,
     epilog=common.examples(
+        "wavernn-fast bench",
         "wavernn-fast bench --size dual:896 --dtype fp32,int8 --threads 1,2",
         "wavernn-fast bench -m voice.safetensors --streams 1,8,32 --output results.json",
+        "wavernn-fast bench --size dual:896 --baselines numpy,torch-eager -r 9 -o csv",
         "wavernn-fast bench --size dual:896,dual:896:16x1:95 --dtype fp16 --threads 1",
         "wavernn-fast bench --matvec --dtype fp32,fp16,int8 --threads 1,2",
-        "wavernn-fast bench --size dual:896,residual:512 --rounds 9 --json > rows.json",
+        "wavernn-fast bench --split --output split.json",
     ),
 )
 @click.option("-m", "--model", "models", multiple=True, metavar="FILE", help="Model to measure.")
@@ -56,25 +78,46 @@ class _Bench(click.Command):
     "--size", "sizes", multiple=True, metavar="KIND:SIZE,...", callback=_names,
     help="Random models: dual:896, dual-mel:896, subscale:896, residual:512, residual-mol:512 (or "
     "residual-gaussian, residual-beta), embedded:896; dual:896:16x1:95 has 95 % of its blocks of "
-    "16x1 pruned. [default: dual:896]",
+    "16x1 pruned; wavenet:512 is for baselines alone. [default: dual:896]",
 )  # fmt: skip
 @click.option("--preset", help="Mel and output rules when a checkpoint does not say.")
 @click.option(
-    "--dtype", "dtypes", default="fp32", show_default=True, callback=common.dtype_list,
-    help="Such as fp32,fp16,bf16,int8,int8-fast.",
+    "--device", "devices", default="cpu", show_default=True, callback=_devices,
+    help="Such as cpu,cuda; emu is a GPU's kernel on the processor, to try and not to time.",
+)  # fmt: skip
+@click.option(
+    "--dtype", "dtypes", callback=_dtypes,
+    help="Such as fp32,fp16,bf16,int8,int8-fast. [default: fp32]",
 )  # fmt: skip
 @click.option("--threads", callback=_numbers, help="Such as 1,2. [default: all allowed here]")
-@click.option("--streams", default="1", show_default=True, callback=_numbers)
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--streams", callback=_numbers, help="Such as 1,8,32. [default: 1]")
 @click.option(
-    "--seconds", default=0.5, show_default=True, type=click.FloatRange(0.01, 60),
-    help="Length of one measurement; every round has one of each row and of each baseline.",
+    "-r", "--rounds", "--repetitions", "rounds", type=click.IntRange(1, 1000),
+    help="How often everything is measured. [default: 5]",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=click.FloatRange(0.01, 60),
+    help="Length of one measurement; every round has one of each row and of each baseline. "
+    f"[default: 0.5; {_FULL_SECONDS} for the whole table]",
 )  # fmt: skip
 @click.option(
     "--matvec", is_flag=True,
     help="Instead: the paper's tables of pruned matrices and of a pruned model with 1024 units.",
 )  # fmt: skip
-@click.option("--no-baseline", is_flag=True, help="Leave eager PyTorch out.")
+@click.option(
+    "--split", is_flag=True,
+    help="Instead: where the time of a sample goes, computation and overhead by operation.",
+)  # fmt: skip
+@click.option(
+    "--baselines", metavar="default|all|none|NAME,...",
+    help="What to compare with (docs/baselines.md); default: all but those that compile for "
+    "minutes. [default: default]",
+)  # fmt: skip
+@click.option("--no-baseline", is_flag=True, help="The same as --baselines none.")
+@click.option(
+    "-o", "--format", "style", type=click.Choice(("md", "csv", "json", "jsonl")),
+    help="Of what is printed. [default: md]",
+)  # fmt: skip
 @click.option(
     "--output", type=click.Path(dir_okay=False), metavar="FILE",
     help="Also write machine, command, date and rows there, as JSON.",
@@ -85,119 +128,110 @@ class _Bench(click.Command):
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Measure samples per second for every combination of model, dtype, threads and streams.
 
-    All of them, eager PyTorch with one stream and with as many (if installed), and the machine's
-    read bandwidth and arithmetic peak take turns in rounds, so every figure stands beside what it
-    replaces and what is possible here. Prints a Markdown table, or with --json the same as JSON.
+    All of them, the baselines (numpy, PyTorch in several forms, ONNX Runtime; with one stream and
+    with as many), and the machine's read bandwidth and arithmetic peak take turns in rounds, so
+    every figure stands beside what it replaces and what is possible here. A baseline whose logits
+    are not those of the model is refused.
+
+    Without --model, --size, --dtype, --threads and --streams: the whole table of this processor.
     """
     from ..machine import machine
 
     output, quiet = options["output"], common.is_quiet(ctx, options)
-    if options["matvec"] and (options["models"] or options["sizes"]):
-        raise click.UsageError("--matvec has matrices of its own: leave --model and --size out.")
+    _settle(options)
     if output:
         common.prepare_folders([common.Item("bench", output)])
     facts = machine()
-    if options["matvec"]:
-        found, table = _matvec(options, facts, quiet)
+    if options["split"]:
+        from . import bench_split
+
+        bench_split.check(options)
+        found, text = bench_split.report(options, _models(options, False), facts, quiet)
+    elif options["matvec"]:
+        from . import bench_matvec
+
+        bench_matvec.check(options)
+        found, text = bench_matvec.report(options, facts, quiet)
     else:
-        found, table = _models_report(options, facts, quiet)
+        from ..bench import tables
+
+        result = _measure(options, quiet)
+        found, text = (
+            result.to_dict(),
+            tables.text(result, options["style"], ctx.meta["command"], facts),
+        )
     report = {"command": ctx.meta["command"], "machine": facts, **found}
     if output:
-        text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        write_atomic(output, [text.encode()])
-    if options["as_json"]:
+        whole = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        write_atomic(output, [whole.encode()])
+    if options["style"] == "json":
         common.print_json(report)
     else:
-        click.echo(table)
+        click.echo(text)
 
 
-def _models_report(
-    options: dict[str, Any], facts: dict[str, Any], quiet: bool
-) -> tuple[dict[str, Any], str]:
-    """Rows of models for a report, and as a table."""
-    from ..benchmark import to_markdown
-
-    rows = _rows(options, _models(options), quiet)
-    report = {"isa": sorted({row.isa for row in rows}), "rows": [row.to_dict() for row in rows]}
-    return report, to_markdown(rows, facts)
-
-
-# Table 2 of the paper: samples/s of 1024 units, 95 % of all matrices pruned, on two big cores of a
-# Snapdragon 808 and 835.
-_PAPER_MODELS = {
-    "dual:1024:4x4:95": "19,800 / 29,100",
-    "dual:1024:16x1:95": "21,600 / 31,400",
-    "dual:1024:8x4:95": "",
-}
+def _settle(options: dict[str, Any]) -> None:
+    """Give options that depend on each other one value."""
+    if options["as_json"] and options["style"] not in (None, "json"):
+        raise click.UsageError(f"--json and --format {options['style']} differ; give one of them.")
+    options["style"] = "json" if options["as_json"] else options["style"] or "md"
+    if options["no_baseline"] and options["baselines"] not in (None, "none"):
+        raise click.UsageError("--no-baseline and --baselines differ; give one of them.")
+    options["baselines"] = "none" if options["no_baseline"] else options["baselines"] or "default"
 
 
-def _matvec(
-    options: dict[str, Any], facts: dict[str, Any], quiet: bool
-) -> tuple[dict[str, Any], str]:
-    """Tables 4 and 2 of the paper: matrices, and a model made of them."""
-    from .. import matvec
-    from ..machine import allowed_cpus
-    from ..synthetic import random_model
+def _measure(options: dict[str, Any], quiet: bool) -> Result:
+    from ..bench.session import Session
 
-    threads, rounds = options["threads"] or [allowed_cpus()], options["rounds"]
-    count = rounds * matvec.runs(options["dtypes"], threads)
-    with common.Progress(count, quiet, unit="run") as progress:
-        rows = matvec.measure(
-            options["dtypes"],
-            threads,
-            rounds=rounds,
-            seconds=options["seconds"],
-            progress=progress.done,
-        )
-    models = {name: random_model(name) for name in _PAPER_MODELS}
-    speeds = _rows({**options, "streams": [1], "no_baseline": True}, models, quiet)
-    lines = [
-        "| model | dtype | threads | samples/s | slowest tenth | paper, SD 808 / 835 |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.model} | {row.dtype} | {row.threads} | {row.samples_per_s:,.0f} | "
-        f"{row.samples_per_s_p10:,.0f} | {_PAPER_MODELS[row.model]} |"
-        for row in speeds
-    ]
-    report = {
-        "isa": sorted({row.isa for row in rows}),
-        "matrices": [row.to_dict() for row in rows],
-        "rows": [row.to_dict() for row in speeds],
-    }
-    return report, "\n".join([matvec.to_markdown(rows, facts, rounds), "", *lines])
+    full = not any(options[key] for key in ("models", "sizes", "dtypes", "threads", "streams"))
+    models = _models(options, full)
+    session = Session(models, _cases(models, options, full), options["baselines"])
+    rounds = options["rounds"] or 5
+    seconds = options["seconds"] or (_FULL_SECONDS if full else 0.5)
+    with common.Progress(session.measurements(rounds), quiet, unit="run") as progress:
+        result = session.measure(rounds, seconds, progress.done)
+    for word, left in (("refused", result.refused), ("left out", result.left_out)):
+        for sentence in dict.fromkeys(one.sentence() for one in left):
+            click.echo(f"{word}: {sentence}", err=True)
+    return result
 
 
-def _rows(options: dict[str, Any], models: dict[str, Any], quiet: bool) -> list[Row]:
-    from ..benchmark import Case, measure, measurements
-    from ..machine import allowed_cpus
-
-    cases = [
-        Case(name, dtype, threads, streams)
-        for name, threads, streams, dtype in itertools.product(
-            models,
-            options["threads"] or [allowed_cpus()],
-            options["streams"],
-            options["dtypes"],
-        )
-    ]
-    rounds, baseline = options["rounds"], not options["no_baseline"]
-    with common.Progress(measurements(cases, rounds, baseline), quiet, unit="run") as progress:
-        return measure(
-            models,
-            cases,
-            rounds=rounds,
-            seconds=options["seconds"],
-            baseline=baseline,
-            progress=progress.done,
-        )
-
-
-def _models(options: dict[str, Any]) -> dict[str, Any]:
+def _models(options: dict[str, Any], full: bool) -> dict[str, Any]:
     """Name -> (configuration, tensors)."""
     from .. import checkpoints
-    from ..synthetic import random_model
 
     models = {name: checkpoints.load(name, preset=options["preset"]) for name in options["models"]}
     sizes = options["sizes"] or (() if models else ("dual:896",))
-    return {**models, **{size: random_model(size) for size in sizes}}
+    if full:
+        sizes = _FULL_SIZES
+    return {**models, **{size: _random(size) for size in sizes}}
+
+
+def _random(size: str) -> Any:
+    if size.startswith("wavenet:"):
+        from ..baselines.wavenet import random_wavenet
+
+        return random_wavenet(size)
+    from ..synthetic import random_model
+
+    return random_model(size)
+
+
+def _cases(models: dict[str, Any], options: dict[str, Any], full: bool) -> list[Case]:
+    """Every combination; the threads of a GPU are its own, so it has one row for all of them."""
+    from ..bench.rows import Case
+    from ..machine import allowed_cpus
+
+    everything = allowed_cpus()
+    threads = options["threads"] or (sorted({1, everything}) if full else [everything])
+    streams = options["streams"] or (_FULL_STREAMS if full else (1,))
+    dtypes = options["dtypes"] or (_FULL_DTYPES if full else ("fp32",))
+    found = []
+    for device in options["devices"]:
+        teams = threads if device == "cpu" else threads[:1]
+        found += [
+            Case(name, dtype, team, count, device)
+            for name, team, count, dtype in itertools.product(models, teams, streams, dtypes)
+            if not (full and name == _WAVENET and count > 1)  # for scale, one utterance is enough
+        ]
+    return found

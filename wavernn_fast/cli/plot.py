@@ -27,6 +27,7 @@ _PICTURES = (".png", ".svg")
         "wavernn-fast plot speech.wav again.wav --preset fatchord-raw9 -o mels.svg",
         "wavernn-fast plot speech.wav predicted.npy -m voice.safetensors -o mels.png",
         "wavernn-fast plot bench.json -o speed.svg",
+        "wavernn-fast plot split.json -o split.svg",
         "wavernn-fast plot wavs/ -o report.html",
         "wavernn-fast plot run/log.jsonl -o curves.png",
         "wavernn-fast plot --subscale 8 4 -o scheme.png",
@@ -54,7 +55,8 @@ def command(inputs: Sequence[str], output: str, **options: Any) -> None:
     --preset or --model mels as well, and below two of them what they differ by.
 
     The JSON of 'bench', and of the benchmarks of throughput and stream latency: samples/s beside
-    the hardware floor and PyTorch, and how long streams wait.
+    the hardware floor and PyTorch, and how long streams wait. Of 'bench --split': computation and
+    overhead of a sample by operation.
 
     The output folder of a job, while it runs or after: one page with progress, speed and failures,
     which needs nothing else, not even the network.
@@ -132,10 +134,15 @@ def _draw_files(inputs: Sequence[str], output: str, preset: str | None, model: s
 
 
 def _draw_bench(name: str, output: str) -> None:
-    """Speeds, or waits, as the file has them."""
-    from .. import bench_rows, pictures_bench, pictures_latency
+    """Speeds, waits, or where a sample's time goes, as the file has them."""
+    from .. import bench_rows, pictures_bench, pictures_latency, pictures_split
 
     report = bench_rows.Report(name)
+    if pictures_split.is_split(report):
+        bars = pictures_split.read_splits(report)
+        common.prepare_folders([common.Item(name, output)])
+        pictures_split.plot_splits(output, bars, title=name)
+        return
     if pictures_latency.is_latency(report):
         first, company = pictures_latency.read_latency(report)
         common.prepare_folders([common.Item(name, output)])
