@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavernn_fast.conditioning import BLOCK, Conditioner
+from wavernn_fast.conditioning import Conditioner
+from wavernn_fast.conditioning_products import BLOCK
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError
 

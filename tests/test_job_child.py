@@ -249,7 +249,9 @@ def test_an_abandoned_run_leaves_no_process(tmp_path: Path) -> None:
 
 
 PARENT = """
-import sys
+import signal, sys
+if __name__ == "__main__":  # a program begun in the background of a shell would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from job_workers import *

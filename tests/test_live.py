@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -153,7 +154,8 @@ def test_a_stream_whose_logits_are_not_finite_ends_alone(config):
             frames = mels[i].copy()
             if i in bad:
                 frames[:, 12:] = poison(frames[:, 12:])
-            feed(stream, frames, [5])
+            with suppress(EngineError):  # it may have ended before its last frames come
+                feed(stream, frames, [5])
         for i, stream in enumerate(streams):
             if i in bad:
                 with pytest.raises(EngineError, match=f"live stream {i} is not finite"):
@@ -174,7 +176,8 @@ def test_what_was_made_before_a_failure_can_be_read():
     frames[:, 40:] = poison(frames[:, 40:])
     with LivePool(voice(LABELS), chunk_frames=2) as pool:
         stream, parts = pool.open(seed=3), list[np.ndarray]()
-        feed(stream, frames, [60])
+        with suppress(EngineError):  # it may have ended before it is finished
+            feed(stream, frames, [60])
         with pytest.raises(EngineError):
             parts.extend(iter(stream))
     sound = joined(parts)

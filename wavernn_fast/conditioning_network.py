@@ -16,19 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .conditioning import (
-    BLOCK,
-    Conditioner,
-    ConditioningStream,
-    Network,
-    Rows,
-    _check_window,
-    _convolve,
-    _Dense,
-    _Frames,
-    _StreamedMel,
-    _WholeMel,
-)
+from .conditioning import Conditioner, ConditioningStream, Rows
+from .conditioning_frames import Frames, StreamedMel, WholeMel, check_window
+from .conditioning_products import BLOCK, Dense, Network, convolve
 from .config import ModelConfig
 from .errors import InputError
 
@@ -80,7 +70,7 @@ class ResidualConvConditioner(Conditioner):
         twin._residual = self._residual.on(xp)
         return twin
 
-    def _block(self, frames: _Frames, block: int) -> Rows:
+    def _block(self, frames: Frames, block: int) -> Rows:
         radius = self.config.aux_radius
         first, count = block * BLOCK - radius, BLOCK + 2 * radius
         inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
@@ -121,13 +111,13 @@ class _Heard:
 
     def __init__(self, conditioner: UtteranceConditioner, mel: Any) -> None:
         self._conditioner, self._mel = conditioner, mel
-        self._frames: _WholeMel | None = None  # of what the network gives, as if it were a mel
+        self._frames: WholeMel | None = None  # of what the network gives, as if it were a mel
 
     def __call__(self, first: int, count: int) -> Rows:
         conditioner = self._conditioner
-        _check_window(first, count, int(self._mel.shape[1]))
+        check_window(first, count, int(self._mel.shape[1]))
         if self._frames is None:
-            self._frames = _WholeMel(conditioner._whole(self._mel).T, conditioner._xp, 0.0)
+            self._frames = WholeMel(conditioner._whole(self._mel).T, conditioner._xp, 0.0)
         return conditioner._rows(self._frames, first, count, {})
 
 
@@ -148,14 +138,14 @@ class _UtteranceStream(ConditioningStream):
         """See `ConditioningStream.window`."""
         if first < self._oldest:
             raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
-        _check_window(first, count, self.ready)
+        check_window(first, count, self.ready)
         if self._heard is None:
             self._heard = self._whole_conditioner.of(_all_frames(self._frames))
         self._oldest = first
         return self._heard(first, count)
 
 
-def _all_frames(frames: _StreamedMel) -> Any:
+def _all_frames(frames: StreamedMel) -> Any:
     """The mel [n_mels, n_frames] of a stream that has dropped nothing."""
     return frames.take(0, frames.n_frames).T
 
@@ -181,7 +171,7 @@ class ConvNetwork:
         for layer in range(network.layers):
             weight = tensors[f"network.{layer}.weight"].astype(np.float64)
             bias = xp.asarray(tensors[f"network.{layer}.bias"].astype(np.float64))
-            taps = [_Dense(weight[:, :, i].T, xp) for i in range(network.kernel)]
+            taps = [Dense(weight[:, :, i].T, xp) for i in range(network.kernel)]
             self._layers.append((taps, bias))
 
     def on(self, xp: Any) -> ConvNetwork:
@@ -196,7 +186,7 @@ class ConvNetwork:
     def __call__(self, mel: Any) -> list[Any]:
         """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
 
-        `_convolve` gives BLOCK frames a call, so a layer that must give more, for the context of
+        `convolve` gives BLOCK frames a call, so a layer that must give more, for the context of
         those above it, is computed in steps of BLOCK; the last step may overlap the one before.
         """
         x = mel
@@ -205,13 +195,13 @@ class ConvNetwork:
         return [x]
 
 
-def _tanh_of_convolution(xp: Any, x: Any, taps: list[_Dense], bias: Any) -> Any:
+def _tanh_of_convolution(xp: Any, x: Any, taps: list[Dense], bias: Any) -> Any:
     """Rows [n - kernel + 1, out] of x [n, in], of which there are BLOCK at least."""
     rows = x.shape[0] - len(taps) + 1
     out = xp.zeros((rows, bias.shape[0]), dtype=xp.float64)
     for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
         part = x[first : first + BLOCK + len(taps) - 1]
-        out[first : first + BLOCK] = xp.tanh(_convolve(part, (taps, bias)))
+        out[first : first + BLOCK] = xp.tanh(convolve(part, (taps, bias)))
     return out
 
 
@@ -223,11 +213,11 @@ class ResidualConvNetwork:
         assert network is not None
         self._xp = xp
 
-        def layer(name: str) -> tuple[list[_Dense], Any]:
+        def layer(name: str) -> tuple[list[Dense], Any]:
             weight = tensors[f"{name}.weight"].astype(np.float64)
             taps = weight if weight.ndim == 3 else weight[:, :, None]
             bias = xp.asarray(tensors[f"{name}.bias"].astype(np.float64))
-            return [_Dense(taps[:, :, i].T, xp) for i in range(taps.shape[2])], bias
+            return [Dense(taps[:, :, i].T, xp) for i in range(taps.shape[2])], bias
 
         self._convs = [layer(f"network.{i}") for i in range(network.layers)]
         self._dense = [layer(f"network.dense{i}") for i in range(2)]
@@ -235,7 +225,7 @@ class ResidualConvNetwork:
     def on(self, xp: Any) -> ResidualConvNetwork:
         """Bring the weights to another array module."""
 
-        def bring(layer: tuple[list[_Dense], Any]) -> tuple[list[_Dense], Any]:
+        def bring(layer: tuple[list[Dense], Any]) -> tuple[list[Dense], Any]:
             return [product.on(xp) for product in layer[0]], xp.asarray(layer[1])
 
         twin = copy.copy(self)
@@ -259,7 +249,7 @@ class ResidualConvNetwork:
         cut = (mel.shape[0] - BLOCK) // 2
         x = x + mel[cut : cut + BLOCK]
         for layer in self._dense:
-            x = xp.tanh(_convolve(x, layer))
+            x = xp.tanh(convolve(x, layer))
         return x
 
 
@@ -320,7 +310,7 @@ class _GruLayer:
             return [tensors[f"network.{layer}.{way}.{name}"].astype(np.float64) for way in ways]
 
         self._xp = xp
-        self._w_input = [_Dense(w.T, xp) for w in both("w_input")]
+        self._w_input = [Dense(w.T, xp) for w in both("w_input")]
         self._b_input = [xp.asarray(b) for b in both("b_input")]
         self.w_recurrent = xp.asarray(np.stack([w.T for w in both("w_recurrent")]))
         self.b_recurrent = xp.asarray(np.stack(both("b_recurrent"))[:, None])  # [2, 1, 3 size]

@@ -221,7 +221,7 @@ def _pass(block: _Block, wide: Any, count: int) -> Any:
 
 
 def _strips(matrix: NDArray[np.float32], width: int) -> list[Any]:
-    """Columns in strips whose products OpenBLAS does on one thread; see `conditioning._Dense`."""
+    """Columns in strips whose products OpenBLAS does on one thread; as `Dense` has them."""
     return [
         np.ascontiguousarray(matrix[:, i : i + width]) for i in range(0, matrix.shape[1], width)
     ]
