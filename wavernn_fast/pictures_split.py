@@ -20,8 +20,8 @@ HATCH = "////"  # of overhead
 _LABEL = 80  # characters
 # Operations in the order of a sample; one that is not listed comes after them.
 _ORDER = (
-    "conditioning", "frames", "prepare", "inputs", "old taps", "R", "R1", "I2", "R2", "GRU",
-    "GRU 1", "GRU 2", "dilated", "gates", "residual", "skip", "O1", "O2", "O3", "O4", "relu",
+    "conditioning", "numbers", "frames", "prepare", "inputs", "old taps", "R", "R1", "I2", "R2",
+    "GRU", "GRU 1", "GRU 2", "dilated", "gates", "residual", "skip", "O1", "O2", "O3", "O4", "relu",
     "draw", "meetings", "slices", "call", "rest", "loop",
 )  # fmt: skip
 
