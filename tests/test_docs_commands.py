@@ -155,6 +155,14 @@ def test_the_page_of_commands_has_all_of_them() -> None:
     assert set(main.list_commands(GROUP)) <= shown
 
 
+def test_the_page_of_commands_has_every_extra() -> None:
+    text = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    extras = set(re.findall(r"^([a-z]+) = \[", text.partition("\n[")[0], flags=re.M))
+    shown = set(re.findall(r"\.\[([a-z]+)\]", (ROOT / "docs" / "commands.md").read_text()))
+    assert {"torch", "cuda", "serve"} <= extras
+    assert extras - {"docs", "test"} <= shown
+
+
 # --- programs -------------------------------------------------------------------------------------
 
 

@@ -154,6 +154,20 @@ def test_the_emulator_counts_the_exchanges_that_follow_each_other(way, order):
     assert counts["hops"] == exchanges * 30 + counts["launches"]
 
 
+@pytest.mark.parametrize("blocks", [2, 12])
+@pytest.mark.parametrize("order", ["fair", "random:3"])
+def test_a_stage_has_the_exchange_that_it_waits_for(blocks, order):
+    """Of eight rows of O1 some blocks have none: what their threads know, they have by barriers."""
+    config = cases.dual_config(64, 8)
+    work = Work(config, 30)
+    emulated = work.engine(
+        device="emu", clocks=True, exchanges=4, blocks=blocks, warps=4, isa=order
+    )
+    work.run(emulated)
+    hops = {name: n for name, n in emulated.stage_ticks() if n}
+    assert hops == dict.fromkeys(("coarse y", "coarse draw", "fine y", "fine draw"), 30)
+
+
 def test_the_emulator_counts_messages():
     """Of 64 units, 32 values between the output layers and 256 classes a half."""
     n, blocks = 30, 3

@@ -53,6 +53,7 @@ _PRODUCTS: dict[str, dict[str, str]] = {
 }
 OVERHEAD = ("meetings", "slices", "call")  # operations that are d; all others are c
 _FIRST_STEPS = 64
+_LAGS = 4  # of a subscale model's rows, which the shortest run is long
 _COUNTED_STEPS = (8, 16)  # no more than a launch of the emulator has
 
 
@@ -245,12 +246,16 @@ def _unconditioned(voc: Vocoder, streams: int, steps: int) -> tuple[int, float]:
 
 
 def _calibrate(voc: Vocoder, streams: int, seconds: float) -> int:
-    """Steps that take about so long; warms everything up on the way."""
-    steps = _FIRST_STEPS
+    """Steps that take about so long; warms everything up on the way.
+
+    The rows of a subscale model begin and end one after the other: most steps must have them all.
+    """
+    rows = voc.config.subscale_factor
+    least = steps = max(_FIRST_STEPS, _LAGS * voc.lag_samples // rows)
     while True:
         one = _measure(voc, streams, steps)
         if one.seconds >= seconds / 4:
-            return max(_FIRST_STEPS, int(one.steps / one.seconds * seconds))
+            return max(least, int(one.steps / one.seconds * seconds))
         steps = min(8 * steps, int(steps * max(2.0, seconds / max(one.seconds, 1e-6))))
 
 
