@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,24 @@ def test_without_options_the_whole_table_is_measured(monkeypatch):
     [(names, cases, baselines), timing] = asked
     assert (names, baselines, timing) == ({"dual:896"}, "none", (3, 0.5))
     assert cases == [rows.Case("dual:896", "fp32", 1, 1)]
+
+
+def test_with_numpy_alone_the_engines_are_measured_and_the_rest_is_listed(monkeypatch):
+    """What `pip install .` gives: no package that only baselines need."""
+    packages = ("torch", "onnx", "onnxruntime", "threadpoolctl")
+    for name in [n for n in sys.modules if n.partition(".")[0] in packages]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, None)
+    result = run("bench", "--size", "dual:32", *SHORT, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [row["runner"] for row in report["rows"]] == ["wavernn_fast"]
+    said = {one["runner"]: one["reason"] for one in report["left_out"]}
+    assert said["numpy"].endswith('pip install "wavernn_fast[bench]".')
+    assert said["torch-eager"] == 'it needs torch: pip install "wavernn_fast[torch]".'
+    assert "onnx and onnxruntime" in said["onnx-step"]
+    assert "cupy" not in said  # it runs on no processor
 
 
 def test_a_gpu_has_one_row_whatever_the_threads(monkeypatch):

@@ -235,6 +235,22 @@ def test_a_baseline_with_wrong_logits_is_refused_and_not_timed(odd, spoil, monke
     assert result.to_dict()["refused"][0]["runner"] == "odd"
 
 
+def test_a_last_stream_that_goes_wrong_is_found(odd, monkeypatch):
+    monkeypatch.setattr(odd, "spoil", lambda tensors: tensors)
+    honest = odd.sample
+
+    def sample(self, *arguments, **options):
+        made = honest(self, *arguments, **options)
+        if made.logits is not None:
+            made.logits[1:] += 0.01
+        return made
+
+    monkeypatch.setattr(odd, "sample", sample)
+    result = measure(models(), [Case(NAME, "fp32", 1, 2)], baselines="odd", **QUICK)
+    assert [row.streams for row in result.rows if row.is_baseline] == [1]
+    assert [one.streams for one in result.refused] == [2]
+
+
 def test_the_same_baseline_is_timed_where_its_weights_are_right(odd, monkeypatch):
     monkeypatch.setattr(odd, "spoil", lambda tensors: tensors)
     result = measure(models(), [Case(NAME, "fp32", 1, 1)], baselines="odd", **QUICK)

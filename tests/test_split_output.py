@@ -65,6 +65,40 @@ def test_sums_are_those_of_the_split() -> None:
     assert set(counted[7:]) == {""}
 
 
+def test_handles_are_pairs_that_differ_in_one_thing() -> None:
+    engine = {"runner": "wavernn_fast", "method": "stage clocks"}
+    small = (Operation("R", 1, 30.0, 1.0),)
+    splits = [
+        split_of(streams=1),
+        split_of(),
+        split_of(streams=1, runner="torch-eager"),
+        split_of(streams=1, **engine),
+        split_of(streams=1, **engine, model="dual:896:16x1:95", operations=small, total_us=41.0),
+        split_of(streams=1, **engine, threads=4),
+        split_of(streams=1, model="wavenet:512", runner="wavenet-numpy", sequential=62,
+                 total_us=4100.0),
+        split_of(streams=1, model="wavenet:512", runner="wavenet-torch-script", sequential=62),
+        COUNTED,
+    ]  # fmt: skip
+    heads, *rows = rows_of(split_tables.handles([s.to_dict() for s in splits]))
+    found = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert [(f["handle"][:1], f["N"], f["us a sample"], f["times"]) for f in found] == [
+        ("N", "62 to 5", "4,100.0 to 410.0", "10"),
+        ("d", "5 to 5", "410.0 to 410.0", "1"),
+        ("c", "5 to 5", "410.0 to 41.0", "10"),
+        ("&", "5 to 5", "410.0 to 102.5", "4"),
+    ]
+    assert found[0]["from"] == "wavenet:512, wavenet-numpy, fp32, 2 t, B = 1"
+    assert found[0]["to"] == "dual:896, numpy, fp32, 2 t, B = 1"
+    assert found[1]["from"].split(", ")[1] == "torch-eager"
+    assert found[3]["c a sample, us"] == "300.0 to 75.0"
+    assert found[3]["d a sample, us"] == "100.0 to 25.0"
+
+
+def test_without_a_pair_there_is_no_table_of_handles() -> None:
+    assert split_tables.handles([split_of().to_dict(), COUNTED.to_dict()]) == ""
+
+
 def test_operations_stand_by_model() -> None:
     other = split_of(model="wavenet:512", operations=(Operation("loop", 1, 5.0, 6.0),))
     text = split_tables.operations([split_of().to_dict(), other.to_dict(), COUNTED.to_dict()])
@@ -111,6 +145,17 @@ def test_bars_are_read_as_the_command_writes_them(tmp_path: Path) -> None:
         pictures_split.Part("draw", 0.0, 90.0),
     )
     assert (bar.computation, bar.total) == (300.0, 400.0)
+
+
+def test_plans_of_a_gpu_are_told_apart(tmp_path: Path) -> None:
+    plan = "NVIDIA H200: 112 blocks of 8 warps, clusters of 8, fp32, 4 exchanges a sample"
+    on_gpu = split_of(device="cuda", facts={"plan": plan}).to_dict()
+    [bar] = read(save(tmp_path / "s.json", on_gpu))
+    words = "numpy, fp32, cuda, 112 blocks, clusters of 8, 4 exchanges, B = 4"
+    assert bar.label == words
+    assert rows_of(split_tables.operations([on_gpu]))[1][0] == words
+    [bar] = read(save(tmp_path / "s.json", {**on_gpu, "facts": {"plan": 3}}))
+    assert bar.label == "numpy, fp32, cuda, B = 4"
 
 
 def test_a_file_of_counts_alone_cannot_be_drawn(tmp_path: Path) -> None:

@@ -279,3 +279,15 @@ def matvec(
 def probe(
     kind: str, bytes_per_thread: int, threads: int, seconds: float, isa: str = ...
 ) -> float: ...
+def run_counted(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    stretches: Sequence[int],
+    *,
+    label: str = ...,
+    dtype: str = ...,
+    isa: str = ...,
+    sparse: str = ...,
+    clocks: bool = ...,
+) -> list[float]: ...
+def compiler() -> str: ...

@@ -5,6 +5,7 @@ The rows are those of `wavernn-fast bench --split --json`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,14 @@ from .bench_rows import Report, Row
 from .errors import InputError
 from .files import PathLike
 from .pictures import clip_title, new_figure, save_figure
+from .visible import visible
 
 HATCH = "////"  # of overhead
+_LABEL = 80  # characters
 # Operations in the order of a sample; one that is not listed comes after them.
 _ORDER = (
-    "conditioning", "frames", "prepare", "inputs", "old taps", "R", "R1", "I2", "R2", "GRU",
-    "GRU 1", "GRU 2", "dilated", "gates", "residual", "skip", "O1", "O2", "O3", "O4", "relu",
+    "conditioning", "numbers", "frames", "prepare", "inputs", "old taps", "R", "R1", "I2", "R2",
+    "GRU", "GRU 1", "GRU 2", "dilated", "gates", "residual", "skip", "O1", "O2", "O3", "O4", "relu",
     "draw", "meetings", "slices", "call", "rest", "loop",
 )  # fmt: skip
 
@@ -115,12 +118,23 @@ def plot_splits(path: PathLike, bars: Sequence[Bar], *, title: str = "") -> None
     save_figure(figure, path)
 
 
+def place(device: str, threads: int, facts: object) -> str:
+    """Where something ran: "2 t", or "cuda, 56 blocks, 4 exchanges" where facts have the plan."""
+    if device == "cpu":
+        return f"{threads} t"
+    plan = facts.get("plan") if isinstance(facts, dict) else None
+    if not isinstance(plan, str) or ": " not in plan:
+        return device
+    # "NVIDIA H200: 56 blocks of 8 warps, fp32, 4 exchanges a sample": what is said elsewhere goes
+    words = re.sub(r" of \d+ warps|, (fp32|fp16|bf16)\b| a sample", "", plan.partition(": ")[2])
+    return f"{device}, {words}"
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
 def _bar(row: Row) -> Bar:
-    device = row.word("device")
-    where = f"{row.count('threads')} t" if device == "cpu" else device
+    where = place(row.word("device"), row.count("threads"), row.fields.get("facts"))
     label = f"{row.word('runner')}, {row.word('dtype')}, {where}, B = {row.count('streams')}"
     operations = row.fields.get("operations")
     if not isinstance(operations, list):
@@ -170,7 +184,7 @@ def _draw(
 
 
 def _finish(left: Any, right: Any, group: Sequence[Bar]) -> None:
-    names = [clip_title(bar.label).replace("$", r"\$") for bar in group]
+    names = [visible(bar.label)[:_LABEL].replace("$", r"\$") for bar in group]
     left.set_yticks(range(len(group)), names)
     right.set_yticks([])
     for place, bar in enumerate(group):

@@ -4,9 +4,11 @@
 
 #include "backends.h"
 #include "bindings/bindings.h"
+#include "bindings/read.h"
 #include "common/error.h"
 #include "common/real_draws.h"
 #include "common/rng.h"
+#include "cpu/counted.h"
 #include "cpu/isa.h"
 #include "cpu/matvec.h"
 #include "cpu/probe.h"
@@ -73,6 +75,31 @@ py::dict matvec(const py::array_t<float, py::array::c_style | py::array::forceca
   return result;
 }
 
+// Steps of a sample for callgrind to count; what they drew.
+std::vector<double> run_counted(const py::dict& config, const py::dict& tensors,
+                                const std::vector<int>& stretches, const std::string& label,
+                                const std::string& dtype, const std::string& isa,
+                                const std::string& sparse, bool clocks) {
+  const cpu::Options options{dtype_from_name(dtype), 1, isa, sparse, clocks};
+  return cpu::run_counted(read_config(config), read_weights(tensors), options, stretches, label);
+}
+
+// What compiled this module, as results that depend on it name it.
+std::string compiler() {
+#if defined(__x86_64__)
+  const std::string machine = "x86-64";
+#elif defined(__aarch64__)
+  const std::string machine = "AArch64";
+#else
+  const std::string machine = "another machine";
+#endif
+#if defined(__clang__)
+  return "clang " + std::string(__clang_version__) + ", " + machine;
+#else
+  return "g++ " + std::string(__VERSION__) + ", " + machine;
+#endif
+}
+
 }  // namespace
 
 void bind_errors(py::module_&) {
@@ -113,6 +140,11 @@ void bind_tools(py::module_& m) {
   m.def("matvec", &matvec, py::arg("weight"), py::kw_only(), py::arg("dtype") = "fp32",
         py::arg("sparse") = "auto", py::arg("threads") = 1, py::arg("seconds") = 0.1,
         py::arg("isa") = "auto", "Measured speed of one product, as the CPU engine makes it.");
+  m.def("run_counted", &run_counted, py::arg("config"), py::arg("tensors"), py::arg("stretches"),
+        py::kw_only(), py::arg("label") = "", py::arg("dtype") = "fp32", py::arg("isa") = "auto",
+        py::arg("sparse") = "auto", py::arg("clocks") = false,
+        "Stretches of steps without slices, which callgrind counts one by one; what they drew.");
+  m.def("compiler", &compiler, "What compiled this module, and for which processors.");
 }
 
 }  // namespace wavernn_fast

@@ -217,7 +217,7 @@ def _operations(full: _Bench, empty: _Bench) -> tuple[tuple[Operation, ...], dic
         if whole < twin:
             below[name] = 1e-3 * (twin - whole)
         d = max(0.0, min(whole, twin))
-        return Operation(name, max(1, round(count)), 1e-3 * max(0.0, whole - d), 1e-3 * d)
+        return Operation(name, round(count), 1e-3 * max(0.0, whole - d), 1e-3 * d)
 
     if not full.timed:
         return (operation(WHOLE, 1, median(full.plain), median(empty.plain)),), below

@@ -53,7 +53,7 @@ _PRODUCTS: dict[str, dict[str, str]] = {
 }
 OVERHEAD = ("meetings", "slices", "call")  # operations that are d; all others are c
 _FIRST_STEPS = 64
-_EMULATED_STEPS = 24
+_COUNTED_STEPS = (8, 16)  # no more than a launch of the emulator has
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,11 @@ def split_engine(
         Default: the processors this process may use.
     streams : int
         Utterances side by side; of a subscale model each is as many streams of the engine as the
-        model has rows.
+        model has rows. On a GPU and the emulator several take the kernel for many (fp16).
     device : {"cpu", "cuda", "emu"}
-        "cuda" splits by the clocks of the kernel (`split_gpu`), "emu" counts.
+        "cuda" splits by the clocks of the kernel (`split_gpu`), "emu" counts; `seconds` and
+        `rounds` are nothing to it, and its facts have `hops_per_step`: messages between blocks
+        that no number of blocks could exchange side by side.
     seconds : float
         About how long one run takes, more than 0; every round has one with clocks and one without.
     rounds : int
@@ -121,7 +123,7 @@ def split_engine(
         Times are of a step of all streams, in microseconds. Facts: `us_with_clocks`,
         `counts_per_step` (of stages, or on the emulator of messages and meetings), `isa`,
         `weight_bytes`, `macs_per_step`, `sparse` (a sentence, where zeros are skipped), `rows` (of
-        a subscale model), `steps`, `rounds`.
+        a subscale model), `plan` (of a kernel), `steps`, `rounds`.
 
     Raises
     ------
@@ -133,6 +135,8 @@ def split_engine(
     if streams < 1 or rounds < 1 or not seconds > 0.0:
         raise InputError("Give at least one stream and one round of more than 0 seconds.")
     options: dict[str, Any] = {"device": device, "dtype": dtype, "cpu_threads": threads}
+    if device != "cpu":
+        options["gpu_streams"] = streams
     clocked = _Clocked(config, tensors, **options)
     if device == "emu":
         return _counted(clocked, model, streams)
@@ -183,6 +187,8 @@ def _facts(voc: Vocoder, one: _Measured) -> dict[str, Any]:
     }
     if voc.engine.sparse:
         facts["sparse"] = voc.engine.sparse
+    if voc.device != "cpu":
+        facts["plan"] = voc.engine.describe()
     if voc.config.subscale is not None:
         facts["rows"] = voc.config.subscale_factor
     return facts
@@ -274,15 +280,43 @@ def _operation(name: str, count: float, us: float) -> Operation:
     return Operation(name, round(count), 0.0 if is_overhead else us, us if is_overhead else 0.0)
 
 
+# --- the emulator ---------------------------------------------------------------------------------
+
+
 def _counted(voc: Vocoder, model: str, streams: int) -> Split:
     """Messages that must follow each other, by the stage that waits for them."""
-    one = _measure(voc, streams, _EMULATED_STEPS)
+    # What a launch begins with is in both runs, each of which is one launch.
+    less, more = (_count(voc, streams, n) for n in _COUNTED_STEPS)
+    one = _Measured(
+        more.steps - less.steps,
+        0.0,
+        {name: n - less.ns[name] for name, n in more.ns.items()},
+        {name: n - less.counts[name] for name, n in more.counts.items()},
+    )
     merged: dict[str, float] = {}
     for stage, hops in one.ns.items():
         name = stage.removeprefix("coarse ").removeprefix("fine ")
         merged[name] = merged.get(name, 0.0) + hops / one.steps
     operations = tuple(Operation(name, round(hops), 0.0, 0.0) for name, hops in merged.items())
-    # The first sample of a launch also waits for the words that its gates begin with.
-    exchanges = (one.counts["hops"] - one.counts["launches"]) / one.steps
-    facts = _facts(voc, one) | {"hops_per_step": exchanges}
+    facts = _facts(voc, one) | {"hops_per_step": one.counts["hops"] / one.steps}
     return _split(voc, model, streams, operations, 0.0, facts)
+
+
+def _count(voc: Vocoder, streams: int, steps: int) -> _Measured:
+    """Run so many steps, over conditioning rows of zeros, of which any number is enough."""
+    engine = voc.engine
+    ticks, counts = dict(engine.stage_ticks()), dict(engine.counts())
+    rows = steps + voc.config.upsample_left + voc.config.upsample_right + 1
+    interp, hold = (
+        np.zeros((rows, width), np.float32) if width else None
+        for width in (engine.interp_size, engine.hold_size)
+    )
+    lanes = [engine.open(seed) for seed in range(streams * voc.config.subscale_factor)]
+    count = len(lanes)
+    engine.run(lanes, [steps] * count, [interp] * count, [hold] * count)
+    return _Measured(
+        steps,
+        0.0,
+        {name: n - ticks[name] for name, n in engine.stage_ticks()},
+        {name: n - counts[name] for name, n in engine.counts()},
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from ..baselines import Baseline
 from .clocks import Clock, Library, Matrix, Places, rebuilt
 
-CONDITIONING = "conditioning"
+CONDITIONING, NUMBERS = "conditioning", "numbers"  # both made for many samples at once
 # Weight of the fused loops (`baselines.cells.loop_weights`) -> operation.
 _WEIGHTS = {
     "R": "R", "I": "inputs", "I_now": "inputs", "O1": "O1", "O2": "O2", "O3": "O3", "O4": "O4",
@@ -54,7 +54,15 @@ def _numpy(baseline: Any, places: Places) -> None:
     places.method(baseline, "_cell", "gates")
     places.method(baseline, "_draw", "draw")
     places.method(baseline, "_logistic", "draw")
+    _ahead(baseline, places)
+
+
+def _ahead(baseline: Any, places: Places) -> None:
+    """What the fused loops make before the steps that need it."""
+    from ..baselines import loops
+
     places.method(baseline.conditions, "rows", CONDITIONING)
+    places.method(loops, "to_numbers", NUMBERS)
 
 
 def _torch_inference(baseline: Any, places: Places) -> None:
@@ -67,7 +75,7 @@ def _torch_inference(baseline: Any, places: Places) -> None:
     for name, operation in (("cell", "gates"), ("draw", "draw")):
         world[name] = clock.timed(operation, world[name])
     places.value(baseline, "step", world[baseline.step.__name__])
-    places.method(baseline.conditions, "rows", CONDITIONING)
+    _ahead(baseline, places)
 
 
 def _torch_eager(baseline: Any, places: Places) -> None:

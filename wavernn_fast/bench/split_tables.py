@@ -1,9 +1,12 @@
-"""T(u) as Markdown: N, c and d of every way to run a model, and the same by operation."""
+"""T(u) as Markdown: N, c and d of every way to run a model, what changes them, and by operation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ..pictures_split import place
+from .split_handles import pairs, per_sample
 
 Fields = Mapping[str, Any]  # `Split.to_dict`
 
@@ -24,6 +27,8 @@ def to_markdown(splits: Sequence[Fields], facts: Fields | None = None) -> str:
         Of the machine (`wavernn_fast.machine`).
     """
     parts = [sums(splits), operations(splits), "\n".join(f"- {note}" for note in notes(splits))]
+    if found := handles(splits):
+        parts.insert(1, found)
     if facts is not None:
         parts.append(
             f"{facts['cpu']}, {facts['cores']} cores, {facts['cpus_allowed']} allowed; torch "
@@ -35,6 +40,29 @@ def to_markdown(splits: Sequence[Fields], facts: Fields | None = None) -> str:
 def sums(splits: Sequence[Fields]) -> str:
     """T(u) in one line each; blank where only messages were counted."""
     return _table(_HEADS, (_sum_cells(split) for split in splits))
+
+
+def handles(splits: Sequence[Fields]) -> str:
+    """What each handle of T(u) changes, for one sample of one stream; empty without a pair."""
+    heads = (
+        "handle", "from", "to", "N", "c a sample, us", "d a sample, us", "us a sample", "times",
+    )  # fmt: skip
+    rows = []
+    for handle, before, after in pairs(splits):
+        both = before, after
+        us = [per_sample(split, "total_us") for split in both]
+        rows.append(
+            [
+                handle.replace("|", "&#124;"),
+                *(f"{split['model']}, {_name(split)}" for split in both),
+                _change(f"{split['sequential']}" for split in both),
+                _change(f"{per_sample(split, 'computation_us'):,.1f}" for split in both),
+                _change(f"{per_sample(split, 'overhead_us'):,.1f}" for split in both),
+                _change(f"{each:,.1f}" for each in us),
+                f"{us[0] / us[1]:.3g}",
+            ]
+        )
+    return _table(heads, rows) if rows else ""
 
 
 def operations(splits: Sequence[Fields]) -> str:
@@ -84,6 +112,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def _change(values: Iterable[str]) -> str:
+    return " to ".join(values)
+
+
 def _sum_cells(split: Fields) -> list[str]:
     c, d, total = split["computation_us"], split["overhead_us"], split["total_us"]
     n = split["sequential"]
@@ -101,7 +133,7 @@ def _sum_cells(split: Fields) -> list[str]:
 
 def _name(split: Fields) -> str:
     """What tells a split from the others of its model."""
-    where = f"{split['threads']} t" if split["device"] == "cpu" else split["device"]
+    where = place(split["device"], split["threads"], split["facts"])
     return f"{split['runner']}, {split['dtype']}, {where}, B = {split['streams']}"
 
 
