@@ -23,10 +23,14 @@ from wavernn_fast.baselines import BASELINES, Baseline, make
 from wavernn_fast.baselines.cells import fused, loop_weights
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError, MissingDependencyError
+from wavernn_fast.models.eager import torch_threads
 from wavernn_fast.synthetic import random_mel, random_model
 
 WORST = 1e-4  # of a logit; these models give about 1e-5
 STEPS = 90  # more than a replay, and a whole number of neither replays nor calls
+
+MANY = 8000  # streams, where frequencies are looked at
+FARTHEST = 1.95 / np.sqrt(MANY)  # 0.1 % of honest draws are farther away from their distribution
 
 _MEL = {"hop_length": 5, "n_mels": 7, "upsample_left": 1, "upsample_right": 2}
 _AUX = {"aux_size": 3, "aux_channels": 10, "aux_blocks": 2, "aux_kernel": 5}
@@ -195,33 +199,37 @@ def test_a_chunk_of_a_graph_is_whole_replays(stand_ins, monkeypatch):
 # --- what they draw -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ON_CPU)
-def test_classes_are_drawn_as_the_softmax_says(name):
-    """One step of many streams from the same state: Kolmogorov and Smirnov's distance."""
-    config, streams = CONFIGS["residual"], 3000
-    baseline = make(name, config, cases.random_tensors(config, 0), streams=streams)
+def drawn_at_once(name: str, config: ModelConfig) -> tuple[Any, Any]:
+    """First samples of `MANY` streams, which all have the same logits; these in float64."""
+    baseline = make(name, config, cases.random_tensors(config, 0, gain=1.5), streams=MANY)
     made = baseline.sample(1, mel_of(config), seed=1, keep_logits=True)
-    logits = made.logits[0, 0].astype(np.float64)
+    return made.samples[:, 0], made.logits[0, 0].astype(np.float64)
+
+
+@pytest.mark.parametrize("bits", [2, 9])
+@pytest.mark.parametrize("name", ON_CPU)
+def test_classes_are_drawn_as_the_softmax_says(name, bits):
+    """Kolmogorov and Smirnov's distance; few classes, as among many much else looks like it."""
+    samples, logits = drawn_at_once(name, cases.residual_config(32, 16, bits=bits))
     share = np.exp(logits - logits.max())
     expected = np.cumsum(share / share.sum())
-    found = np.cumsum(np.bincount(made.samples[:, 0], minlength=512)) / streams
-    assert np.abs(found - expected).max() < 1.95 / np.sqrt(streams)  # 0.1 % of honest draws
+    found = np.cumsum(np.bincount(samples, minlength=2**bits)) / MANY
+    assert np.abs(found - expected).max() < FARTHEST
 
 
+@pytest.mark.parametrize("mixtures", [1, 10])
 @pytest.mark.parametrize("name", ON_CPU)
-def test_values_are_drawn_as_the_mixture_says(name):
-    config, streams = CONFIGS["residual-mol"], 3000
-    baseline = make(name, config, cases.random_tensors(config, 0), streams=streams)
-    made = baseline.sample(1, mel_of(config), seed=1, keep_logits=True)
-    mixtures, means, log_scales = np.split(made.logits[0, 0].astype(np.float64), 3)
-    share = np.exp(mixtures) / np.exp(mixtures).sum()
-    x = np.sort(made.samples[:, 0].astype(np.float64))
+def test_values_are_drawn_as_the_mixture_says(name, mixtures):
+    samples, logits = drawn_at_once(name, cases.residual_config(32, 16, mixtures=mixtures))
+    weights, means, log_scales = np.split(logits, 3)
+    share = np.exp(weights) / np.exp(weights).sum()
+    x = np.sort(samples.astype(np.float64))
     inside = (x > -1.0) & (x < 1.0)  # both ends hold what lies beyond
-    assert inside.sum() > 300
+    assert inside.sum() > MANY / 10
     z = (x[inside, None] - means) / np.exp(log_scales)
     expected = (share / (1.0 + np.exp(-z))).sum(axis=1)
-    found = (np.arange(streams) + 0.5)[inside] / streams
-    assert np.abs(found - expected).max() < 1.95 / np.sqrt(streams)
+    found = (np.arange(MANY) + 0.5)[inside] / MANY
+    assert np.abs(found - expected).max() < FARTHEST
 
 
 @pytest.mark.parametrize("name", ON_CPU)
@@ -247,14 +255,10 @@ def test_threads_of_the_process_are_given_back(name):
         ]
 
     baseline = make(name, config, cases.random_tensors(config, 0), threads=1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         expected = threads()
         baseline.sample(4)
         assert threads() == expected
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_numpy_computes_with_the_threads_that_it_is_given(monkeypatch):
@@ -269,6 +273,23 @@ def test_numpy_computes_with_the_threads_that_it_is_given(monkeypatch):
     monkeypatch.setattr(type(baseline), "_cell", cell)
     baseline.sample(1)
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("name", [n for n in ON_CPU if n.startswith("torch")])
+def test_torch_computes_with_the_threads_that_it_is_given(name, monkeypatch):
+    config, seen = CONFIGS["dual"], []
+    baseline = make(name, config, cases.random_tensors(config, 0), threads=1)
+    place, loop = (baseline, "_steps") if name != "torch-eager" else (baseline.model, "_collect")
+    inner = getattr(place, loop)
+
+    def steps(*arguments: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return inner(*arguments)
+
+    monkeypatch.setattr(place, loop, steps)
+    with torch_threads(2):
+        baseline.sample(1)
+    assert seen == [1]
 
 
 @pytest.mark.parametrize(

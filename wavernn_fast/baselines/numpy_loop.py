@@ -57,13 +57,13 @@ class ArrayLoop(FusedLoop):
         coarse_logits = self._output("O1", "O2", h[0])
         coarse = self._draw(coarse_logits, numbers[:256])
         x = xp.empty_like(x)
-        xp.subtract(coarse / 127.5, 1.0, out=x[0], casting="same_kind")
+        xp.subtract(coarse / 127.5, 1.0, out=x[0])
         inputs = inputs[cut:]
         inputs += w["I_now"] * x[0]
         h[1] = self._cell(r[cut:], inputs, h[1])
         fine_logits = self._output("O3", "O4", h[1])
         fine = self._draw(fine_logits, numbers[256:])
-        xp.subtract(fine / 127.5, 1.0, out=x[1], casting="same_kind")
+        xp.subtract(fine / 127.5, 1.0, out=x[1])
         sample[:] = 256 * coarse + fine
         return x, coarse_logits, fine_logits
 
@@ -124,7 +124,7 @@ class ArrayLoop(FusedLoop):
             sample[:] = label
             x = xp.empty_like(x)
             scale = 2.0 / (len(logits) - 1)
-            xp.subtract(label * scale, 1.0, out=x[0], casting="same_kind")
+            xp.subtract(label * scale, 1.0, out=x[0])
         return x, logits
 
     def _draw(self, logits: Any, numbers: Any) -> Any:

@@ -153,7 +153,7 @@ def _shapes(config: ModelConfig, row: NDArray[np.float32]) -> dict[str, tuple[in
 
 
 def _graph(config: ModelConfig, weights: Weights, row: NDArray[np.float32]) -> tuple[_Step, Any]:
-    """Nodes of a step; with what `_infos` needs of it."""
+    """A step, and a function of names that describes what goes in and out of it by these."""
     step = _Step(config, weights)
     (step.dual if config.core == "dual" else step.residual)()
     if not config.n_mels:
