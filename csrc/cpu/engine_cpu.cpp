@@ -31,6 +31,7 @@ constexpr int kSplitStreams = 8, kSplitStreamsFar = 16;
 constexpr uint64_t kBesideACore = 2 << 20;  // bytes of weights that a core keeps to itself
 constexpr int kBestStreams = 32;            // streams a thread from which more make it no faster
 constexpr int kCalmSlices = 50;             // slices for which the choice of members stands
+constexpr int kFirstCalmSlices = 4;         // the same of one thread, which the next one doubles
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -209,13 +210,15 @@ class CpuEngine final : public Engine {
   // share, and for any while a stolen core makes every meeting wait for the scheduler. A few slow
   // meetings prove nothing (a neighbour's burst on the memory, a tick of the system), so one slice
   // is tried on one thread, at first and when meetings are slow, and the faster way goes on for a
-  // while.
+  // while: of one thread a short one at first, for the team's slice may have been a bad moment (its
+  // first has cold caches, and conditioning is being made beside it), longer each time it wins.
   void choose_members(int members, double seconds_per_step, bool late) {
     if (members == 1) {
       --calm_slices_;
       if (trying_alone_) {
         doubtful_ = seconds_per_step < team_seconds_;
-        (doubtful_ ? calm_slices_ : trusted_slices_) = kCalmSlices;
+        (doubtful_ ? calm_slices_ : trusted_slices_) = doubtful_ ? next_calm_ : kCalmSlices;
+        next_calm_ = doubtful_ ? std::min(2 * next_calm_, kCalmSlices) : kFirstCalmSlices;
         trying_alone_ = false;
       }
       return;
@@ -291,6 +294,7 @@ class CpuEngine final : public Engine {
   double seconds_per_lane_step_ = 0;
   std::vector<double> apart_seconds_;  // the same of each thread that works alone
   int calm_slices_ = 0;                // to be run on one thread
+  int next_calm_ = kFirstCalmSlices;   // slices that one thread gets the next time it wins
   int trusted_slices_ = 0;  // of the team in which slow meetings are no reason to try one thread
   bool doubtful_ = true;    // whether a team is faster
   bool trying_alone_ = false;
