@@ -42,7 +42,7 @@ from wavernn_fast.machine import machine
 PIECE = 50  # frames of a message
 HEARD = 0.3  # seconds of audio that every stream must have before progress is compared
 LIMIT = 180.0  # seconds that a run may take
-SLOW_SECONDS = 50.0  # audio of the client that reads nothing: more than all buffers hold
+SLOW_SECONDS = 150.0  # audio of the client that reads nothing: more than the 4 MB of a socket hold
 
 
 @dataclass
@@ -111,6 +111,7 @@ def start(options: argparse.Namespace) -> Service:
         sys.executable, "-m", "wavernn_fast", "serve", "-m", options.voice, "--port", "0",
         "--max-streams", str(options.streams), "--max-queue", str(options.queue),
         "--timeout", "600", "--idle", "300", "--stall", str(options.stall), "--drain", "30",
+        "--max-seconds", str(2 * SLOW_SECONDS),
         *(["--threads", str(options.threads)] if options.threads else []),
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ QUICK = ("--seconds", "0.01", "--turns", "3", "-q", "-p", "no:cacheprovider")
 
 
 def pytest_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run of its own: not one of the workers that may be running this test."""
     command = [sys.executable, "-m", "pytest", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
 
 
 def test_times_are_of_one_sample_and_every_row_has_its_facts(tmp_path):

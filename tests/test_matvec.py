@@ -53,7 +53,7 @@ def test_rows_stand_beside_peak_floor_dense_twin_and_paper(
         matvec.Matrix(128, 0.75, "1x1", 64),
     )
     monkeypatch.setattr(matvec, "TABLE", small)
-    monkeypatch.setattr("wavernn_fast.cli.bench._PAPER_MODELS", {"dual:32:4x4:50": "19,800"})
+    monkeypatch.setattr("wavernn_fast.cli.bench_matvec._PAPER_MODELS", {"dual:32:4x4:50": "19,800"})
     out = tmp_path / "rows.json"
     short = ("--rounds", 2, "--seconds", 0.01, "--threads", 1)
     result = run("bench", "--matvec", "--dtype", "fp16,int8", *short, "--json", "--output", out)
@@ -86,7 +86,7 @@ def test_rows_stand_beside_peak_floor_dense_twin_and_paper(
 
 def test_tables_are_printed_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matvec, "TABLE", matvec.TABLE[:1])
-    monkeypatch.setattr("wavernn_fast.cli.bench._PAPER_MODELS", {"dual:32:4x4:50": "19,800"})
+    monkeypatch.setattr("wavernn_fast.cli.bench_matvec._PAPER_MODELS", {"dual:32:4x4:50": "19,800"})
     result = run("bench", "--matvec", "--rounds", 1, "--seconds", 0.01, "--threads", 1)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
