@@ -94,7 +94,8 @@ def test_every_figure_of_the_readme_leads_to_its_row() -> None:
     readme = (ROOT / "README.md").read_text()
     page = (ROOT / "docs" / "performance.md").read_text()
     links = re.findall(r"\[([\d,]+)\]\(docs/performance\.md#([\w-]+)-(\d+)\)", readme)
-    assert len(links) == sum(len(s["lines"]) for s in MANIFEST["summaries"].values())
+    # those of the tables, and some in sentences
+    assert len(links) >= sum(len(s["lines"]) for s in MANIFEST["summaries"].values())
     for figure, name, index in links:
         assert page.count(f'<a id="{name}-{index}"></a>') == 1
         entry = MANIFEST["tables"][name]
