@@ -40,19 +40,6 @@ void tell_callgrind(Request request, const char* text = nullptr) {
 #endif
 }
 
-std::unique_ptr<Stepper> make_stepper(const Plan& plan, const KernelTable& kernels,
-                                      const float* upsample_kernel) {
-  switch (plan.request.config.core) {
-    case Core::dual:
-      return make_dual_stepper(plan, kernels, upsample_kernel);
-    case Core::residual:
-      return make_residual_stepper(plan, kernels, upsample_kernel);
-    case Core::embedded:
-      break;
-  }
-  return make_embedded_stepper(plan, kernels, upsample_kernel);
-}
-
 }  // namespace
 
 std::vector<double> run_counted(const ModelConfig& config, const CanonicalWeights& weights,

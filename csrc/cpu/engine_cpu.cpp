@@ -175,10 +175,7 @@ class CpuEngine final : public Engine {
   }
 
   std::unique_ptr<Stepper> make_stepper() const {
-    const float* kernel = upsample_kernel_.data();
-    if (config().core == Core::embedded) return make_embedded_stepper(plan_, kernels_, kernel);
-    return config().core == Core::dual ? make_dual_stepper(plan_, kernels_, kernel)
-                                       : make_residual_stepper(plan_, kernels_, kernel);
+    return cpu::make_stepper(plan_, kernels_, upsample_kernel_.data());
   }
 
   // Advances every lane by the same number of steps.
@@ -217,8 +214,13 @@ class CpuEngine final : public Engine {
       --calm_slices_;
       if (trying_alone_) {
         doubtful_ = seconds_per_step < team_seconds_;
-        (doubtful_ ? calm_slices_ : trusted_slices_) = doubtful_ ? next_calm_ : kCalmSlices;
-        next_calm_ = doubtful_ ? std::min(2 * next_calm_, kCalmSlices) : kFirstCalmSlices;
+        if (doubtful_) {
+          calm_slices_ = next_calm_;
+          next_calm_ = std::min(2 * next_calm_, kCalmSlices);
+        } else {
+          trusted_slices_ = kCalmSlices;
+          next_calm_ = kFirstCalmSlices;
+        }
         trying_alone_ = false;
       }
       return;

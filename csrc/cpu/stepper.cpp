@@ -230,4 +230,17 @@ void Stepper::report_failure(const Member& me, size_t lane, int step) {
   if (me.index == 0 && job.failed_step < 0) job.failed_step = lanes_[lane]->done + step;
 }
 
+std::unique_ptr<Stepper> make_stepper(const Plan& plan, const KernelTable& kernels,
+                                      const float* upsample_kernel) {
+  switch (plan.request.config.core) {
+    case Core::dual:
+      return make_dual_stepper(plan, kernels, upsample_kernel);
+    case Core::residual:
+      return make_residual_stepper(plan, kernels, upsample_kernel);
+    case Core::embedded:
+      break;
+  }
+  return make_embedded_stepper(plan, kernels, upsample_kernel);
+}
+
 }  // namespace wavernn_fast::cpu

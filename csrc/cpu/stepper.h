@@ -144,6 +144,9 @@ class Stepper {
   Rows<float> hidden_[2][2];
 };
 
+// The stepper of the plan's core.
+std::unique_ptr<Stepper> make_stepper(const Plan&, const KernelTable&,
+                                      const float* upsample_kernel);
 std::unique_ptr<Stepper> make_dual_stepper(const Plan&, const KernelTable&, const float*);
 std::unique_ptr<Stepper> make_residual_stepper(const Plan&, const KernelTable&, const float*);
 std::unique_ptr<Stepper> make_embedded_stepper(const Plan&, const KernelTable&, const float*);

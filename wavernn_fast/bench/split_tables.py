@@ -7,6 +7,7 @@ from typing import Any
 
 from ..pictures_split import place
 from .split_handles import pairs, per_sample
+from .tables import table
 
 Fields = Mapping[str, Any]  # `Split.to_dict`
 
@@ -39,7 +40,7 @@ def to_markdown(splits: Sequence[Fields], facts: Fields | None = None) -> str:
 
 def sums(splits: Sequence[Fields]) -> str:
     """T(u) in one line each; blank where only messages were counted."""
-    return _table(_HEADS, (_sum_cells(split) for split in splits))
+    return table(_HEADS, (_sum_cells(split) for split in splits))
 
 
 def handles(splits: Sequence[Fields]) -> str:
@@ -62,7 +63,7 @@ def handles(splits: Sequence[Fields]) -> str:
                 f"{us[0] / us[1]:.3g}",
             ]
         )
-    return _table(heads, rows) if rows else ""
+    return table(heads, rows) if rows else ""
 
 
 def operations(splits: Sequence[Fields]) -> str:
@@ -72,7 +73,7 @@ def operations(splits: Sequence[Fields]) -> str:
         ours = [split for split in splits if split["model"] == model]
         names = list(dict.fromkeys(o["name"] for s in ours for o in s["operations"]))
         rows = ([_name(split), *(_cell(split, name) for name in names)] for split in ours)
-        parts.append(_table((model, *names), rows))
+        parts.append(table((model, *names), rows))
     return "\n\n".join(parts)
 
 
@@ -105,11 +106,6 @@ def notes(splits: Sequence[Fields]) -> list[str]:
 
 
 # --- cells ----------------------------------------------------------------------------------------
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def _change(values: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .rows import FIELDS, MACHINE_FIELDS, Left, Result, Row, flat
@@ -73,9 +73,9 @@ def to_markdown(result: Result, facts: Facts) -> str:
     )
     parts = []
     if engines:
-        parts.append(_table(_ENGINE_HEADS, [_engine_cells(row) for row in engines]))
+        parts.append(table(_ENGINE_HEADS, [_engine_cells(row) for row in engines]))
     if peers:
-        parts.append(_table(_PEER_HEADS, [_peer_cells(row) for row in peers]))
+        parts.append(table(_PEER_HEADS, [_peer_cells(row) for row in peers]))
     if result.refused:
         parts.append("Refused:\n" + _list(result.refused))
     if result.left_out:
@@ -137,7 +137,8 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     rule = "|" + "---|" * len(heads)
     return "\n".join([_line(heads), rule, *(_line(cells) for cells in lines)])
 
