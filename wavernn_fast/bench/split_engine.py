@@ -12,7 +12,6 @@ follow each other; times are 0 (`method` says "counted").
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,8 @@ from numpy.typing import NDArray
 from ..config import ModelConfig
 from ..devices import Device, make_devices
 from ..errors import InputError
-from ..lanes import SLICE_STEPS, let_signals_in
-from ..synthetic import random_mel
 from ..vocoder import Vocoder
+from .runs import engine_runner
 from .split import Operation, Split
 from .split_gpu import operations_of_ticks
 
@@ -201,12 +199,10 @@ def _facts(voc: Vocoder, one: _Measured) -> dict[str, Any]:
 def _measure(voc: Vocoder, streams: int, steps: int) -> _Measured:
     """Run all streams side by side for about so many steps; what the clocks say of it."""
     ticks, counts = dict(voc.engine.stage_ticks()), dict(voc.engine.counts())
-    if voc.config.n_mels:
-        done, took = _from_mels(voc, streams, steps)
-    else:
-        done, took = _unconditioned(voc, streams, steps)
+    rows = voc.config.subscale_factor
+    samples, took = engine_runner(voc, streams)(steps * rows)
     return _Measured(
-        done,
+        max(1, samples // rows),
         took,
         {name: n - ticks[name] for name, n in voc.engine.stage_ticks()},
         {name: n - counts[name] for name, n in voc.engine.counts()},
@@ -215,34 +211,6 @@ def _measure(voc: Vocoder, streams: int, steps: int) -> _Measured:
 
 def _us(one: _Measured) -> float:
     return 1e6 * one.seconds / one.steps
-
-
-def _from_mels(voc: Vocoder, streams: int, steps: int) -> tuple[int, float]:
-    """From mels to waveforms, so that frame conditioning and decoding are timed too."""
-    config = voc.config
-    frames = -(-steps * config.subscale_factor // config.hop_length) + 2
-    if config.pad == "none":
-        frames += config.lookback_frames + config.lookahead_frames
-    mels = [random_mel(config, frames, seed) for seed in range(streams)]
-    started = time.perf_counter()
-    waves = voc.generate_batch(mels, streams=streams)
-    took = time.perf_counter() - started
-    return max(1, len(waves[0]) // config.subscale_factor), took
-
-
-def _unconditioned(voc: Vocoder, streams: int, steps: int) -> tuple[int, float]:
-    if voc.config.subscale is not None:
-        started = time.perf_counter()
-        for seed in range(streams):
-            voc.generate(n_samples=steps * voc.config.subscale_factor, seed=seed)
-        return steps, time.perf_counter() - started
-    lanes = [voc.engine.open(seed) for seed in range(streams)]
-    nothing: list[None] = [None] * streams
-    started = time.perf_counter()
-    for first in range(0, steps, SLICE_STEPS):
-        count = [min(SLICE_STEPS, steps - first)] * streams
-        voc.engine.run(lanes, count, nothing, nothing, interrupt=let_signals_in)
-    return steps, time.perf_counter() - started
 
 
 def _calibrate(voc: Vocoder, streams: int, seconds: float) -> int:
