@@ -106,12 +106,14 @@ def test_what_was_measured_holds_what_is_promised():
 @pytest.mark.slow
 def test_the_load_program_runs_in_small(tmp_path: Path):
     command = [sys.executable, ROOT / "benchmarks" / "serve_load.py", "--streams", 8, "--queue", 2]
-    options = ["--seconds", 1.2, "--threads", 1, "--stall", 4, "--output", tmp_path / "load.json"]
+    # a slow machine needs seconds to make the audio after which a client is left out: until then it
+    # must not be dropped
+    options = ["--seconds", 1.2, "--threads", 1, "--stall", 20, "--output", tmp_path / "load.json"]
     done = subprocess.run(
         [str(part) for part in (*command, *options)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr
