@@ -155,6 +155,7 @@ class ModelConfig:
     subscale: SubscaleConfig | None = None  # None: one sample after the other
     embedding_size: int = 0  # embedded: values of the embedding of a label
     first_label: int = 0  # embedded: fed back at step 0
+    bands: int = 1  # sub-bands that a step draws a sample of each of; they come out interleaved
     network: NetworkConfig | None = None  # over the mel; None: the mel itself is heard
     codes: CodesConfig | None = None  # embedded: what its features are made of, if of codes
     mel: MelConfig | None = None
@@ -202,6 +203,7 @@ class ModelConfig:
                 size = getattr(self, name)
                 need(size % 16 == 0, f"{name} is {size}, not a multiple of 16")
         found += self._family_problems()
+        found += self._band_problems()
         if self.n_mels == 0:
             need(self.aux_size == 0, "an auxiliary network needs mel frames (n_mels is 0)")
             need(self.hop_length == 1, "an unconditioned model has hop_length 1")
@@ -253,6 +255,32 @@ class ModelConfig:
             (
                 self.speaker_size == 0 or (residual and self.aux_size > 0),
                 "a speaker's vector needs a residual core with an auxiliary network",
+            ),
+        )
+        return [sentence for ok, sentence in need if not ok]
+
+    def _band_problems(self) -> list[str]:
+        """What is impossible about a model that draws several sub-bands at once."""
+        if self.bands == 1:
+            return []
+        need = (
+            (self.bands in (2, 4), f"bands is {self.bands}, must be 1, 2 or 4"),
+            (
+                self.core == "residual" and self.head == "softmax" and self.n_classes % 16 == 0,
+                "several bands need a residual core, a softmax head and a multiple of 16 classes",
+            ),
+            (
+                self.bands < 1 or self.hop_length % self.bands == 0,
+                f"hop_length {self.hop_length} is not a multiple of the {self.bands} bands",
+            ),
+            (
+                self.n_mels > 0 and self.upsample == "kernel" and self.speaker_size == 0,
+                "several bands need a mel that is upsampled by a kernel, and no speaker's vector",
+            ),
+            (not self.pruned, "a model of several bands is not pruned"),
+            (
+                self.output.decode_before_crossfade and self.output.deemphasis == 0,
+                "several bands are decoded before folds are joined, and have no de-emphasis",
             ),
         )
         return [sentence for ok, sentence in need if not ok]

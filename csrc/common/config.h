@@ -22,6 +22,7 @@ struct ModelConfig {
   float first_input = 0.0f;  // fed back at step 0
   int embedding_size = 0;    // embedded: values of the embedding of a label
   int first_label = 0;       // embedded: fed back at step 0
+  int bands = 1;             // sub-bands of which a step draws a sample each
 
   int half() const { return hidden_size / 2; }
   int taps() const { return upsample_left + 1 + upsample_right; }
