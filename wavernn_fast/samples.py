@@ -314,11 +314,20 @@ class OutputDecoder:
         self._sent = 0  # samples returned so far
         self._held: NDArray[np.float64] = np.empty(0)  # decoded, not yet returned
 
+    @property
+    def delay(self) -> int:
+        """Samples held back until the end comes, those of the ends while the total is unknown."""
+        return self._of_ends + pqmf.delay(self._config.bands)
+
+    @property
+    def _of_ends(self) -> int:
+        known = self._total is not None
+        return 0 if known else cut_samples(self._config) + fade_samples(self._config)
+
     def push(self, samples: Samples) -> NDArray[np.float32]:
         """Decode the next drawn classes; returns float32 [n], possibly none while holding back.
 
-        Of several bands whole steps must come. `pqmf.delay` samples are held back then until the
-        last of the total has come, or `finish` is called.
+        Of several bands whole steps must come; what the synthesis holds back comes with the last.
 
         Raises
         ------
@@ -334,10 +343,9 @@ class OutputDecoder:
         if self._bands is not None:
             wave = self._bands.push(wave)
         self._hold(wave)
-        if self._bands is not None and self._drawn == self._total:
-            self._hold(self._bands.finish())
-        held = 0 if self._total is not None else cut_samples(config) + fade_samples(config)
-        return self._release(self._made - held)
+        if self._drawn == self._total:
+            self._end_bands()
+        return self._release(self._made - self._of_ends)
 
     def finish(self) -> NDArray[np.float32]:
         """Return the samples held back; the utterance ends with what was pushed.
@@ -349,10 +357,15 @@ class OutputDecoder:
         """
         if self._total is not None and self._drawn != self._total:
             raise InputError(f"{self._drawn} samples came, but {self._total} were announced.")
-        if self._bands is not None and self._total is None:
-            self._hold(self._bands.finish())
+        self._end_bands()
         self._total = self._drawn
         return self._release(self._made)
+
+    def _end_bands(self) -> None:
+        """Make the last samples of several bands, once."""
+        bands, self._bands = self._bands, None
+        if bands is not None:
+            self._hold(bands.finish())
 
     def _hold(self, wave: NDArray[np.float64]) -> None:
         """Add to what has been made and not been returned."""
