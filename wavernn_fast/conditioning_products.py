@@ -135,8 +135,8 @@ def hoist(
         matrices = [weight[:, :mels], weight[:, mels : mels + aux]]
     else:
         units, inner = config.hidden_size, get("gru1.w_input")
-        last = config.bands  # columns of the last sample of every band
-        weight = get("input.weight")[:, last : last + mels + aux]
+        bands = config.bands  # the first columns are the samples before
+        weight = get("input.weight")[:, bands : bands + mels + aux]
         first = np.concatenate([weight, inner @ weight])  # [4 hidden_size, n_mels + aux_size]
         matrices = [
             first[:, :mels],
