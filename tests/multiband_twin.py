@@ -142,7 +142,9 @@ def synthesis(values: np.ndarray) -> np.ndarray:
     bands = len(values)
     x = torch.from_numpy(np.ascontiguousarray(values))[None]
     x = F.conv_transpose1d(x, _picks(bands) * bands, stride=bands)
-    found: np.ndarray = F.conv1d(F.pad(x, (31, 31)), torch.from_numpy(filters(bands)[1])[None])[0, 0]
+    found: np.ndarray = F.conv1d(F.pad(x, (31, 31)), torch.from_numpy(filters(bands)[1])[None])[
+        0, 0
+    ]
     return np.asarray(found)
 
 

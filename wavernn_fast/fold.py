@@ -78,8 +78,8 @@ class Folding:
             )
         if before is False and config.bands > 1:
             raise InputError(
-                f"The {config.bands} bands of this model are decoded before folds are joined; leave "
-                "decode_before_crossfade out."
+                f"The {config.bands} bands of this model are decoded before folds are joined; "
+                "leave decode_before_crossfade out."
             )
         output = dataclasses.replace(
             output,

@@ -263,7 +263,7 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
     Raises
     ------
     InputError
-        If the preset is unknown or made for another head, hop length or number of mel bins or bands.
+        If the preset is unknown or made for another head, hop length, number of mel bins or bands.
     """
     preset = get_preset(name)
     sizes: dict[str, Any] = {

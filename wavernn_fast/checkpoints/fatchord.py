@@ -1,7 +1,7 @@
 """fatchord's residual model, which Real-Time-Voice-Cloning and many others share.
 
-The dialects `coqui`, `begeekmyfriend`, `scwavernn` and `multiband` are variants of it: what they have in common
-is here, switched by a `Variant`.
+The dialects `coqui`, `begeekmyfriend`, `scwavernn` and `multiband` are variants of it: what they
+have in common is here, switched by a `Variant`.
 
 Two residual GRUs and three layers over the sample, the upsampled mel and four slices of an
 auxiliary network (reference: fatchord/WaveRNN, models/fatchord_version.py). Every size is read
