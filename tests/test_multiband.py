@@ -21,6 +21,7 @@ from wavernn_fast import (
     accelerate,
     batch,
     checkpoints,
+    lanes,
     likelihood,
     pqmf,
     samples,
@@ -297,6 +298,24 @@ def test_batches_and_live_streams_are_the_whole_bit_for_bit(
         assert all(same(sound, b) for sound, b in zip(sounds, expected, strict=True))
     folded = voc.generate(spectra[1], seed=1, fold=(400, 40))
     assert same([other.generate_batch(spectra[:2], fold=(400, 40))[1]], folded)
+
+
+def test_slices_that_the_clock_cuts_are_whole_steps(
+    voc: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    advance = lanes.advance
+
+    def slow(engine: Any, pieces: Any, *rest: Any) -> float:
+        counts.extend(piece.n_steps for piece in pieces)
+        advance(engine, pieces, *rest)
+        return lanes._SLICE_SECONDS * 256 / 301  # asks for a slice of 301 samples next
+
+    expected = voc.generate(mel(70), seed=1)
+    monkeypatch.setattr(lanes, "advance", slow)
+    assert same([voc.generate(mel(70), seed=1)], expected)
+    assert counts[:2] == [256, 300]
+    assert not any(count % 4 for count in counts)
 
 
 def test_a_fade_at_the_end_is_held_back_as_well(model: Any) -> None:

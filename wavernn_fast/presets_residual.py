@@ -143,7 +143,7 @@ def _gwang(name: str, head: Head) -> Preset:
 def _multiband() -> Preset:
     """Rongjiehuang/Multiband-WaveRNN: four sub-bands a step, then a synthesis filter bank.
 
-    Rate, frames and lowest frequency are those of its last settings. How levels are scaled is in a
+    Rate, frames and lowest frequency are those of its settings. How levels are scaled is in a
     file that we have not seen: the logarithm is taken from its floor of -5 = log10(1e-5).
     """
     return Preset(
