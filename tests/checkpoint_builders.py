@@ -140,6 +140,21 @@ def scwavernn(*, hidden: int = 16, n_mels: int = 8, aux: int = 4, **sizes: Any) 
     return {**state, **m.state}
 
 
+def multiband(*, hidden: int = 16, n_mels: int = 8, aux: int = 4, **sizes: Any) -> State:
+    """State dict of Multiband-WaveRNN: four last samples before mel and a1, a head for each band.
+
+    The heads stand in the order in which its constructor makes them.
+    """
+    state = fatchord(hidden=hidden, n_mels=n_mels, aux=aux, **sizes)
+    m = _Maker(sizes.get("seed", 0) + 3)
+    m.linear("I", hidden, 4 + n_mels + aux)
+    classes, fc = state["fc3.weight"].shape
+    for head in ("fc31", "fc32", "fc33", "fc30"):
+        m.linear(head, classes, fc)
+    kept = {n: a for n, a in state.items() if not n.startswith("fc3.") and n != "step"}
+    return {**kept, **m.state, "step": state["step"]}
+
+
 def torchaudio(*, blocks: int = 2, seed: int = 0, classes: int = 256, **sizes: Any) -> State:
     """State dict of torchaudio.models.WaveRNN: other names, the same tensors, no step."""
     inner = {"conv1": 0, "batch_norm1": 1, "conv2": 3, "batch_norm2": 4}
@@ -397,6 +412,7 @@ BUILDERS = {
     "coqui": coqui,
     "begeekmyfriend": begeekmyfriend,
     "scwavernn": scwavernn,
+    "multiband": multiband,
     "torchaudio": torchaudio,
     "deepmind": deepmind,
     "mkotha": mkotha,

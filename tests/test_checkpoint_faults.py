@@ -107,7 +107,7 @@ def test_all_problems_are_listed_at_once_with_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "dialect", ["fatchord", "torchaudio", "coqui", "begeekmyfriend", "scwavernn"]
+    "dialect", ["fatchord", "torchaudio", "coqui", "begeekmyfriend", "scwavernn", "multiband"]
 )
 def test_counters_and_step_may_be_absent(dialect: str) -> None:
     state = {n: a for n, a in builders.BUILDERS[dialect]().items() if _fault(n)}
@@ -143,7 +143,7 @@ def test_a_hidden_size_that_does_not_split_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        ("fc30.weight", "multi-band"),
+        ("overtone.rnn0.weight_ih_l0", "overtone"),
     ],
 )
 def test_known_but_unsupported_families_are_named(name: str, family: str) -> None:

@@ -43,6 +43,7 @@ _NAMES = {
     "coqui",
     "mozilla-libritts",
     "erogol-universal",
+    "multiband",
     "gwang-gauss",
     "gwang-beta",
     "gwang-mol",
@@ -65,7 +66,7 @@ def _speech_levels(seed: int = 0) -> np.ndarray:
 def _apply(name: str, magnitudes: np.ndarray) -> Any:
     mel = get_preset(name).mel
     assert mel is not None
-    log = {"db": lambda x: 20.0 * np.log10(x), "ln": np.log}[mel.log]
+    log = {"db": lambda x: 20.0 * np.log10(x), "ln": np.log, "log10": np.log10}[mel.log]
     level = log(np.maximum(mel.floor, magnitudes**mel.power)) - mel.ref_db
     value = mel.scale * level + mel.offset
     return value if mel.clip is None else np.clip(value, *mel.clip)
@@ -106,7 +107,8 @@ def test_a_preset_agrees_with_its_mel(name: str) -> None:
     elif preset.mel.clip is not None:
         assert preset.mel.clip == preset.value_range
     else:  # the bottom is that of the floor; a sine at full scale comes near the top
-        assert preset.value_range[0] == pytest.approx(np.log(preset.mel.floor))
+        log = np.log10 if preset.mel.log == "log10" else np.log
+        assert preset.value_range[0] == pytest.approx(log(preset.mel.floor))
         sine = 0.999 * np.sin(2 * np.pi * 200 / preset.sample_rate * np.arange(preset.sample_rate))
         top = float(log_mel(sine.astype(np.float32), preset.mel).max())
         assert preset.value_range[1] - 1.0 < top < preset.value_range[1]
@@ -174,6 +176,7 @@ _FRAMES = {
     "coqui": (22050, 1024, 256, 1024, 0, 11025, 0),
     "mozilla-libritts": (24000, 1024, 256, 1024, 40, 8000, 0.98),
     "erogol-universal": (16000, 2048, 200, 800, 0, 8000, 0.98),
+    "multiband": (24000, 512, 128, 512, 50, 12000, 0),
     "gwang-beta": (22050, 1024, 256, 1024, 125, 7600, 0.97),
 }
 

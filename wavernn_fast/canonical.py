@@ -42,7 +42,7 @@ def _dual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     size, width, aux = config.hidden_size, config.fc_size, config.aux_size
     shapes: dict[str, tuple[int, ...]] = {
-        "input.weight": (size, 1 + config.n_mels + aux + config.speaker_size),
+        "input.weight": (size, config.bands + config.n_mels + aux + config.speaker_size),
         "input.bias": (size,),
     }
     for name, inputs in (("gru1", size), ("gru2", size + aux)):
@@ -53,7 +53,7 @@ def _residual_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     layers = (
         ("fc1", width, size + aux),
         ("fc2", width, width + aux),
-        ("fc3", config.n_classes, width),
+        ("fc3", config.bands * config.n_classes, width),
     )
     for name, rows, inputs in layers:
         shapes[f"{name}.weight"] = (rows, inputs)
@@ -132,7 +132,7 @@ def _conditioner_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     held = config.core == "embedded" or config.network is not None
     if config.n_mels and not held and config.upsample == "kernel":
         taps = config.upsample_left + 1 + config.upsample_right
-        shapes["upsample.kernel"] = (config.hop_length, taps)
+        shapes["upsample.kernel"] = (config.hop_length // config.bands, taps)
     if config.aux_size:
         wide = config.aux_channels
         out = config.aux_size * (4 if config.core == "residual" else 1)

@@ -135,7 +135,8 @@ def hoist(
         matrices = [weight[:, :mels], weight[:, mels : mels + aux]]
     else:
         units, inner = config.hidden_size, get("gru1.w_input")
-        weight = get("input.weight")[:, 1 : 1 + mels + aux]  # column 0 is the last sample
+        bands = config.bands  # the first columns are the samples before
+        weight = get("input.weight")[:, bands : bands + mels + aux]
         first = np.concatenate([weight, inner @ weight])  # [4 hidden_size, n_mels + aux_size]
         matrices = [
             first[:, :mels],

@@ -282,6 +282,10 @@ class ModelConfig:
                 self.output.decode_before_crossfade and self.output.deemphasis == 0,
                 "several bands are decoded before folds are joined, and have no de-emphasis",
             ),
+            (
+                self.output.length == "frames",
+                "a model of several bands makes all frames sound (length 'frames')",
+            ),
         )
         return [sentence for ok, sentence in need if not ok]
 

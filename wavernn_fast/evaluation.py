@@ -234,6 +234,7 @@ class Evaluator:
         request = utterance.make_request(self.config, mel, samples, 0)
         targets = likelihood.forced_targets(self.config, request, wave)
         first = min(len(targets), int(TORCH_SECONDS * self.sample_rate))
+        first -= first % self.config.bands  # whole steps
         found = {
             dtype: _engine_nll(voc, request, targets, first) for dtype, voc in self._engines.items()
         }

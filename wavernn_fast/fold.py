@@ -20,6 +20,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from . import pqmf
 from .config import Crossfade, ModelConfig
 from .errors import InputError
 from .samples import Samples, decode_samples, deemphasize, mu_law_expand, shape_end
@@ -52,7 +53,7 @@ class Folding:
         ------
         InputError
             If the sizes cannot be, the crossfade is unknown, or an order of decoding is asked of
-            a model without mu-law labels.
+            a model without mu-law labels or after the crossfade of one with several bands.
         """
         output = config.output
         target, overlap = (
@@ -62,6 +63,7 @@ class Folding:
                 (self.overlap, output.fold_overlap, "overlap"),
             )
         )
+        check_steps(config, target=target, overlap=overlap)
         fold_plan(0, target, overlap)
         if self.crossfade not in (None, *get_args(Crossfade)):
             raise InputError(
@@ -74,6 +76,11 @@ class Folding:
                 "The model has no mu-law labels, so there is nothing to decode before or after the "
                 "crossfade; leave decode_before_crossfade out."
             )
+        if before is False and config.bands > 1:
+            raise InputError(
+                f"The {config.bands} bands of this model are decoded before folds are joined; "
+                "leave decode_before_crossfade out."
+            )
         output = dataclasses.replace(
             output,
             fold_target=target,
@@ -82,6 +89,23 @@ class Folding:
             decode_before_crossfade=output.decode_before_crossfade if before is None else before,
         )
         return dataclasses.replace(config, output=output)
+
+
+def check_steps(config: ModelConfig, **samples: int) -> None:
+    """Refuse numbers of samples that are no whole steps of a model of several bands.
+
+    Raises
+    ------
+    InputError
+        Naming the first of them, and the next number that is.
+    """
+    for name, count in samples.items():
+        if count % config.bands:
+            more = count + -count % config.bands
+            raise InputError(
+                f"{name} is {count} samples, but this model draws {config.bands} of them a step; "
+                f"give a multiple, such as {more}."
+            )
 
 
 def to_samples(value: Any, what: str) -> int:
@@ -233,6 +257,26 @@ def crossfade(
     return wave
 
 
+def _joined(
+    folds: Sequence[NDArray[np.float64]], plan: FoldPlan, config: ModelConfig
+) -> NDArray[np.float64]:
+    """`crossfade`; several bands each by themselves, so that all samples of a step fade alike."""
+    bands, flavour = config.bands, config.output.crossfade
+    if bands == 1:
+        return crossfade(folds, plan, flavour)
+    steps = FoldPlan(
+        plan.n_samples // bands,
+        plan.target // bands,
+        plan.overlap // bands,
+        plan.num_folds,
+        tuple(start // bands for start in plan.starts),
+        tuple(length // bands for length in plan.lengths),
+        plan.plain,
+    )
+    joined = [crossfade([fold[k::bands] for fold in folds], steps, flavour) for k in range(bands)]
+    return pqmf.synthesise(np.stack(joined, axis=1).reshape(-1), bands)
+
+
 def join_folds(
     folds: Sequence[Samples], plan: FoldPlan, config: ModelConfig
 ) -> NDArray[np.float32]:
@@ -244,6 +288,7 @@ def unfold(folds: Sequence[Samples], plan: FoldPlan, config: ModelConfig) -> NDA
     """Waveform of a folded utterance: decode, crossfade, de-emphasis, cut, fade-out.
 
     Mu-law is undone before or after the crossfade as `config.output.decode_before_crossfade` says.
+    Several bands are joined one by one, and then become a waveform.
 
     Parameters
     ----------
@@ -262,7 +307,7 @@ def unfold(folds: Sequence[Samples], plan: FoldPlan, config: ModelConfig) -> NDA
     output = config.output
     before = output.decode_before_crossfade
     values = [decode_samples(fold, config, expand=before) for fold in folds]
-    wave = crossfade(values, plan, output.crossfade)
+    wave = _joined(values, plan, config)
     if output.mu_law and config.head == "softmax" and not before:
         wave = mu_law_expand(wave, config.n_classes)
     if output.deemphasis:

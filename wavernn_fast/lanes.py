@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from . import _C
 
 SLICE_STEPS = 2048  # samples of a place in one slice at most: they bound the rows in memory
+_GRAIN = 4  # samples: all bands that a step of a model draws, whatever their number
 _LEAST_STEPS = 128  # and at least: a slice costs some 20 us of Python a lane
 _SLICE_SECONDS = 0.25  # about as long as a slice should take, for progress
 _PIECES_A_PLACE = 4  # of a slice at most, each of which has rows for some frames of context
@@ -173,7 +174,7 @@ def draw_lanes(
         yield Tally(sum(piece.n_steps for piece in pieces), slots * steps, seconds)
         active = [piece.lane for piece in pieces if piece.lane.remaining > 0]
         wanted = int(steps * _SLICE_SECONDS / max(seconds, 1e-9))
-        n_steps = min(max(wanted, _LEAST_STEPS), most)
+        n_steps = min(max(wanted // _GRAIN * _GRAIN, _LEAST_STEPS), most)
 
 
 def advance(

@@ -218,6 +218,7 @@ class LoadedModel:
         return (
             f"{type(self).__name__}({c.core} {c.hidden_size}, {c.head}, {c.sample_rate} Hz, "
             f"{f'{c.subscale.factor} rows, ' if c.subscale else ''}"
+            f"{f'{c.bands} bands, ' if c.bands > 1 else ''}"
             f"{self.device}/{self.isa}/{self.dtype}, {self.cpu_threads} "
             f"{'threads' if self.device == 'cpu' else 'blocks'}"
             f"{f' on each of {len(self.devices)} devices' if len(self.devices) > 1 else ''})"

@@ -24,6 +24,8 @@ class Preset:
         Key under which its program saves the weights, "" for none; None: not a hint.
     bits : int or None
         Of the labels of the published model. A hint as well: the convention goes with any number.
+    bands : int
+        Sub-bands that a step of its models draws; it goes with no other number.
     """
 
     name: str
@@ -37,9 +39,16 @@ class Preset:
     wrapper: str | None = None
     bits: int | None = None
     embedded: bool = False  # for models with an embedded core, and for no others
+    bands: int = 1
 
     def problems(
-        self, *, head: str | None, hop_length: int, n_mels: int, embedded: bool = False
+        self,
+        *,
+        head: str | None,
+        hop_length: int,
+        n_mels: int,
+        embedded: bool = False,
+        bands: int = 1,
     ) -> list[str]:
         """List what keeps a model of these sizes from using the preset; empty if it fits.
 
@@ -57,9 +66,15 @@ class Preset:
             found.append(
                 f"it has {'an' if embedded else 'no'} embedded core, the preset is for {kind}"
             )
+        if bands != self.bands:
+            found.append(f"it draws {_bands(bands)}, the preset is for {_bands(self.bands)}")
         if not embedded and hop_length not in (0, self.hop_length):
             found.append(f"it has {hop_length} samples a frame, the preset {self.hop_length}")
         any_features = self.embedded and self.mel is None
         if n_mels != ours and not any_features:
             found.append(f"it takes {n_mels} mel bins, the preset makes {ours}")
         return found
+
+
+def _bands(count: int) -> str:
+    return "one band" if count == 1 else f"{count} bands"

@@ -247,14 +247,12 @@ def get_preset(name: str) -> Preset:
 
 
 def fitting_presets(
-    *, head: str | None, hop_length: int, n_mels: int, embedded: bool = False
+    *, head: str | None, hop_length: int, n_mels: int, embedded: bool = False, bands: int = 1
 ) -> list[str]:
     """Name the presets that a model of these sizes can use; see `Preset.problems`."""
-    return [
-        name
-        for name, preset in PRESETS.items()
-        if not preset.problems(head=head, hop_length=hop_length, n_mels=n_mels, embedded=embedded)
-    ]
+    sizes: dict[str, Any] = {"head": head, "hop_length": hop_length, "n_mels": n_mels}
+    sizes |= {"embedded": embedded, "bands": bands}
+    return [name for name, preset in PRESETS.items() if not preset.problems(**sizes)]
 
 
 def with_preset(config: ModelConfig, name: str) -> ModelConfig:
@@ -265,7 +263,7 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
     Raises
     ------
     InputError
-        If the preset is unknown or made for another head, hop length or number of mel bins.
+        If the preset is unknown or made for another head, hop length, number of mel bins or bands.
     """
     preset = get_preset(name)
     sizes: dict[str, Any] = {
@@ -273,6 +271,7 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
         "hop_length": config.hop_length,
         "n_mels": config.n_mels,
         "embedded": config.core == "embedded",
+        "bands": config.bands,
     }
     problems = preset.problems(**sizes)
     if problems:

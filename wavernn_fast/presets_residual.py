@@ -140,11 +140,47 @@ def _gwang(name: str, head: Head) -> Preset:
     )
 
 
+def _multiband() -> Preset:
+    """Rongjiehuang/Multiband-WaveRNN: four sub-bands a step, then a synthesis filter bank.
+
+    Rate, frames and lowest frequency are those of its settings. How levels are scaled is in a
+    file that we have not seen: the logarithm is taken from its floor of -5 = log10(1e-5).
+    """
+    return Preset(
+        name="multiband",
+        summary="24 kHz, hop 128, four bands, log10 mel from -5 up (its scale is assumed); mu-law",
+        sample_rate=24000,
+        hop_length=128,
+        heads=("softmax",),
+        # As in forwardtacotron: a filter around a sine at full scale.
+        value_range=(-5.0, 1.1),
+        mel=MelConfig(
+            preset="multiband",
+            sample_rate=24000,
+            n_fft=512,
+            hop_length=128,
+            win_length=512,
+            n_mels=80,
+            f_min=50.0,
+            f_max=12000.0,
+            log="log10",
+        ),
+        # Its folds are 5500 and 275 steps of four samples. Filters overshoot: 1 is the limit.
+        output=OutputConfig(
+            mu_law=True, label_decode="float32", fold_target=22000, fold_overlap=1100, limit=1.0
+        ),
+        wrapper="",
+        bits=9,
+        bands=4,
+    )
+
+
 RESIDUAL_PRESETS: tuple[Preset, ...] = (
     _forwardtacotron(),
     _coqui(),
     _mozilla_libritts(),
     _erogol_universal(),
+    _multiband(),
     _gwang("gwang-gauss", "gaussian"),
     _gwang("gwang-beta", "beta"),
     _gwang("gwang-mol", "mol"),

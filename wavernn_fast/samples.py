@@ -1,4 +1,4 @@
-"""From drawn classes to waveform and back: labels, mu-law, coarse and fine, de-emphasis, ends.
+"""From drawn classes to waveform and back: labels, mu-law, coarse and fine, sub-bands, ends.
 
 All arithmetic is float64; only the finished waveform is float32. Formulas are those of the public
 models: x = 2 k / (C - 1) - 1 for label k of C, and the mu-law companding of ITU-T G.711 in its
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import pqmf
 from .config import ModelConfig
 from .errors import InputError
 from .features import check_wave
@@ -130,7 +131,7 @@ def _label_table(n_classes: int, decode: str, expand: bool) -> NDArray[np.float6
 def decode_samples(
     samples: Samples, config: ModelConfig, *, expand: bool = True
 ) -> NDArray[np.float64]:
-    """Values of what the engine drew, before de-emphasis.
+    """Values of what the engine drew, before de-emphasis or the synthesis of sub-bands.
 
     Parameters
     ----------
@@ -162,7 +163,8 @@ def encode_targets(wave: ArrayLike, config: ModelConfig) -> Samples:
 
     Inverse of decoding: pre-emphasis where the model de-emphasises, clipping to [-1, 1], then the
     nearest class (the value itself where no classes are drawn). Labels are exact even where the
-    decode of the model truncates, because exact labels are what such models were trained on.
+    decode of the model truncates, because exact labels are what such models were trained on. For
+    a model of several bands, the wave is cut into its sub-bands first.
 
     Parameters
     ----------
@@ -174,7 +176,7 @@ def encode_targets(wave: ArrayLike, config: ModelConfig) -> Samples:
     Returns
     -------
     int32 or float32 array [n_samples]
-        In the form that `decode_samples` takes.
+        In the form that `decode_samples` takes. Of several bands: interleaved, of whole steps.
 
     Raises
     ------
@@ -184,6 +186,8 @@ def encode_targets(wave: ArrayLike, config: ModelConfig) -> Samples:
     x = check_wave(wave).astype(np.float64)
     if config.output.deemphasis:
         x[1:] = x[1:] - config.output.deemphasis * x[:-1]
+    if config.bands > 1:
+        x = pqmf.analyse(x, config.bands)
     x = np.clip(x, -1.0, 1.0)
     if config.draws_values:
         return x.astype(np.float32)
@@ -243,6 +247,11 @@ def _ramp(length: int) -> NDArray[np.float64]:
     return ramp
 
 
+def held_back_samples(config: ModelConfig) -> int:
+    """Samples that wait for others before they can be heard, while the end is not known."""
+    return cut_samples(config) + fade_samples(config) + pqmf.delay(config.bands)
+
+
 def finish(wave: NDArray[np.float64], config: ModelConfig) -> NDArray[np.float32]:
     """Cut a whole decoded wave to the length rule, fade its end out (`shape_end`), and round."""
     return shape_end(wave, config).astype(np.float32)
@@ -299,32 +308,44 @@ class OutputDecoder:
         self._config = config
         self._total = total
         self._state = 0.0  # last de-emphasised sample
+        self._bands = pqmf.Synthesis(config.bands) if config.bands > 1 else None
         self._drawn = 0  # samples pushed so far
+        self._made = 0  # samples of the waveform made of those
         self._sent = 0  # samples returned so far
         self._held: NDArray[np.float64] = np.empty(0)  # decoded, not yet returned
 
     @property
     def delay(self) -> int:
-        """Samples held back while the total is unknown."""
+        """Samples held back until the end comes, those of the ends while the total is unknown."""
+        return self._of_ends + pqmf.delay(self._config.bands)
+
+    @property
+    def _of_ends(self) -> int:
         known = self._total is not None
         return 0 if known else cut_samples(self._config) + fade_samples(self._config)
 
     def push(self, samples: Samples) -> NDArray[np.float32]:
         """Decode the next drawn classes; returns float32 [n], possibly none while holding back.
 
+        Of several bands whole steps must come; what the synthesis holds back comes with the last.
+
         Raises
         ------
         InputError
             If more samples come than the total announced.
         """
-        wave = decode_samples(samples, self._config)
-        if self._config.output.deemphasis:
-            wave, self._state = deemphasize(wave, self._config.output.deemphasis, self._state)
+        wave, config = decode_samples(samples, self._config), self._config
+        if config.output.deemphasis:
+            wave, self._state = deemphasize(wave, config.output.deemphasis, self._state)
         self._drawn += wave.size
         if self._total is not None and self._drawn > self._total:
             raise InputError(f"{self._drawn} samples came, but {self._total} were announced.")
-        self._held = np.concatenate([self._held, wave]) if self._held.size else wave
-        return self._release(self._drawn - self.delay)
+        if self._bands is not None:
+            wave = self._bands.push(wave)
+        self._hold(wave)
+        if self._drawn == self._total:
+            self._end_bands()
+        return self._release(self._made - self._of_ends)
 
     def finish(self) -> NDArray[np.float32]:
         """Return the samples held back; the utterance ends with what was pushed.
@@ -336,8 +357,20 @@ class OutputDecoder:
         """
         if self._total is not None and self._drawn != self._total:
             raise InputError(f"{self._drawn} samples came, but {self._total} were announced.")
+        self._end_bands()
         self._total = self._drawn
-        return self._release(self._drawn)
+        return self._release(self._made)
+
+    def _end_bands(self) -> None:
+        """Make the last samples of several bands, once."""
+        bands, self._bands = self._bands, None
+        if bands is not None:
+            self._hold(bands.finish())
+
+    def _hold(self, wave: NDArray[np.float64]) -> None:
+        """Add to what has been made and not been returned."""
+        self._held = np.concatenate([self._held, wave]) if self._held.size else wave
+        self._made += wave.size
 
     def _release(self, end: int) -> NDArray[np.float32]:
         """Return held samples up to position `end` of the wave, cut and faded."""
@@ -357,8 +390,10 @@ class OutputDecoder:
 
 
 def decode_all(samples: Samples, config: ModelConfig) -> NDArray[np.float32]:
-    """Waveform of one unfolded utterance: values, de-emphasis, cut, fade-out, float32."""
+    """Waveform of one unfolded utterance: values, de-emphasis or synthesis, ends, float32."""
     wave = decode_samples(samples, config)
+    if config.bands > 1:
+        wave = pqmf.synthesise(wave, config.bands)
     if config.output.deemphasis:
         wave, _ = deemphasize(wave, config.output.deemphasis)
     return finish(wave, config)

@@ -24,7 +24,10 @@ Wave = NDArray[np.float32]
 def from_mel(
     voice: Voice, request: Request, sampling: Sampling, chunk_samples: int
 ) -> Iterator[Wave]:
-    """Chunks of `chunk_samples` (the last may be shorter); nothing is held back."""
+    """Chunks of `chunk_samples` (the last may be shorter); nothing is held back.
+
+    The synthesis of several bands is, so they are drawn so far ahead of the first chunk.
+    """
     if voice.network is not None:
         yield from subscale_job.stream(voice, request, sampling, chunk_samples)
         return
@@ -37,10 +40,17 @@ def from_mel(
         remaining=sounding_samples(voice, request),
         take=drawn.append,
     )
+    ahead = decoder.delay
+    pending = np.zeros(0, dtype=np.float32)
     while lane.remaining:
-        piece = Piece(lane, min(chunk_samples, lane.remaining))
+        piece = Piece(lane, min(chunk_samples + ahead, lane.remaining))
         advance(voice.engine, [piece], voice.hop_length)
-        yield decoder.push(drawn.pop())
+        ahead = 0
+        pending = np.concatenate([pending, decoder.push(drawn.pop())])
+        yield pending[:chunk_samples]
+        pending = pending[chunk_samples:]
+    if len(pending):
+        yield pending
 
 
 def from_frames(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .samples import cut_samples, fade_samples
+from .samples import held_back_samples
 from .utterance import Voice
 
 
@@ -29,7 +29,7 @@ class StreamFacts:
         Frames after a frame that must have come before it can sound. Where `hears_whole`, all.
     held_back_samples, held_back_ms : int, float
         Drawn samples that are kept until more have come, as they would be cut or faded were the end
-        now.
+        now, or as the synthesis of sub-bands needs those after them.
     first_frames, first_ms : int, float
         Frames that must have come before the first sample can be had: the frame itself and all of
         the above, context before the first frame, and for a subscale model the lag of its rows.
@@ -74,7 +74,7 @@ class StreamFacts:
 def stream_facts(voice: Voice, chunk_frames: int) -> StreamFacts:
     """Work out the facts of a voice, with or without its fade-out."""
     config = voice.config
-    held = cut_samples(config) + fade_samples(config)
+    held = held_back_samples(config)
     before = config.lookback_frames if config.pad == "none" else 0
     return StreamFacts(
         streams_frames=config.n_mels > 0 and config.upsample == "kernel",

@@ -71,7 +71,8 @@ def compare(
     voc : Vocoder
     tensors : canonical tensors of the PyTorch side, usually those that `voc` was made from
     steps : int
-        Samples compared, 1 or more; fewer if the mel is shorter.
+        Samples compared, 1 or more (of several bands, made whole steps); fewer if the mel is
+        shorter.
     mel : float32 [n_mels, n_frames], optional
         By default random values over the model's range. A model that hears a speaker hears a
         random one.
@@ -91,6 +92,7 @@ def compare(
     from .vocoder import Vocoder
 
     config = voc.config
+    steps += -steps % config.bands
     torch_model = make_eager(config, tensors, "float64")
     if mel is None and config.n_mels:
         frames = -(-steps // config.hop_length)

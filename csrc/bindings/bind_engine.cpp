@@ -25,7 +25,15 @@ using IntArray = py::array_t<int32_t, py::array::c_style | py::array::forcecast>
 
 struct Stream {
   StreamState state;
+  int bands = 1;  // of the engine that opened it
 };
+
+// What Python counts in samples, in steps of as many draws as the model has bands.
+int64_t steps_of(int64_t samples, const ModelConfig& c, const std::string& name) {
+  WF_CHECK(samples % c.bands == 0, name, " is ", samples, ", expected a multiple of ", c.bands,
+           ": this model draws its ", c.bands, " bands side by side");
+  return samples / c.bands;
+}
 
 // Beyond, every draw takes the largest logit; infinity would make NaN of that logit's own 0.
 constexpr double kLargestInverse = 1e38;
@@ -34,8 +42,9 @@ Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t 
                    uint64_t start, double temperature, bool greedy) {
   WF_CHECK(temperature > 0 && std::isfinite(temperature), "temperature is ", temperature,
            ", expected a positive number (use greedy=True for no randomness)");
-  Stream stream{make_stream(engine.config(), {seed, item, fold})};
-  stream.state.start = start;
+  const ModelConfig& c = engine.config();
+  Stream stream{make_stream(c, {seed, item, fold}), c.bands};
+  stream.state.start = uint64_t(steps_of(int64_t(start), c, "start"));
   stream.state.inv_temperature = float(std::min(1.0 / temperature, kLargestInverse));
   stream.state.greedy = greedy;
   return stream;
@@ -83,11 +92,13 @@ const float* conditioning_rows(const Engine& engine, Call& call, const py::objec
   return array.data();
 }
 
-void set_words(Call& call, Job& job, const py::object& given, size_t index, int draws) {
+void set_words(Call& call, Job& job, const py::object& given, size_t index, const ModelConfig& c) {
   if (given.is_none()) return;
+  const int draws = c.draws_per_step();
   const auto u = py::cast<DoubleArray>(given);
+  const int a_sample = draws / c.bands;
   WF_CHECK(u.size() == job.n_steps * draws, "uniforms of stream ", index, " hold ", u.size(),
-           " numbers, expected [", job.n_steps, ", ", draws, "]");
+           " numbers, expected [", job.n_steps * c.bands, ", ", a_sample, "]");
   std::vector<uint32_t> words(u.size());
   for (size_t i = 0; i < words.size(); ++i) {
     const double x = u.data()[i];
@@ -111,9 +122,9 @@ void set_forced(Call& call, Job& job, const py::object& given, size_t index, con
   }
   const auto k = py::cast<IntArray>(given);
   const int limit = c.core == Core::dual ? 65536 : c.n_classes;
-  WF_CHECK(k.size() >= job.n_steps, "forced of stream ", index, " holds ", k.size(),
-           " labels, expected ", job.n_steps);
-  for (int64_t i = 0; i < job.n_steps; ++i)
+  const int64_t n = job.n_steps * c.bands;
+  WF_CHECK(k.size() >= n, "forced of stream ", index, " holds ", k.size(), " labels, expected ", n);
+  for (int64_t i = 0; i < n; ++i)
     WF_CHECK(k.data()[i] >= 0 && k.data()[i] < limit, "forced label ", i, " of stream ", index,
              " is ", k.data()[i], ", expected 0 to ", limit - 1);
   call.keep.push_back(k);
@@ -121,18 +132,19 @@ void set_forced(Call& call, Job& job, const py::object& given, size_t index, con
 }
 
 void set_outputs(Call& call, Job& job, const ModelConfig& c, bool return_logits) {
+  const py::ssize_t n = job.n_steps * c.bands;
   py::object samples, logits = py::none();
   if (c.draws_values()) {
-    FloatArray out(job.n_steps);
+    FloatArray out(n);
     job.values = out.mutable_data();
     samples = out;
   } else {
-    IntArray out(job.n_steps);
+    IntArray out(n);
     job.labels = out.mutable_data();
     samples = out;
   }
   if (return_logits) {
-    FloatArray out({py::ssize_t(job.n_steps), py::ssize_t(c.logits_size())});
+    FloatArray out({n, py::ssize_t(c.logits_size() / c.bands)});
     job.logits = out.mutable_data();
     logits = out;
   }
@@ -163,7 +175,9 @@ void run_jobs(Engine& engine, Call& call, int lanes, const py::object& interrupt
   for (size_t i = 0; i < call.jobs.size(); ++i) {
     const Job& job = call.jobs[i];
     if (job.failed_step < 0) continue;
-    const uint64_t step = job.state->step - uint64_t(job.n_steps) + uint64_t(job.failed_step);
+    const uint64_t bands = uint64_t(engine.config().bands);
+    const uint64_t failed = job.state->step - uint64_t(job.n_steps) + uint64_t(job.failed_step);
+    const uint64_t step = failed * bands + uint64_t(job.failed_band);
     fail<EngineError>("a logit of stream ", i, " is not finite at step ", step,
                       "; the weights or the mel are out of range for dtype ", engine.dtype());
   }
@@ -189,7 +203,9 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
     WF_CHECK(streams[i] != nullptr, "stream ", i, " is None");
     WF_CHECK(n_steps[i] >= 0, "n_steps of stream ", i, " is ", n_steps[i]);
     job.state = &streams[i]->state;
-    job.n_steps = n_steps[i];
+    WF_CHECK(streams[i]->bands == c.bands, "stream ", i, " was opened on a model of ",
+             streams[i]->bands, " bands, this one has ", c.bands);
+    job.n_steps = steps_of(n_steps[i], c, "n_steps of stream " + std::to_string(i));
     const int64_t phase = int64_t(job.state->position()) % c.hop_length;
     const int64_t frames = (phase + job.n_steps + c.hop_length - 1) / c.hop_length;
     const int64_t extra = frames > 0 ? c.taps() - 1 : 0;
@@ -199,7 +215,7 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
                           {"interp" + of, frames + extra, c.interp_size()}, job.interp_on_device);
     job.hold = conditioning_rows(engine, call, item_of(hold, i),
                                  {"hold" + of, frames, c.hold_size()}, job.hold_on_device);
-    set_words(call, job, item_of(uniforms, i), i, c.draws_per_step());
+    set_words(call, job, item_of(uniforms, i), i, c);
     set_forced(call, job, item_of(forced, i), i, c);
     set_outputs(call, job, c, return_logits);
   }
@@ -250,7 +266,9 @@ void bind_engine(py::module_& m) {
         py::arg("dtype") = "fp32", py::arg("threads") = 1, py::arg("sparse") = "auto",
         "The weights as packed for the kernels, unpacked again (for tests).");
   py::class_<Stream>(m, "Stream", "One utterance in flight: all that influences its next samples.")
-      .def_property_readonly("step", [](const Stream& s) { return s.state.step; })
+      .def_property_readonly(
+          "step", [](const Stream& s) { return s.state.step * uint64_t(s.bands); },
+          "Samples drawn so far.")
       .def("copy", [](const Stream& s) { return s; });
   py::class_<Engine>(m, "Engine", "Resident weights and the sampling loop on one device.")
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
@@ -266,8 +284,12 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("isa", &Engine::isa)
       .def_property_readonly("threads", &Engine::threads)
       .def_property_readonly("lanes", &Engine::lanes)
-      .def_property_readonly("weight_bytes", &Engine::weight_bytes)
-      .def_property_readonly("macs_per_step", &Engine::macs_per_step)
+      // Of a sample, as all that Python counts.
+      .def_property_readonly(
+          "weight_bytes",
+          [](const Engine& e) { return e.weight_bytes() / uint64_t(e.config().bands); })
+      .def_property_readonly("macs_per_step",
+                             [](const Engine& e) { return e.macs_per_step() / e.config().bands; })
       .def_property_readonly("interp_size",
                              [](const Engine& e) { return e.config().interp_size(); })
       .def_property_readonly("hold_size", [](const Engine& e) { return e.config().hold_size(); })
@@ -276,10 +298,12 @@ void bind_engine(py::module_& m) {
                                const std::vector<float> bias = e.hold_bias();
                                return FloatArray(py::ssize_t(bias.size()), bias.data());
                              })
-      .def_property_readonly("logits_size",
-                             [](const Engine& e) { return e.config().logits_size(); })
-      .def_property_readonly("draws_per_step",
-                             [](const Engine& e) { return e.config().draws_per_step(); })
+      .def_property_readonly(
+          "logits_size",
+          [](const Engine& e) { return e.config().logits_size() / e.config().bands; })
+      .def_property_readonly(
+          "draws_per_step",
+          [](const Engine& e) { return e.config().draws_per_step() / e.config().bands; })
       .def("describe", &Engine::describe)
       .def_property_readonly("sparse", &Engine::sparse)
       // A run in another thread holds the engine's lock when it asks for the GIL.

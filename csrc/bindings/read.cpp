@@ -44,6 +44,14 @@ ModelConfig read_config(const py::dict& d) {
   WF_CHECK(c.hop_length > 0 && c.n_mels >= 0 && c.aux_size >= 0 && c.upsample_left >= 0 &&
                c.upsample_right >= 0,
            "hop_length must be positive and the other sizes not negative");
+  c.bands = number("bands");
+  WF_CHECK(c.bands == 1 || c.bands == 2 || c.bands == 4, "bands is ", c.bands,
+           ", must be 1, 2 or 4");
+  WF_CHECK(c.bands == 1 || (c.core == Core::residual && c.head == Head::softmax),
+           "several bands need a residual core with a softmax head");
+  WF_CHECK(c.hop_length % c.bands == 0, "hop_length ", c.hop_length, " is not a multiple of the ",
+           c.bands, " bands");
+  c.hop_length /= c.bands;  // samples there, steps here
   if (c.core != Core::embedded) return c;
   c.embedding_size = number("embedding_size");
   c.first_label = number("first_label");

@@ -65,7 +65,7 @@ std::vector<double> run_counted(const ModelConfig& config, const CanonicalWeight
   const size_t frames = size_t(all / config.hop_length + config.taps() + 2);
   const std::vector<float> interp(frames * size_t(config.interp_size()), 0.1f);
   const std::vector<float> hold(frames * size_t(config.hold_size()), 0.1f);
-  std::vector<int32_t> labels(static_cast<size_t>(all));
+  std::vector<int32_t> labels(size_t(all) * size_t(config.bands));
   std::vector<float> values(static_cast<size_t>(all));
   StreamState state = make_stream(config, {1, 0, 0});
   Job job;

@@ -80,7 +80,7 @@ class DualStepper final : public Stepper {
       args.conditioning = me.local->conditioning[s];
       args.h_old = old.row(s);
       args.h_new = now.row(s);
-      const float* feedback = &me.drawn->feedback[2 * s];
+      const float* feedback = &me.drawn->feedback[kMostBands * s];
       const float* last = half == 0 ? feedback : &me.drawn->last[2 * s];
       args.scalars[0] = last[0];
       args.scalars[1] = last[1];
@@ -113,7 +113,7 @@ class DualStepper final : public Stepper {
       const Lane& lane = *lanes_[s];
       const int64_t index = lane.done + step;
       const float* logits = logits_[half].row(s);
-      float* feedback = &me.local->feedback[2 * s];
+      float* feedback = &me.local->feedback[kMostBands * s];
       if (half == 0) std::memcpy(&me.local->last[2 * s], feedback, 8);
       int k = draw(me, s, logits, 256, me.local->words[s][half]);
       if (k < 0) {

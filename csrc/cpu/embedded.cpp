@@ -57,7 +57,7 @@ class EmbeddedStepper final : public Stepper {
     args.first_block = unit_blocks(me.part_begin, 0).first;
     args.last_block = unit_blocks(me.part_end - 1, 0).second;
     for (size_t s = 0; s < streams(); ++s) {
-      const int label = int(me.drawn->feedback[2 * s]);
+      const int label = int(me.drawn->feedback[kMostBands * s]);
       args.recurrent = recurrent_.row(s);
       args.base = plan_.vectors[kLabelGates].data() + size_t(label) * 3 * h;
       args.conditioning = me.local->conditioning[s];
@@ -90,7 +90,7 @@ class EmbeddedStepper final : public Stepper {
       k = n_classes / 2;
     }
     if (lane.job->forced_labels != nullptr) k = lane.job->forced_labels[index];
-    me.local->feedback[2 * s] = float(k);
+    me.local->feedback[kMostBands * s] = float(k);
     if (me.index != 0) return;
     lane.job->labels[index] = k;
     if (lane.job->logits != nullptr)

@@ -135,7 +135,7 @@ template <int kScalars>
 WF_ALWAYS F gate_input(const GruArgs& a, int block, int gate) {
   const int channel = gate * a.hidden_size + kLanes * block;
   F x = condition(load(a.base + channel), a.conditioning, channel);
-#pragma GCC unroll 3
+#pragma GCC unroll 4
   for (int i = 0; i < kScalars; ++i)
     x = fma(set1(a.scalars[i]), load(a.scalar_weights[i] + channel), x);
   if (a.input != nullptr) x = add(x, load(a.input + 3 * kLanes * block + kLanes * gate));
@@ -150,7 +150,7 @@ WF_ALWAYS void add_candidate_input(Two& x, const GruArgs& a, int block) {
   add_to(x, load(a.base + channel));
   if (c.hold != nullptr) add_to(x, load(c.hold + channel));
   if (c.taps != 0) add_to(x, interpolate(c, channel));
-#pragma GCC unroll 3
+#pragma GCC unroll 4
   for (int i = 0; i < kScalars; ++i)
     add_product_to(x, set1(a.scalars[i]), load(a.scalar_weights[i] + channel));
   if (a.input != nullptr) add_to(x, load(a.input + 3 * kLanes * block + kLanes * 2));
@@ -251,6 +251,9 @@ WF_ALWAYS void plain_gru_units(const GruArgs& a) {
     case 3:                     \
       function<3>(a);           \
       break;                    \
+    case 4:                     \
+      function<4>(a);           \
+      break;                    \
     default:                    \
       function<0>(a);           \
       break;                    \
@@ -264,6 +267,18 @@ void input_layer(const float* base, const Conditioning& conditioning, const floa
   const F x = set1(scalar);
   for (int i = first; i < last; i += kLanes)
     store(out + i, fma(x, load(weights + i), condition(load(base + i), conditioning, i)));
+}
+
+// One after the other, in order.
+void input_layer_of(const float* base, const Conditioning& conditioning, const float* weights,
+                    ptrdiff_t stride, const float* scalars, int count, int first, int last,
+                    float* out) {
+  for (int i = first; i < last; i += kLanes) {
+    F sum = condition(load(base + i), conditioning, i);
+    for (int k = 0; k < count; ++k)
+      sum = fma(set1(scalars[k]), load(weights + k * stride + i), sum);
+    store(out + i, sum);
+  }
 }
 
 void relu(float* y, const float* hold, int first, int last) {

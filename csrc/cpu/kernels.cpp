@@ -46,6 +46,7 @@ const KernelTable kTable = {
     .gru = gru,
     .plain_gru = plain_gru,
     .input_layer = input_layer,
+    .input_layer_of = input_layer_of,
     .relu = relu,
     .add = add_vectors,
     .categorical = categorical,

@@ -85,9 +85,9 @@ struct GruArgs {
   const float* recurrent;          // [blocks * 48] R h + b_recurrent
   const float* input;              // [blocks * 48] W x + 0, or null (no input product)
   const float* base;               // [3 * hidden_size] input bias
-  int n_scalars;                   // scalar inputs (samples fed back): 0 to 3
-  const float* scalar_weights[3];  // [3 * hidden_size] each
-  float scalars[3];
+  int n_scalars;                   // scalar inputs (samples fed back): 0 to 4
+  const float* scalar_weights[4];  // [3 * hidden_size] each
+  float scalars[4];
   Conditioning conditioning;  // channel 0 is the first reset channel
   const float* h_old;         // [hidden_size]
   float* h_new;               // [hidden_size]
@@ -119,6 +119,10 @@ struct KernelTable {
   // out = base + conditioning + scalar * weights, channels [first, last) in steps of 16.
   void (*input_layer)(const float* base, const Conditioning& conditioning, const float* weights,
                       float scalar, int first, int last, float* out);
+  // The same of several scalars: weights [count][stride].
+  void (*input_layer_of)(const float* base, const Conditioning& conditioning, const float* weights,
+                         ptrdiff_t stride, const float* scalars, int count, int first, int last,
+                         float* out);
   // y = max(0, y + hold) over [first, last); hold may be null.
   void (*relu)(float* y, const float* hold, int first, int last);
   void (*add)(const float* a, const float* b, int first, int last, float* out);

@@ -1,6 +1,7 @@
 // A sample of the residual core: u = I [x; mel; a1] + b; GRU1; v = u + h1; GRU2 over [v; a2];
 // w = v + h2; p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); fc3 q; draw. Five meetings, or three
-// where the output layers and the recurrent products of the next sample overlap.
+// where the output layers and the recurrent products of the next sample overlap. Of several bands x
+// is what each drew before, and fc3 has the classes of each.
 #include "plan/residual.h"
 
 #include <cstring>
@@ -26,7 +27,7 @@ class ResidualStepper final : public Stepper {
     gru2_input_.resize(streams, 3 * c.hidden_size);
     for (Rows<float>* rows : {&u_, &v_, &w_}) rows->resize(streams, c.hidden_size);
     for (Rows<float>* rows : {&p_, &q_}) rows->resize(streams, c.fc_size);
-    logits_.resize(streams, c.n_classes + 16);
+    logits_.resize(streams, c.logits_size() + 16);
   }
 
   void sample(const Member& me, int step, bool is_last) override {
@@ -87,21 +88,33 @@ class ResidualStepper final : public Stepper {
     GruArgs args{};
     args.hidden_size = h;
     args.base = plan_.vectors[kGru1Bias].data();
-    args.n_scalars = 1;
-    args.scalar_weights[0] = plan_.vectors[kGru1X].data();
+    const int bands = plan_.request.config.bands;
+    args.n_scalars = bands;
+    for (int b = 0; b < bands; ++b)
+      args.scalar_weights[b] = plan_.vectors[kGru1X].data() + b * 3 * h;
     for (size_t s = 0; s < streams(); ++s) {
-      const float x = me.drawn->feedback[2 * s];
+      const float* x = &me.drawn->feedback[kMostBands * s];
       args.recurrent = recurrent_[0].row(s);
-      args.scalars[0] = x;
+      for (int b = 0; b < bands; ++b) args.scalars[b] = x[b];
       args.conditioning = channels(me, s, h, true);
       args.h_old = hidden_[0][step & 1].row(s);
       args.h_new = hidden_[0][~step & 1].row(s);
       const auto [first, last] = update_units(me, args);
-      kernels_.input_layer(plan_.vectors[kInputBias].data(), channels(me, s, 0, true),
-                           plan_.vectors[kInputX].data(), x, first, last, u_.row(s));
+      input_layer(channels(me, s, 0, true), x, first, last, u_.row(s));
       kernels_.add(u_.row(s), args.h_new, first, last, v_.row(s));
     }
     done(me, kGates);
+  }
+
+  // u = I x + b and its conditioning, units [first, last).
+  void input_layer(const Conditioning& conditioning, const float* x, int first, int last,
+                   float* u) {
+    const ModelConfig& c = plan_.request.config;
+    const float *bias = plan_.vectors[kInputBias].data(), *w = plan_.vectors[kInputX].data();
+    if (c.bands == 1)
+      kernels_.input_layer(bias, conditioning, w, x[0], first, last, u);
+    else
+      kernels_.input_layer_of(bias, conditioning, w, c.hidden_size, x, c.bands, first, last, u);
   }
 
   void second_gru(const Member& me, int step) {
@@ -143,24 +156,32 @@ class ResidualStepper final : public Stepper {
     const ModelConfig& c = plan_.request.config;
     const Lane& lane = *lanes_[s];
     const int64_t index = lane.done + step;
-    float* feedback = &me.local->feedback[2 * s];
+    float* feedback = &me.local->feedback[kMostBands * s];
     if (c.draws_values()) {
       feedback[0] = choose_value(me, s, step);
       if (lane.job->forced_values != nullptr) feedback[0] = lane.job->forced_values[index];
       if (me.index == 0) lane.job->values[index] = feedback[0];
     } else {
-      int k = draw(me, s, logits_.row(s), c.n_classes, me.local->words[s][0]);
-      if (k < 0) {
-        report_failure(me, s, step);
-        k = c.n_classes / 2;
-      }
-      if (lane.job->forced_labels != nullptr) k = lane.job->forced_labels[index];
-      feedback[0] = scale_label(k, c.n_classes);
-      if (me.index == 0) lane.job->labels[index] = k;
+      for (int band = 0; band < c.bands; ++band) feedback[band] = choose_label(me, s, step, band);
     }
     if (me.index == 0 && lane.job->logits != nullptr)
-      std::memcpy(lane.job->logits + index * c.n_classes, logits_.row(s),
-                  sizeof(float) * c.n_classes);
+      std::memcpy(lane.job->logits + index * c.logits_size(), logits_.row(s),
+                  sizeof(float) * c.logits_size());
+  }
+
+  float choose_label(const Member& me, size_t s, int step, int band) {
+    const ModelConfig& c = plan_.request.config;
+    const Lane& lane = *lanes_[s];
+    const int64_t index = (lane.done + step) * c.bands + band;
+    const float* logits = logits_.row(s) + band * c.n_classes;
+    int k = draw(me, s, logits, c.n_classes, me.local->words[s][band]);
+    if (k < 0) {
+      report_failure(me, s, step, band);
+      k = c.n_classes / 2;
+    }
+    if (lane.job->forced_labels != nullptr) k = lane.job->forced_labels[index];
+    if (me.index == 0) lane.job->labels[index] = k;
+    return scale_label(k, c.n_classes);
   }
 
   float choose_value(const Member& me, size_t s, int step) {
@@ -200,7 +221,7 @@ class ResidualStepper final : public Stepper {
   Rows<float> gru2_input_;    // [streams][3H] W_ih2 v
   Rows<float> u_, v_, w_;     // [streams][H]
   Rows<float> p_, q_;         // [streams][fc_size]
-  Rows<float> logits_;        // [streams][n_classes]
+  Rows<float> logits_;        // [streams][bands n_classes]
 };
 
 }  // namespace

@@ -35,7 +35,7 @@ void Stepper::load(std::vector<Lane*> lanes) {
       local.weights.resize(classes);
       local.sums.resize(classes / 16 + 1);
     }
-    local.feedback.resize(2 * n);
+    local.feedback.resize(kMostBands * n);
     local.last.resize(2 * n);
     local.conditioning.resize(n);
     local.words.resize(n);
@@ -45,7 +45,8 @@ void Stepper::load(std::vector<Lane*> lanes) {
     for (int gru = 0; gru < hidden_arrays(); ++gru)
       std::memcpy(hidden_[gru][0].row(s), state.hidden.data() + gru * c.hidden_size,
                   sizeof(float) * c.hidden_size);
-    for (Local& local : locals_) std::memcpy(&local.feedback[2 * s], state.feedback, 8);
+    for (Local& local : locals_)
+      std::memcpy(&local.feedback[kMostBands * s], state.feedback, sizeof state.feedback);
   }
 }
 
@@ -57,7 +58,7 @@ void Stepper::store(int n_steps) {
     for (int gru = 0; gru < hidden_arrays(); ++gru)
       std::memcpy(state.hidden.data() + gru * c.hidden_size, hidden_[gru][parity].row(s),
                   sizeof(float) * c.hidden_size);
-    std::memcpy(state.feedback, &locals_[0].feedback[2 * s], 8);
+    std::memcpy(state.feedback, &locals_[0].feedback[kMostBands * s], sizeof state.feedback);
     state.step += uint64_t(n_steps);
     lanes_[s]->done += n_steps;
   }
@@ -193,8 +194,9 @@ void Stepper::prepare_sample(const Member& me, int step) const {
     const StreamState& state = *lane.job->state;
     const int64_t index = lane.done + step;
     if (lane.job->words != nullptr) {
-      const uint32_t* words = lane.job->words + index * c.draws_per_step();
-      me.local->words[s] = {words[0], words[c.draws_per_step() - 1], 0, 0};
+      const int draws = c.draws_per_step();
+      std::memcpy(me.local->words[s].data(), lane.job->words + index * draws,
+                  sizeof(uint32_t) * draws);
     } else {
       me.local->words[s] = philox4x32(state.key, state.step + step);
     }
@@ -225,9 +227,11 @@ int Stepper::draw(const Member& me, size_t lane, const float* logits, int n_clas
   return draw_from_weights(local.weights.data(), local.sums.data(), padded, word);
 }
 
-void Stepper::report_failure(const Member& me, size_t lane, int step) {
+void Stepper::report_failure(const Member& me, size_t lane, int step, int band) {
   Job& job = *lanes_[lane]->job;
-  if (me.index == 0 && job.failed_step < 0) job.failed_step = lanes_[lane]->done + step;
+  if (me.index != 0 || job.failed_step >= 0) return;
+  job.failed_step = lanes_[lane]->done + step;
+  job.failed_band = band;
 }
 
 std::unique_ptr<Stepper> make_stepper(const Plan& plan, const KernelTable& kernels,

@@ -62,7 +62,7 @@ class Stepper {
     AlignedBuffer<float> scales;
     AlignedBuffer<int32_t> weights;
     AlignedBuffer<uint32_t> sums;
-    std::vector<float> feedback;                 // [streams][2]
+    std::vector<float> feedback;                 // [streams][kMostBands]
     std::vector<float> last;                     // [streams][2] feedback before this sample (dual)
     std::vector<Conditioning> conditioning;      // [streams], of this sample
     std::vector<std::array<uint32_t, 4>> words;  // [streams], of this sample
@@ -122,7 +122,7 @@ class Stepper {
   void prepare_sample(const Member& me, int step) const;
   // The class drawn from `logits`, or the greedy one; -1 when a logit is not finite.
   int draw(const Member& me, size_t lane, const float* logits, int n_classes, uint32_t word) const;
-  void report_failure(const Member& me, size_t lane, int step);
+  void report_failure(const Member& me, size_t lane, int step, int band = 0);
 
  private:
   using ProductFunction = void (*)(const MatmulArgs&);

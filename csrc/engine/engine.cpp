@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "common/error.h"
@@ -10,8 +11,8 @@ StreamState make_stream(const ModelConfig& config, const StreamKey& key) {
   StreamState state;
   state.key = key;
   state.hidden.assign(size_t(config.hidden_size) * config.hidden_arrays(), 0.0f);
-  state.feedback[0] = config.first_feedback();
-  state.feedback[1] = config.core == Core::dual ? config.first_input : 0.0f;
+  const int heard = config.core == Core::dual ? 2 : config.bands;
+  std::fill_n(state.feedback, heard, config.first_feedback());
   return state;
 }
 

@@ -15,12 +15,13 @@ namespace wavernn_fast {
 // All that a stream carries from one call to the next; nothing else influences its samples.
 struct StreamState {
   StreamKey key;
-  uint64_t start = 0;  // sample position of step 0 in its utterance (folds)
+  uint64_t start = 0;  // position of step 0 in its utterance (folds), in steps
   uint64_t step = 0;   // steps done
   float inv_temperature = 1.0f;
   bool greedy = false;
-  std::vector<float> hidden;   // dual, embedded [H]; residual [2H]
-  float feedback[2] = {0, 0};  // dual: scaled coarse and fine; residual: x, 0; embedded: label, 0
+  std::vector<float> hidden;  // dual, embedded [H]; residual [2H]
+  // dual: scaled coarse and fine; residual: x of every band; embedded: label
+  float feedback[kMostBands] = {};
 
   uint64_t position() const { return start + step; }
 };
@@ -37,12 +38,13 @@ struct Job {
   bool interp_on_device = false;           // interp lies in memory that the engine's device reads
   bool hold_on_device = false;             // the same of hold, which then contains hold_bias()
   const uint32_t* words = nullptr;         // [n_steps, draws_per_step] in place of Philox, or null
-  const int32_t* forced_labels = nullptr;  // [n_steps] outcomes to take, or null
+  const int32_t* forced_labels = nullptr;  // [n_steps, bands] outcomes to take, or null
   const float* forced_values = nullptr;    // the same for a head that draws values
-  int32_t* labels = nullptr;               // out [n_steps]: dual 256 c + f, softmax label
+  int32_t* labels = nullptr;               // out [n_steps, bands]: dual 256 c + f, softmax label
   float* values = nullptr;                 // out [n_steps]: of a head that draws values
   float* logits = nullptr;                 // out [n_steps, logits_size], or null
   int64_t failed_step = -1;                // out: first step with a logit that is not finite
+  int failed_band = 0;                     // out: the first band of that step with one
 };
 
 // Called on the calling thread at slice borders (every 10 ms or so); may throw to stop the run.

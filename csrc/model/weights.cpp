@@ -32,7 +32,9 @@ std::string ModelConfig::describe() const {
   const char* heads[] = {"dual softmax", "softmax", "mixture of logistics", "gaussian", "beta"};
   const char* cores[] = {"dual", "residual", "embedded"};
   text << cores[int(core)] << " core, hidden size " << hidden_size << ", output layers " << fc_size
-       << ", head " << heads[int(head)] << " (" << n_classes << "), hop length " << hop_length;
+       << ", head " << heads[int(head)] << " (" << n_classes << "), hop length "
+       << hop_length * bands;
+  if (bands > 1) text << ", " << bands << " bands a step";
   if (n_mels > 0) text << ", " << n_mels << " mels";
   if (interp_size() > 0) text << ", " << taps() << " upsampling taps";
   return text.str();

@@ -301,7 +301,14 @@ const char* place_name(int place) {
 
 }  // namespace
 
+void check_bands(const ModelConfig& c) {
+  if (c.bands > 1)
+    fail<DeviceError>("No GPU kernel draws several bands a step yet; this model has ", c.bands,
+                      ". Use device=\"cpu\", or \"auto\".");
+}
+
 void check_model(const ModelConfig& c) {
+  check_bands(c);
   if (c.core == Core::embedded)
     fail<DeviceError>(
         "No GPU kernel runs a model over embedded labels yet. Use device=\"cpu\", or \"auto\".");

@@ -279,6 +279,7 @@ const char* place_name(int place) {
 }  // namespace
 
 void check_residual_model(const ModelConfig& c) {
+  check_bands(c);
   if (c.head != Head::softmax && c.head != Head::mol)
     fail<DeviceError>(
         "The GPU kernel of the residual core draws labels or mixtures of logistics; this model has "

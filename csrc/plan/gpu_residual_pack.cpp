@@ -92,7 +92,7 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
     });
   }
   const residual::InputLayer input = residual::hoist_input(c, weights);
-  put(out, s.sample_at, input.x_column.data(), h);
+  put(out, s.sample_at, input.x_columns.data(), h);
   put(out, s.sample_at + h, input.gru1_x.data(), 3 * h);
   put(out, s.inner_bias_at, weights.get("gru1.b_recurrent", {3 * h}) + 2 * h, h);
   put(out, s.inner_bias_at + h, weights.get("gru2.b_recurrent", {3 * h}) + 2 * h, h);

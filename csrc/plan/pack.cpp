@@ -116,7 +116,7 @@ bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t al
   if (threads < 2 || threads > kMostOverlapped) return false;
   for (const MatrixSource* source : gates)
     if (source->layout != Layout::dense) return false;
-  alone += kDrawBytes / int64_t(dtype_bytes(request.dtype));
+  alone += request.config.bands * kDrawBytes / int64_t(dtype_bytes(request.dtype));
   int64_t shared = 0;
   for (const MatrixSource* source : gates) shared += int64_t(source->n_rows) * source->n_cols;
   shared /= stretches;
@@ -249,6 +249,8 @@ Plan make_plan(const PlanRequest& request, const CanonicalWeights& weights) {
            " must be positive", c.core == Core::dual ? "" : " and a multiple of 16");
   WF_CHECK(c.n_classes > 0 && c.n_classes <= 65536, "n_classes ", c.n_classes,
            " must be between 1 and 65536");
+  WF_CHECK(c.bands == 1 || c.n_classes % 16 == 0, "n_classes ", c.n_classes,
+           " must be a multiple of 16 in a model of several bands");
   WF_CHECK(request.threads > 0, "threads ", request.threads, " must be positive");
   if (c.core == Core::embedded) return make_embedded_plan(request, weights);
   return c.core == Core::dual ? make_dual_plan(request, weights)
@@ -306,7 +308,8 @@ std::string Plan::describe() const {
   std::ostringstream text;
   text << request.config.describe() << "\n"
        << dtype_name(request.dtype) << " weights, " << weight_bytes << " bytes and "
-       << macs_per_step << " multiply-adds a sample, " << request.threads << " thread(s)"
+       << macs_per_step << " multiply-adds a " << (request.config.bands > 1 ? "step" : "sample")
+       << ", " << request.threads << " thread(s)"
        << (overlapped ? ", output layers beside the next recurrent product" : "") << "\n";
   for (const PackedMatrix& m : matrices)
     text << "  " << m.name << ": " << m.rows << " x " << m.cols << ", " << show_layout(m) << "\n";

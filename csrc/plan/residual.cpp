@@ -22,22 +22,26 @@ std::vector<float> product(const float* w, int rows, int cols, const std::vector
 }  // namespace
 
 residual::InputLayer residual::hoist_input(const ModelConfig& c, const CanonicalWeights& weights) {
-  const int h = c.hidden_size, inputs = 1 + c.n_mels + c.aux_size;
+  const int h = c.hidden_size, inputs = c.bands + c.n_mels + c.aux_size;
   const float* w_ih1 = weights.get("gru1.w_input", {3 * h, h});
   const float* w_input = weights.get("input.weight", {h, inputs});
   const float* b_input = weights.get("input.bias", {h});
   InputLayer input;
-  input.x_column.resize(size_t(h));
-  for (int i = 0; i < h; ++i) input.x_column[size_t(i)] = w_input[size_t(i) * inputs];
   const std::vector<float> bias(b_input, b_input + h);
   input.gru1_bias = product(w_ih1, 3 * h, h, bias, weights.get("gru1.b_input", {3 * h}));
-  input.gru1_x = product(w_ih1, 3 * h, h, input.x_column, nullptr);
+  for (int band = 0; band < c.bands; ++band) {
+    std::vector<float> column(static_cast<size_t>(h));
+    for (int i = 0; i < h; ++i) column[size_t(i)] = w_input[size_t(i) * inputs + band];
+    const std::vector<float> heard = product(w_ih1, 3 * h, h, column, nullptr);
+    input.x_columns.insert(input.x_columns.end(), column.begin(), column.end());
+    input.gru1_x.insert(input.gru1_x.end(), heard.begin(), heard.end());
+  }
   return input;
 }
 
 Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weights) {
   const ModelConfig& c = request.config;
-  const int h = c.hidden_size, f = c.fc_size, n = c.n_classes, a = c.aux_size;
+  const int h = c.hidden_size, f = c.fc_size, n = c.bands * c.n_classes, a = c.aux_size;
 
   PlanBuilder builder(request);
   MatrixSource gru1 = gate_source("gru1", weights.get("gru1.w_recurrent", {3 * h, h}), h, h, h,
@@ -60,14 +64,14 @@ Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weig
                                   weights.get("fc2.bias", {f}), request));
   MatrixSource fc3 = plain_source("fc3", weights.get("fc3.weight", {n, f}), n, f, f,
                                   weights.get("fc3.bias", {n}), request);
-  fc3.padded_bias = -1e30f;  // padding classes are never drawn
+  fc3.padded_bias = -1e30f;  // padding classes are never drawn; of several bands there are none
   builder.add_matrix(fc3);
 
   const residual::InputLayer input = residual::hoist_input(c, weights);
   builder.add_vector(weights.get("input.bias", {h}), h);
-  builder.add_vector(input.x_column.data(), h);
+  builder.add_vector(input.x_columns.data(), c.bands * h);
   builder.add_vector(input.gru1_bias.data(), 3 * h);
-  builder.add_vector(input.gru1_x.data(), 3 * h);
+  builder.add_vector(input.gru1_x.data(), c.bands * 3 * h);
   builder.add_vector(weights.get("gru2.b_input", {3 * h}), 3 * h);
   return builder.finish();
 }

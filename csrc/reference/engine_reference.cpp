@@ -1,5 +1,6 @@
 #include "reference/engine_reference.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/real_draws.h"
@@ -35,7 +36,7 @@ class ReferenceEngine final : public Engine {
     const int64_t h = c_.hidden_size, f = c_.fc_size;
     if (c_.core == Core::embedded) return 3 * h * h + f * h + c_.n_classes * f;
     return c_.core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + 256 * f)
-                                 : 9 * h * h + f * h + f * f + c_.n_classes * f;
+                                 : 9 * h * h + f * h + f * f + c_.logits_size() * f;
   }
   std::string describe() const override { return c_.describe() + "\ndouble, readable twin\n"; }
 
@@ -75,8 +76,8 @@ class ReferenceEngine final : public Engine {
   // The conditioning of this sample (cond_) and its four random numbers (words_).
   void prepare(const Job& job, int64_t i, int64_t first_frame) {
     if (job.words != nullptr) {
-      const uint32_t* words = job.words + i * c_.draws_per_step();
-      words_ = {words[0], words[c_.draws_per_step() - 1], 0, 0};
+      const int draws = c_.draws_per_step();
+      std::copy_n(job.words + i * draws, draws, words_.begin());
     } else {
       words_ = philox4x32(job.state->key, job.state->step);
     }
@@ -107,11 +108,11 @@ class ReferenceEngine final : public Engine {
   }
 
   int draw(const StreamState& state, const Vector& logits, int n, uint32_t word, Job& job,
-           int64_t i) const {
+           int64_t i, int band = 0) const {
     double top = logits[0];
     for (int k = 0; k < n; ++k) {
       if (!std::isfinite(logits[k])) {
-        if (job.failed_step < 0) job.failed_step = i;
+        if (job.failed_step < 0) job.failed_step = i, job.failed_band = band;
         return n / 2;
       }
       top = std::max(top, logits[k]);
@@ -163,14 +164,15 @@ class ReferenceEngine final : public Engine {
 
   // Gate inputs W_ih [v; conditioning] + b: `known` holds the conditioning part.
   void residual_step(Job& job, int64_t i) const {
-    const int n = c_.hidden_size, f = c_.fc_size, a = c_.aux_size, inputs = 1 + c_.n_mels + a;
+    const int n = c_.hidden_size, f = c_.fc_size, a = c_.aux_size;
+    const int inputs = c_.bands + c_.n_mels + a;
     StreamState& state = *job.state;
     Vector h1(state.hidden.begin(), state.hidden.begin() + n);
     Vector h2(state.hidden.begin() + n, state.hidden.end());
-    const double x = state.feedback[0];
+    const Vector x(state.feedback, state.feedback + c_.bands);
 
     // u = I [x; mel; a1] + b and W_ih1 u; the conditioning brings both of its products.
-    Vector u = linear("input.weight", n, inputs, 0, {x}, "input.bias");
+    Vector u = linear("input.weight", n, inputs, 0, x, "input.bias");
     Vector gates1 = linear("gru1.w_input", 3 * n, n, 0, u, "gru1.b_input");
     for (int k = 0; k < n; ++k) u[k] += interp_[k] + hold_[k];
     for (int k = 0; k < 3 * n; ++k) gates1[k] += interp_[n + k] + hold_[n + k];
@@ -189,7 +191,7 @@ class ReferenceEngine final : public Engine {
     Vector q = linear("fc2.weight", f, f + a, 0, p, "fc2.bias");
     for (int k = 0; k < f; ++k) q[k] += hold_[7 * n + f + k];
     relu(q);
-    const Vector o = linear("fc3.weight", c_.n_classes, f, 0, q, "fc3.bias");
+    const Vector o = linear("fc3.weight", c_.logits_size(), f, 0, q, "fc3.bias");
 
     for (int k = 0; k < n; ++k) state.hidden[k] = float(h1[k]), state.hidden[n + k] = float(h2[k]);
     finish_residual(job, i, o);
@@ -197,13 +199,16 @@ class ReferenceEngine final : public Engine {
 
   void finish_residual(Job& job, int64_t i, const Vector& o) const {
     StreamState& state = *job.state;
+    const int n = c_.n_classes, size = c_.logits_size();
     if (job.logits)
-      for (int k = 0; k < c_.n_classes; ++k) job.logits[i * c_.n_classes + k] = float(o[k]);
+      for (int k = 0; k < size; ++k) job.logits[i * size + k] = float(o[k]);
     if (c_.head == Head::softmax) {
-      int k = draw(state, o, c_.n_classes, words_[0], job, i);
-      if (job.forced_labels) k = job.forced_labels[i];
-      state.feedback[0] = scale_label(k, c_.n_classes);
-      job.labels[i] = k;
+      for (int band = 0; band < c_.bands; ++band) {
+        int k = draw(state, slice(o, band * n, n), n, words_[band], job, i, band);
+        if (job.forced_labels) k = job.forced_labels[i * c_.bands + band];
+        state.feedback[band] = scale_label(k, n);
+        job.labels[i * c_.bands + band] = k;
+      }
       return;
     }
     const float x = c_.head == Head::mol ? mixture(job, i, o) : real(job, i, o);

@@ -248,12 +248,14 @@ def _refusal(one: Wanted, found: Check) -> Left:
 def peer_runner(peer: Baseline) -> Runner:
     """From a mel to samples: conditioning is timed too.
 
-    It is made by the frame, so a run that is longer than one is of whole frames.
+    It is made by the frame, so a run that is longer than one is of whole frames; a shorter one is
+    of whole steps.
     """
     hop = peer.config.hop_length if getattr(peer.config, "n_mels", 0) else 1
 
     def run(steps: int) -> tuple[int, float]:
         steps = max(steps // hop * hop, min(steps, hop))
+        steps += -steps % getattr(peer.config, "bands", 1)
         mel = mel_for(peer.config, steps)
         started = time.perf_counter()
         made = peer.sample(steps, mel)

@@ -32,6 +32,7 @@ from . import (
     geneing,
     gibiansky,
     mkotha,
+    multiband,
     scwavernn,
     torchaudio,
     univoc,
@@ -58,6 +59,7 @@ DIALECTS: dict[str, Dialect] = {
         coqui,
         begeekmyfriend,
         scwavernn,
+        multiband,
         geneing,
         fatchord,
         torchaudio,
@@ -73,7 +75,6 @@ _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 
 # Published layouts that are told apart by one name, and are not read yet.
 _UNSUPPORTED: tuple[tuple[str, str], ...] = (
-    (r"fc30\.weight$", "a multi-band WaveRNN (heads fc30 to fc33)"),
     (r"overtone\.|encoder\.(?!encoder|conv)|vq\.", "an mkotha VQ-VAE or overtone model"),
 )
 

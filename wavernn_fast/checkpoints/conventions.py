@@ -22,7 +22,10 @@ _GAUSSIAN_WRAPPER = "model"  # of coqui and its kin, which know no beta distribu
 def sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Pick what decides which presets fit."""
     found = {name: fields.get(name, 0) for name in ("head", "hop_length", "n_mels")}
-    return found | {"embedded": fields.get("core") == "embedded"}
+    return found | {
+        "embedded": fields.get("core") == "embedded",
+        "bands": fields.get("bands", 1),
+    }
 
 
 def default_preset(dialect: Dialect, wrapper: str, converted: Converted) -> str | None:

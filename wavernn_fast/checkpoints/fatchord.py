@@ -1,7 +1,7 @@
 """fatchord's residual model, which Real-Time-Voice-Cloning and many others share.
 
-The dialects `coqui`, `begeekmyfriend` and `scwavernn` are variants of it: what they have in common
-is here, switched by a `Variant`.
+The dialects `coqui`, `begeekmyfriend`, `scwavernn` and `multiband` are variants of it: what they
+have in common is here, switched by a `Variant`.
 
 Two residual GRUs and three layers over the sample, the upsampled mel and four slices of an
 auxiliary network (reference: fatchord/WaveRNN, models/fatchord_version.py). Every size is read
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,12 @@ class Variant(NamedTuple):
     biases: bool = False  # of the filters and of all convolutions
     hears_aux: bool = True  # False: the auxiliary network is in the file, but nothing reads it
     speaker: int = 0  # numbers of a speaker's vector at the end of the input layer's columns
+    bands: int = 1  # sub-bands, whose last samples the input layer hears; each has a head fc3k
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the last layers, band 0 first."""
+        return ["fc3"] if self.bands == 1 else [f"fc3{k}" for k in range(self.bands)]
 
 
 def last_index(pattern: re.Pattern[str], names: Iterable[str]) -> int:
@@ -57,10 +63,11 @@ def last_index(pattern: re.Pattern[str], names: Iterable[str]) -> int:
     return max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
 
 
-def _core_layout(aux: bool, speaker: int) -> Layout:
+def _core_layout(variant: Variant) -> Layout:
     """R hidden units, K units of the layers, M mel bins, A channels of one slice, C outputs."""
-    plus = "+A" if aux else ""
-    columns = f"1+M{plus}" + (f"+{speaker}" if speaker else "")
+    plus = "+A" if variant.blocks is not None and variant.hears_aux else ""
+    speaker = f"+{variant.speaker}" if variant.speaker else ""
+    columns = f"{variant.bands}+M{plus}{speaker}"
     layout = {"I.weight": f"R {columns}", "I.bias": "R"}
     for name, inputs in (("rnn1", "R"), ("rnn2", f"R{plus}")):
         layout[f"{name}.weight_ih_l0"] = f"3R {inputs}"
@@ -70,7 +77,7 @@ def _core_layout(aux: bool, speaker: int) -> Layout:
     for name, rows, inputs in (
         ("fc1", "K", f"R{plus}"),
         ("fc2", "K", f"K{plus}"),
-        ("fc3", "C", "K"),
+        *((head, "C", "K") for head in variant.heads),
     ):
         layout[f"{name}.weight"] = f"{rows} {inputs}"
         layout[f"{name}.bias"] = rows
@@ -97,8 +104,7 @@ def _resnet_layout(blocks: int, biases: bool) -> Layout:
 
 def layout_of(variant: Variant) -> Layout:
     """Every tensor of the layout."""
-    has_aux = variant.blocks is not None
-    layout = _core_layout(has_aux and variant.hears_aux, variant.speaker)
+    layout = _core_layout(variant)
     if variant.blocks is not None:
         layout.update(_resnet_layout(variant.blocks, variant.biases))
     for k in range(variant.stages):
@@ -189,7 +195,7 @@ def _auxiliary(state: State, blocks: int) -> Tensors:
     return tensors
 
 
-def _core(state: State) -> Tensors:
+def _core(state: State, heads: list[str]) -> Tensors:
     """PyTorch stacks gates r, z, n: reset, update, candidate, as the canonical form does."""
     tensors = {f"input.{part}": float32(state[f"I.{part}"]) for part in ("weight", "bias")}
     for n in (1, 2):
@@ -197,9 +203,10 @@ def _core(state: State) -> Tensors:
         tensors[f"gru{n}.w_recurrent"] = float32(state[f"rnn{n}.weight_hh_l0"])
         tensors[f"gru{n}.b_input"] = float32(state[f"rnn{n}.bias_ih_l0"])
         tensors[f"gru{n}.b_recurrent"] = float32(state[f"rnn{n}.bias_hh_l0"])
-    for n in (1, 2, 3):
-        for part in ("weight", "bias"):
+    for part in ("weight", "bias"):
+        for n in (1, 2):
             tensors[f"fc{n}.{part}"] = float32(state[f"fc{n}.{part}"])
+        tensors[f"fc3.{part}"] = float32(np.concatenate([state[f"{h}.{part}"] for h in heads]))
     return tensors
 
 
@@ -208,7 +215,7 @@ def convert_checked(
 ) -> Converted:
     """Convert a state that is known to be the layout, with the sizes that were solved from it."""
     variant = variant_of(state) if variant is None else variant
-    tensors = _core(state)
+    tensors = _core(state, variant.heads)
     fields: dict[str, Any] = {
         "core": "residual",
         "hidden_size": sizes["R"],
@@ -219,9 +226,11 @@ def convert_checked(
         "source": source,
     }
     if variant.stages:
-        fields.update(_filters(state, sizes["M"], tensors))
+        fields.update(_filters(state, sizes["M"], variant.bands, tensors))
     else:
         fields.update(_linear(sizes, tensors))
+    if variant.bands > 1:
+        fields["bands"] = variant.bands
     if variant.speaker:
         fields["speaker_size"] = variant.speaker
     if variant.blocks is not None and variant.hears_aux:
@@ -235,7 +244,7 @@ def convert_checked(
     return Converted(fields, tensors)
 
 
-def _filters(state: State, n_mels: int, tensors: Tensors) -> dict[str, Any]:
+def _filters(state: State, n_mels: int, bands: int, tensors: Tensors) -> dict[str, Any]:
     """Fields of the upsampling; adds its kernel, and its biases to those of the input layer."""
     names = [name for name in state if _FIR.match(name)]
     names.sort(key=lambda name: int(name.split(".")[2]))
@@ -249,10 +258,10 @@ def _filters(state: State, n_mels: int, tensors: Tensors) -> dict[str, Any]:
         bias = state.get(f"{name.removesuffix('.weight')}.bias")
         added = added * float(taps.astype(np.float64).sum()) + (0.0 if bias is None else bias[0])
     if added:
-        heard = tensors["input.weight"][:, 1 : 1 + n_mels].astype(np.float64).sum(axis=1)
+        heard = tensors["input.weight"][:, bands : bands + n_mels].astype(np.float64).sum(axis=1)
         tensors["input.bias"] = float32(tensors["input.bias"] + added * heard)
     return {
-        "hop_length": len(upsampler.kernel),
+        "hop_length": bands * len(upsampler.kernel),  # filters lead to steps, of a sample a band
         "upsample_left": upsampler.left,
         "upsample_right": upsampler.right,
     }
@@ -277,7 +286,12 @@ def sizes_of(state: State) -> dict[str, int]:
     return solve(_layout(state), state)
 
 
-def convert_variant(state: State, variant: Variant, dialect: str) -> Converted:
+def convert_variant(
+    state: State,
+    variant: Variant,
+    dialect: str,
+    more: Callable[[Mapping[str, int]], list[str]] = size_problems,
+) -> Converted:
     """Check a state against the layout of a variant and turn it into canonical weights.
 
     Parameters
@@ -287,6 +301,8 @@ def convert_variant(state: State, variant: Variant, dialect: str) -> Converted:
     variant : Variant
     dialect : str
         Its name.
+    more : callable
+        Lists sizes that no such model has.
 
     Raises
     ------
@@ -295,7 +311,7 @@ def convert_variant(state: State, variant: Variant, dialect: str) -> Converted:
     """
     layout = layout_of(variant)
     optional = [*batch_norm_counters(layout), "step"]
-    sizes = checked_sizes(dialect, layout, optional, state, size_problems)
+    sizes = checked_sizes(dialect, layout, optional, state, more)
     try:
         return convert_checked(state, sizes, dialect, variant)
     except KeyError as error:  # a layout this module allows but does not read: a fault of ours

@@ -214,6 +214,11 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
         found += error.problems or [str(error).removeprefix(f"{label}: ")]
     else:
         found += _contradictions(module, model[0])
+        if model[0].bands > 1:
+            found.append(
+                f"it draws {model[0].bands} bands a step, and its class has an end of the pipe of "
+                "its own; load its checkpoint by Vocoder.from_pretrained"
+            )
     if found or face is None or model is None:
         raise ModelError(f"{label} cannot be accelerated:", found)
     config, tensors = model

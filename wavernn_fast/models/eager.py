@@ -119,6 +119,7 @@ class EagerModel(ABC):
             torch.manual_seed(seed)
             mel_up, aux = self.conditions(mel)
             n_steps = self._covered(n_steps, mel_up)
+            self._check_steps(n_steps, *(fold or ()))
             if fold is None:
                 mel_up, aux = (x[:n_steps].expand(batch, -1, -1) for x in (mel_up, aux))
             else:
@@ -148,6 +149,7 @@ class EagerModel(ABC):
         with torch.inference_mode():
             mel_up, aux = self.conditions(mel)
             n = self._covered(len(samples), mel_up)
+            self._check_steps(n)
             forced = torch.from_numpy(np.asarray(samples, np.float64)).to(self.dtype)
             result: NDArray[Any] = self._forced(forced, mel_up[:n], aux[:n]).numpy()
         return result
@@ -179,6 +181,12 @@ class EagerModel(ABC):
         if not n_steps or n_steps < 1:
             raise InputError(f"The number of samples must be at least 1; found {n_steps}.")
         return n_steps
+
+    def _check_steps(self, *counts: int) -> None:
+        bands = self.config.bands
+        for count in counts:
+            if count % bands:
+                raise InputError(f"{count} samples are no whole steps of {bands} bands.")
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> Any:
         rows, columns = weight.shape
@@ -349,11 +357,13 @@ def make_eager(
 ) -> EagerModel:
     """Return the eager model of the core, as the configuration says."""
     from .eager_embedded import EagerEmbedded
-    from .eager_residual import EagerResidual
+    from .eager_residual import EagerBands, EagerResidual
     from .eager_subscale import EagerSubscale
 
     if config.subscale is not None:
         return EagerSubscale(config, tensors, dtype)
+    if config.bands > 1:
+        return EagerBands(config, tensors, dtype)
     cores: dict[str, type[EagerModel]] = {
         "dual": EagerDual,
         "residual": EagerResidual,

@@ -60,6 +60,7 @@ def per_sample(
     padded = torch.nn.functional.pad(x, beyond, value=config.pad_value)
     windows = padded.unfold(1, kernel.shape[1], 1)[:, frames]  # [M, n, taps]
     mel_up = torch.einsum("pj,mnj->npm", kernel, windows).reshape(-1, config.n_mels)
+    mel_up = mel_up.repeat_interleave(config.bands, dim=0)  # the samples of a step hear the same
     if not config.aux_size:
         return mel_up, mel_up.new_zeros(len(mel_up), 0)
     aux = _aux_network(config, tensors, x)[frames]

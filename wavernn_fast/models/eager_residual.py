@@ -83,6 +83,55 @@ class EagerResidual(EagerModel):
         return logits
 
 
+class EagerBands(EagerResidual):
+    """The same cell over several bands: all their last samples in, a head each, a draw each."""
+
+    def _build(self) -> None:
+        super()._build()
+        weights, biases = (
+            self._tensors[f"fc3.{part}"].chunk(self.config.bands) for part in ("weight", "bias")
+        )
+        self.heads = [self._linear(w, b) for w, b in zip(weights, biases, strict=True)]
+
+    def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        import torch
+
+        batch, bands = mel.shape[0], self.config.bands
+        h1 = torch.zeros(batch, self.config.hidden_size, dtype=self.dtype)
+        h2 = torch.zeros_like(h1)
+        x = torch.full((batch, bands), self.config.first_input, dtype=self.dtype)
+        for i in range(0, n_steps, bands):
+            a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else h1[:, :0]).chunk(4, dim=1)
+            u = self.I(torch.cat([x, mel[:, i], a1], dim=1))
+            h1 = self.rnn1(u, h1)
+            v = u + h1
+            h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
+            w = v + h2
+            p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
+            q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
+            logits = [head(q) for head in self.heads]
+            drawn = [_categorical(one) for one in logits]
+            x = self._scaled(torch.stack(drawn, dim=1))
+            yield from zip(drawn, logits, strict=True)
+
+    def _forced(self, samples: Tensor, mel: Tensor, aux: Tensor) -> Tensor:
+        import torch
+
+        t, bands, n = self._tensors, self.config.bands, len(samples)
+        first = torch.full((1, bands), self.config.first_input, dtype=self.dtype)
+        x = torch.cat([first, self._scaled(samples).reshape(-1, bands)[:-1]])
+        mel, aux = mel[::bands], (aux if len(aux) else aux.new_zeros(n, 0))[::bands]
+        a1, a2, a3, a4 = aux.chunk(4, dim=1)
+        u = self.I(torch.cat([x, mel, a1], dim=1))
+        v = u + self._gru(t["gru1.w_input"], "gru1", "GRU")(u[None])[0][0]
+        both = torch.cat([v, a2], dim=1)
+        w = v + self._gru(t["gru2.w_input"], "gru2", "GRU")(both[None])[0][0]
+        p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
+        q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
+        logits = torch.stack([head(q) for head in self.heads], dim=1)
+        return logits.reshape(n, self.config.n_classes)
+
+
 def _logistics(logits: Tensor) -> Tensor:
     """Draw x [B] in [-1, 1] from mixtures of logistics [B, 3 n]: mixture by Gumbel-max, then x."""
     import torch

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import pqmf
 from ..config import ModelConfig
 from .eager import EagerModel
 
@@ -60,12 +61,24 @@ def resynthesise(
 
     if output.decode_before_crossfade:
         x = decode(x)
-    wave = x[0] if fold is None else join_folds(x, fold[1], output.crossfade)
+    bands = config.bands
+    wave = np.stack(  # each band by itself
+        [
+            x[0, k::bands]
+            if fold is None
+            else join_folds(x[:, k::bands], fold[1] // bands, output.crossfade)
+            for k in range(bands)
+        ],
+        axis=1,
+    ).reshape(-1)
     if not output.decode_before_crossfade:
         wave = decode(wave)
     if output.deemphasis:
         for i in range(1, len(wave)):
             wave[i] += output.deemphasis * wave[i - 1]
+    wave = wave[: model.config.n_output_frames(mel.shape[1]) * config.hop_length]
+    if bands > 1:
+        wave = pqmf.synthesise(wave, bands)
     wave = wave[: config.n_samples(mel.shape[1])]
     fade = output.fade_out_frames * config.hop_length
     if 0 < fade <= len(wave):
