@@ -142,6 +142,16 @@ def small_configs() -> list[ModelConfig]:
     ]
 
 
+def band_configs() -> list[ModelConfig]:
+    """Return models that draw two or four sub-bands a step; hop lengths are of the waveform."""
+    return [
+        residual_config(48, 32, bits=8, bands=2, **_conditioned(6, 6, 1, 1)),
+        residual_config(32, 48, bits=9, bands=4, **_conditioned(20, 7, 2, 2), **_AUX),
+        residual_config(80, 16, bits=4, bands=4, **_conditioned(4, 5, 0, 1, pad="none"), **_AUX),
+        residual_config(64, 64, bits=8, bands=4, first_input=-0.5, **_conditioned(8, 5, 0, 0)),
+    ]
+
+
 def full_size_configs() -> list[ModelConfig]:
     """Return the sizes people run: the paper's 896 and the usual 512/512 residual vocoders."""
     aux = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
@@ -182,6 +192,8 @@ def case_id(config: ModelConfig) -> str:
         parts.append(f"{config.upsample}{config.upsample_pad}")
     if config.pad_value:
         parts.append(f"floor{config.pad_value:g}")
+    if config.bands > 1:
+        parts.append(f"bands{config.bands}")
     if config.speaker_size:
         parts.append(f"speaker{config.speaker_size}")
     if config.first_input:
@@ -263,8 +275,10 @@ def _dual(config: ModelConfig, make: _Maker) -> Tensors:
 
 def _residual(config: ModelConfig, make: _Maker) -> Tensors:
     r, k, a, c = config.hidden_size, config.fc_size, config.aux_size, config.n_classes
-    tensors = _layer(make, "input", r, 1 + config.n_mels + a + config.speaker_size, 1.0)
-    tensors["input.weight"][:, 0] = make.normal((r,), 0.8 * make.gain)
+    bands = config.bands
+    tensors = _layer(make, "input", r, bands + config.n_mels + a + config.speaker_size, 1.0)
+    for band in range(bands):
+        tensors["input.weight"][:, band] = make.normal((r,), 0.8 * make.gain)
     for name, columns in (("gru1", r), ("gru2", r + a)):
         tensors[f"{name}.w_input"] = make.matrix(3 * r, columns, 0.8)
         tensors[f"{name}.w_recurrent"] = make.matrix(3 * r, r, 2.0)
@@ -272,7 +286,7 @@ def _residual(config: ModelConfig, make: _Maker) -> Tensors:
         tensors[f"{name}.b_recurrent"] = make.normal((3 * r,), 0.3)
     tensors |= _layer(make, "fc1", k, r + a, 1.3)
     tensors |= _layer(make, "fc2", k, k + a, 1.5)
-    tensors |= _layer(make, "fc3", c, k, 1.8)
+    tensors |= _layer(make, "fc3", bands * c, k, 1.8)
     if config.head == "mol":
         n = c // 3
         tensors["fc3.weight"][n : 2 * n] *= 0.4  # means mostly inside [-1, 1]
@@ -338,7 +352,8 @@ def _layer(make: _Maker, name: str, rows: int, columns: int, std: float) -> Tens
 def _kernel(config: ModelConfig, make: _Maker) -> NDArray[np.float32]:
     """Rows that interpolate between frames (they sum to about 1), plus a ripple of 5 %."""
     taps = config.upsample_left + 1 + config.upsample_right
-    position = (np.arange(config.hop_length)[:, None] + 0.5) / config.hop_length - 0.5
+    steps = config.hop_length // config.bands
+    position = (np.arange(steps)[:, None] + 0.5) / steps - 0.5
     distance = np.abs(np.arange(taps)[None, :] - config.upsample_left - position)
     kernel = np.maximum(0.0, 1.2 - distance)
     kernel /= np.maximum(kernel.sum(axis=1, keepdims=True), 0.5)

@@ -352,15 +352,17 @@ def dual_step(
 
 
 def residual_step(
-    tensors: Tensors, h: tuple[Array, Array], x: float, mel_t: Array, aux: Array, speaker: Array
+    tensors: Tensors, h: tuple[Array, Array], x: Array, mel_t: Array, aux: Array, speaker: Array
 ) -> tuple[tuple[Array, Array], Array]:
-    """One step of the residual core [F]: mel_t [M], aux [4A] -> (new (h1, h2), logits [C]).
+    """One step of the residual core [F]: mel_t [M], aux [4A] -> (new (h1, h2), logits [B C]).
+
+    x [B] holds the sample before, of each of B bands; a band has C logits, those of band 0 first.
 
     u = I [x; mel; a1; speaker]; h1 = GRU1(u); v = u + h1; h2 = GRU2([v; a2]); w = v + h2;
     p = relu(fc1 [w; a3]); q = relu(fc2 [p; a4]); logits = fc3 q.
     """
     a1, a2, a3, a4 = np.split(aux, 4)
-    u = dense(tensors, "input", np.concatenate([[x], mel_t, a1, speaker]))
+    u = dense(tensors, "input", np.concatenate([x, mel_t, a1, speaker]))
     h1 = gru(
         tensors["gru1.w_recurrent"] @ h[0] + tensors["gru1.b_recurrent"],
         tensors["gru1.w_input"] @ u + tensors["gru1.b_input"],
@@ -432,9 +434,10 @@ def run(
     weights = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
     mel_up, aux = _conditions(config, weights, mel)
     if n_steps is None:
-        n_steps = len(mel_up) - first_sample
-    if config.n_mels and first_sample + n_steps > len(mel_up):
-        raise ValueError(f"The mel covers {len(mel_up)} samples, {first_sample + n_steps} wanted.")
+        n_steps = config.bands * len(mel_up) - first_sample
+    covered = config.bands * len(mel_up)
+    if config.n_mels and first_sample + n_steps > covered:
+        raise ValueError(f"The mel covers {covered} samples, {first_sample + n_steps} wanted.")
     words = _words(config, n_steps, (seed, item, fold), uniforms)
     draws = _Draws(config, words, forced, temperature, greedy)
     cores = {"dual": _Dual, "residual": _Residual, "embedded": _Embedded}
@@ -443,13 +446,15 @@ def run(
         core.speaker = np.asarray(speaker, np.float64)
     logits = np.zeros((n_steps, config.logits_size))
     samples = np.zeros(n_steps, np.float64 if config.draws_values else np.int32)
-    for t in range(n_steps):
+    bands = config.bands  # samples of a step
+    for t in range(0, n_steps, bands):
         at = first_sample + t
-        mel_t = mel_up[at] if config.n_mels else np.zeros(0)
+        mel_t = mel_up[at // bands] if config.n_mels else np.zeros(0)
         row = at if config.upsample == "linear" else at // config.hop_length
         aux_t = aux[row] if config.aux_size else np.zeros(0)
         draws.t = t
-        samples[t], logits[t] = core.advance(mel_t, aux_t, draws)
+        drawn, found = core.advance(mel_t, aux_t, draws)
+        samples[t : t + bands], logits[t : t + bands] = drawn, np.reshape(found, (bands, -1))
     return {"samples": samples, "logits": logits, "margin": draws.margin}
 
 
@@ -486,6 +491,14 @@ class _Draws:
 
     def label(self, logits: Array) -> int:
         return self.choose(logits, 0) if self.forced is None else int(self.forced[self.t])
+
+    def labels(self, logits: Array, bands: int) -> list[int]:
+        """One label a band of this step."""
+        found, first = [], self.t
+        for band, of_band in enumerate(np.split(logits, bands)):
+            self.t = first + band
+            found.append(self.label(of_band))
+        return found
 
     def value(self, logits: Array) -> float:
         """One x of a head that draws values: a mixture, a gaussian or a beta."""
@@ -531,17 +544,17 @@ class _Residual:
     def __init__(self, config: ModelConfig, weights: Tensors) -> None:
         self.config, self.weights = config, weights
         self.h = (np.zeros(config.hidden_size), np.zeros(config.hidden_size))
-        self.x = config.first_input
+        self.x = np.full(config.bands, config.first_input)
         self.speaker = np.zeros(0)
 
-    def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[float, Array]:
+    def advance(self, mel_t: Array, aux_t: Array, draws: _Draws) -> tuple[Any, Array]:
         self.h, logits = residual_step(self.weights, self.h, self.x, mel_t, aux_t, self.speaker)
         if self.config.draws_values:
-            self.x = draws.value(logits)
+            self.x = np.array([draws.value(logits)])
             return self.x, logits
-        label = draws.label(logits)
-        self.x = 2.0 * label / (self.config.n_classes - 1) - 1.0
-        return label, logits
+        labels = draws.labels(logits, self.config.bands)
+        self.x = 2.0 * np.array(labels) / (self.config.n_classes - 1) - 1.0
+        return labels, logits
 
 
 class _Embedded:
@@ -589,7 +602,8 @@ def _words(
 ) -> NDArray[Any]:
     """Random words [n_steps, >= draws] of key (seed, item, fold), or floor(u * 2**32)."""
     if uniforms is None:
-        return philox_words(key[0], 0, n_steps, *key[1:])
+        words = philox_words(key[0], 0, n_steps // config.bands, *key[1:])
+        return words if config.bands == 1 else words[:, : config.bands].reshape(n_steps, 1)
     if uniforms.shape != (n_steps, config.draws_per_step):
         raise ValueError(f"uniforms are {uniforms.shape}, not {(n_steps, config.draws_per_step)}.")
     return np.floor(np.asarray(uniforms, np.float64) * 2.0**32).astype(np.uint64)

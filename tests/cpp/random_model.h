@@ -85,7 +85,7 @@ inline CanonicalWeights make_weights(const ModelConfig& c, bool pruned = false) 
     make.layer("fc2", c.n_classes, f, 2.0f);
     return std::move(make.weights);
   }
-  make.layer("input", h, 1 + c.n_mels + a, 1.0f);
+  make.layer("input", h, c.bands + c.n_mels + a, 1.0f);
   make.add("gru1.w_input", {3 * h, h}, 1.5f / std::sqrt(float(h)));
   make.add("gru2.w_input", {3 * h, h + a}, 1.5f / std::sqrt(float(h)));
   for (const char* gru : {"gru1", "gru2"}) {
@@ -95,7 +95,7 @@ inline CanonicalWeights make_weights(const ModelConfig& c, bool pruned = false) 
   }
   make.layer("fc1", f, h + a, 1.5f);
   make.layer("fc2", f, f + a, 1.5f);
-  make.layer("fc3", c.n_classes, f, 2.0f);
+  make.layer("fc3", c.logits_size(), f, 2.0f);
   return std::move(make.weights);
 }
 
