@@ -168,9 +168,13 @@ def test_who_does_not_read_slows_nobody():
             )
             return sum(one.read for one in busy) - before
 
-    pairs = [(made_in_a_second(0), made_in_a_second(32)) for _ in range(3)]
-    alone, beside = (max(column) for column in zip(*pairs, strict=True))
-    assert beside > 0.5 * alone, pairs  # all 36 would share otherwise
+    pairs = list[tuple[int, int]]()
+    for _ in range(8):  # others may take the processor for one second and not for the next
+        pairs.append((made_in_a_second(0), made_in_a_second(32)))
+        alone, beside = (max(column) for column in zip(*pairs, strict=True))
+        if len(pairs) >= 2 and beside > 0.5 * alone:
+            return
+    raise AssertionError(pairs)  # all 36 share
 
 
 def test_a_new_stream_sounds_in_the_round_after_the_one_that_has_begun():
