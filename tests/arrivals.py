@@ -18,7 +18,7 @@ from wavernn_fast.config import ModelConfig
 from wavernn_fast.live import LivePool, LiveStream
 from wavernn_fast.vocoder import Vocoder
 
-WAIT = 20.0  # seconds after which a test gives up on a stream
+WAIT = 120.0  # seconds after which a test gives up on a stream; many, for a busy machine
 
 _AUX = {"aux_size": 3, "aux_channels": 8, "aux_blocks": 1, "aux_kernel": 3}
 SUBSCALE = cases.subscale_config(4, 5, 2, n_mels=5, hop_length=16, **_AUX)

@@ -113,7 +113,7 @@ class Fake:
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter of its own, with this environment."""
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -141,6 +141,6 @@ def load_elsewhere(source: str, **environment: str) -> subprocess.Popen[str]:
 def origin_elsewhere(source: str, **environment: str) -> str:
     """Where a process of its own gets a kernel from."""
     process = load_elsewhere(source, **environment)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return output.strip()

@@ -92,9 +92,9 @@ def start(*arguments: object, code: str | None = None, **environment: str) -> su
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
     """Wait until something is there while a process lives."""
-    for _ in range(6000):
+    for _ in range(30_000):
         if condition():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    raise AssertionError("waited for a minute")
+    raise AssertionError("waited for five minutes")

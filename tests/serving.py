@@ -27,7 +27,7 @@ from wavernn_fast.vocoder import Vocoder
 
 CONFIG = recordings.config(32)  # 8 kHz, 8 bins, 40 samples a frame
 RATE, HOP, N_MELS = CONFIG.sample_rate, CONFIG.hop_length, CONFIG.n_mels
-WAIT = 30.0  # seconds that anything may take
+WAIT = 120.0  # seconds that anything may take; many, for a busy machine
 END = '{"end": true}'
 LONG = 20_000  # frames: 100 s of audio, which no buffer between the engine and a client holds
 

@@ -29,7 +29,7 @@ def build(folder: Path, *options: str) -> Path:
 
 
 def hashes(*command: str) -> tuple[str, str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 

@@ -111,7 +111,7 @@ def test_the_package_serves_where_there_is_neither_cache_nor_compiler(fake: Fake
     fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", "/nowhere")
     assert origin_elsewhere(source, cubins=str(cubins)) == "package"
     process = load_elsewhere(source, cubins=str(cubins), FAKE_CUDA_DEVICES="name=Other,arch=86")
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=600)[1]
     assert "no NVRTC that can compile kernels for this GPU" in errors
     assert 'pip install "wavernn-fast[cuda]"' in errors
 
@@ -271,7 +271,7 @@ def test_processes_at_once_leave_one_whole_entry(fake: Fake) -> None:
     source = f"{SOURCE}// {fake.folder}\n"
     processes = [load_elsewhere(source) for _ in range(4)]
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         assert output.strip() in ("compiler", "cache"), errors
     assert len(entries(fake.cache)) == 1
     assert origin_elsewhere(source) == "cache"

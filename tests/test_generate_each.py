@@ -128,10 +128,10 @@ def test_the_report_leaves_out_the_time_of_the_caller() -> None:
     reports: list[BatchReport] = []
     for i, _ in voc.generate_each(mels_of(voc, [5] * 4), streams=1, report=reports.append):
         if i == 0:
-            threading.Event().wait(0.5)
+            threading.Event().wait(2.0)
     [report] = reports
     assert report.samples == 4 * 2 * voc.config.hop_length
-    assert report.engine_seconds <= report.seconds < 0.5
+    assert report.engine_seconds <= report.seconds < 2.0
     assert report.slots == 1
     assert report.occupancy == 1.0
 

@@ -347,8 +347,8 @@ def test_an_interrupt_is_orderly(number: signal.Signals, to_group: bool, tmp_pat
     assert process.stdout is not None
     last = process.stdout.read().splitlines()[-1]
     assert last.startswith("stopped")
-    assert process.wait(10) == 0
-    assert time.monotonic() - begun < 5.0
+    assert process.wait(60) == 0
+    assert time.monotonic() - begun < 30
     assert all(gone(pid) for pid in pids)
     done = journaled(tmp_path / "out", "done")
     assert sorted(contents(tmp_path / "out")) == done  # whole files, no parts
@@ -363,7 +363,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
+    assert process.wait(60) == 130
     assert all(gone(pid) for pid in pids)
 
 

@@ -406,7 +406,7 @@ def test_a_browser_draws_the_page(tmp_path, width):
         [*command, f"--screenshot={shot}", file.as_uri()],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     pixels = imread(shot)[..., :3]
     assert pixels.shape[1] == width

@@ -44,7 +44,7 @@ def started(words: list[str], **environ: str) -> subprocess.Popen[str]:
 
 def wait_for(root: Path, worker: str, lines: int, process: subprocess.Popen[str]) -> None:
     """Until a journal tells of so many files."""
-    path, until = root / ".wavernn-fast" / f"journal-{worker}.jsonl", time.monotonic() + 60
+    path, until = root / ".wavernn-fast" / f"journal-{worker}.jsonl", time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         if path.exists() and path.read_bytes().count(b'"done"') >= lines:
             return
@@ -156,9 +156,9 @@ def test_ctrl_c_of_a_command_with_children_keeps_what_is_done(tmp_path: Path) ->
     children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
     begun = time.monotonic()
     command.send_signal(signal.SIGINT)
-    _, said = command.communicate(timeout=30)
+    _, said = command.communicate(timeout=60)
     assert command.returncode == 130, said
-    assert time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun < 30
     assert "Run the command again with --resume" in said
     assert all(gone(int(child)) for child in children)
     assert sorted(contents(tmp_path / "out")) == journaled(tmp_path / "out", "done")

@@ -253,7 +253,7 @@ def test_a_limit_of_file_sizes_stops_the_job(model, tmp_path):
         "from wavernn_fast.cli import main\nmain(sys.argv[1:])\n"
     )
     process = start("vocode", mels, "-m", model, "-o", out, "--streams", 1, code=code)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "File too large" in errors
     assert "Traceback" not in errors
@@ -274,7 +274,7 @@ def test_a_device_that_is_full_fails_in_a_sentence(model, mels):
         "audio.write_atomic = lambda path, blocks: write('/dev/full', blocks)\n"
         "main(sys.argv[1:])\n"
     ))  # fmt: skip
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "'/dev/full' cannot be written (No space left on device)" in errors
     assert "Traceback" not in errors

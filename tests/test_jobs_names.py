@@ -158,7 +158,7 @@ def test_bytes_that_are_no_text_are_kept_and_journaled_and_resumed(locale, model
         file.write(b"no mel")
     for options, done in (((), 1), (("--resume",), 0)):
         process = start(*arguments, "--json", *options, **locale)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
         assert process.returncode == 1
         assert "rse\\n.npy" in errors
         assert "rse\n.npy" not in errors  # a name may not forge a line

@@ -63,7 +63,7 @@ def test_a_log_without_figures_is_an_error() -> None:
 
 def run_as_program(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "wavernn_fast.kernels", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("arguments", [[], ["one", "two"], ["--help"]])

@@ -132,19 +132,25 @@ def test_the_frames_may_be_overwritten_after_the_push():
 
 
 def test_streams_with_frames_and_readers_go_on_side_by_side():
-    """The slowest has at least two thirds of what the fastest has, at every look after a second."""
+    """The slowest has at least two thirds of what the fastest has, once that can be asked.
+
+    Two streams may differ by what one holds unread and by a piece, as one was read and fed and the
+    other not yet when the test lost the processor. Samples say when that is little, not seconds.
+    """
     config = dual_config(128, 64, n_mels=5, hop_length=50)
-    with LivePool(voice(config, 2), buffer_seconds=0.5) as pool:
+    with LivePool(voice(config, 2), chunk_frames=4, buffer_seconds=0.02) as pool:
+        limits = pool._rounds.limits
+        enough = 3 * (limits.buffer_samples + limits.chunk_samples)
         crowd = [Endless(pool, config, i) for i in range(64)]
-        began, looks = time.monotonic(), 0
-        while (passed := time.monotonic() - began) < 2.5:
+        made, looks, began = [0], 0, time.monotonic()
+        while looks < 10:
+            assert time.monotonic() - began < WAIT
             for one in crowd:
                 one.turn()
-            if passed > 1.0:
-                made = [one.stream.samples for one in crowd]
-                assert max(made) <= 1.5 * min(made), (passed, made)
+            made = [one.stream.samples for one in crowd]
+            if max(made) >= enough:
+                assert max(made) <= 1.5 * min(made), made
                 looks += 1
-        assert looks > 3
         assert pool.stats()["samples_per_s"] > 0
 
 
@@ -168,9 +174,13 @@ def test_who_does_not_read_slows_nobody():
             )
             return sum(one.read for one in busy) - before
 
-    pairs = [(made_in_a_second(0), made_in_a_second(32)) for _ in range(3)]
-    alone, beside = (max(column) for column in zip(*pairs, strict=True))
-    assert beside > 0.5 * alone, pairs  # all 36 would share otherwise
+    pairs = list[tuple[int, int]]()
+    for _ in range(8):  # others may take the processor for one second and not for the next
+        pairs.append((made_in_a_second(0), made_in_a_second(32)))
+        alone, beside = (max(column) for column in zip(*pairs, strict=True))
+        if len(pairs) >= 2 and beside > 0.5 * alone:
+            return
+    raise AssertionError(pairs)  # all 36 share
 
 
 def test_a_new_stream_sounds_in_the_round_after_the_one_that_has_begun():

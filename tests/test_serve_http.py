@@ -156,7 +156,7 @@ def test_audio_comes_while_it_is_made():
         small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
         with (
             httpx.Client(
-                transport=httpx.HTTPTransport(socket_options=small), trust_env=False, timeout=30
+                transport=httpx.HTTPTransport(socket_options=small), trust_env=False, timeout=120
             ) as client,
             client.stream(
                 "POST", f"{server.url}/v1/vocode?format=raw&stream=true", content=body
@@ -307,7 +307,7 @@ def test_work_on_bodies_of_clients_that_left_does_not_pile_up():
 
     def work(number: int) -> int:
         begun.append(number)
-        gate.wait(30)
+        gate.wait(120)
         return number
 
     async def scene() -> None:
@@ -321,7 +321,7 @@ def test_work_on_bodies_of_clients_that_left_does_not_pile_up():
         assert begun == [0, 1]
         assert engine._decoders._work_queue.qsize() == 0  # the fourth waits outside
         gate.set()
-        assert await asyncio.wait_for(tasks[3], 30) == 3
+        assert await asyncio.wait_for(tasks[3], 120) == 3
         assert begun == [0, 1, 3]  # the third left before its turn
 
     asyncio.run(scene())
@@ -341,7 +341,7 @@ def test_a_client_that_takes_nothing_is_cut_by_the_service_itself():
     begun = time.monotonic()
     asyncio.run(scene())
     [after] = cuts
-    assert 0.15 < after < 5
+    assert 0.15 < after < 30
 
 
 class Eager:

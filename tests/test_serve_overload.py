@@ -34,7 +34,7 @@ from wavernn_fast.errors import DeviceError, EngineError
 
 
 def test_overload_is_told_to_try_again():
-    with running(max_streams=2, max_queue=1, timeout=10) as server:
+    with running(max_streams=2, max_queue=1, timeout=60) as server:
         clients = [server.socket() for _ in range(3)]
         for client in clients[:2]:
             hello(client)
@@ -68,23 +68,36 @@ def test_a_place_that_never_comes_is_not_waited_for_longer_than_allowed():
 
 def test_a_slow_client_slows_nobody_and_is_dropped():
     """It reads nothing: its buffers fill, it is left out, others go on, its place is free again."""
-    with running(max_streams=4, max_seconds=3600, stall=1.5) as server:
+    with running(max_streams=4, max_seconds=3600, stall=5.0) as server:
         pool = server.app.state.service.running._pool
         slow = server.socket()
         hello(slow, format="f32le")
         slow.protocol_mutex.acquire()  # its thread reads nothing more, as a program that hangs
         slow.socket.sendall(frame_of(mel(LONG)))
-        until(lambda: server.metric("wavernn_streams_stalled") == 1)
-        made = pool.stats()["samples"]
+        made = standing_still(server, pool)
         assert made < LONG * HOP * 0.9  # it was not made for nobody
         wave = ask(server, mel(4000), 4000, format="f32le")
         assert wave.astype(np.float32).tobytes() == vocoder().generate(mel(4000)).tobytes()
         assert pool.stats()["samples"] == made + len(wave)  # the engine worked for the other alone
-        until(lambda: server.hall.inside == 0, 10)  # dropped
+        until(lambda: server.hall.inside == 0)  # dropped
         assert pool.stats()["streams"] == 0
         assert server.metric('wavernn_requests_total{route="/v1/stream",status="1006"}') == 1
         slow.protocol_mutex.release()
         slow.close()
+
+
+def standing_still(server, pool) -> int:
+    """Samples made once no more are: a stream also stalls for a moment while the loop is busy."""
+    made, since = -1, time.monotonic()
+
+    def still() -> bool:
+        nonlocal made, since
+        if pool.stats()["samples"] != made or server.metric("wavernn_streams_stalled") != 1:
+            made, since = pool.stats()["samples"], time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    until(still)
+    return made
 
 
 def frame_of(frames: np.ndarray) -> bytes:
@@ -94,7 +107,7 @@ def frame_of(frames: np.ndarray) -> bytes:
 
 
 def test_a_slow_http_client_is_dropped():
-    with running(max_streams=1, max_seconds=3600, stall=0.7) as server:
+    with running(max_streams=1, max_seconds=3600, stall=2.0) as server:
         body = npy(mel(LONG))
         client = server.raw()
         head = (
@@ -103,7 +116,7 @@ def test_a_slow_http_client_is_dropped():
         )
         client.sendall(head.encode() + body)
         until(lambda: server.hall.live == 1)
-        until(lambda: server.hall.inside == 0, 15)
+        until(lambda: server.hall.inside == 0)
         client.settimeout(WAIT)
         with pytest.raises(ConnectionError):  # cut, not ended as if it were whole
             take_all(client)
@@ -147,7 +160,7 @@ def test_streams_that_do_not_end_are_cut_after_the_drain():
         server.hall.draining = True
         begun = time.monotonic()
         server.thread.join(WAIT)
-        assert 0.4 < time.monotonic() - begun < 6
+        assert 0.4 < time.monotonic() - begun < 20
         assert close_code(client) == 1012
 
 

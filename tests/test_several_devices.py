@@ -205,8 +205,8 @@ def test_ctrl_c_stops_all_devices() -> None:
     begin = time.monotonic()
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline() == "stopped []\n"
-    assert time.monotonic() - begin < 3.0
-    assert child.wait(10) == 0
+    assert time.monotonic() - begin < 20
+    assert child.wait(60) == 0
 
 
 def test_lanes_that_get_lost_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
