@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from cli_runner import refused, run
+from patience import soon, within
 from voices import preset_mel, save_mels, save_speech, save_voice
 
 from wavernn_fast import _C, weights
@@ -234,6 +235,7 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@soon
 def test_ctrl_c_ends_within_a_second_and_leaves_no_half_file(tmp_path):
     config, tensors = random_model("residual:512")
     weights.write(tmp_path / "big.safetensors", config, tensors)
@@ -265,9 +267,9 @@ def test_ctrl_c_ends_within_a_second_and_leaves_no_half_file(tmp_path):
         time.sleep(0.01)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    started = time.perf_counter()
+    began = time.monotonic()
     _, rest = process.communicate(timeout=60)
-    assert time.perf_counter() - started < 20  # a second on an idle machine
+    within(1.5, began)
     assert process.returncode == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest

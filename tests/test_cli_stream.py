@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_runner import refused, run
+from patience import soon, within
 from voices import preset_mel, save_voice
 
 from wavernn_fast.audio import quantize, read_wav
@@ -154,6 +155,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(model):
 
 
 @pytest.mark.parametrize("waiting", [True, False], ids=["for frames", "in the engine"])
+@soon
 def test_an_interrupt_ends_it_within_a_second_and_leaves_no_file(model, tmp_path, waiting):
     out = tmp_path / "out.wav"
     source = "-"
@@ -171,10 +173,11 @@ def test_an_interrupt_ends_it_within_a_second_and_leaves_no_file(model, tmp_path
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert time.monotonic() - began < 20  # a moment on an idle machine
+    ended = time.monotonic()
     assert "interrupted" in process.stderr.read().decode()
     assert not [path for path in tmp_path.iterdir() if path.name != "long.npy"]
     process.communicate()
+    within(1.0, began, ended)
 
 
 def test_the_report_as_json(model, mel, tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tolerances
 from engine_work import DTYPES, DTYPES_OF, OPTIONS_OF, Work, make
+from patience import soon, within
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError, EngineError, InputError
@@ -284,6 +285,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     "options", [{"threads": 1}, {"threads": 2}, OPTIONS_OF["emu-2"]], ids=["1", "2", "emu"]
 )
+@soon
 def test_ctrl_c_stops_a_run_quickly(options):
     code = INTERRUPT.format(tests=os.path.dirname(__file__), options=options)
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -294,10 +296,9 @@ def test_ctrl_c_stops_a_run_quickly(options):
     begin = time.monotonic()
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline() == "stopped\n"
-    assert (
-        time.monotonic() - begin < 20
-    )  # 50 ms asked of the engine, of days; the rest is a busy machine
+    stopped = time.monotonic()
     assert child.wait(60) == 0
+    within(1.0, begin, stopped)  # 50 ms asked of the engine; the rest is a busy machine
 
 
 @on_every_device

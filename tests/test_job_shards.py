@@ -14,6 +14,7 @@ import pytest
 from cli_runner import run
 from job_runs import parts_below
 from job_workers import contents, job
+from patience import soon, within
 from test_job_child import gone, journaled
 
 from wavernn_fast.jobs.shard import Shard
@@ -149,6 +150,7 @@ def test_a_command_survives_the_death_of_its_children(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@soon
 def test_ctrl_c_of_a_command_with_children_keeps_what_is_done(tmp_path: Path) -> None:
     job(tmp_path, count=60, frames=60)
     command = started(arguments(tmp_path, "out", "--workers", 2))
@@ -158,7 +160,7 @@ def test_ctrl_c_of_a_command_with_children_keeps_what_is_done(tmp_path: Path) ->
     command.send_signal(signal.SIGINT)
     _, said = command.communicate(timeout=60)
     assert command.returncode == 130, said
-    assert time.monotonic() - begun < 30
+    within(5.0, begun)
     assert "Run the command again with --resume" in said
     assert all(gone(int(child)) for child in children)
     assert sorted(contents(tmp_path / "out")) == journaled(tmp_path / "out", "done")

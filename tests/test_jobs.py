@@ -25,6 +25,7 @@ from job_runs import (
     start,
     wait_for,
 )
+from patience import soon, within
 from voices import preset_mel, save_mels, save_voice
 
 from wavernn_fast.errors import InputError
@@ -261,14 +262,15 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(model, tm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@soon
 def test_a_signal_ends_the_job_within_a_second_and_says_what_is_left(number, model, tmp_path):
     mels, out = save_many(tmp_path / "mels", [200] * 300), tmp_path / "out"
     process = start("vocode", mels, "-m", model, "-o", out, "--streams", 2, "--json")
     wait_for(lambda: list(out.rglob("*.wav")), process)
-    begun = time.perf_counter()
+    begun = time.monotonic()
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert time.perf_counter() - begun < 20  # a second on an idle machine
+    within(1.5, begun)
     assert process.returncode == 130
     report = json.loads(output)
     done, left = len(report["done"]), len(report["left"])
@@ -283,6 +285,7 @@ def test_a_signal_ends_the_job_within_a_second_and_says_what_is_left(number, mod
     assert (end["state"], end["done"], end["left"]) == ("end", done, left)
 
 
+@soon
 def test_the_second_signal_ends_at_once(model, tmp_path):
     """Writing that hangs keeps a job from ending in order; a second Ctrl-C does not ask it."""
     code = (
@@ -301,11 +304,12 @@ def test_the_second_signal_ends_at_once(model, tmp_path):
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
-    begun = time.perf_counter()
+    begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=40) == 130
-    assert time.perf_counter() - begun < 30  # of the minute that the writing hangs
+    ended = time.monotonic()
     process.communicate()
+    within(1.0, begun, ended)  # of the minute that the writing hangs
 
 
 def test_an_interpreter_that_ends_while_a_job_works_does_not_hang(model, tmp_path):

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import recordings
+from patience import soon, within
 from serving import (
     CONFIG,
     END,
@@ -232,6 +233,7 @@ def reset(client) -> None:
 
 @pytest.mark.parametrize("way", ["close", "reset"])
 @pytest.mark.parametrize("when", ["sounding", "silent", "waiting", "greeting"])
+@soon
 def test_a_client_that_leaves_frees_its_place_within_a_second(way: str, when: str):
     with running(max_streams=1, max_queue=2, max_seconds=3600) as server:
         pool = server.app.state.service.running._pool
@@ -252,13 +254,17 @@ def test_a_client_that_leaves_frees_its_place_within_a_second(way: str, when: st
             threading.Thread(target=client.close, daemon=True).start()
         else:
             reset(client)
-        assert until(lambda: server.hall.inside == before) < 8  # a busy machine; `stall` is 10 s
+        began = time.monotonic()
+        until(lambda: server.hall.inside == before)
+        ended = time.monotonic()
         assert pool.stats()["streams"] == before
         if other:
             other.close()
+    within(1.0, began, ended)
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@soon
 def test_an_http_client_that_leaves_frees_its_place_within_a_second(stream: bool):
     with running(max_streams=1, max_seconds=3600) as server:
         body = npy(mel(200_000))  # 1,000 s of audio
@@ -270,5 +276,8 @@ def test_an_http_client_that_leaves_frees_its_place_within_a_second(stream: bool
         client.sendall(head.encode() + body)
         until(lambda: server.hall.live == 1)
         client.close()
-        assert until(lambda: server.hall.inside == 0) < 8
+        began = time.monotonic()
+        until(lambda: server.hall.inside == 0)
+        ended = time.monotonic()
         assert server.app.state.service.running._pool.stats()["streams"] == 0
+    within(1.0, began, ended)

@@ -19,6 +19,7 @@ from cli_runner import run
 from fakes import Fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import soon, within
 from voices import mel, preset_mel, same_bits, save_voice
 
 from wavernn_fast import _C, arrays, devices, nvrtc
@@ -196,6 +197,7 @@ except KeyboardInterrupt:
 """
 
 
+@soon
 def test_ctrl_c_stops_all_devices() -> None:
     code = CTRL_C.format(tests=os.path.dirname(__file__))
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -205,8 +207,9 @@ def test_ctrl_c_stops_all_devices() -> None:
     begin = time.monotonic()
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline() == "stopped []\n"
-    assert time.monotonic() - begin < 20
+    stopped = time.monotonic()
     assert child.wait(60) == 0
+    within(3.0, begin, stopped)
 
 
 def test_lanes_that_get_lost_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import soon, within
 from voices import (
     CONDITIONED,
     DTYPES,
@@ -350,12 +351,13 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
+@soon
 def test_ctrl_c_stops_a_long_run_at_once():
     config = cases.dual_config(896, 448)
     voc = Vocoder(config, cases.random_tensors(config))
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
-    started = time.perf_counter()
+    began = time.monotonic()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         voc.generate(n_samples=500_000)
-    assert time.perf_counter() - started < 20  # of minutes
+    within(1.3, began)
