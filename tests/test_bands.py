@@ -111,3 +111,46 @@ def test_a_logit_that_is_not_finite_is_named_by_its_sample(work):
 def test_a_gpu_refuses_it(work, streams):
     with pytest.raises(DeviceError, match="No GPU kernel draws several bands a step yet"):
         work.engine(device="emu", streams=streams)
+
+
+def test_greedy_takes_the_likeliest_of_every_band(work):
+    engine = work.engine()
+    rows = [[r] for r in work.rows.values()]
+    stream = engine.open(1, greedy=True)
+    labels, logits = engine.run([stream], [work.n], *rows, return_logits=True)[0]
+    assert np.array_equal(labels, logits.argmax(1))
+    assert len(set(labels[: work.config.bands])) > 1  # not one label for all bands
+
+
+def test_a_place_that_is_refilled_changes_nothing(work):
+    """Streams of unequal lengths share two places."""
+    engine, bands = work.engine(threads=1), work.config.bands
+    lengths = [work.n - bands * (i % 5) for i in range(9)]
+    rows = ([r] * len(lengths) for r in work.rows.values())
+    streams = [engine.open(s) for s in range(len(lengths))]
+    for seed, (labels, _) in enumerate(engine.run(streams, lengths, *rows, lanes=2)):
+        alone = work.run(engine, seed=seed)[0]
+        assert np.array_equal(labels, alone[: lengths[seed]])
+    assert [stream.step for stream in streams] == lengths
+
+
+def test_a_run_that_was_stopped_goes_on_from_a_whole_step(work):
+    engine, hop, n = work.engine(threads=1), work.config.hop_length, 2000 * work.n
+    extra = work.config.upsample_left + work.config.upsample_right
+
+    def rows(first: int) -> list[list[np.ndarray | None]]:
+        """Those of samples from `first` on, the few that there are over and over."""
+        frames = np.arange(first // hop, n // hop + 1 + extra) % 7
+        return [[None if r is None else r[frames % len(r)]] for r in work.rows.values()]
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    whole = engine.run([engine.open(7)], [n], *rows(0))[0][0]
+    stream = engine.open(7)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run([stream], [n], *rows(0), interrupt=stop)
+    done = stream.step
+    assert 0 < done < n
+    assert done % work.config.bands == 0
+    assert np.array_equal(engine.run([stream], [n - done], *rows(done))[0][0], whole[done:])

