@@ -64,7 +64,9 @@ class _Stretch(nn.Module):
 
 
 class _Upsample(nn.Module):
-    def __init__(self, scales: Sequence[int], resnet: nn.Module | None, pad: int) -> None:
+    def __init__(
+        self, scales: Sequence[int], resnet: nn.Module | None, pad: int, floor: float = 0.0
+    ) -> None:
         super().__init__()
         if resnet is not None:
             self.resnet = resnet
@@ -73,11 +75,11 @@ class _Upsample(nn.Module):
             stages += [_Stretch(s), nn.Conv2d(1, 1, (1, 2 * s + 1), padding=(0, s), bias=False)]
         self.up_layers = nn.ModuleList(stages)
         self.hop = int(np.prod(scales))
-        self.pad = pad
+        self.pad, self.floor = pad, floor
 
     def forward(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Zero-pad mel [1, M, n] by `pad` frames; return mel_up and aux, [n * hop, ...] each."""
-        padded = F.pad(mel, (self.pad, self.pad))
+        """Pad mel [1, M, n] by `pad` frames of `floor`; mel_up and aux, [n * hop, ...] each."""
+        padded = F.pad(mel, (self.pad, self.pad), value=self.floor)
         aux = None
         if hasattr(self, "resnet"):
             aux = self.resnet(padded).repeat_interleave(self.hop, dim=-1)[0].T

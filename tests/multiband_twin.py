@@ -11,31 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from checkpoint_twins import _as_module, _ResNet, _Stretch
+from checkpoint_twins import _as_module, _ResNet, _Upsample
 from torch import nn
 from torch.nn import functional as F
 
 BANDS, FLOOR = 4, -5.0
-
-
-class _Upsample(nn.Module):
-    def __init__(self, scales: Sequence[int], resnet: nn.Module, pad: int) -> None:
-        super().__init__()
-        self.resnet = resnet
-        stages: list[nn.Module] = []
-        for s in scales:
-            stages += [_Stretch(s), nn.Conv2d(1, 1, (1, 2 * s + 1), padding=(0, s), bias=False)]
-        self.up_layers = nn.ModuleList(stages)
-        self.steps, self.pad = int(np.prod(scales)), pad
-
-    def forward(self, padded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a padded mel [1, M, n + 2 pad]: [n * steps, M] and [n * steps, 4 A]."""
-        x = padded[:, None]
-        for stage in self.up_layers:
-            x = stage(x)
-        aux = self.resnet(padded).repeat_interleave(self.steps, dim=-1)
-        cut = self.pad * self.steps
-        return x[0, 0, :, cut:-cut].T, aux[0].T
 
 
 class Multiband(nn.Module):
@@ -55,8 +35,9 @@ class Multiband(nn.Module):
         scales: Sequence[int] = (2, 2, 3),
     ) -> None:
         super().__init__()
-        self.aux, self.pad, self.classes, self.hidden = aux, pad, classes, hidden
-        self.upsample = _Upsample(scales, _ResNet(n_mels, channels, 4 * aux, blocks, pad), pad)
+        self.aux, self.classes, self.hidden = aux, classes, hidden
+        resnet = _ResNet(n_mels, channels, 4 * aux, blocks, pad)
+        self.upsample = _Upsample(scales, resnet, pad, FLOOR)
         self.I = nn.Linear(n_mels + aux + BANDS, hidden)
         self.rnn1 = nn.GRU(hidden, hidden, batch_first=True)
         self.rnn2 = nn.GRU(hidden + aux, hidden, batch_first=True)
@@ -71,8 +52,7 @@ class Multiband(nn.Module):
     @torch.no_grad()
     def logits(self, mel: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Outputs [n, 4, C] of n steps that follow labels [n, 4], step by step; mel [M, frames]."""
-        padded = F.pad(torch.from_numpy(mel).double()[None], (self.pad, self.pad), value=FLOOR)
-        mel_up, aux = self.upsample(padded)
+        mel_up, aux = self.upsample(torch.from_numpy(mel).double()[None])
         cells = [self._cell(gru) for gru in (self.rnn1, self.rnn2)]
         h1 = h2 = torch.zeros(1, self.hidden, dtype=torch.float64)
         x, rows = torch.zeros(1, BANDS, dtype=torch.float64), []

@@ -48,22 +48,31 @@ class EagerResidual(EagerModel):
         h1 = torch.zeros(batch, self.config.hidden_size, dtype=self.dtype)
         h2 = torch.zeros_like(h1)
         x = torch.full((batch, 1), self.config.first_input, dtype=self.dtype)
-        nothing = h1[:, :0]
         draw = _DRAWS[self.config.head]
         for i in range(n_steps):
-            mel_i = mel[:, i] if self.config.n_mels else nothing
-            a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else nothing).chunk(4, dim=1)
-            u = self.I(torch.cat([x, mel_i, a1, self._speaker.expand(batch, -1)], dim=1))
-            h1 = self.rnn1(u, h1)
-            v = u + h1
-            h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
-            w = v + h2
-            p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
-            q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
+            q, h1, h2 = self._step(x, mel, aux, i, (h1, h2))
             logits = self.fc3(q)
             sample = draw(logits)
             x = self._scaled(sample).unsqueeze(1)
             yield sample, logits
+
+    def _step(
+        self, x: Tensor, mel: Tensor, aux: Tensor, i: int, states: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the last layer hears at sample `i`, and the new states."""
+        import torch
+
+        h1, h2 = states
+        nothing = h1[:, :0]
+        mel_i = mel[:, i] if self.config.n_mels else nothing
+        a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else nothing).chunk(4, dim=1)
+        u = self.I(torch.cat([x, mel_i, a1, self._speaker.expand(len(x), -1)], dim=1))
+        h1 = self.rnn1(u, h1)
+        v = u + h1
+        h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
+        w = v + h2
+        p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
+        return torch.relu(self.fc2(torch.cat([p, a4], dim=1))), h1, h2
 
     def _forced(self, samples: Tensor, mel: Tensor, aux: Tensor) -> Tensor:
         import torch
@@ -101,14 +110,7 @@ class EagerBands(EagerResidual):
         h2 = torch.zeros_like(h1)
         x = torch.full((batch, bands), self.config.first_input, dtype=self.dtype)
         for i in range(0, n_steps, bands):
-            a1, a2, a3, a4 = (aux[:, i] if self.config.aux_size else h1[:, :0]).chunk(4, dim=1)
-            u = self.I(torch.cat([x, mel[:, i], a1], dim=1))
-            h1 = self.rnn1(u, h1)
-            v = u + h1
-            h2 = self.rnn2(torch.cat([v, a2], dim=1), h2)
-            w = v + h2
-            p = torch.relu(self.fc1(torch.cat([w, a3], dim=1)))
-            q = torch.relu(self.fc2(torch.cat([p, a4], dim=1)))
+            q, h1, h2 = self._step(x, mel, aux, i, (h1, h2))
             logits = [head(q) for head in self.heads]
             drawn = [_categorical(one) for one in logits]
             x = self._scaled(torch.stack(drawn, dim=1))
