@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import recordings
 import soundfile
+from patience import soon, within
 from serving import (
     CONFIG,
     HOP,
@@ -327,6 +328,7 @@ def test_work_on_bodies_of_clients_that_left_does_not_pile_up():
     asyncio.run(scene())
 
 
+@soon
 def test_a_client_that_takes_nothing_is_cut_by_the_service_itself():
     """Not only by the system, which has a bound of its own on the sockets of `serve.run`."""
     cuts: list[float] = []
@@ -341,7 +343,8 @@ def test_a_client_that_takes_nothing_is_cut_by_the_service_itself():
     begun = time.monotonic()
     asyncio.run(scene())
     [after] = cuts
-    assert 0.15 < after < 30
+    assert after > 0.15
+    within(5.0, 0.0, after)
 
 
 class Eager:

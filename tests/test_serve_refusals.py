@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import recordings
 import soundfile
+from patience import soon, within
 from serving import CONFIG, HOP, N_MELS, RATE, WAIT, Running, mel, npy, recording, running, until
 
 from wavernn_fast.audio import wav_header
@@ -237,6 +238,7 @@ def test_a_header_that_does_not_end_is_not_kept(server: Running):
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: local"])
+@soon
 def test_a_connection_without_a_request_is_cut(server: Running, begun: bytes):
     with server.raw() as client:
         client.settimeout(WAIT)
@@ -244,7 +246,8 @@ def test_a_connection_without_a_request_is_cut(server: Running, begun: bytes):
         opened = time.monotonic()
         with contextlib.suppress(ConnectionError):
             assert client.recv(100) == b""
-        assert 0.5 < time.monotonic() - opened < 18
+        assert time.monotonic() - opened > 0.5
+        within(8.0, opened)
 
 
 # --- values ---------------------------------------------------------------------------------------
