@@ -6,6 +6,7 @@ import gc
 import os
 from pathlib import Path
 
+import few_threads  # noqa: F401 (what it sets is read when numpy is loaded)
 import pytest
 from fakes import Fake, build
 from hypothesis import settings

@@ -22,9 +22,8 @@ def build(folder: Path, *options: str) -> Path:
     command += ["-DWF_PYTHON=OFF", "-DWF_CPP_TESTS=ON"]
     subprocess.run(command, check=True, capture_output=True)
     jobs = str(os.cpu_count() or 1)
-    subprocess.run(
-        ["cmake", "--build", str(folder), "--parallel", jobs], check=True, capture_output=True
-    )
+    build = ["cmake", "--build", str(folder), "--target", "wf_cpp_tests", "--parallel", jobs]
+    subprocess.run(build, check=True, capture_output=True)
     return folder / "wf_cpp_tests"
 
 
