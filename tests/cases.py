@@ -84,10 +84,18 @@ def embedded_config(
 
 
 def framed_config(
-    hidden_size: int, fc_size: int, layers: int = 2, size: int = 7, kernel: int = 3, **fields: Any
+    hidden_size: int,
+    fc_size: int,
+    layers: int = 2,
+    size: int = 7,
+    kernel: int = 3,
+    lstm: int = 0,
+    **fields: Any,
 ) -> ModelConfig:
-    """Return a dual model that hears residual convolutions over its mel."""
-    network = NetworkConfig(kind="residual_conv", layers=layers, size=size, kernel=kernel)
+    """Return a dual model that hears residual convolutions over its mel, and LSTMs if any."""
+    network = NetworkConfig(
+        kind="residual_conv", layers=layers, size=size, kernel=kernel, lstm_layers=lstm
+    )
     defaults: dict[str, Any] = {"hop_length": 4, "n_mels": 6, "network": network}
     return dual_config(hidden_size, fc_size, **(defaults | fields))
 
@@ -199,7 +207,11 @@ def case_id(config: ModelConfig) -> str:
     if config.first_input:
         parts.append(f"first{config.first_input:g}")
     if config.network is not None:
-        parts.append("x".join(str(size) for size in dataclasses.astuple(config.network)))
+        network = config.network
+        sizes = (network.kind, network.layers, network.size, network.kernel)
+        parts.append("x".join(str(size) for size in sizes))
+        if network.lstm_layers:
+            parts.append(f"lstm{network.lstm_layers}")
     if config.subscale is not None:
         sizes = dataclasses.astuple(config.subscale)
         parts.append("subscale" + "x".join(str(size) for size in sizes))
@@ -339,7 +351,13 @@ def _residual_conv(config: ModelConfig, make: _Maker) -> Tensors:
         tensors[f"network.{i}.weight"] = weight.reshape(mels, mels, network.kernel)
         tensors[f"network.{i}.bias"] = make.normal((mels,), 0.2)
     tensors |= _layer(make, "network.dense0", network.size, mels, 1.5)
-    return tensors | _layer(make, "network.dense1", network.size, network.size, 1.5)
+    tensors |= _layer(make, "network.dense1", network.size, network.size, 1.5)
+    for i in range(network.lstm_layers):
+        name, gates = f"network.lstm{i}", 4 * network.size
+        tensors[f"{name}.w_input"] = make.matrix(gates, network.size, 1.5)
+        tensors[f"{name}.w_recurrent"] = make.matrix(gates, network.size, 1.5)
+        tensors[f"{name}.bias"] = make.normal((gates,), 0.3)
+    return tensors
 
 
 def _layer(make: _Maker, name: str, rows: int, columns: int, std: float) -> Tensors:

@@ -253,15 +253,26 @@ def mkotha(
 
 
 def yanggeng(
-    *, hidden: int = 32, fc: int = 16, n_mels: int = 8, masked: bool = True, seed: int = 0
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    n_mels: int = 8,
+    lstm: int = 0,
+    masked: bool = True,
+    seed: int = 0,
 ) -> State:
-    """State dict of yanggeng1995's `models/model.py` without LSTM, mask applied as trained."""
+    """State dict of yanggeng1995's `models/model.py`, mask applied as trained; `lstm`: layers."""
     m, half = _Maker(seed), hidden // 2
     for i in (0, 2):
         m.add(f"frame_net.convs.{i}.weight", n_mels, n_mels, 3)
         m.add(f"frame_net.convs.{i}.bias", n_mels)
     m.linear("frame_net.fc.0", n_mels, n_mels)
     m.linear("frame_net.fc.2", n_mels, n_mels)
+    for layer in range(lstm):
+        for part in ("weight_ih", "weight_hh"):
+            m.add(f"upsample.lstm_layer.{part}_l{layer}", 4 * n_mels, n_mels)
+        for part in ("bias_ih", "bias_hh"):
+            m.add(f"upsample.lstm_layer.{part}_l{layer}", 4 * n_mels)
     mask = np.ones((3, 2, half, n_mels + 3), np.float32)
     mask[:, 0, :, -1] = 0.0  # coarse units have no weight for c_t
     m.state["wavernn.mask"] = mask.reshape(3 * hidden, n_mels + 3)

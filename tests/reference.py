@@ -7,6 +7,7 @@ the code it checks. Sources are named at each equation:
 [K18]   Kalchbrenner et al., Efficient Neural Audio Synthesis, ICML 2018, section 2 and figure 1
 [Cho14] the GRU as torch.nn.GRU documents it: reset applied after the recurrent product
 [F]     the two-GRU residual vocoder: docs/formats.md, residual core
+[HS97]  the LSTM as torch.nn.LSTM documents it: Hochreiter and Schmidhuber 1997 with forget gates
 [L18]   Lorenzo-Trueba et al., Towards achieving robust universal neural vocoding, 2018, section 2,
         as bshall/UniversalVocoding builds it: docs/formats.md, embedded core
 [S17]   Salimans et al., PixelCNN++, ICLR 2017, section 2.1: mixture of logistics
@@ -262,7 +263,25 @@ def residual_conv(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
             y = tensors[f"network.dense{layer}.weight"] @ y + tensors[f"network.dense{layer}.bias"]
             y = np.tanh(y)
         rows.append(y)
+    for layer in range(config.network.lstm_layers):
+        rows = lstm(tensors, f"network.lstm{layer}", rows)
     return np.array(rows).reshape(-1, config.network.size)
+
+
+def lstm(tensors: Tensors, name: str, x: list[Array]) -> list[Array]:
+    """Outputs of one LSTM over the frames x, from zeros [HS97]; gates input, forget, cell, output.
+
+    c = f c + i tanh g, h = o tanh c, with sigmoids of i, f and o.
+    """
+    h = c = np.zeros(tensors[f"{name}.w_recurrent"].shape[1])
+    outputs = []
+    for frame in x:
+        sums = tensors[f"{name}.w_input"] @ frame + tensors[f"{name}.w_recurrent"] @ h
+        i, f, g, o = np.split(sums + tensors[f"{name}.bias"], 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return outputs
 
 
 def direction(tensors: Tensors, name: str, x: list[Array]) -> list[Array]:

@@ -110,6 +110,10 @@ def _residual_conv_shapes(network: NetworkConfig, n_mels: int) -> dict[str, tupl
     for layer, inputs in enumerate((n_mels, network.size)):
         shapes[f"network.dense{layer}.weight"] = (network.size, inputs)
         shapes[f"network.dense{layer}.bias"] = (network.size,)
+    for layer in range(network.lstm_layers):
+        gates, name = 4 * network.size, f"network.lstm{layer}"
+        shapes[f"{name}.w_input"] = shapes[f"{name}.w_recurrent"] = (gates, network.size)
+        shapes[f"{name}.bias"] = (gates,)
     return shapes
 
 

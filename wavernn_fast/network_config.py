@@ -17,13 +17,14 @@ class NetworkConfig:
     "conv": convolutions, a tanh after each; nothing is padded between them (embedded core).
     "residual_conv": convolutions of as many channels as the mel has, zeros beside the utterance for
     each of them, a tanh after each; their output plus the mel goes through two dense layers with a
-    tanh (dual core).
+    tanh, and then through LSTM layers, if there are any (dual core).
     """
 
     kind: Literal["gru", "conv", "residual_conv"]
     layers: int  # 1 to 16; residual_conv: the convolutions
     size: int  # channels of a layer; gru: units of each direction; residual_conv: of the dense ones
     kernel: int = 1  # frames that a convolution sees (odd); gru: 1
+    lstm_layers: int = 0  # residual_conv: LSTMs of `size` units behind it, from the first frame on
 
     @property
     def out_size(self) -> int:
@@ -32,7 +33,10 @@ class NetworkConfig:
 
     @property
     def radius(self) -> int:
-        """Frames on each side that an output frame hears; 0 where it hears the whole utterance."""
+        """Frames on each side that an output frame hears; 0 where it hears the whole utterance.
+
+        With LSTM layers it hears all frames before it as well.
+        """
         return self.layers * (self.kernel // 2)
 
     @property
@@ -57,6 +61,11 @@ class NetworkConfig:
             (
                 self.kind != "gru" or self.kernel == 1,
                 f"a network of GRUs sees one frame at a time, kernel is {self.kernel}",
+            ),
+            (0 <= self.lstm_layers <= 16, f"lstm_layers is {self.lstm_layers}, must be 0 to 16"),
+            (
+                self.lstm_layers == 0 or self.kind == "residual_conv",
+                f"LSTM layers stand behind residual convolutions, not behind kind {self.kind}",
             ),
         )
         return [sentence for ok, sentence in need if not ok]
