@@ -325,10 +325,15 @@ def _embedded(config: ModelConfig, make: _Maker) -> Tensors:
         tensors["gru.w_conditioning"] = make.matrix(3 * h, channels)
     tensors |= _layer(make, "fc1", config.fc_size, h, 2.0)
     tensors |= _layer(make, "fc2", config.n_classes, config.fc_size, 1.8)
+    if config.speakers:
+        tensors["speakers.weight"] = make.normal((config.speakers, config.speaker_size), 1.0)
     network = config.network
     for i in range(0 if network is None else network.layers):
         assert network is not None
-        size, inputs = network.size, network.in_size(i, config.n_mels)
+        size, inputs = network.size, network.in_size(i, config.n_mels + config.speaker_size)
+        if network.dilated:
+            tensors |= _dilated(config, make, i)
+            continue
         if network.kind == "conv":
             weight = make.matrix(size, inputs * network.kernel, 1.5)
             tensors[f"network.{i}.weight"] = weight.reshape(size, inputs, network.kernel)
@@ -340,6 +345,31 @@ def _embedded(config: ModelConfig, make: _Maker) -> Tensors:
             tensors[f"network.{i}.{way}.b_input"] = make.normal((3 * size,), 0.3)
             tensors[f"network.{i}.{way}.b_recurrent"] = make.normal((3 * size,), 0.3)
     return tensors
+
+
+def _dilated(config: ModelConfig, make: _Maker, i: int) -> Tensors:
+    """Layer `i` of dilated convolutions, and with the first the dense layer before them."""
+    network, name = config.network, f"network.{i}"
+    assert network is not None
+    size, narrow, tensors = network.size, network.size // 4, {}
+
+    def conv(part: str, rows: int, columns: int) -> None:
+        weight = make.matrix(rows, 3 * columns, 0.7).reshape(rows, columns, 3)
+        tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"] = (
+            weight,
+            make.normal((rows,), 0.2),
+        )
+
+    if i == 0:
+        tensors |= _layer(make, "network.pre", size, config.n_mels + config.speaker_size, 1.0)
+    if network.kind == "dilated_conv":
+        conv("conv", size, size)
+        return tensors
+    tensors[f"{name}.gain"] = make.normal((size,), 1.0)
+    tensors[f"{name}.shift"] = make.normal((size,), 0.5)
+    tensors |= _layer(make, f"{name}.conv1", narrow, size, 1.5)
+    conv("conv2", narrow, narrow)
+    return tensors | _layer(make, f"{name}.conv3", size, narrow, 1.0)
 
 
 def _residual_conv(config: ModelConfig, make: _Maker) -> Tensors:

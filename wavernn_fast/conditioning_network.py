@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conditioning import Conditioner, ConditioningStream, Rows
+from .conditioning_convolutions import ConvNetwork, DilatedNetwork, ResidualConvNetwork
 from .conditioning_frames import Frames, StreamedMel, WholeMel, check_window
-from .conditioning_products import BLOCK, Dense, Network, convolve
+from .conditioning_products import BLOCK, Network
 from .conditioning_recurrent import BidirectionalGru, Lstm, LstmState
 from .config import ModelConfig
 from .errors import InputError
@@ -37,6 +38,8 @@ def make_conditioner(config: ModelConfig, tensors: Tensors, xp: Any = np) -> Con
         return Conditioner(config, tensors, xp)
     if config.network is not None and config.network.hears_whole:
         return UtteranceConditioner(config, tensors, xp)
+    if config.network is not None and config.network.dilated:
+        return DilatedConditioner(config, tensors, xp)
     return HeldConditioner(config, tensors, xp)
 
 
@@ -50,9 +53,41 @@ class HeldConditioner(Conditioner):
 
     def _network(self, tensors: Tensors) -> Network | None:
         network = self.config.network
-        if network is None or network.hears_whole:
+        if network is None or network.kind != "conv":
             return _AsItIs()
         return ConvNetwork(self.config, tensors, self._xp)
+
+    def _held(self, heard: Any) -> Any:
+        """Rows float32 [BLOCK, channels] of what a network gives, [BLOCK, size]."""
+        rows = self._xp.asarray(self._hold[0](heard), dtype=self._xp.float32)
+        return rows if self._hold_bias is None else rows + self._hold_bias
+
+
+class DilatedConditioner(HeldConditioner):
+    """Rows of `hold` of a network of dilated convolutions, which may hear a speaker."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
+        super().__init__(config, tensors, xp)
+        self._dilated = DilatedNetwork(config, tensors, xp)
+
+    def on(self, xp: Any, hold_bias: NDArray[np.float32] | None) -> DilatedConditioner:
+        """See `Conditioner.on`."""
+        twin = super().on(xp, hold_bias)
+        assert isinstance(twin, DilatedConditioner)
+        twin._dilated = self._dilated.on(xp)
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> DilatedConditioner:
+        """See `Conditioner.of_speaker`; here it is the network that hears the vector."""
+        twin = copy.copy(self)
+        twin._dilated = self._dilated.of_speaker(self._vector(speaker))
+        return twin
+
+    def _block(self, frames: Frames, block: int) -> Rows:
+        radius = self.config.aux_radius
+        first, count = block * BLOCK - radius, BLOCK + 2 * radius
+        inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
+        return None, self._held(self._dilated(frames.take(first, count), inside))
 
 
 class ResidualConvConditioner(Conditioner):
@@ -153,6 +188,12 @@ class UtteranceConditioner(HeldConditioner):
         twin = super().on(xp, hold_bias)
         assert isinstance(twin, UtteranceConditioner)
         twin._whole = self._whole.on(xp)
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> UtteranceConditioner:
+        """See `Conditioner.of_speaker`; here it is the network that hears the vector."""
+        twin = copy.copy(self)
+        twin._whole = self._whole.of_speaker(self._vector(speaker))
         return twin
 
     def window(self, mel: Any, first: int, count: int) -> Rows:
@@ -264,96 +305,3 @@ class _AsItIs:
 
     def __call__(self, mel: Any) -> list[Any]:
         return [mel]
-
-
-class ConvNetwork:
-    """Convolutions over frames, a tanh after each, nothing padded between them."""
-
-    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any) -> None:
-        network = config.network
-        assert network is not None
-        self._xp = xp
-        self._layers = []  # products of the taps, and the bias [size]
-        for layer in range(network.layers):
-            weight = tensors[f"network.{layer}.weight"].astype(np.float64)
-            bias = xp.asarray(tensors[f"network.{layer}.bias"].astype(np.float64))
-            taps = [Dense(weight[:, :, i].T, xp) for i in range(network.kernel)]
-            self._layers.append((taps, bias))
-
-    def on(self, xp: Any) -> ConvNetwork:
-        """Bring the weights to another array module."""
-        twin = copy.copy(self)
-        twin._xp = xp
-        twin._layers = [
-            ([tap.on(xp) for tap in taps], xp.asarray(bias)) for taps, bias in self._layers
-        ]
-        return twin
-
-    def __call__(self, mel: Any) -> list[Any]:
-        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
-
-        `convolve` gives BLOCK frames a call, so a layer that must give more, for the context of
-        those above it, is computed in steps of BLOCK; the last step may overlap the one before.
-        """
-        x = mel
-        for taps, bias in self._layers:
-            x = _tanh_of_convolution(self._xp, x, taps, bias)
-        return [x]
-
-
-def _tanh_of_convolution(xp: Any, x: Any, taps: list[Dense], bias: Any) -> Any:
-    """Rows [n - kernel + 1, out] of x [n, in], of which there are BLOCK at least."""
-    rows = x.shape[0] - len(taps) + 1
-    out = xp.zeros((rows, bias.shape[0]), dtype=xp.float64)
-    for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
-        part = x[first : first + BLOCK + len(taps) - 1]
-        out[first : first + BLOCK] = xp.tanh(convolve(part, (taps, bias)))
-    return out
-
-
-class ResidualConvNetwork:
-    """Padded convolutions beside the mel, then two dense layers; a tanh after each."""
-
-    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any) -> None:
-        network = config.network
-        assert network is not None
-        self._xp = xp
-
-        def layer(name: str) -> tuple[list[Dense], Any]:
-            weight = tensors[f"{name}.weight"].astype(np.float64)
-            taps = weight if weight.ndim == 3 else weight[:, :, None]
-            bias = xp.asarray(tensors[f"{name}.bias"].astype(np.float64))
-            return [Dense(taps[:, :, i].T, xp) for i in range(taps.shape[2])], bias
-
-        self._convs = [layer(f"network.{i}") for i in range(network.layers)]
-        self._dense = [layer(f"network.dense{i}") for i in range(2)]
-
-    def on(self, xp: Any) -> ResidualConvNetwork:
-        """Bring the weights to another array module."""
-
-        def bring(layer: tuple[list[Dense], Any]) -> tuple[list[Dense], Any]:
-            return [product.on(xp) for product in layer[0]], xp.asarray(layer[1])
-
-        twin = copy.copy(self)
-        twin._xp = xp
-        twin._convs = [bring(layer) for layer in self._convs]
-        twin._dense = [bring(layer) for layer in self._dense]
-        return twin
-
-    def __call__(self, mel: Any, inside: list[bool]) -> Any:
-        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
-
-        `inside` says of each frame whether it belongs to the utterance: every convolution hears
-        zeros beside it, not what the one before makes of zeros.
-        """
-        xp, x = self._xp, mel
-        known = xp.asarray(np.array(inside, np.float64))[:, None]
-        for taps, bias in self._convs:
-            side = len(taps) // 2
-            known = known[side : known.shape[0] - side] if side else known
-            x = _tanh_of_convolution(xp, x, taps, bias) * known
-        cut = (mel.shape[0] - BLOCK) // 2
-        x = x + mel[cut : cut + BLOCK]
-        for layer in self._dense:
-            x = xp.tanh(convolve(x, layer))
-        return x

@@ -32,12 +32,22 @@ class BidirectionalGru:
         assert network is not None
         self._xp = xp
         self._size = network.size
-        self._layers = [_GruLayer(tensors, layer, xp) for layer in range(network.layers)]
+        heard = config.n_mels  # columns of the first layer; behind them those of a speaker
+        self._layers = [
+            _GruLayer(tensors, layer, xp, heard if layer == 0 else None)
+            for layer in range(network.layers)
+        ]
 
     def on(self, xp: Any) -> BidirectionalGru:
         """Bring the weights to another array module."""
         twin = copy.copy(self)
         twin._xp, twin._layers = xp, [layer.on(xp) for layer in self._layers]
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> BidirectionalGru:
+        """Let every frame hear a speaker's vector [speaker_size] as well."""
+        twin = copy.copy(self)
+        twin._layers = [self._layers[0].of_speaker(speaker), *self._layers[1:]]
         return twin
 
     def __call__(self, mel: Any) -> Any:
@@ -69,15 +79,20 @@ class BidirectionalGru:
 
 
 class _GruLayer:
-    """Weights of both directions of a layer, in float64, turned so that rows are multiplied."""
+    """Weights of both directions of a layer, in float64, turned so that rows are multiplied.
 
-    def __init__(self, tensors: Tensors, layer: int, xp: Any) -> None:
+    Of its input columns those before number `heard` are of frames, the others of a speaker.
+    """
+
+    def __init__(self, tensors: Tensors, layer: int, xp: Any, heard: int | None) -> None:
         def both(name: str) -> list[NDArray[np.float64]]:
             ways = ("forward", "backward")
             return [tensors[f"network.{layer}.{way}.{name}"].astype(np.float64) for way in ways]
 
         self._xp = xp
-        self._w_input = [Dense(w.T, xp) for w in both("w_input")]
+        inputs = both("w_input")
+        self._w_input = [Dense(w[:, :heard].T, xp) for w in inputs]
+        self._of_speaker = [w[:, w.shape[1] if heard is None else heard :] for w in inputs]
         self._b_input = [xp.asarray(b) for b in both("b_input")]
         self.w_recurrent = xp.asarray(np.stack([w.T for w in both("w_recurrent")]))
         self.b_recurrent = xp.asarray(np.stack(both("b_recurrent"))[:, None])  # [2, 1, 3 size]
@@ -90,6 +105,15 @@ class _GruLayer:
         twin._b_input = [xp.asarray(bias) for bias in self._b_input]
         twin.w_recurrent = xp.asarray(self.w_recurrent)
         twin.b_recurrent = xp.asarray(self.b_recurrent)
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> _GruLayer:
+        """The same with what it hears of a speaker's vector [speaker_size] in its biases."""
+        twin = copy.copy(self)
+        twin._b_input = [
+            bias + self._xp.asarray(w @ speaker)
+            for bias, w in zip(self._b_input, self._of_speaker, strict=True)
+        ]
         return twin
 
     def inputs(self, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`Vocoder` of bshall/UniversalVocoding, 0.2 (univoc/model.py) and 0.1, as far as it makes sound."""
+"""`Vocoder` of bshall/UniversalVocoding 0.2 (univoc/model.py) and 0.1, as far as it makes sound."""
 
 from __future__ import annotations
 
