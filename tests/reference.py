@@ -605,6 +605,9 @@ class _Residual:
             return self.x, logits
         labels = draws.labels(logits, self.config.bands)
         self.x = 2.0 * np.array(labels) / (self.config.n_classes - 1) - 1.0
+        if self.config.feedback == "mu_law":  # G.711 in its continuous form, undone
+            mu = self.config.n_classes - 1
+            self.x = np.sign(self.x) * ((1 + mu) ** np.abs(self.x) - 1) / mu
         return labels, logits
 
 

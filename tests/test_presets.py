@@ -37,6 +37,7 @@ _NAMES = {
     "anandaswarup",
     "gibiansky",
     "yukarin",
+    "yukarin-linear",
     "zerospeech",
     "tomiinek-raw10",
     "forwardtacotron",
@@ -48,12 +49,13 @@ _NAMES = {
     "gwang-beta",
     "gwang-mol",
     "gwang-bits",
+    "gwang-mulaw",
 }
 _UNIT = {name for name in _NAMES if name.startswith(("fatchord", "tomiinek", "gwang"))} | {
     *("torchaudio-ljspeech", "mkotha", "yanggeng", "native-22k", "erogol-universal")
 }  # mels in [0, 1]
 
-_WITHOUT_MEL = {"deepmind", "yukarin", "zerospeech"}
+_WITHOUT_MEL = {"deepmind", "yukarin", "yukarin-linear", "zerospeech"}
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
 
 
@@ -397,6 +399,7 @@ def test_fitting_presets_follow_head_hop_and_bins() -> None:
         "anandaswarup",
         "gibiansky",
         "yukarin",
+        "yukarin-linear",
         "zerospeech",
     ]
     assert fitting_presets(head="softmax", hop_length=7, n_mels=80) == []

@@ -22,6 +22,7 @@ from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError, ModelError
 from wavernn_fast.likelihood import teacher_forced_logits
 from wavernn_fast.models.eager import make_eager
+from wavernn_fast.samples import decode_samples, encode_targets
 from wavernn_fast.utterance import make_request
 from wavernn_fast.verification import compare
 from wavernn_fast.vocoder import Vocoder
@@ -324,3 +325,15 @@ def test_a_speaker_without_features_is_refused(encoder: str) -> None:
     state = builders.yukarin(encoder=encoder, n_mels=0, speakers=4)
     with pytest.raises(ModelError, match="hears a speaker and no features"):
         checkpoints.DIALECTS["yukarin"].convert(state)
+
+
+def test_labels_that_are_not_companded_have_a_preset_of_their_own(tmp_path: Path) -> None:
+    """decode_single of the program without decode_mulaw; no tensor tells which."""
+    path, _ = saved(tmp_path, "gru", 0)
+    config, _ = checkpoints.load(path, preset="yukarin-linear")
+    assert checkpoints.inspect(path)["presets"][-3:-1] == ["yukarin", "yukarin-linear"]
+    labels = np.arange(1024)
+    np.testing.assert_allclose(decode_samples(labels, config), labels / 1023 * 2 - 1, atol=1e-15)
+    wave = np.linspace(-1, 1, 999)
+    encoded = np.minimum(((wave + 1) * 512).astype(np.int64), 1023)
+    assert np.array_equal(encode_targets(wave, config), encoded)

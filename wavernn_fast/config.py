@@ -151,6 +151,8 @@ class ModelConfig:
     # numbers of the speaker's vector that the input layer, or that of `network`, hears; 0: none
     speaker_size: int = 0
     speakers: int = 0  # whose vectors are in the model, so that a number is enough
+    # of label k of C: 2 k / (C - 1) - 1, or that with mu-law undone, mu = C - 1 (residual, softmax)
+    feedback: Literal["linear", "mu_law"] = "linear"
     first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
     block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
     pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
@@ -248,6 +250,11 @@ class ModelConfig:
             (
                 (self.upsample_pad > 0) == linear and self.upsample_pad >= 0,
                 f"upsample_pad is {self.upsample_pad}; linear upsampling, and that alone, needs it",
+            ),
+            (
+                self.feedback == "linear"
+                or (self.core == "residual" and self.head == "softmax" and self.bands == 1),
+                "mu-law feedback needs a residual core with a softmax head and one band",
             ),
             (padded or self.pad_value == 0, "pad_value is of no use where the mel is not padded"),
             (

@@ -115,7 +115,7 @@ def convert(state: State) -> Converted:
 DIALECT = Dialect(
     name="yukarin",
     names=re.compile(r"(x_embedder|local_gru|local_encoder|speaker_embedder|gru|O[12])\."),
-    presets=("yukarin",),
+    presets=("yukarin", "yukarin-linear"),
     sizes=sizes_of,
     convert=convert,
 )
