@@ -56,6 +56,7 @@ _UNIT = {name for name in _NAMES if name.startswith(("fatchord", "tomiinek", "gw
 }  # mels in [0, 1]
 
 _WITHOUT_MEL = {"deepmind", "yukarin", "yukarin-linear", "zerospeech"}
+_HOPS = {"deepmind": 1, "yukarin": 240, "yukarin-linear": 240, "zerospeech": 160}
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
 
 
@@ -94,7 +95,7 @@ def test_presets_cannot_be_changed_by_accident() -> None:
 def test_a_preset_agrees_with_its_mel(name: str) -> None:
     preset = get_preset(name)
     if preset.mel is None:
-        assert preset.hop_length == {"deepmind": 1, "yukarin": 240, "zerospeech": 160}[name]
+        assert preset.hop_length == _HOPS[name]
         return
     assert (preset.sample_rate, preset.hop_length) == (
         preset.mel.sample_rate,

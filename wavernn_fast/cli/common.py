@@ -121,7 +121,7 @@ sampling_options = stack(
 speaker_option = click.option(
     "--speaker",
     metavar="FILE",
-    help="Whose voice: a vector as .npy, for a model that hears one.",
+    help="Whose voice: a vector, or a speaker's number, as .npy, for a model that hears one.",
 )
 output_options = stack(
     click.option(
