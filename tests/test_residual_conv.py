@@ -102,6 +102,16 @@ def test_lstm_layers_hear_all_frames_before_and_none_after_the_convolutions() ->
     assert conditioner.window(mel[:, :20], 0, 18)[0].tobytes() == whole[:18].tobytes()
 
 
+def test_lstm_layers_hear_a_whole_mel_no_farther_than_was_asked_for() -> None:
+    config = config_of(2, 7, 3, 2)
+    conditioner = make_conditioner(config, cases.random_tensors(config))
+    mel = cases.random_mel(config, 41)
+    whole, heard = conditioner.window(mel, 0, 41)[0], conditioner.of(mel)
+    for first, count, so_far in ((3, 2, 8), (0, 8, 8), (30, 3, 40), (4, 9, 40), (40, 1, 41)):
+        assert same_bits(heard(first, count)[0], whole[first : first + count])
+        assert heard._count == so_far
+
+
 def test_a_stream_keeps_few_frames_however_long_the_utterance() -> None:
     config = config_of(2, 7, 3, 1)
     stream = make_conditioner(config, cases.random_tensors(config)).stream()

@@ -128,8 +128,8 @@ class ResidualConvConditioner(Conditioner):
 class LstmConditioner(ResidualConvConditioner):
     """The same with LSTM layers behind the convolutions: a frame hears all before it.
 
-    They hear the frames of an utterance once and in order; what they give is kept (`_Heard`, and
-    `_LstmStream` for frames that come piece by piece), and is a mel to the rest.
+    They hear the frames of an utterance once and in order; what they give is kept (`_HeardInOrder`,
+    and `_LstmStream` for frames that come piece by piece), and is a mel to the rest.
     """
 
     def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
@@ -144,23 +144,16 @@ class LstmConditioner(ResidualConvConditioner):
         return twin
 
     def window(self, mel: Any, first: int, count: int) -> Rows:
-        """See `Conditioner.window`; each call runs the network over the whole mel, `of` once."""
+        """See `Conditioner.window`; each call runs the network from the first frame, `of` once."""
         return self.of(mel)(first, count)
 
     def of(self, mel: Any) -> Callable[[int, int], Rows]:
         """See `Conditioner.of`; what the network gives, [n_frames, size], is kept."""
-        return _Heard(self, mel)
+        return _HeardInOrder(self, mel)
 
     def stream(self) -> ConditioningStream:
         """See `Conditioner.stream`."""
         return _LstmStream(self)
-
-    def heard(self, mel: Any) -> Any:
-        """What the network gives for a whole mel [n_mels, n_frames]: float32 [n_frames, size]."""
-        n_frames = int(mel.shape[1])
-        out = self._xp.zeros((n_frames, self.config.conditioning_size), dtype=self._xp.float32)
-        self._hear(WholeMel(mel, self._xp, 0.0), 0, self._lstm.start(), out)
-        return out
 
     def _hear(self, frames: Frames, first: int, state: LstmState, out: Any) -> LstmState:
         """Fill `out` [n, size] with what frames from `first` on give; returns the state then."""
@@ -204,10 +197,6 @@ class UtteranceConditioner(HeldConditioner):
         """See `Conditioner.of`; what the network gives, [n_frames, channels], is kept."""
         return _Heard(self, mel)
 
-    def heard(self, mel: Any) -> Any:
-        """What the network gives for a whole mel: float64 [n_frames, channels]."""
-        return self._whole(mel)
-
     def stream(self) -> ConditioningStream:
         """See `Conditioner.stream`: no frame is ready before `finish`."""
         return _UtteranceStream(self)
@@ -216,7 +205,7 @@ class UtteranceConditioner(HeldConditioner):
 class _Heard:
     """Windows of one utterance; the network runs when the first is asked for."""
 
-    def __init__(self, conditioner: UtteranceConditioner | LstmConditioner, mel: Any) -> None:
+    def __init__(self, conditioner: UtteranceConditioner, mel: Any) -> None:
         self._conditioner, self._mel = conditioner, mel
         self._frames: WholeMel | None = None  # of what the network gives, as if it were a mel
 
@@ -224,7 +213,28 @@ class _Heard:
         conditioner = self._conditioner
         check_window(first, count, int(self._mel.shape[1]))
         if self._frames is None:
-            self._frames = WholeMel(conditioner.heard(self._mel).T, conditioner._xp, 0.0)
+            self._frames = WholeMel(conditioner._whole(self._mel).T, conditioner._xp, 0.0)
+        return conditioner._rows(self._frames, first, count, {})
+
+
+class _HeardInOrder:
+    """Windows of one utterance, of which LSTM layers have heard as far as was asked for."""
+
+    def __init__(self, conditioner: LstmConditioner, mel: Any) -> None:
+        xp, size = conditioner._xp, conditioner.config.conditioning_size
+        self._conditioner, self._mel = conditioner, WholeMel(mel, xp, 0.0)
+        self._state, self._count = conditioner._lstm.start(), 0
+        self._out = xp.zeros((self._mel.n_frames, size), dtype=xp.float32)
+        self._frames = WholeMel(self._out.T, xp, 0.0)
+
+    def __call__(self, first: int, count: int) -> Rows:
+        conditioner, n_frames = self._conditioner, self._mel.n_frames
+        check_window(first, count, n_frames)
+        begun, end = self._count, min(n_frames, -(-(first + count) // BLOCK) * BLOCK)
+        if end > begun:
+            out = self._out[begun:end]
+            self._state = conditioner._hear(self._mel, begun, self._state, out)
+            self._count = end
         return conditioner._rows(self._frames, first, count, {})
 
 
