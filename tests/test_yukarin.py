@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -234,15 +235,30 @@ def test_a_speaker_is_a_number_or_a_vector(tmp_path: Path) -> None:
         voc.generate(mel, speaker=np.zeros(4))
 
 
-def test_the_commands_take_a_number_in_a_file(tmp_path: Path) -> None:
+def test_the_commands_take_a_number(tmp_path: Path) -> None:
+    """As an option, in a file, in a list; for a job an item's own stands in for the option."""
     path, _ = saved(tmp_path, "skip_dilated_cnn", 4)
     np.save(tmp_path / "who.npy", np.array(2))
     np.save(tmp_path / "mel.npy", features(2))
-    out = tmp_path / "a.wav"
-    run("vocode", tmp_path / "mel.npy", "-m", path, "-o", out, "--speaker", tmp_path / "who.npy")
+    rows = [{"out": "own", "speaker": 3}, {"out": "word", "speaker": "3"}, {"out": "none"}]
+    listed = [json.dumps({"mel": "mel.npy"} | row) for row in rows]
+    (tmp_path / "list.jsonl").write_text("\n".join(listed))
+    mel, made = tmp_path / "mel.npy", ("-m", path, "-o")
+    run("vocode", mel, *made, tmp_path / "file.wav", "--speaker", tmp_path / "who.npy")
+    run("vocode", mel, *made, tmp_path / "two.wav", "--speaker", "2")
+    run("vocode", tmp_path / "list.jsonl", *made, tmp_path / "job", "--speaker", "2")
+    run("stream", mel, *made, tmp_path / "stream.wav", "--speaker", "2")
     voc = Vocoder.from_pretrained(path, device="cpu")
-    found, expected = audio.read_wav(out)[0], voc.generate(features(2), speaker=2)
-    assert np.abs(np.ravel(found) - expected).max() < 1e-4
+    waves = {n: voc.generate(features(2), speaker=n) for n in (2, 3)}
+    for name, number in (
+        *(("file", 2), ("two", 2), ("stream", 2), ("job/none", 2)),
+        *(("job/own", 3), ("job/word", 3)),
+    ):
+        found = audio.read_wav(tmp_path / f"{name}.wav", 24000)[0]
+        assert np.abs(found - waves[number]).max() < 1e-4, name
+    assert np.abs(waves[2] - waves[3]).max() > 0.01
+    wrong = run("vocode", mel, *made, tmp_path / "x.wav", "--speaker", "4")
+    assert "Speaker 4 does not exist; expected 0 to 3" in wrong.stderr
 
 
 @pytest.mark.parametrize(("encoder", "speakers"), FILES[::2])
