@@ -30,7 +30,7 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
 
 // No kernel expands labels; here, as the plans of all kernels begin elsewhere.
 void check_feedback(const ModelConfig& config) {
-  if (config.mu_law_feedback)
+  if (config.feedback != Feedback::linear)
     fail<DeviceError>(
         "This model hears its labels with mu-law undone (preset gwang-mulaw), which no GPU kernel "
         "does. Use device=\"cpu\".");

@@ -55,8 +55,8 @@ ModelConfig read_config(const py::dict& d) {
   const std::string feedback = py::cast<std::string>(d["feedback"]);
   WF_CHECK(feedback == "linear" || feedback == "mu_law", "feedback ", feedback,
            " is not linear or mu_law");
-  c.mu_law_feedback = feedback == "mu_law";
-  WF_CHECK(!c.mu_law_feedback || (c.core == Core::residual && c.head == Head::softmax),
+  c.feedback = feedback == "mu_law" ? Feedback::mu_law : Feedback::linear;
+  WF_CHECK(c.feedback == Feedback::linear || (c.core == Core::residual && c.head == Head::softmax),
            "mu-law feedback needs a residual core with a softmax head");
   if (c.core != Core::embedded) return c;
   c.embedding_size = number("embedding_size");

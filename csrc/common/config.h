@@ -11,23 +11,24 @@ inline constexpr int kMostBands = 4;  // the generator gives as many words a ste
 
 enum class Core { dual, residual, embedded };
 enum class Head { dual_softmax, softmax, mol, gaussian, beta };
+enum class Feedback { linear, mu_law };  // mu_law: labels are expanded first
 
 struct ModelConfig {
   Core core = Core::dual;
   Head head = Head::dual_softmax;
-  int hidden_size = 0;           // GRU units H; dual: first half coarse, second half fine
-  int fc_size = 0;               // width F of the output hidden layers
-  int n_classes = 0;             // dual: 256 a half; softmax: labels; mol: 3 * mixtures; else 2
-  int hop_length = 1;            // steps per frame
-  int n_mels = 0;                // mel bins; 0: unconditioned
-  int aux_size = 0;              // channels of one auxiliary slice
-  int upsample_left = 0;         // frames before the current one in the upsampling kernel
-  int upsample_right = 0;        // frames after it
-  float first_input = 0.0f;      // fed back at step 0
-  int embedding_size = 0;        // embedded: values of the embedding of a label
-  int first_label = 0;           // embedded: fed back at step 0
-  int bands = 1;                 // residual, softmax: sub-bands of which a step draws a label each
-  bool mu_law_feedback = false;  // residual, softmax: labels are fed back expanded
+  int hidden_size = 0;       // GRU units H; dual: first half coarse, second half fine
+  int fc_size = 0;           // width F of the output hidden layers
+  int n_classes = 0;         // dual: 256 a half; softmax: labels; mol: 3 * mixtures; else 2
+  int hop_length = 1;        // steps per frame
+  int n_mels = 0;            // mel bins; 0: unconditioned
+  int aux_size = 0;          // channels of one auxiliary slice
+  int upsample_left = 0;     // frames before the current one in the upsampling kernel
+  int upsample_right = 0;    // frames after it
+  float first_input = 0.0f;  // fed back at step 0
+  int embedding_size = 0;    // embedded: values of the embedding of a label
+  int first_label = 0;       // embedded: fed back at step 0
+  int bands = 1;             // residual, softmax: sub-bands of which a step draws a label each
+  Feedback feedback = Feedback::linear;  // residual, softmax: what is fed back of a label
 
   int half() const { return hidden_size / 2; }
   int taps() const { return upsample_left + 1 + upsample_right; }
