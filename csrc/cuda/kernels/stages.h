@@ -65,6 +65,28 @@ enum ResidualBarrier : int {
   kResidualBarriers
 };
 
+// The same of many streams of the residual core (many_residual.cuh).
+enum ManyResidualBarrier : int {
+  kManyResidualV = kResidualBarriers,                 // v of all units as activations
+  kManyResidualSumsSecond,                            // products of W_ih2, by warp
+  kManyResidualHidden,                                // h1, or h2, of all units as activations
+  kManyResidualSumsHidden = kManyResidualHidden + 2,  // products of R1, or R2, by warp
+  kManyResidualW = kManyResidualSumsHidden + 2,       // w as activations
+  kManyResidualSumsP,                                 // products of fc1, by warp
+  kManyResidualP,
+  kManyResidualSumsQ,
+  kManyResidualQ,
+  kManyResidualSumsLogits,
+  kManyResidualLogits,    // logits, if every block has all rows of fc3
+  kManyResidualDrawn,     // outcomes of all streams
+  kManyResidualAdvanced,  // every slot is at its next step
+  kManyResidualStored,    // states of the streams that end
+  kManyResidualBegun,     // arguments of those that begin; at first everything
+  kManyResidualLoaded,    // a state of theirs as activations
+  kManyResidualReady = kManyResidualLoaded + 2,  // what their first step is given
+  kManyResidualBarriers
+};
+
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
   kClockCoarseGates,   // gates of the coarse half, barrier
