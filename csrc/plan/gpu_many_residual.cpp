@@ -179,12 +179,10 @@ void check_config(const ModelConfig& c) {
         "Many streams side by side draw labels or mixtures of logistics; this model has another "
         "head.",
         kOne);
-  if (c.hidden_size % 16 != 0)
-    fail<DeviceError>("Many streams side by side need a multiple of 16 units; this model has ",
-                      c.hidden_size, ".", kOne);
-  if (c.fc_size % 2 != 0)
-    fail<DeviceError>("Many streams side by side need an even fc_size; this model has ", c.fc_size,
-                      ".", kOne);
+  WF_CHECK(c.hidden_size > 0 && c.hidden_size % 16 == 0, "hidden_size is ", c.hidden_size,
+           ", many streams side by side need a multiple of 16");
+  WF_CHECK(c.fc_size > 0 && c.fc_size % 2 == 0, "fc_size is ", c.fc_size,
+           ", many streams side by side need an even number");
   const bool mixtures = c.head == Head::mol;
   if (mixtures ? c.n_classes > 3 * kMostMixtures : c.n_classes > kMostLabels)
     fail<DeviceError>("Many streams side by side draw from at most ", kMostLabels, " labels or ",

@@ -23,7 +23,7 @@ WF_INLINE void run_two_grus(Team& t) {
   block_sync(kManyResidualV);
   second_gates(t);
   receive_columns(t.exchange, state_words(kMessageFirst), kHiddenTiles, t.shared);
-  block_sync(kManyResidualHidden);
+  block_sync(kManyResidualH1);
   product_ahead(t.gru, 0, kNextStep, t.shared);
   receive_columns(t.exchange, state_words(kMessageW), kHiddenTiles, t.shared);
   block_sync(kManyResidualW);
@@ -35,7 +35,7 @@ WF_INLINE void run_three_layers(Team& t) {
   block_sync(kManyResidualSumsP);
   hand_on_dense(t, 0);
   receive_columns(t.exchange, state_words(kMessageSecond), kHiddenTiles, t.shared);
-  block_sync(kManyResidualHidden + 1);
+  block_sync(kManyResidualH2);
   product_ahead(t.gru, 1, kNextStep, t.shared);
   receive_columns(t.exchange, layer_words(0), kFcTiles, t.shared);
   block_sync(kManyResidualP);
@@ -133,7 +133,7 @@ WF_INLINE void load_state_columns(const Team& t, int gru) {
 }
 
 // The next stream of every slot whose stream has ended: its states, and R1 and R2 times them. The
-// same for the first of all slots.
+// same for the first of all slots. What the first gates read was written before the last barrier.
 WF_INLINE void begin_residual_streams(const Team& t) {
   WF_ROLLED
   for (int s = thread_index(); s < kStreams; s += kThreads) {
@@ -144,13 +144,12 @@ WF_INLINE void begin_residual_streams(const Team& t) {
   load_residual_states(t);
   for (int gru = 0; gru < 2; ++gru) {
     load_state_columns(t, gru);
-    block_sync(kManyResidualLoaded + gru);
+    block_sync(kManyResidualLoadedH1 + gru);
     if (gru == 0)
       product_ahead(t.gru, 0, kChanging, t.shared);
     else
       product_ahead(t.gru, 1, kChanging, t.shared);
   }
-  block_sync(kManyResidualReady);
 }
 
 // --- a launch ------------------------------------------------------------------------------------

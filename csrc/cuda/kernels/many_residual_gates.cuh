@@ -139,7 +139,7 @@ WF_INLINE void product_ahead(const RecurrentTiles& tiles, int gru, Wanted wanted
     }
     multiply_rows(tiles, gru == 0 ? kHiddenOfFirst : kHiddenOfSecond, n, shared, sums);
     store_unit_sums(shared, n, sums);
-    block_sync(kManyResidualSumsHidden + gru);
+    block_sync(kManyResidualSumsH1 + gru);
     WF_UNROLL
     for (int j = 0; j < kGateRounds; ++j) {
       const int i = thread_index() + j * kThreads;
@@ -209,7 +209,7 @@ WF_INLINE void second_gates(const Team& t) {
   for (int n = 0; n < kStreamTiles; ++n) {
     multiply_rows(t.gru, kInputOfSecond, n, t.shared, sums);
     store_unit_sums(t.shared, n, sums);
-    block_sync(kManyResidualSumsSecond);
+    block_sync(kManyResidualSumsV);
     WF_ROLLED
     for (int i = thread_index(); i < count; i += kThreads) {
       const int unit = i / streams, s = n * streams + i % streams;

@@ -67,12 +67,14 @@ enum ResidualBarrier : int {
 
 // The same of many streams of the residual core (many_residual.cuh).
 enum ManyResidualBarrier : int {
-  kManyResidualV = kResidualBarriers,                 // v of all units as activations
-  kManyResidualSumsSecond,                            // products of W_ih2, by warp
-  kManyResidualHidden,                                // h1, or h2, of all units as activations
-  kManyResidualSumsHidden = kManyResidualHidden + 2,  // products of R1, or R2, by warp
-  kManyResidualW = kManyResidualSumsHidden + 2,       // w as activations
-  kManyResidualSumsP,                                 // products of fc1, by warp
+  kManyResidualV = kResidualBarriers,  // v of all units as activations
+  kManyResidualSumsV,                  // products of W_ih2, by warp
+  kManyResidualH1,                     // h1 as activations
+  kManyResidualH2,
+  kManyResidualSumsH1,  // products of R1, by warp
+  kManyResidualSumsH2,  // of R2
+  kManyResidualW,       // w as activations
+  kManyResidualSumsP,   // products of fc1, by warp
   kManyResidualP,
   kManyResidualSumsQ,
   kManyResidualQ,
@@ -82,8 +84,8 @@ enum ManyResidualBarrier : int {
   kManyResidualAdvanced,  // every slot is at its next step
   kManyResidualStored,    // states of the streams that end
   kManyResidualBegun,     // arguments of those that begin; at first everything
-  kManyResidualLoaded,    // a state of theirs as activations
-  kManyResidualReady = kManyResidualLoaded + 2,  // what their first step is given
+  kManyResidualLoadedH1,  // a state of theirs as activations
+  kManyResidualLoadedH2,
   kManyResidualBarriers
 };
 
