@@ -47,14 +47,15 @@ void keep_in_registers(ManyPlan& plan, int columns) {
   plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
 }
 
-ManyCosts::ManyCosts(const ManyPlan& plan)
+ManyCosts::ManyCosts(const ManyPlan& plan, double bytes)
     : s_(plan.shape),
+      bytes_(bytes),
       hop_(hop_us(plan.request.gpu.limits.arch, s_.blocks) * plan.request.gpu.limits.clock_khz /
            1000.0),
       pace_(std::max(1.6, s_.warps / 4.0)) {}
 
 double ManyCosts::layer(int rows, int columns, int place) const {
-  const double tile = place == kInShared ? 4.0 : 8.0;
+  const double tile = place == kInShared ? 4.0 : kTileFromL2;
   return 150 + tile * s_.stream_tiles * rows * columns + (place == kInShared ? 0 : 300) +
          meet(int64_t(16) * rows * s_.streams, s_.warps);
 }

@@ -52,16 +52,21 @@ class PackedPlaces {
 // As many of a warp's `columns` tiles of columns in registers as there is room for.
 void keep_in_registers(ManyPlan& plan, int columns);
 
+constexpr double kTileFromL2 = 8.0;    // cycles
+constexpr double kBytesOfL1 = 64.0;    // a cycle, to one block
+constexpr double kBytesOfL2 = 2560.0;  // a cycle, to all blocks together: plan/gpu.cpp
+
 // Cycles of the parts of a sample; docs/many-streams.md says where the figures come from.
 class ManyCosts {
  public:
-  explicit ManyCosts(const ManyPlan& plan);
+  // `bytes`: of messages that a block reads in a cycle.
+  explicit ManyCosts(const ManyPlan& plan, double bytes = kBytesOfL1);
   double pace() const { return pace_; }  // between a warp's instructions
   double rounds(int64_t items) const { return double((items + s_.threads - 1) / s_.threads); }
-  // The trip of a message, and reading all of its words at 64 bytes a cycle.
-  int message(int64_t words) const { return int(hop_ + double(words) * 4 / 64 + 60); }
   // Reading words that are there.
-  double reading(int64_t words) const { return double(words) * 4 / 64; }
+  double reading(int64_t words) const { return double(words) * 4 / bytes_; }
+  // The trip of a message, and reading all of its words.
+  int message(int64_t words) const { return int(hop_ + reading(words) + 60); }
   // A message that is awaited beside so much else to do.
   int message_beside(int64_t words, double work) const {
     return int(std::max(hop_, work) + reading(words) + 60);
@@ -70,12 +75,13 @@ class ManyCosts {
   double meet(int64_t values, int groups) const {
     return 60 + rounds(values) * pace_ * (4 + 3 * groups);
   }
-  // Tiles of a layer: shared memory gives one in 4 cycles, the tensor cores multiply one in 2.
+  // Tiles of a layer: shared memory gives one in 4 cycles, L2 in 8, the tensor cores multiply one
+  // in 2.
   double layer(int rows, int columns, int place) const;
 
  private:
   const Shape& s_;
-  double hop_, pace_;
+  double bytes_, hop_, pace_;
 };
 
 // Errors of a request whatever the core; `tiles` of units that blocks are dealt.

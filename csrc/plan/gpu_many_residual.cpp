@@ -94,9 +94,10 @@ void lay_out_shared(ManyPlan& plan) {
   shared.place(s.shared_v, int64_t(units) * s.streams);
   shared.place(s.shared_pre, int64_t(5) * units * s.streams);
   shared.place(s.shared_ahead, int64_t(4) * units * s.streams);
-  // Draws are where activations were: the logits of every stream or warp, and a warp's sums.
+  // Draws are where activations were: the logits of every stream or warp, and of mixtures a warp's
+  // sums of weights, which take the places of labels.
   const int64_t logits = int64_t(s.fc3_whole ? s.streams : s.warps) * s.choice_words;
-  const int64_t weighed = int64_t(64) * s.draw_pairs * s.warps;
+  const int64_t weighed = s.mixtures > 0 ? int64_t(64) * s.draw_pairs * s.warps : 0;
   shared.place(s.shared_columns,
                std::max(int64_t(8) * s.stream_tiles * s.column_words, logits + weighed));
   s.shared_logits = s.shared_columns;
@@ -114,9 +115,23 @@ void lay_out_shared(ManyPlan& plan) {
 
 // --- the model of a sample --------------------------------------------------------------------
 
+// Bytes a cycle that a block reads of its conditioning. The rows of a frame stay in L1 for its
+// samples, if they fit there: what it shares with shared memory is 29 KB larger than the most of
+// that.
+double conditioning_pace(const ManyPlan& plan, double of_l2) {
+  constexpr int kBeside = 29 * 1024;
+  const Shape& s = plan.shape;
+  const int64_t bytes =
+      int64_t(4) * s.streams * (16 * s.unit_tiles * (4 * (1 + s.taps) + 3) + 2 * 16 * s.fc1_tiles);
+  const int room = plan.request.gpu.limits.shared_per_block + kBeside - plan.shared_bytes;
+  return bytes <= room ? kBytesOfL1 : of_l2;
+}
+
 ManyLatency predict(const ManyPlan& plan) {
   const Shape& s = plan.shape;
-  const ManyCosts costs(plan);
+  const double bytes = std::min(kBytesOfL1, kBytesOfL2 / (plan.teams * s.blocks));
+  const double conditioning = conditioning_pace(plan, bytes);
+  const ManyCosts costs(plan, bytes);
   const int streams = s.split ? 4 : 8;  // of a tile
   const int64_t units = 16 * s.unit_tiles;
   const int64_t state = int64_t(64) * s.hidden_tiles * s.stream_tiles;  // words of a message
@@ -129,22 +144,27 @@ ManyLatency predict(const ManyPlan& plan) {
   const double second =
       s.stream_tiles *
       (product + 50 + costs.rounds(units * streams) * costs.pace() * (3 * (4 + 3 * s.warps) + 110));
-  // Beside words of h1 or h2, and conditioning from L2 at 64 bytes a cycle: u and three gates of
-  // GRU 1 from every tap, three gates of GRU 2.
+  // Beside words of h1 or h2, and conditioning: u and three gates of GRU 1 from every tap, three
+  // gates of GRU 2.
   const auto ahead = [&](int loads) {
     return costs.reading(state) +
            s.stream_tiles * (product + costs.meet(3 * units * streams, s.warps) + 50 +
-                             double(units) * streams * loads * 4 / 64);
+                             double(units) * streams * loads * 4 / conditioning);
+  };
+  const double queued = std::max(0.0, 4 * kTileFloats / bytes - kTileFromL2);  // a tile in L2
+  const auto layer = [&](int rows, int columns, int place) {
+    return costs.layer(rows, columns, place) +
+           (place == kInL2 ? queued * s.stream_tiles * rows * columns : 0.0);
   };
   ManyLatency l;
   l.stretches = 1;
   l.gates = int(100 + costs.rounds(units / 2 * s.streams) * 150 * costs.pace() + second);
   l.hidden = costs.message(state) + costs.message_beside(state, ahead(4 * (1 + s.taps)));
-  l.y = int(costs.layer(s.fc1_tiles, s.hidden_tiles, s.fc1_place) +
-            costs.layer(s.fc1_tiles, s.fc_tiles, s.fc2_place)) +
+  l.y = int(layer(s.fc1_tiles, s.hidden_tiles, s.fc1_place) +
+            layer(s.fc1_tiles, s.fc_tiles, s.fc2_place)) +
         costs.message_beside(hidden, ahead(3)) + costs.message(hidden);
   const int64_t drawn = s.draw_apart ? up(s.streams, s.blocks) : s.streams;
-  l.logits = int(costs.layer(s.fc2_tiles, s.fc_tiles, s.fc3_place)) +
+  l.logits = int(layer(s.fc2_tiles, s.fc_tiles, s.fc3_place)) +
              (s.fc3_whole ? 40 : costs.message(s.choice_words * drawn));
   const int one = 400 + 40 * std::max(0, s.draw_pairs - 4) + (s.mixtures > 0 ? 150 : 0);
   l.draw = one * up(int(drawn), s.warps) + 60 +
@@ -201,15 +221,14 @@ ManyPlan choose_many_residual_plan(const ManyRequest& request) {
   constexpr Place kPlaces[][3] = {{S, S, S}, {S, S, L}, {S, L, L}, {L, L, L}};
   const bool few = up(c.n_classes, 64) == 1;  // rows of fc3, so few that all blocks may have all
   std::optional<ManyPlan> best;
-  for (const auto& place : kPlaces) {
+  for (const auto& place : kPlaces)
     for (const bool whole : {false, true})
       if (!whole || few)
         find_best(request, tiles, best, [&](int unit_tiles, int stream_tiles) {
           return plan_of(request, unit_tiles, stream_tiles, {place[0], place[1], place[2], whole});
         });
-    if (best) return *best;  // weights from L2 are read once a tile of streams: only where it must
-  }
-  does_not_fit_many(request, tiles);
+  if (!best) does_not_fit_many(request, tiles);
+  return *best;
 }
 
 ManyPlan residual_with_stream_tiles(const ManyPlan& plan, int stream_tiles) {

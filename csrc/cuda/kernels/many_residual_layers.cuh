@@ -163,7 +163,7 @@ WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
   const unsigned first = random_word(args, 0, slot.step, s, t.shared);
   const unsigned second = kMixtures > 0 ? random_word(args, 1, slot.step, s, t.shared) : 0;
   if (!kFc3Whole) collect_stream(t, s);
-  const float* logits = drawn_logits(t.shared, s);
+  float* logits = drawn_logits(t.shared, s);
   float top = -1e30f;
   WF_UNROLL
   for (int i = 0; i < kDrawPairs; ++i) {
@@ -180,7 +180,9 @@ WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
     keep_outcome(t, s, forced ? args.forced[slot.step] : otherwise);
     return;
   }
-  float* weighed = t.shared + kSharedWeighed + 64 * kDrawPairs * warp_index();
+  // Sums of weights take the places of the logits, unless means and scales are wanted yet.
+  float* weighed =
+      kMixtures > 0 ? t.shared + kSharedWeighed + 64 * kDrawPairs * warp_index() : logits;
   const int k = kFull && args.greedy ? largest_choice(logits, top)
                                      : draw_choice(args, logits, top, first, weighed);
   if (k < 0) return;
