@@ -1,4 +1,4 @@
-"""The kernel for many streams of the residual core through the compiler: registers, spills, code."""
+"""The kernel for many streams of the residual core through the compiler: registers and code."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ class Case(NamedTuple):
         return f"sm_{self.target}-{self.size}-{given}"
 
 
+# What the sample loop of 512 units and labels has now, and a little more, so that it does not grow
+# unseen. Loads are of conditioning: of units from base and five taps in two rounds, of GRU 2, of
+# pairs of rows; for the next step, and for streams that begin.
+LOADS, INSTRUCTIONS = 53, 3800
+
+
 # (compiler, kernel): every way once, on targets by turns.
 COVERING = [
     (12, Case(75, LABELS, EIGHT | BOTH)),
@@ -82,8 +88,3 @@ def test_the_sample_loop_loads_no_weight(tmp_path, record_property):
     assert loop.count(READ_ONLY_LOAD) <= LOADS
     assert loop.count(r"\bLDL\b") == 0
     assert len(loop.instructions) <= INSTRUCTIONS
-
-
-# What they are now and a little more, so that they do not grow unseen. Loads: base, taps and their
-# scales of two rounds of units, one a round of GRU 2, biases of a pair of rows; each twice.
-LOADS, INSTRUCTIONS = 60, 6000

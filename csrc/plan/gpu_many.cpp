@@ -134,6 +134,10 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
 ManyPlan choose_many_plan(const ManyRequest& request) {
   const ModelConfig& c = request.gpu.config;
   if (c.core == Core::residual) return choose_many_residual_plan(request);
+  if (c.core != Core::dual)
+    fail<DeviceError>(
+        "Many streams side by side run the dual and the residual core; this model has another. Use "
+        "gpu_streams=1, or device=\"cpu\".");
   check_model(c);
   const int tiles = c.half() / 16;
   check_many_request(request, tiles, "each half");
