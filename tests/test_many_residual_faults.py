@@ -1,4 +1,4 @@
-"""Faults planted under the kernel for many streams of the residual core, and words that are lost."""
+"""Faults planted under the kernel for many streams of the residual core, and lost words."""
 
 from __future__ import annotations
 
