@@ -97,6 +97,14 @@ def test_the_residual_kernel_keeps_within_its_memory_wherever_weights_live(progr
         assert set(places) == {"0", "1", "2"}  # registers, shared memory, L2
 
 
+def test_the_kernels_for_many_streams_keep_within_their_memory(program):
+    code, output = run(program, "many")
+    assert code == 0, output
+    assert "Sanitizer" not in output
+    assert output.count("streams a team") == 12
+    assert "fc3 in L2" in output
+
+
 def test_a_read_beyond_shared_memory_is_reported_with_its_line(program):
     code, output = run(program, "outside")
     assert code != 0

@@ -65,6 +65,30 @@ enum ResidualBarrier : int {
   kResidualBarriers
 };
 
+// The same of many streams of the residual core (many_residual.cuh).
+enum ManyResidualBarrier : int {
+  kManyResidualV = kResidualBarriers,  // v of all units as activations
+  kManyResidualSumsV,                  // products of W_ih2, by warp
+  kManyResidualH1,                     // h1 as activations
+  kManyResidualH2,
+  kManyResidualSumsH1,  // products of R1, by warp
+  kManyResidualSumsH2,  // of R2
+  kManyResidualW,       // w as activations
+  kManyResidualSumsP,   // products of fc1, by warp
+  kManyResidualP,
+  kManyResidualSumsQ,
+  kManyResidualQ,
+  kManyResidualSumsLogits,
+  kManyResidualLogits,    // logits, if every block has all rows of fc3
+  kManyResidualDrawn,     // outcomes of all streams
+  kManyResidualAdvanced,  // every slot is at its next step
+  kManyResidualStored,    // states of the streams that end
+  kManyResidualBegun,     // arguments of those that begin; at first everything
+  kManyResidualLoadedH1,  // a state of theirs as activations
+  kManyResidualLoadedH2,
+  kManyResidualBarriers
+};
+
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
   kClockCoarseGates,   // gates of the coarse half, barrier
