@@ -19,8 +19,8 @@ def works() -> dict[str, Work]:
     return {name: Work(config, 40) for name, config in HEADS.items()}
 
 
-def barriers() -> dict[str, int]:
-    """Numbers of this kernel's barriers: every enum of stages.h goes on from another."""
+def barrier_values() -> dict[str, int]:
+    """Numbers of all kernels' barriers: every enum of stages.h goes on from another."""
     source = dict(_C.kernel_sources())["cuda/kernels/stages.h"]
     values: dict[str, int] = {}
     for text in re.findall(r"enum \w*Barrier : int \{(.*?)\n\};", source, re.S):
@@ -28,6 +28,12 @@ def barriers() -> dict[str, int]:
         for name, base, more in re.findall(r"^ +(k\w+)(?: = (\w+)(?: \+ (\d+))?)?", text, re.M):
             last = values[base] + int(more or 0) if base else last + 1
             values[name] = last
+    return values
+
+
+def barriers() -> dict[str, int]:
+    """Numbers of this kernel's barriers."""
+    values = barrier_values()
     names = [n for n in values if n.startswith("kResidual") and n != "kResidualBarriers"]
     assert len(names) == values["kResidualBarriers"] - values["kManyBarriers"] > 5
     return {name: values[name] for name in names}
