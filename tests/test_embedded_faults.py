@@ -28,7 +28,11 @@ def barriers() -> dict[str, int]:
 
 # Only some schedules let one warp run ahead of another there: a test of their own.
 SELDOM = ("kEmbeddedRead", "kEmbeddedLogits")
-FAULTS = ["tag", "parity", *(f"barrier:{n}" for name, n in barriers().items() if name not in SELDOM)]
+FAULTS = [
+    "tag",
+    "parity",
+    *(f"barrier:{n}" for name, n in barriers().items() if name not in SELDOM),
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
