@@ -27,7 +27,9 @@ def engines(model: str, dtype: str = "fp32", schedule: str = "fair", scale: floa
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("model", ["dual:64", "dual-mel:64", "residual:32", "residual-mol:32", "embedded:32"])
+@pytest.mark.parametrize(
+    "model", ["dual:64", "dual-mel:64", "residual:32", "residual-mol:32", "embedded:32"]
+)
 def test_a_kernel_that_computes_the_same_passes(model: str, dtype: str) -> None:
     config, emu, cpu = engines(model, dtype)
     assert selfcheck.problem(emu, cpu, config) == ""
