@@ -27,6 +27,7 @@ ENTRIES = {
     "wavernn_many": "cuda/kernels/entry_many.cuh",
     "wavernn_many_residual": "cuda/kernels/entry_many_residual.cuh",
     "wavernn_residual": "cuda/kernels/entry_residual.cuh",
+    "wavernn_embedded": "cuda/kernels/entry_embedded.cuh",
 }
 PLACES = ("nvidia/cuda_nvrtc/lib", "nvidia/cu12/lib", "nvidia/cu13/lib", ".")
 

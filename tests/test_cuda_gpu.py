@@ -19,7 +19,7 @@ import reference
 import tolerances
 
 from wavernn_fast import _C, arrays
-from wavernn_fast.conditioning import Conditioner
+from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.errors import DeviceError, InputError
 from wavernn_fast.vocoder import Vocoder
 
@@ -98,7 +98,7 @@ def rows_of(config, frames):
     mel = cases.mel_for(config, (frames + 2) * config.hop_length, seed=3)
     if mel is None:
         return None, None
-    return Conditioner(config, tensors_of(config)).window(mel, 0, frames)
+    return make_conditioner(config, tensors_of(config)).window(mel, 0, frames)
 
 
 def run(made, config, n, stream=None, done=0, **options):

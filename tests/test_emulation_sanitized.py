@@ -105,6 +105,16 @@ def test_the_kernels_for_many_streams_keep_within_their_memory(program):
     assert "fc3 in L2" in output
 
 
+def test_the_embedded_kernel_keeps_within_its_memory_wherever_weights_live(program):
+    """127 labels: the last row of the table is fed back at once, an odd row of fc2 is padded."""
+    code, output = run(program, "embedded")
+    assert code == 0, output
+    assert "Sanitizer" not in output
+    found = re.findall(r"in (\d) (\d) (\d): 0 draws differ", output)
+    for places in zip(*found, strict=True):  # of R, fc1 and fc2
+        assert set(places) == {"0", "1", "2"}  # registers, shared memory, L2
+
+
 def test_a_read_beyond_shared_memory_is_reported_with_its_line(program):
     code, output = run(program, "outside")
     assert code != 0

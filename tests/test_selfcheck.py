@@ -21,19 +21,21 @@ def engines(model: str, dtype: str = "fp32", schedule: str = "fair", scale: floa
     fields = dataclasses.asdict(config)
     launch = {"blocks": 2, "warps": 4 if config.core == "dual" else 16}
     emu = _C.Engine(fields, tensors, device="emu", dtype=dtype, isa=schedule, **launch)
-    last = "fine_fc2.weight" if config.core == "dual" else "fc3.weight"
+    last = {"dual": "fine_fc2.weight", "residual": "fc3.weight"}.get(config.core, "fc2.weight")
     other = {**tensors, last: tensors[last] * np.float32(scale)}
     return config, emu, _C.Engine(fields, other, device="cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("model", ["dual:64", "dual-mel:64", "residual:32", "residual-mol:32"])
+@pytest.mark.parametrize(
+    "model", ["dual:64", "dual-mel:64", "residual:32", "residual-mol:32", "embedded:32"]
+)
 def test_a_kernel_that_computes_the_same_passes(model: str, dtype: str) -> None:
     config, emu, cpu = engines(model, dtype)
     assert selfcheck.problem(emu, cpu, config) == ""
 
 
-@pytest.mark.parametrize("model", ["dual:64", "residual:32", "residual-mol:32"])
+@pytest.mark.parametrize("model", ["dual:64", "residual:32", "residual-mol:32", "embedded:32"])
 def test_other_weights_are_noticed(model: str) -> None:
     config, emu, cpu = engines(model, scale=-1.0)
     assert "its logits differ from the CPU's by" in selfcheck.problem(emu, cpu, config)

@@ -90,8 +90,11 @@ template <class Unpack>
 py::dict unpacked(const Unpack& unpack, Core core = Core::dual) {
   const std::vector<const char*> dual{"gru", "coarse_fc1", "coarse_fc2", "fine_fc1", "fine_fc2"};
   const std::vector<const char*> residual{"gru1", "gru2", "gru2_input", "fc1", "fc2", "fc3"};
+  const std::vector<const char*> embedded{"gru", "fc1", "fc2"};
   py::dict result;
-  for (const char* matrix : core == Core::dual ? dual : residual) {
+  for (const char* matrix : core == Core::dual       ? dual
+                            : core == Core::residual ? residual
+                                                     : embedded) {
     const std::vector<float> flat = unpack(matrix);
     result[matrix] = py::array_t<float>(py::ssize_t(flat.size()), flat.data());
   }

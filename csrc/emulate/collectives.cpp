@@ -122,8 +122,8 @@ uint32_t float_to_half(float x) { return std::isnan(x) ? 0x7e00u : to_fp16(x); }
 
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,
                                  const gpu::Shape& shape) {
-  const int64_t size =
-      shape.residual ? shape.buffer_words : 3 * shape.hidden + 2 * (shape.fc + 256);
+  const int64_t size = shape.residual || shape.embedded ? shape.buffer_words
+                                                        : 3 * shape.hidden + 2 * (shape.fc + 256);
   return at - words >= size && at - words < 2 * size ? at - size : at;
 }
 

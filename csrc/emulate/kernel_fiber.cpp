@@ -2,6 +2,7 @@
 // WF_FIBER_PREPARE and WF_FIBER_THREAD name the two functions it defines.
 #include "emulate/primitives_fiber.h"
 // The stages need the primitives above.
+#include "cuda/kernels/embedded.cuh"
 #include "cuda/kernels/many.cuh"
 #include "cuda/kernels/many_residual.cuh"
 #include "cuda/kernels/persistent.cuh"
@@ -21,6 +22,8 @@ void WF_FIBER_THREAD(void* args) {
     gpu::run_many_residual(given);
   else if (gpu::kResidual)
     gpu::run_residual(given);
+  else if (gpu::kEmbedded)
+    gpu::run_embedded(given);
   else if (gpu::kStreamTiles > 0)
     gpu::run_many(given);
   else if (gpu::kChainWarps > 0)

@@ -38,8 +38,8 @@ Schedule parse_schedule(const std::string& text) {
 
 int parse_barrier(const std::string& text) {
   const uint64_t barrier = number_after(text, "lose:barrier:");
-  WF_CHECK(barrier < gpu::kManyResidualBarriers, "fault \"", text,
-           "\": expected a barrier from 0 to ", gpu::kManyResidualBarriers - 1);
+  WF_CHECK(barrier < gpu::kEmbeddedBarriers, "fault \"", text, "\": expected a barrier from 0 to ",
+           gpu::kEmbeddedBarriers - 1);
   return int(barrier);
 }
 

@@ -15,6 +15,7 @@
 #include "gpu/kernel_sources.h"
 #include "gpu/stream_batch.h"
 #include "gpu/word_names.h"
+#include "plan/gpu_embedded.h"
 #include "plan/gpu_residual.h"
 
 namespace wavernn_fast::gpu {
@@ -24,7 +25,22 @@ using Clock = std::chrono::steady_clock;
 
 // Channels of a row of biases: of gates, and in the residual core of two layers besides.
 int64_t channels_of(const ModelConfig& c) {
-  return c.core == Core::dual ? 3 * c.hidden_size : 7 * c.hidden_size + 2 * c.fc_size;
+  return c.core == Core::residual ? 7 * c.hidden_size + 2 * c.fc_size : 3 * c.hidden_size;
+}
+
+// What is added to those channels, with or without conditioning.
+std::vector<float> bias_of(const ModelConfig& c, const CanonicalWeights& weights) {
+  return c.core == Core::dual       ? gate_bias(c, weights)
+         : c.core == Core::residual ? residual_bias(c, weights)
+                                    : embedded_bias(c, weights);
+}
+
+// Weights of the matrices that are multiplied a sample.
+int64_t multiplied(const ModelConfig& c) {
+  const int64_t h = c.hidden_size, f = c.fc_size, n = c.n_classes;
+  if (c.core == Core::dual) return 3 * h * h + 2 * (f * h / 2 + n * f);
+  if (c.core == Core::residual) return 9 * h * h + f * h + f * f + n * f;
+  return 3 * h * h + f * h + n * f;
 }
 
 // Whether an outcome is a value, and its label in the kernel's arguments the bits of it.
@@ -56,11 +72,7 @@ class GpuEngine final : public Engine {
   uint64_t weight_bytes() const override {
     return uint64_t(macs_per_step()) * dtype_bytes(plan_.request.dtype);
   }
-  int64_t macs_per_step() const override {
-    const int64_t h = config().hidden_size, f = config().fc_size, n = config().n_classes;
-    return config().core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + n * f)
-                                       : 9 * h * h + f * h + f * f + n * f;
-  }
+  int64_t macs_per_step() const override { return multiplied(config()); }
   std::string describe() const override { return plan_.describe() + note_; }
 
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
@@ -71,8 +83,9 @@ class GpuEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return config().core == Core::dual ? read_ticks(clocks_)
-                                       : read_ticks(clocks_, kResidualStageNames);
+    return config().core == Core::dual       ? read_ticks(clocks_)
+           : config().core == Core::residual ? read_ticks(clocks_, kResidualStageNames)
+                                             : read_ticks(clocks_, kEmbeddedStageNames);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -121,8 +134,7 @@ class GpuEngine final : public Engine {
   // What does not depend on the plan.
   void bring_constants() {
     // Not before the core is known to have a kernel.
-    bias_ = config().core == Core::dual ? gate_bias(config(), canonical_)
-                                        : residual_bias(config(), canonical_);
+    bias_ = bias_of(config(), canonical_);
     base_.upload(bias_.data(), bias_.size());
     if (plan_.shape.taps > 0) {
       const int64_t hop = config().hop_length, taps = plan_.shape.taps;
@@ -196,7 +208,7 @@ class GpuEngine final : public Engine {
     a.step0 = state.step;
     a.hop = unsigned(config().hop_length);
     a.poll_limit = kPollLimit;
-    if (!plan_.shape.residual && plan_.shape.exchanges == 2)  // sums begin at zero
+    if (config().core == Core::dual && plan_.shape.exchanges == 2)  // sums begin at zero
       device_->zero(uint64_t(uintptr_t(words_.get() + 2 * buffer_words(plan_.shape))),
                     2 * 256 * sizeof(Word));
     a.inv_temperature = state.inv_temperature;
@@ -339,9 +351,11 @@ KernelSpec kernel_spec(const GpuPlan& plan, bool full) {
   KernelSpec spec;
   spec.shape = plan.shape;
   spec.shape.full = full;
-  const bool residual = spec.shape.residual;
-  spec.name = residual ? "wavernn_residual" : "wavernn_persistent";
-  spec.entry = residual ? "cuda/kernels/entry_residual.cuh" : "cuda/kernels/entry_device.cuh";
+  const bool residual = spec.shape.residual, embedded = spec.shape.embedded;
+  spec.name = residual ? "wavernn_residual" : embedded ? "wavernn_embedded" : "wavernn_persistent";
+  spec.entry = residual   ? "cuda/kernels/entry_residual.cuh"
+               : embedded ? "cuda/kernels/entry_embedded.cuh"
+                          : "cuda/kernels/entry_device.cuh";
   spec.sources = kernel_sources();
   spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.shape.blocks;

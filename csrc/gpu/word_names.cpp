@@ -24,6 +24,11 @@ std::string name_behind_buffers(int place) {
   return out.str();
 }
 
+// Label of a place among the logits: the inverse of choice_place in the kernel.
+int label_of_place(const Shape& s, int place) {
+  return place % 64 / 2 * 2 * s.draw_pairs + place / 64 * 2 + place % 2;
+}
+
 // As cuda/kernels/residual_exchange.cuh lays them out.
 std::string residual_name(const Shape& s, int at) {
   std::ostringstream out;
@@ -36,25 +41,42 @@ std::string residual_name(const Shape& s, int at) {
     out << (at < q ? "p " : "q ") << (at < q ? at - p : at - q);
   } else {
     const int place = at - logits;
-    out << "logit "
-        << (s.mixtures > 0 ? place
-                           : place % 64 / 2 * 2 * s.draw_pairs + place / 64 * 2 + place % 2);
+    out << "logit " << (s.mixtures > 0 ? place : label_of_place(s, place));
   }
   return out.str();
 }
 
+// As cuda/kernels/embedded_rows.cuh lays them out.
+std::string embedded_name(const Shape& s, int at) {
+  std::ostringstream out;
+  const int h = s.hidden, p = 3 * h, logits = p + s.fc;
+  if (at < p)
+    out << "the " << kGates[at / h] << " gate of unit " << at % h;
+  else if (at < logits)
+    out << "p " << at - p;
+  else
+    out << "logit " << label_of_place(s, at - logits);
+  return out.str();
+}
+
+// Whether the exchange area is both buffers and nothing else, of the size that the plan says.
+bool is_planned(const Shape& s) { return s.residual || s.embedded; }
+
 }  // namespace
 
 int buffer_words(const Shape& s) {
-  return s.residual ? s.buffer_words : 3 * s.hidden + 2 * (s.fc + kClasses);
+  return is_planned(s) ? s.buffer_words : 3 * s.hidden + 2 * (s.fc + kClasses);
 }
 
-int exchange_words(const Shape& s) { return 2 * buffer_words(s) + (s.residual ? 0 : 2 * kClasses); }
+int exchange_words(const Shape& s) {
+  return 2 * buffer_words(s) + (is_planned(s) ? 0 : 2 * kClasses);
+}
 
 std::string word_name(const Shape& s, int word) {
   const int buffer = buffer_words(s), at = word % buffer;
   if (word >= 2 * buffer) return name_behind_buffers(word - 2 * buffer);
   if (s.residual) return residual_name(s, at);
+  if (s.embedded) return embedded_name(s, at);
   std::ostringstream out;
   if (at < 3 * s.hidden) {
     out << "the " << kGates[at / s.half % 3] << " gate of " << (at < 3 * s.half ? "coarse" : "fine")

@@ -6,13 +6,13 @@
 #include "common/error.h"
 
 namespace wavernn_fast {
-namespace {
 
-constexpr int64_t kMostTable = 1 << 29;  // values, 2 GiB: as much as a model file may have
-
-// W_label e(k) + b for every label k, [n_classes][3H], summed in double. W_label is turned first,
-// so that the innermost loop runs over gates, which a compiler may do side by side.
-std::vector<float> label_gates(const ModelConfig& c, const CanonicalWeights& weights) {
+// W_label is turned first, so that the innermost loop runs over gates, which a compiler may do side
+// by side.
+std::vector<float> embedded::label_gates(const ModelConfig& c, const CanonicalWeights& weights) {
+  constexpr int64_t kMostTable = 1 << 29;  // values, 2 GiB: as much as a model file may have
+  WF_CHECK(int64_t(c.n_classes) * 3 * c.hidden_size <= kMostTable, c.n_classes, " labels of ",
+           c.hidden_size, " units make a table of more than ", kMostTable, " values");
   const int gates = 3 * c.hidden_size, e = c.embedding_size;
   const float* w = weights.get("gru.w_label", {gates, e});
   const float* embedding = weights.get("embedding.weight", {c.n_classes, e});
@@ -33,13 +33,9 @@ std::vector<float> label_gates(const ModelConfig& c, const CanonicalWeights& wei
   return table;
 }
 
-}  // namespace
-
 Plan make_embedded_plan(const PlanRequest& request, const CanonicalWeights& weights) {
   const ModelConfig& c = request.config;
   const int h = c.hidden_size, f = c.fc_size, n = c.n_classes;
-  WF_CHECK(int64_t(n) * 3 * h <= kMostTable, n, " labels of ", h,
-           " units make a table of more than ", kMostTable, " values");
   PlanBuilder builder(request);
   MatrixSource gru = gate_source("gru", weights.get("gru.w_recurrent", {3 * h, h}), h, h, h,
                                  weights.get("gru.b_recurrent", {3 * h}), request);
@@ -55,7 +51,7 @@ Plan make_embedded_plan(const PlanRequest& request, const CanonicalWeights& weig
                                   weights.get("fc2.bias", {n}), request);
   fc2.padded_bias = -1e30f;  // padding classes are never drawn
   builder.add_matrix(fc2);
-  builder.add_vector(label_gates(c, weights).data(), n * 3 * h);
+  builder.add_vector(embedded::label_gates(c, weights).data(), n * 3 * h);
   return builder.finish();
 }
 

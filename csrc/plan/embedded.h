@@ -4,6 +4,8 @@
 // a table is read. The conditioning columns of W_ih are multiplied per frame.
 #pragma once
 
+#include <vector>
+
 #include "plan/plan.h"
 
 namespace wavernn_fast::embedded {
@@ -12,5 +14,8 @@ enum Matrix { kGru, kFc1, kFc2 };
 enum Vector {
   kLabelGates,  // [n_classes][3H] W_label e(k) + b_ih of every label k, always fp32
 };
+
+// What kLabelGates holds, summed in double.
+std::vector<float> label_gates(const ModelConfig& config, const CanonicalWeights& weights);
 
 }  // namespace wavernn_fast::embedded

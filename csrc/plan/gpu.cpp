@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "plan/gpu_embedded.h"
 #include "plan/gpu_residual.h"
 #include "plan/gpu_vectors.h"
 
@@ -309,9 +310,6 @@ void check_bands(const ModelConfig& c) {
 
 void check_model(const ModelConfig& c) {
   check_bands(c);
-  if (c.core == Core::embedded)
-    fail<DeviceError>(
-        "No GPU kernel runs a model over embedded labels yet. Use device=\"cpu\", or \"auto\".");
   if (c.core != Core::dual)
     fail<DeviceError>(
         "This GPU kernel runs the dual core; this model has another. Let one stream run at a time "
@@ -331,6 +329,7 @@ int output_parts(const Shape& shape) { return shape.cluster > 1 ? shape.cluster 
 
 int working_registers(const DeviceLimits& limits, const Shape& shape) {
   if (shape.residual) return residual_registers(shape);
+  if (shape.embedded) return embedded_registers(shape);
   if (shape.cluster > 1) return shape.warps > 8 ? 72 : 58;
   const bool pascal = limits.arch < 70, two = shape.exchanges == 2;
   if (!shape.fp16 || shape.unit_slots <= 2) {
@@ -348,6 +347,7 @@ int working_registers(const DeviceLimits& limits, const Shape& shape) {
 
 GpuPlan choose_gpu_plan(const GpuRequest& request) {
   if (request.config.core == Core::residual) return choose_residual_plan(request);
+  if (request.config.core == Core::embedded) return choose_embedded_plan(request);
   check_request(request);
   const int most = std::min({request.limits.multiprocessors, request.config.half(), kMostBlocks});
   std::optional<GpuPlan> best;
@@ -374,6 +374,7 @@ double GpuPlan::predicted_samples_per_s() const {
 
 std::string GpuPlan::describe() const {
   if (shape.residual) return describe_residual(*this);
+  if (shape.embedded) return describe_embedded(*this);
   const Shape& s = shape;
   std::ostringstream out;
   out << request.config.describe() << "\n"

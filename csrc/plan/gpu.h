@@ -86,7 +86,7 @@ GpuPlan choose_gpu_plan(const GpuRequest& request);
 std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weights);
 
 // Back to canonical order, for tests: w_recurrent, or the weight of an output layer; of the
-// residual core a matrix of plan/residual.h.
+// residual core a matrix of plan/residual.h, of the embedded core one of plan/embedded.h.
 std::vector<float> unpack_gpu(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                               const std::string& name);
 

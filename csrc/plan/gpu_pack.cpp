@@ -9,6 +9,7 @@
 #include "common/error.h"
 #include "common/half.h"
 #include "plan/gpu.h"
+#include "plan/gpu_embedded.h"
 #include "plan/gpu_residual.h"
 #include "plan/gpu_vectors.h"
 
@@ -125,6 +126,7 @@ float pair_value(const Shape& s, const std::vector<uint32_t>& packed, const Slot
 
 std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weights) {
   if (plan.shape.residual) return pack_residual(plan, weights);
+  if (plan.shape.embedded) return pack_embedded(plan, weights);
   const Shape& s = plan.shape;
   std::vector<uint32_t> out(size_t(plan.packed_words), 0);
   const float* recurrent = weights.get("gru.w_recurrent", {3 * s.hidden, s.hidden});
@@ -146,6 +148,7 @@ std::vector<uint32_t> pack_gpu(const GpuPlan& plan, const CanonicalWeights& weig
 std::vector<float> unpack_gpu(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                               const std::string& name) {
   if (plan.shape.residual) return unpack_residual(plan, packed, name);
+  if (plan.shape.embedded) return unpack_embedded(plan, packed, name);
   const Shape& s = plan.shape;
   std::vector<float> out;
   const auto take = [&](int cols) {

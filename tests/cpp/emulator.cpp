@@ -4,6 +4,8 @@
 //   wf_emulator_tests cluster_places   the same for blocks in clusters
 //   wf_emulator_tests sparse           bins of a pruned model in registers and shared memory
 //   wf_emulator_tests many             many streams of either core, a tile of them and several
+//   wf_emulator_tests residual         the residual core in all kinds of memory
+//   wf_emulator_tests embedded         the embedded core
 //   wf_emulator_tests outside          less shared memory than the kernel uses: must be reported
 //   wf_emulator_tests idle 2|4 SCHEDULE  blocks that own no unit, which the planner refuses
 //
@@ -232,6 +234,38 @@ int many_streams() {
   return 0;
 }
 
+// The embedded core: a row of the table for every label, weights in all kinds of memory.
+int embedded_places() {
+  int wrong = 0;
+  wf::ModelConfig c = model(48, 33);
+  c.core = wf::Core::embedded;
+  c.head = wf::Head::softmax;
+  c.n_classes = 127;
+  c.embedding_size = 5;
+  c.first_label = 126;
+  c.upsample_left = c.upsample_right = 0;
+  for (wf::Dtype dtype : {wf::Dtype::fp32, wf::Dtype::fp16})
+    for (int registers : {255, 104, 80, 70})
+      for (int shared : {200 * 1024, 20 * 1024, 12 * 1024, 8 * 1024}) {
+        gpu::GpuRequest r = request(c, 3, 4);
+        r.dtype = dtype;
+        r.limits.registers = 128 * registers;
+        r.limits.shared_per_block = shared;
+        gpu::GpuPlan plan;
+        try {
+          plan = gpu::choose_gpu_plan(r);
+        } catch (const wf::DeviceError&) {
+          continue;  // does not fit
+        }
+        const gpu::Shape& s = plan.shape;
+        const int n = wrong_draws(plan, "random:1") * (dtype == wf::Dtype::fp32);
+        std::printf("%s in %d %d %d: %d draws differ\n", wf::dtype_name(dtype), s.gru_place,
+                    s.fc1_place, s.fc2_place, n);
+        wrong += n;
+      }
+  return wrong;
+}
+
 int outside() {
   gpu::GpuRequest r = request(model(64, 34), 3, 4);
   r.exchanges = 4;
@@ -270,6 +304,7 @@ int main(int count, char** values) {
     if (what == "sparse") wrong = sparse_places();
     if (what == "residual") wrong = residual_places();
     if (what == "many") wrong = many_streams();
+    if (what == "embedded") wrong = embedded_places();
     if (what == "outside") wrong = outside();
     if (what == "idle" && count > 3) wrong = idle(std::stoi(values[2]), values[3]);
   } catch (const wf::Error& error) {

@@ -29,7 +29,8 @@ struct KernelArgs {
   const float* upsample;     // [hop, taps], weights of `interp` by phase
   Word* words;               // exchange area, zero before the first launch
   float* state;              // [H + 2] hidden state, scaled coarse, scaled fine; in and out. Of the
-                             // residual core [2H + 2]: h1, h2, the last sample, 0
+                             // residual core [2H + 2]: h1, h2, the last sample, 0; of the
+                             // embedded core [H + 2]: h, the last label, 0
   const unsigned* uniforms;  // [steps, 2] random words in place of Philox, or null
   const int* forced;         // [steps] outcomes fed back in place of the drawn, or null
   int* labels;               // out [steps] outcomes: 256 c + f, a label, or the bits of a value

@@ -140,7 +140,11 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_p, kSharedP, WF_SHARED_P)                   /* relu of fc1 */                           \
   X(shared_q, kSharedQ, WF_SHARED_Q)                   /* relu of fc2 */                           \
   X(shared_weighed, kSharedWeighed, WF_SHARED_WEIGHED) /* sums of weights of a draw */             \
-  X(shared_own, kSharedOwn, WF_SHARED_OWN)             /* rows and biases of every warp */
+  X(shared_own, kSharedOwn, WF_SHARED_OWN)             /* rows and biases of every warp */         \
+  /* of the embedded core (embedded.cuh); zero otherwise. What it shares with the residual core */ \
+  /* has its constants */                                                                          \
+  X(embedded, kEmbedded, WF_EMBEDDED) /* 1: it is this core */                                     \
+  X(table_at, kTableAt, WF_TABLE_AT)  /* packed: W_label e(k) + b of every label k [C][3H] */
 
 struct Shape {
 #define WF_FIELD(field, constant, macro) int field = 0;

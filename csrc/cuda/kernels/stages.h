@@ -89,6 +89,17 @@ enum ManyResidualBarrier : int {
   kManyResidualBarriers
 };
 
+// The same of the embedded core (embedded.cuh).
+enum EmbeddedBarrier : int {
+  kEmbeddedReady = kManyResidualBarriers,  // the state, before the first product
+  kEmbeddedRead,                           // the first product, before the state changes
+  kEmbeddedHidden,                         // the new state
+  kEmbeddedP,
+  kEmbeddedLogits,
+  kEmbeddedDrawn,  // the label
+  kEmbeddedBarriers
+};
+
 // Stretches of a sample whose ticks are summed when kClocks is set, in order.
 enum Stage : int {
   kClockCoarseGates,   // gates of the coarse half, barrier
@@ -120,5 +131,16 @@ enum ResidualStage : int {
 
 constexpr const char* kResidualStageNames[kResidualClockStages] = {
     "gates of GRU 1", "GRU 2", "p", "q", "logits", "draw"};
+
+// The same of the embedded core.
+enum EmbeddedStage : int {
+  kClockUnits,        // the row of the label, gates, barrier
+  kClockHiddenLayer,  // fc1; R times h; all of p; barrier
+  kClockLabels,       // fc2; what the next gates need; all logits; barrier
+  kClockLabel,        // the draw, barrier
+  kEmbeddedClockStages
+};
+
+constexpr const char* kEmbeddedStageNames[kEmbeddedClockStages] = {"gates", "p", "logits", "draw"};
 
 }  // namespace wavernn_fast::gpu
