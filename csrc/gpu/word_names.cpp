@@ -35,10 +35,11 @@ std::string residual_name(const Shape& s, int at) {
   } else if (at < logits) {
     out << (at < q ? "p " : "q ") << (at < q ? at - p : at - q);
   } else {
-    const int place = at - logits;
+    const int place = (at - logits) % s.band_words, band = (at - logits) / s.band_words;
     out << "logit "
         << (s.mixtures > 0 ? place
                            : place % 64 / 2 * 2 * s.draw_pairs + place / 64 * 2 + place % 2);
+    if (s.bands > 1) out << " of band " << band;
   }
   return out.str();
 }
