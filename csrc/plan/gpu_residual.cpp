@@ -111,12 +111,18 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_p = place(64 * s.fc_pairs);
   s.shared_q = place(64 * s.fc_pairs);
   s.shared_logits = place(s.choice_words);
-  s.shared_weighed = place(64 * s.draw_pairs * s.bands);
+  // Of several bands every sum takes the place of its own logits, which are read once.
+  s.shared_weighed = s.bands > 1 ? s.shared_logits : place(64 * s.draw_pairs);
   s.shared_chance = place((s.bands > 2 ? 4 : 2) * 64);
-  s.shared_sample = place(4 * s.hidden * s.bands);
   s.shared_outcomes = s.bands > 1 ? place(kMostBands) : 0;
   const int sums = 7 * s.unit_slots + s.fc1_slots + s.fc2_slots + s.fc3_slots;
   s.shared_own = place(2 * s.warps * sums);
+  // Last, since of several bands they may be too many for the shared memory of an older chip.
+  const int columns = 4 * s.hidden * s.bands;
+  s.shared_sample = place(0);
+  const int most = plan.request.limits.shared_per_block / 4;
+  s.sample_place = s.shared_sample + columns > most ? kInL2 : kInShared;
+  if (s.sample_place == kInShared) place(columns);
   s.shared_weights = place(0);
 }
 
@@ -213,6 +219,7 @@ Latency predict(const GpuPlan& plan) {
     const double bytes = double(plan.streamed_bytes);
     l.streamed = int(std::max(bytes / s.blocks / 64.0, bytes / 2560.0)) + 6 * 300;
   }
+  if (s.sample_place == kInL2) l.streamed += 300;
   return l;
 }
 
@@ -357,7 +364,8 @@ std::string describe_residual(const GpuPlan& plan) {
       << s.fc3_slots << " of fc3" << whole(s.fc3_whole) << "\n"
       << "R1 in " << place_name(s.gru1_place) << ", R2 in " << place_name(s.gru2_place)
       << ", W2 in " << place_name(s.gru2_input_place) << ", fc1 in " << place_name(s.fc1_place)
-      << ", fc2 in " << place_name(s.fc2_place) << ", fc3 in " << place_name(s.fc3_place) << "\n"
+      << ", fc2 in " << place_name(s.fc2_place) << ", fc3 in " << place_name(s.fc3_place)
+      << (s.sample_place == kInL2 ? ", columns times the last samples in L2" : "") << "\n"
       << plan.weight_registers << " registers a thread hold weights, " << plan.shared_bytes
       << " bytes of shared memory a block, " << plan.resident_bytes << " bytes resident, "
       << plan.streamed_bytes << " bytes streamed a " << step << "\n"

@@ -43,8 +43,9 @@ struct ResidualRun {
 // Columns times x and the states to shared memory; zeros in the padding.
 WF_INLINE void load_residual(const KernelArgs& args, float* shared) {
   const float* packed = static_cast<const float*>(args.weights) + kSampleAt;
-  for (int i = thread_index(); i < 4 * kBands * kHidden; i += kThreads)
-    shared[kSharedSample + i] = load_constant(packed + i);
+  if (kSamplePlace == kInShared)
+    for (int i = thread_index(); i < 4 * kBands * kHidden; i += kThreads)
+      shared[kSharedSample + i] = load_constant(packed + i);
   for (int i = thread_index(); i < 64 * kHiddenPairs; i += kThreads) {
     shared[kSharedFirst + i] = i < kHidden ? args.state[i] : 0.0f;
     shared[kSharedSecond + i] = i < kHidden ? args.state[kHidden + i] : 0.0f;
@@ -79,7 +80,7 @@ WF_INLINE void collect_step(ResidualRun& r, Cursor at, unsigned tag) {
 
 // GRU 1, GRU 2. In the shadow of the exchange: R1 h1 for the next step.
 WF_INLINE void run_states(ResidualRun& r) {
-  stage_first(r.pre, r.x, r.shared);
+  stage_first(r.args, r.pre, r.x, r.shared);
   block_sync(kResidualV);
   stage_done(r.clock, kClockFirstGates);
   stage_second(r.args, r.m.gru2_input, r.biases[0], r.sums, r.tag, r.shared);

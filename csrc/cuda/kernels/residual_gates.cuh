@@ -89,19 +89,22 @@ WF_INLINE float next_state(float reset, float update, float inner, float outer, 
 }
 
 WF_INLINE Float2 plus_column(Float2 sum, const float* column, float x) {
-  const Float2 c = load2(column);
+  const Float2 c = kSamplePlace == kInL2 ? load_constant2(column) : load2(column);
   return {fma(c.x, x, sum.x), fma(c.y, x, sum.y)};
 }
 
 // h1 and v = u + h1 of all units, from the last sample x of every band. Columns times x: [bands][u,
 // reset, update, candidate][H].
-WF_INLINE void stage_first(const float* pre, const float* x, float* shared) {
+WF_INLINE void stage_first(const KernelArgs& args, const float* pre, const float* x,
+                           float* shared) {
   WF_UNROLL
   for (int n = 0; n < kGateRounds; ++n) {
     const int unit = pair_of_units(n);
     if (unit >= kHidden) continue;
     const float* p = pre + kFirstSize * n;
-    const float* columns = shared + kSharedSample + unit;
+    const float* columns = kSamplePlace == kInL2
+                               ? static_cast<const float*>(args.weights) + kSampleAt + unit
+                               : shared + kSharedSample + unit;
     Float2 reset = {p[0], p[1]}, update = {p[2], p[3]}, outer = {p[6], p[7]}, u = {p[8], p[9]};
     WF_UNROLL
     for (int band = 0; band < kBands; ++band, columns += 4 * kHidden) {

@@ -123,6 +123,7 @@ enum RealHead : int { kNotReal = 0, kGaussian = 1, kBeta = 2 };
   X(bands, kBands, WF_BANDS)                     /* that a step draws a label of each */           \
   X(band_words, kBandWords, WF_BAND_WORDS)       /* places of the logits of a band */              \
   X(real, kReal, WF_REAL)                        /* RealHead */                                    \
+  X(sample_place, kSamplePlace, WF_SAMPLE_PLACE) /* Place of the columns times x */                \
   X(draw_pairs, kDrawPairs, WF_DRAW_PAIRS)       /* pairs of choices a lane */                     \
   X(weight_bits, kWeightBits, WF_WEIGHT_BITS)    /* of a choice: common/sampling.h */              \
   X(mixtures, kMixtures, WF_MIXTURES)            /* of logistics; 0: the outcome is a label */     \
