@@ -135,6 +135,13 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, int band, fl
   const float* logits = shared + kSharedLogits + band * kBandWords;
   const unsigned* words =
       reinterpret_cast<const unsigned*>(shared + kSharedChance) + 64 * band + (step & 63);
+  float top = -1e30f;
+  WF_UNROLL
+  for (int i = 0; i < kDrawPairs; ++i) {
+    const Float2 l = choice_logits(logits, i);
+    top = largest(largest(l.x, l.y), top);
+  }
+  top = warp_max(top);
   const bool failed = not_finite(logits);
   if (kBands == 1 && failed && block_index() == 0 && lane_index() == 0) report_band(args, step, 0);
   const bool forced = kFull && args.forced != nullptr;
@@ -148,13 +155,6 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, int band, fl
     if (lane_index() == 0) *outcome = bits_of_float(value);
     return;
   }
-  float top = -1e30f;
-  WF_UNROLL
-  for (int i = 0; i < kDrawPairs; ++i) {
-    const Float2 l = choice_logits(logits, i);
-    top = largest(largest(l.x, l.y), top);
-  }
-  top = warp_max(top);
   const int k = kFull && args.greedy
                     ? largest_choice(logits, top)
                     : draw_choice(args, logits, top, words[0],
