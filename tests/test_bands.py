@@ -13,7 +13,7 @@ from engine_work import DTYPES, Work, make
 
 from wavernn_fast import _C
 from wavernn_fast.conditioning import Conditioner
-from wavernn_fast.errors import DeviceError, EngineError, InputError
+from wavernn_fast.errors import EngineError, InputError
 
 CONFIGS = cases.band_configs()
 
@@ -105,12 +105,6 @@ def test_a_logit_that_is_not_finite_is_named_by_its_sample(work):
     rows = [[r] for r in work.rows.values()]
     with pytest.raises(EngineError, match="stream 0 is not finite at step 1;"):
         engine.run([engine.open(1)], [config.bands], *rows)
-
-
-@pytest.mark.parametrize("streams", [1, 8])
-def test_a_gpu_refuses_it(work, streams):
-    with pytest.raises(DeviceError, match="No GPU kernel draws several bands a step yet"):
-        work.engine(device="emu", streams=streams)
 
 
 def test_greedy_takes_the_likeliest_of_every_band(work):
