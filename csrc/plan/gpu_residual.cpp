@@ -163,11 +163,12 @@ void lay_out_weights(GpuPlan& plan) {
 // --- the model of a sample --------------------------------------------------------------------
 
 // One draw by one warp; a barrier more than in the dual core. A gaussian is one chain of a
-// logarithm, a root and a quotient. A beta takes about nine rounds of beta_fall, of some 110
-// instructions that wait for each other (residual_real.cuh).
+// logarithm, a root and a quotient. A beta takes two or three rounds for its panels and three
+// Newton steps in the mean, each some 180 instructions most of which wait for one another
+// (residual_real.cuh).
 int draw_cycles(const Shape& s, int arch) {
   if (s.real == kGaussian) return 400;
-  if (s.real == kBeta) return 9 * 550 + 300;
+  if (s.real == kBeta) return 6 * 700 + 400;
   const int one = (arch < 80 ? 500 : 400) + 60 + 40 * std::max(0, s.draw_pairs - 4) +
                   (s.mixtures > 0 ? 150 : 0);
   return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
