@@ -24,7 +24,7 @@ from test_cuda_gpu import pytestmark as pytestmark  # the same GPU, or the same 
 from wavernn_fast.errors import DeviceError, InputError
 from wavernn_fast.vocoder import Vocoder
 
-SMALL = [c for c in cases.small_configs() if c.core == "residual"]
+SMALL = [c for c in cases.small_configs() if c.core == "residual"] + cases.band_configs()
 LARGE = [c for c in cases.full_size_configs() if c.core == "residual"]
 FRAMES = {"hop_length": 6, "n_mels": 5, "upsample_left": 1, "upsample_right": 1}
 AUX = {"aux_size": 3, "aux_channels": 10, "aux_blocks": 2, "aux_kernel": 5}
@@ -36,7 +36,8 @@ EMULATED = {"blocks": 3, "warps": 12}  # quick, and the same bits
 
 def made_on(device: str, config, **options):
     if device == "emu" and "blocks" not in options:
-        options |= EMULATED if config.hidden_size < 256 else {"blocks": 16, "warps": 16}
+        few = EMULATED if config.bands == 1 else {"blocks": 6, "warps": 16}
+        options |= few if config.hidden_size < 256 else {"blocks": 16, "warps": 16}
     return engine(config, device, **options)
 
 

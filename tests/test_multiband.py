@@ -300,6 +300,29 @@ def test_batches_and_live_streams_are_the_whole_bit_for_bit(
     assert same([other.generate_batch(spectra[:2], fold=(400, 40))[1]], folded)
 
 
+def test_the_kernel_draws_what_the_cpu_draws_however_it_runs(voc: Vocoder, model: Any) -> None:
+    emulated = Vocoder(*model, device="emu", dtype="fp32")
+    frames = mel(6)
+    assert np.array_equal(drawn(emulated, frames, 7), drawn(voc, frames, 7))
+    wave = voc.generate(frames, seed=7)
+    assert same([emulated.generate(frames, seed=7)], wave)
+    assert same(emulated.stream(frames, seed=7, chunk_frames=2), wave)
+    assert same([emulated.generate_batch([mel(2), frames], seeds=[1, 7])[1]], wave)
+    with LivePool(emulated, chunk_frames=2) as pool:
+        sounds = [pool.open(seed=seed) for seed in (7, 1)]
+        for sound in sounds:
+            sound.push(frames)
+            sound.finish()
+        assert same(sounds[0], wave)
+
+
+def test_the_kernel_passes_verification(model: Any) -> None:
+    found = verification.compare(Vocoder(*model, device="emu"), model[1], steps=41)
+    assert found.passed
+    assert found.steps == 44
+    assert 0.0 < found.worst < tolerances.KERNEL_EXACT[0]
+
+
 def test_slices_that_the_clock_cuts_are_whole_steps(
     voc: Vocoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

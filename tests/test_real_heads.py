@@ -65,6 +65,13 @@ def test_a_beta_draw_is_the_inverse_of_the_incomplete_beta_function(outputs, tem
         assert low - ROUNDING <= x <= high + ROUNDING
 
 
+@pytest.mark.parametrize("outputs", [(-18.9, 22.0), (-20.0, 46.5), (-12.0, 88.0)])
+def test_a_beta_with_all_its_mass_at_one_end_draws_that_end(outputs):
+    """One parameter is less than the rounding of their sum."""
+    assert (drawn("beta", outputs) == -1.0).all()
+    assert (drawn("beta", outputs[::-1]) == 1.0).all()
+
+
 def test_the_oracle_of_beta_integrates_the_density():
     """The continued fraction of reference.py against a sum over the density, both by hand."""
     for a, b in ((2.0, 3.5), (1.0, 1.0), (30.0, 4.0)):

@@ -15,6 +15,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 LABELS, MORE_LABELS, VALUES = {"bits": 9}, {"bits": 10}, {"mixtures": 10}
+GAUSSIAN, BETA = ({"head": head, "n_classes": 2} for head in ("gaussian", "beta"))
+BANDS = {"bits": 9, "bands": 4, "hop_length": 128}
+MORE_BANDS = {"bits": 10, "bands": 4, "hop_length": 128}  # with eight rows of fc3 a warp
 # Instructions of the sample loop of 512 units and labels in fp32: what it is now and a little more.
 LOOP_LIMITS = {80: 1390, 90: 1795}
 
@@ -37,7 +40,7 @@ class Case(NamedTuple):
 
 
 def covering() -> list[tuple[int, Case]]:
-    """(compiler, kernel): about forty of a second each."""
+    """(compiler, kernel): about sixty of a second each."""
     fp32, fp16, exact = {"dtype": "fp32"}, {"dtype": "fp16"}, {"exact": True}
     found = [Case(t, 512, LABELS, fp32) for t in (70, 80, 86, 89, 90, 100, 120)]
     found += [Case(t, 512, LABELS, fp16) for t in (60, 61, 70, 75, 80, 86, 89, 90, 100, 120)]
@@ -51,8 +54,15 @@ def covering() -> list[tuple[int, Case]]:
     found += [Case(t, 512, VALUES, fp32 | exact) for t in (70, 90, 120)]
     found += [Case(90, 512, LABELS, fp32 | {"clocks": True})]
     found += [Case(90, 512, LABELS, fp16 | {"blocks": 16})]  # four units a warp
+    found += [Case(t, 512, GAUSSIAN, fp32) for t in (80, 90)]
+    found += [Case(t, 512, BETA, fp32) for t in (70, 90, 120)]
+    found += [Case(t, 512, BETA, fp16) for t in (60, 75)]
+    found += [Case(t, 512, BANDS, fp32) for t in (80, 90, 100)]
+    found += [Case(t, 512, BANDS, fp16) for t in (60, 75, 90)]
+    found += [Case(t, 512, MORE_BANDS, fp32) for t in (90, 100)]
     newer = [Case(t, 512, LABELS, fp32) for t in (80, 90, 120)]
     newer += [Case(t, 512, VALUES, fp16) for t in (75, 100)]
+    newer += [Case(90, 512, head, fp32) for head in (BETA, BANDS)]
     return [(12, case) for case in found] + [(13, case) for case in newer]
 
 
@@ -73,7 +83,10 @@ def test_a_planned_kernel_compiles_without_spilling(major, case):
     assert plan["shared_bytes"] + made.static_shared <= SHARED_LIMIT[plan["arch"]]
 
 
-@pytest.mark.parametrize("head", [LABELS, VALUES], ids=["labels", "values"])
+FULL = {"labels": LABELS, "values": VALUES, "beta": BETA, "bands": BANDS}
+
+
+@pytest.mark.parametrize("head", FULL.values(), ids=FULL)
 def test_a_full_kernel_compiles(head):
     """What forced outcomes, given random words, logits out and greedy draws need."""
     made = compiled(12, Case(90, 512, head, {"dtype": "fp32"}), full=True)

@@ -32,6 +32,9 @@ MODELS: list[tuple[int, dict[str, Any]]] = [
     (512, {"bits": 9}),
     (512, {"bits": 10}),
     (512, {"mixtures": 10}),
+    (512, {"head": "gaussian", "n_classes": 2}),
+    (512, {"head": "beta", "n_classes": 2}),
+    (512, {"bits": 9, "bands": 4, "hop_length": 128}),
 ]
 
 
@@ -39,7 +42,7 @@ def usual(size: int, head: dict[str, Any]) -> ModelConfig:
     """80 mels over five frames and an auxiliary network, as the residual vocoders have."""
     fields = {"hop_length": 275, "n_mels": 80, "upsample_left": 2, "upsample_right": 2}
     aux = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
-    return cases.residual_config(size, size, **head, **fields, **aux, sample_rate=22050)
+    return cases.residual_config(size, size, **(fields | aux | {"sample_rate": 22050} | head))
 
 
 def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
@@ -49,7 +52,8 @@ def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
 def row(size: int, head: dict[str, Any], dtype: str, gpu: str) -> str:
     """One line of the table; where a model does not fit, the sentence that says so."""
     config = usual(size, head)
-    title = f"{size:4} {config.head:7} {config.n_classes:4} {dtype} {gpu:8}"
+    outputs = f"{config.n_classes:4}" + (f" x {config.bands}" if config.bands > 1 else "")
+    title = f"{size:4} {config.head:7} {outputs} {dtype} {gpu:8}"
     try:
         plan = plan_of(config, gpu=gpu, dtype=dtype)
     except DeviceError as error:
@@ -70,9 +74,9 @@ HEADER = """\
 # the GRUs. exchanges: one less than four for each layer that every block has whole (marked *).
 # slots of a warp: units / rows of fc1 / fc2 / fc3. places of R1, R2, W_ih2, fc1, fc2, fc3:
 # Registers, Shared memory, L2.
-# hidden head outputs dtype gpu | exchanges | blocks x warps | slots | places
+# hidden head outputs (x bands) dtype gpu | exchanges | blocks x warps | slots | places
 #   | weight registers a thread | shared bytes a block | bytes resident | bytes streamed a sample
-#   | cycles a sample | samples/s (the last two are predictions)
+#   | cycles a sample, or a step of all bands | samples/s (the last two are predictions)
 """
 
 
@@ -112,9 +116,21 @@ def test_an_odd_width_is_refused():
 def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
     """A model and a launch, most of which fit."""
     hidden, fc = 16 * draw(st.integers(1, 24)), 16 * draw(st.integers(1, 24))
-    mixtures = draw(st.one_of(st.none(), st.integers(1, 64)))
-    bits = draw(st.integers(1, 10)) if mixtures is None else None
-    config = cases.residual_config(hidden, fc, bits=bits, mixtures=mixtures or 1, **AUX)
+    head = draw(
+        st.one_of(
+            st.builds(lambda n: {"mixtures": n}, st.integers(1, 64)),
+            st.builds(lambda n: {"bits": n}, st.integers(1, 10)),
+            st.builds(
+                lambda n, bands: {"bits": n, "bands": bands},
+                st.integers(4, 10),
+                st.sampled_from([2, 4]),
+            ),
+            st.builds(
+                lambda head: {"head": head, "n_classes": 2}, st.sampled_from(["gaussian", "beta"])
+            ),
+        )
+    )
+    config = cases.residual_config(hidden, fc, **head, **AUX)
     options = {
         "gpu": draw(st.sampled_from(_C.known_gpus())),
         "dtype": draw(st.sampled_from(["fp32", "fp16"])),
@@ -167,7 +183,9 @@ def test_every_block_owns_a_unit_and_every_row_has_an_owner(request):
     for name, n in zip(LAYERS, (s["fc"], s["fc"], s["classes"]), strict=True):
         rows = n if s[f"{name}_whole"] else shares(n).max()
         assert rows <= s[f"{name}_slots"] * s["warps"]
-    assert s["classes"] in (config.n_classes, config.n_classes + 1)
+    outputs = config.bands * config.n_classes
+    assert s["classes"] in (outputs, outputs + 1)
+    assert s["bands"] * s["band_words"] == s["choice_words"]
     assert 64 * s["draw_pairs"] >= s["choices"]
     assert s["choice_words"] >= s["classes"]
     assert s["choices"] << s["weight_bits"] < 2**32

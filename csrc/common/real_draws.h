@@ -97,8 +97,11 @@ class BetaQuantile {
     double fall(double d) const {
       const double decay = std::exp(-d);
       const double lost = d < 1.0 ? std::expm1(-d) : decay - 1.0;
-      if (d > 30.0) return -(a + b) * std::log1p(rest * lost) - b * d;
-      return -a * std::log1p(rest * lost) - b * std::log1p(-mean * lost / decay);
+      // Where 1 + rest * lost is nearly 0 it is a sum of two positive numbers, not a difference.
+      const double below = rest * lost;
+      const double first = below < -1.0 + 1e-6 ? std::log(mean + rest * decay) : std::log1p(below);
+      if (d > 30.0) return -(a + b) * first - b * d;
+      return -a * first - b * std::log1p(-mean * lost / decay);
     }
   };
 

@@ -47,6 +47,10 @@ void combine_exchange(Warp& w, int distance) {
   for (int i = 0; i < kLanes; ++i) w.words_out[i] = w.words_in[i ^ distance];
 }
 
+void combine_spread(Warp& w, int lane) {
+  for (uint32_t& x : w.words_out) x = w.words_in[lane];
+}
+
 void combine_tile(Warp& w, int) {
   // Rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next, and 8 further: fp16 pairs.
   float weights[16][16], activations[16][8];

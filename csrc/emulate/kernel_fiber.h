@@ -9,7 +9,7 @@
 
 namespace wavernn_fast::emulate {
 
-enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot, kExchange, kWarpSync, kTile };
+enum CollectiveKind { kSums, kMax, kPrefix, kTotal, kBallot, kExchange, kSpread, kWarpSync, kTile };
 
 // Fill what every lane takes out of a collective.
 void combine_sums(Warp& w, int count);  // lanes (32 / P) j to (32 / P) (j + 1): sum of value j
@@ -18,6 +18,7 @@ void combine_prefix(Warp& w, int);
 void combine_total(Warp& w, int);
 void combine_ballot(Warp& w, int);
 void combine_exchange(Warp& w, int distance);  // of lanes whose numbers differ by these bits
+void combine_spread(Warp& w, int lane);        // of one lane
 void combine_tile(Warp& w, int);               // sums + weights x activations, column after column
 inline void combine_nothing(Warp&, int) {}
 

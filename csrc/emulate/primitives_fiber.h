@@ -45,6 +45,7 @@ WF_INLINE float mul(float a, float b) { return a * b; }
 WF_INLINE float largest(float a, float b) { return __builtin_fmaxf(a, b); }
 WF_INLINE float smallest(float a, float b) { return __builtin_fminf(a, b); }
 WF_INLINE float reciprocal(float x) { return 1.0f / x; }
+WF_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 WF_INLINE int round_to_int(float x) { return emulate::to_int(x); }
 WF_INLINE float to_float(int x) { return static_cast<float>(x); }
 WF_INLINE float absolute(float x) { return __builtin_fabsf(x); }
@@ -153,6 +154,11 @@ WF_INLINE float from_lane(float x, int distance) {
   const auto bits = __builtin_bit_cast(unsigned, x);
   return __builtin_bit_cast(
       float, meet_words(emulate::kExchange, emulate::combine_exchange, bits, distance));
+}
+WF_INLINE float of_lane(float x, int lane) {
+  const auto bits = __builtin_bit_cast(unsigned, x);
+  return __builtin_bit_cast(float,
+                            meet_words(emulate::kSpread, emulate::combine_spread, bits, lane));
 }
 WF_INLINE int first_lane(unsigned ballot) { return __builtin_ffs(static_cast<int>(ballot)) - 1; }
 

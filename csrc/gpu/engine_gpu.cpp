@@ -39,12 +39,12 @@ std::vector<float> bias_of(const ModelConfig& c, const CanonicalWeights& weights
 int64_t multiplied(const ModelConfig& c) {
   const int64_t h = c.hidden_size, f = c.fc_size, n = c.n_classes;
   if (c.core == Core::dual) return 3 * h * h + 2 * (f * h / 2 + n * f);
-  if (c.core == Core::residual) return 9 * h * h + f * h + f * f + n * f;
+  if (c.core == Core::residual) return 9 * h * h + f * h + f * f + c.bands * n * f;
   return 3 * h * h + f * h + n * f;
 }
 
-// Whether an outcome is a value, and its label in the kernel's arguments the bits of it.
-bool draws_values(const ModelConfig& c) { return c.head == Head::mol; }
+// What a stream hears of itself, behind the states in KernelArgs::state.
+int feedback_size(const ModelConfig& c) { return std::max(2, c.bands); }
 
 class GpuEngine final : public Engine {
  public:
@@ -216,10 +216,10 @@ class GpuEngine final : public Engine {
     a.tag0 = next_tag(n);
     put_conditioning(a, job, first_frame, n);
     std::vector<float> h = state.hidden;
-    h.insert(h.end(), state.feedback, state.feedback + 2);
+    h.insert(h.end(), state.feedback, state.feedback + feedback_size(config()));
     a.state = state_.upload(h.data(), h.size());
     put_outcomes(a, job, done, n);
-    a.labels = labels_.reserve(size_t(n));
+    a.labels = labels_.reserve(size_t(n) * size_t(config().bands));
     if (job.logits) a.logits = logits_.reserve(size_t(n) * size_t(config().logits_size()));
     const KernelStatus fresh{0, -1, 0};
     a.status = status_.upload(&fresh, 1);
@@ -227,16 +227,18 @@ class GpuEngine final : public Engine {
     return a;
   }
 
-  // Random words and outcomes that are given. The kernel takes two words a step.
+  // Random words and outcomes that are given. The kernel takes two words a step, or four.
   void put_outcomes(KernelArgs& a, const Job& job, int64_t done, int n) {
-    if (job.words && config().draws_per_step() == 2) {
-      a.uniforms = uniforms_.upload(job.words + 2 * done, 2 * size_t(n));
+    const int draws = config().draws_per_step(), bands = config().bands;
+    if (job.words && draws > 1) {
+      a.uniforms = uniforms_.upload(job.words + draws * done, size_t(draws) * size_t(n));
     } else if (job.words) {
       std::vector<uint32_t> pairs(2 * size_t(n), 0);
       for (int i = 0; i < n; ++i) pairs[2 * size_t(i)] = job.words[done + i];
       a.uniforms = uniforms_.upload(pairs.data(), pairs.size());
     }
-    if (job.forced_labels) a.forced = forced_.upload(job.forced_labels + done, size_t(n));
+    if (job.forced_labels)
+      a.forced = forced_.upload(job.forced_labels + bands * done, size_t(bands) * size_t(n));
     if (job.forced_values) {
       std::vector<int> bits(static_cast<size_t>(n));
       std::memcpy(bits.data(), job.forced_values + done, size_t(n) * sizeof(int));
@@ -286,22 +288,26 @@ class GpuEngine final : public Engine {
     KernelStatus status;
     status_.download(&status, 1);
     if (status.stall != 0 || status.steps_done != unsigned(n)) report_stall(status);
-    if (draws_values(config())) {
+    const int bands = config().bands;
+    if (config().draws_values()) {
       std::vector<int> bits(static_cast<size_t>(n));
       labels_.download(bits.data(), size_t(n));
       std::memcpy(job.values + done, bits.data(), size_t(n) * sizeof(int));
     } else {
-      labels_.download(job.labels + done, size_t(n));
+      labels_.download(job.labels + bands * done, size_t(bands) * size_t(n));
     }
     const int64_t width = config().logits_size();
     if (job.logits) logits_.download(job.logits + width * done, size_t(n * width));
     StreamState& state = *job.state;
-    std::vector<float> h(state.hidden.size() + 2);
+    const int heard = feedback_size(config());
+    std::vector<float> h(state.hidden.size() + size_t(heard));
     state_.download(h.data(), h.size());
-    std::copy(h.begin(), h.end() - 2, state.hidden.begin());
-    std::copy(h.end() - 2, h.end(), state.feedback);
+    std::copy(h.begin(), h.end() - heard, state.hidden.begin());
+    std::copy(h.end() - heard, h.end(), state.feedback);
     state.step += uint64_t(n);
-    if (status.failed_step >= 0 && job.failed_step < 0) job.failed_step = done + status.failed_step;
+    if (status.failed_step < 0 || job.failed_step >= 0) return;
+    job.failed_step = done + status.failed_step / bands;
+    job.failed_band = status.failed_step % bands;
   }
 
   [[noreturn]] void report_stall(const KernelStatus& status) const {

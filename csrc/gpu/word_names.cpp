@@ -40,8 +40,9 @@ std::string residual_name(const Shape& s, int at) {
   } else if (at < logits) {
     out << (at < q ? "p " : "q ") << (at < q ? at - p : at - q);
   } else {
-    const int place = at - logits;
+    const int place = (at - logits) % s.band_words, band = (at - logits) / s.band_words;
     out << "logit " << (s.mixtures > 0 ? place : label_of_place(s, place));
+    if (s.bands > 1) out << " of band " << band;
   }
   return out.str();
 }

@@ -304,8 +304,10 @@ const char* place_name(int place) {
 
 void check_bands(const ModelConfig& c) {
   if (c.bands > 1)
-    fail<DeviceError>("No GPU kernel draws several bands a step yet; this model has ", c.bands,
-                      ". Use device=\"cpu\", or \"auto\".");
+    fail<DeviceError>("The GPU kernels for many streams draw one band a step; this model has ",
+                      c.bands,
+                      ". Let one stream run at a time (gpu_streams=1; of an Engine streams=1), or "
+                      "use device=\"cpu\".");
 }
 
 void check_model(const ModelConfig& c) {
@@ -369,7 +371,7 @@ GpuPlan choose_gpu_plan(const GpuRequest& request) {
 }
 
 double GpuPlan::predicted_samples_per_s() const {
-  return 1000.0 * request.limits.clock_khz / latency.total();
+  return 1000.0 * request.limits.clock_khz / latency.total() * request.config.bands;
 }
 
 std::string GpuPlan::describe() const {

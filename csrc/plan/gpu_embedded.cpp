@@ -55,6 +55,8 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps) {
   s.classes = up(c.n_classes, 2) * 2;
   s.draw_pairs = up(s.choices, 64);
   s.choice_words = up(s.classes, 64) * 64;
+  s.bands = 1;
+  s.band_words = s.choice_words;
   s.weight_bits = weight_bits(s.choices);
   s.unit_slots = up(up(s.hidden, blocks), warps);
   s.fc1_slots = up(up(s.fc, blocks), warps);

@@ -35,6 +35,8 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.classes = up(c.n_classes, 2) * 2;
   s.draw_pairs = up(s.choices, 64);
   s.choice_words = up(s.classes, 64) * 64;
+  s.bands = 1;
+  s.band_words = s.choice_words;
   s.weight_bits = weight_bits(s.choices);
   s.fc1_place = outputs.fc1;
   s.fc2_place = outputs.fc2;

@@ -45,7 +45,13 @@ std::vector<Matrix> matrices(const Shape& s) {
           {&Shape::fc3_place, s.fc3_slots * s.fc_pairs, parts(s.fc3_whole)}};
 }
 
-// What is drawn from: labels, or the mixtures of logistics.
+static_assert(kMostBands == wavernn_fast::kMostBands);
+
+RealHead real_head(Head head) {
+  return head == Head::gaussian ? kGaussian : head == Head::beta ? kBeta : kNotReal;
+}
+
+// What is drawn from, of a band: labels, mixtures of logistics, or the two outputs of a real head.
 int choices_of(const ModelConfig& c) { return c.head == Head::mol ? c.n_classes / 3 : c.n_classes; }
 
 // `whole`: one bit a layer that every block has all rows of.
@@ -63,11 +69,14 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps, int whole) {
   s.fc2_whole = whole >> 1 & 1;
   s.fc3_whole = whole >> 2 & 1;
   s.exchanges = 4 - s.fc1_whole - s.fc2_whole - s.fc3_whole;
-  s.classes = up(c.n_classes, 2) * 2;  // words travel in pairs; a row more is zero
+  s.bands = c.bands;
+  s.real = real_head(c.head);
+  s.classes = up(c.logits_size(), 2) * 2;  // words travel in pairs; a row more is zero
   s.choices = choices_of(c);
   s.mixtures = c.head == Head::mol ? s.choices : 0;
   s.draw_pairs = up(s.choices, 64);
-  s.choice_words = up(s.classes, 64) * 64;
+  s.band_words = up(s.classes / s.bands, 64) * 64;
+  s.choice_words = s.bands * s.band_words;
   s.weight_bits = weight_bits(s.choices);
   s.unit_slots = up(most_dealt(s.hidden, blocks), warps);
   s.fc1_slots = up(s.fc1_whole ? s.fc : most_dealt(s.fc, blocks), warps);
@@ -102,11 +111,18 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_p = place(64 * s.fc_pairs);
   s.shared_q = place(64 * s.fc_pairs);
   s.shared_logits = place(s.choice_words);
-  s.shared_weighed = place(64 * s.draw_pairs);
-  s.shared_chance = place(2 * 64);
-  s.shared_sample = place(4 * s.hidden);
+  // Of several bands every sum takes the place of its own logits, which are read once.
+  s.shared_weighed = s.bands > 1 ? s.shared_logits : place(64 * s.draw_pairs);
+  s.shared_chance = place((s.bands > 2 ? 4 : 2) * 64);
+  s.shared_outcomes = s.bands > 1 ? place(kMostBands) : 0;
   const int sums = 7 * s.unit_slots + s.fc1_slots + s.fc2_slots + s.fc3_slots;
   s.shared_own = place(2 * s.warps * sums);
+  // Last, since of several bands they may be too many for the shared memory of an older chip.
+  const int columns = 4 * s.hidden * s.bands;
+  s.shared_sample = place(0);
+  const int most = plan.request.limits.shared_per_block / 4;
+  s.sample_place = s.shared_sample + columns > most ? kInL2 : kInShared;
+  if (s.sample_place == kInShared) place(columns);
   s.shared_weights = place(0);
 }
 
@@ -139,12 +155,24 @@ void lay_out_weights(GpuPlan& plan) {
              " exceed 2^30 words.");
   }
   s.sample_at = int(at);
-  s.inner_bias_at = s.sample_at + 4 * s.hidden;
+  s.inner_bias_at = s.sample_at + 4 * s.hidden * s.bands;
   s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
   plan.packed_words = s.fc_bias_at + s.classes;
 }
 
 // --- the model of a sample --------------------------------------------------------------------
+
+// One draw by one warp; a barrier more than in the dual core. A gaussian is one chain of a
+// logarithm, a root and a quotient. A beta takes two or three rounds for its panels and three
+// Newton steps in the mean, each some 180 instructions most of which wait for one another
+// (residual_real.cuh).
+int draw_cycles(const Shape& s, int arch) {
+  if (s.real == kGaussian) return 400;
+  if (s.real == kBeta) return 6 * 700 + 400;
+  const int one = (arch < 80 ? 500 : 400) + 60 + 40 * std::max(0, s.draw_pairs - 4) +
+                  (s.mixtures > 0 ? 150 : 0);
+  return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
+}
 
 // As in plan/gpu.cpp, where each figure is explained.
 Latency predict(const GpuPlan& plan) {
@@ -164,14 +192,14 @@ Latency predict(const GpuPlan& plan) {
   l.exchanges = s.exchanges;
   const int busy = up(std::min(s.hidden / 2, s.threads), 32);
   constexpr int kOwnGates = 140;  // one lane's gates: a chain with nothing beside it
-  l.gates = int(100 + 100 * s.gate_rounds * pace(busy) + 60) + kOwnGates;
+  // A band more is eight multiply-adds and four loads a pair of units.
+  const int pair_of_units = 100 + 12 * (s.bands - 1);
+  l.gates = int(100 + pair_of_units * s.gate_rounds * pace(busy) + 60) + kOwnGates;
   l.product = rows(3 * s.unit_slots, s.hidden_pairs, s.gru2_input_place) + 20 * s.unit_slots +
               rows(s.fc1_slots, s.hidden_pairs, s.fc1_place) +
               rows(s.fc2_slots, s.fc_pairs, s.fc2_place) +
               rows(s.fc3_slots, s.fc_pairs, s.fc3_place) + 5 * 30;
-  // One warp; a barrier more than in the dual core.
-  l.draw = (d.arch < 80 ? 500 : 400) + 60 + 40 * std::max(0, s.draw_pairs - 4) +
-           (s.mixtures > 0 ? 150 : 0);
+  l.draw = draw_cycles(s, d.arch);
   l.hop = cycles(hop_us(d.arch, s.blocks));
   // Words beyond 448 take 0.24 ns each; a product in the shadow may take longer than the words.
   const auto hop = [&](int words, int shadow) {
@@ -192,6 +220,7 @@ Latency predict(const GpuPlan& plan) {
     const double bytes = double(plan.streamed_bytes);
     l.streamed = int(std::max(bytes / s.blocks / 64.0, bytes / 2560.0)) + 6 * 300;
   }
+  if (s.sample_place == kInL2) l.streamed += 300;
   return l;
 }
 
@@ -243,7 +272,7 @@ bool best_places(GpuPlan& plan) {
                       " bytes of shared memory. Leave out what need not be so.");
   const ModelConfig& c = request.config;
   const int64_t h = c.hidden_size, f = c.fc_size;
-  const int64_t weights = 9 * h * h + f * h + f * f + c.n_classes * f;
+  const int64_t weights = 9 * h * h + f * h + f * f + int64_t(c.logits_size()) * f;
   fail<DeviceError>(
       "The model does not fit on ", d.name, ": ", weights, " weights in ",
       dtype_name(request.dtype), " are ", weights * (request.dtype == Dtype::fp16 ? 2 : 4),
@@ -279,15 +308,12 @@ const char* place_name(int place) {
 }  // namespace
 
 void check_residual_model(const ModelConfig& c) {
-  check_bands(c);
-  if (c.head != Head::softmax && c.head != Head::mol)
-    fail<DeviceError>(
-        "The GPU kernel of the residual core draws labels or mixtures of logistics; this model has "
-        "another head. Use device=\"cpu\".");
   WF_CHECK(c.hidden_size % 2 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,
            ", the GPU kernel needs an even number");
   WF_CHECK(c.fc_size % 2 == 0 && c.fc_size > 0, "fc_size is ", c.fc_size,
            ", the GPU kernel needs an even number");
+  WF_CHECK(c.bands == 1 || c.n_classes % 2 == 0, "n_classes is ", c.n_classes,
+           ", the GPU kernel needs an even number in a model of several bands");
   if (c.head == Head::softmax && c.n_classes > kMostLabels)
     fail<DeviceError>("The GPU kernel draws from at most ", kMostLabels, " labels; this model has ",
                       c.n_classes, ". Use device=\"cpu\".");
@@ -296,7 +322,7 @@ void check_residual_model(const ModelConfig& c) {
 // Counted with the models of 512 and 128 units, one to four units a warp;
 // tests/test_residual_compile.py asserts that no plan of the table spills.
 int residual_registers(const Shape& s) {
-  if (!s.fp16) return 62;
+  if (!s.fp16) return s.bands > 1 && s.fc3_slots > 4 ? 100 : 62;  // sums of many rows of fc3
   return s.unit_slots == 1 ? 72 : 90;
 }
 
@@ -328,21 +354,23 @@ GpuPlan choose_residual_plan(const GpuRequest& request) {
 std::string describe_residual(const GpuPlan& plan) {
   const Shape& s = plan.shape;
   const auto whole = [](int yes) { return yes ? " (whole)" : ""; };
+  const char* const step = s.bands > 1 ? "step" : "sample";
   std::ostringstream out;
   out << plan.request.config.describe() << "\n"
       << plan.request.limits.name << ": " << s.blocks << " blocks of " << s.warps << " warps, "
       << dtype_name(plan.request.dtype) << (s.exact ? ", exact" : "") << ", " << s.exchanges
-      << " exchanges a sample\n"
+      << " exchanges a " << step << "\n"
       << "a warp: " << s.unit_slots << " units, " << s.fc1_slots << " rows of fc1"
       << whole(s.fc1_whole) << ", " << s.fc2_slots << " of fc2" << whole(s.fc2_whole) << ", "
       << s.fc3_slots << " of fc3" << whole(s.fc3_whole) << "\n"
       << "R1 in " << place_name(s.gru1_place) << ", R2 in " << place_name(s.gru2_place)
       << ", W2 in " << place_name(s.gru2_input_place) << ", fc1 in " << place_name(s.fc1_place)
-      << ", fc2 in " << place_name(s.fc2_place) << ", fc3 in " << place_name(s.fc3_place) << "\n"
+      << ", fc2 in " << place_name(s.fc2_place) << ", fc3 in " << place_name(s.fc3_place)
+      << (s.sample_place == kInL2 ? ", columns times the last samples in L2" : "") << "\n"
       << plan.weight_registers << " registers a thread hold weights, " << plan.shared_bytes
       << " bytes of shared memory a block, " << plan.resident_bytes << " bytes resident, "
-      << plan.streamed_bytes << " bytes streamed a sample\n"
-      << "predicted: " << plan.latency.total() << " cycles a sample, "
+      << plan.streamed_bytes << " bytes streamed a " << step << "\n"
+      << "predicted: " << plan.latency.total() << " cycles a " << step << ", "
       << int64_t(plan.predicted_samples_per_s()) << " samples/s\n";
   return out.str();
 }

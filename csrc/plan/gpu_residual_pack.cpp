@@ -3,8 +3,8 @@
 //   [blocks][warps][rows of a warp][pairs][32 lanes] pairs of neighbouring columns,
 // where pair i of lane l holds columns 64 i + 2 l and the next; rows of a warp are [unit
 // slot][reset, update, candidate], else [row slot]. A layer that every block has whole has one
-// block. Missing rows and columns are zero. Then columns times x [u, reset, update, candidate][H],
-// recurrent biases of the candidates [GRU 1, GRU 2][H], and the bias of fc3.
+// block. Missing rows and columns are zero. Then columns times x [bands][u, reset, update,
+// candidate][H], recurrent biases of the candidates [GRU 1, GRU 2][H], and the bias of fc3.
 #include <cstring>
 
 #include "common/error.h"
@@ -36,7 +36,7 @@ std::vector<Source> sources(const GpuPlan& plan) {
       {"gru2_input", "gru2.w_input", 3 * h, h, h + a, gates, s.hidden_pairs, s.gru2_input_at, true},
       {"fc1", "fc1.weight", f, h, h + a, s.fc1_slots, s.hidden_pairs, s.fc1_at, false, s.fc1_whole},
       {"fc2", "fc2.weight", f, f, f + a, s.fc2_slots, s.fc_pairs, s.fc2_at, false, s.fc2_whole},
-      {"fc3", "fc3.weight", c.n_classes, f, f, s.fc3_slots, s.fc_pairs, s.fc3_at, false,
+      {"fc3", "fc3.weight", c.logits_size(), f, f, s.fc3_slots, s.fc_pairs, s.fc3_at, false,
        s.fc3_whole}};
 }
 
@@ -92,11 +92,14 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
     });
   }
   const residual::InputLayer input = residual::hoist_input(c, weights);
-  put(out, s.sample_at, input.x_columns.data(), h);
-  put(out, s.sample_at + h, input.gru1_x.data(), 3 * h);
+  for (int band = 0; band < s.bands; ++band) {
+    const int at = s.sample_at + 4 * h * band;
+    put(out, at, input.x_columns.data() + band * h, h);
+    put(out, at + h, input.gru1_x.data() + 3 * band * h, 3 * h);
+  }
   put(out, s.inner_bias_at, weights.get("gru1.b_recurrent", {3 * h}) + 2 * h, h);
   put(out, s.inner_bias_at + h, weights.get("gru2.b_recurrent", {3 * h}) + 2 * h, h);
-  put(out, s.fc_bias_at, weights.get("fc3.bias", {c.n_classes}), c.n_classes);
+  put(out, s.fc_bias_at, weights.get("fc3.bias", {c.logits_size()}), c.logits_size());
   return out;
 }
 

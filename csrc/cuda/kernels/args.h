@@ -11,7 +11,8 @@ using Word = unsigned long long;
 // Written by the kernel, read by the host after the launch.
 struct KernelStatus {
   unsigned long long stall;  // 0, or where the first thread gave up waiting
-  int failed_step;           // first step of this launch with a logit that is not finite, or -1
+  int failed_step;           // first step of this launch with a logit that is not finite, or -1;
+                             // of several bands times their number, and the band
   unsigned steps_done;       // steps whose samples are written
 };
 
@@ -29,11 +30,12 @@ struct KernelArgs {
   const float* upsample;     // [hop, taps], weights of `interp` by phase
   Word* words;               // exchange area, zero before the first launch
   float* state;              // [H + 2] hidden state, scaled coarse, scaled fine; in and out. Of the
-                             // residual core [2H + 2]: h1, h2, the last sample, 0; of the
-                             // embedded core [H + 2]: h, the last label, 0
-  const unsigned* uniforms;  // [steps, 2] random words in place of Philox, or null
-  const int* forced;         // [steps] outcomes fed back in place of the drawn, or null
-  int* labels;               // out [steps] outcomes: 256 c + f, a label, or the bits of a value
+                             // residual core [2H + 2]: h1, h2, the last sample, 0; of B bands
+                             // [2H + B], the last sample of each; of the embedded core [H + 2]:
+                             // h, the last label, 0
+  const unsigned* uniforms;  // [steps, 2] random words in place of Philox, or null; 4 bands: 4
+  const int* forced;         // [steps, B] outcomes fed back in place of the drawn, or null
+  int* labels;               // out [steps, B] outcomes: 256 c + f, a label, or the bits of a value
   float* logits;             // out [steps, 512 or what fc3 gives] or null
   KernelStatus* status;      // out
   long long* clocks;         // out [stages] sums of clock ticks of block 0, or null

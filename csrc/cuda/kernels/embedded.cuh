@@ -80,7 +80,7 @@ WF_INLINE void run_outputs(EmbeddedRun& r) {
 WF_INLINE int run_label(EmbeddedRun& r) {
   int* control = reinterpret_cast<int*>(r.shared);
   if (warp_index() == draw_warp()) {
-    stage_outcome(r.args, r.step, r.shared, control);
+    stage_outcome(r.args, r.step, 0, r.shared, control);
     if (lane_index() == 0) control[3] = *r.poller.stop;
   }
   block_sync(kEmbeddedDrawn);

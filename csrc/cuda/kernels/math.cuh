@@ -72,12 +72,9 @@ WF_INLINE float exp_of(float x) {
   return fma(power, p, power);
 }
 
-// ln(x) for a normal x > 0, to 1e-7 of the larger of itself and 1: x = 2^n m with m from sqrt(1/2)
-// to sqrt(2), and the degree-8 polynomial of the Cephes library (S. Moshier, logf).
-WF_INLINE float log_of(float x) {
-  constexpr int kHalfRoot = 0x3f3504f3;  // bits of sqrt(1/2)
-  const int bits = bits_of_float(x) - kHalfRoot, n = bits >> 23;
-  const float m = sub(float_of_bits((bits & 0x7fffff) + kHalfRoot), 1.0f), whole = to_float(n);
+// whole ln 2 + ln(1 + m) for m from sqrt(1/2) - 1 to sqrt(2) - 1: the degree-8 polynomial of the
+// Cephes library (S. Moshier, logf).
+WF_INLINE float log_of_parts(float whole, float m) {
   float p = 7.0376836292e-2f;
   p = fma(p, m, -1.1514610310e-1f);
   p = fma(p, m, 1.1676998740e-1f);
@@ -92,7 +89,24 @@ WF_INLINE float log_of(float x) {
   return fma(whole, 0.693359375f, add(m, tail));
 }
 
-// First two words of Philox4x32-10 for counter (step, item, fold) under key `seed` (common/rng.h).
+// ln(x) for a normal x > 0, to 1e-7 of the larger of itself and 1: x = 2^n (1 + m).
+constexpr int kHalfRoot = 0x3f3504f3;  // bits of sqrt(1/2)
+WF_INLINE float log_of(float x) {
+  const int bits = bits_of_float(x) - kHalfRoot;
+  return log_of_parts(to_float(bits >> 23),
+                      sub(float_of_bits((bits & 0x7fffff) + kHalfRoot), 1.0f));
+}
+
+// The same of x = 1 + excess, which near 1 keeps the digits of the excess.
+WF_INLINE float log_near_one(float excess, float x) {
+  const bool near = excess > -0.29f && excess < 0.41f;
+  const int bits = bits_of_float(x) - kHalfRoot;
+  const float m = sub(float_of_bits((bits & 0x7fffff) + kHalfRoot), 1.0f);
+  return log_of_parts(near ? 0.0f : to_float(bits >> 23), near ? excess : m);
+}
+
+// First words of Philox4x32-10 for counter (step, item, fold) under key `seed` (common/rng.h).
+template <int kCount = 2>
 WF_INLINE void philox(const KernelArgs& args, unsigned long long step, unsigned* words) {
   unsigned c0 = static_cast<unsigned>(step), c1 = static_cast<unsigned>(step >> 32);
   unsigned c2 = args.item, c3 = args.fold;
@@ -110,6 +124,9 @@ WF_INLINE void philox(const KernelArgs& args, unsigned long long step, unsigned*
   }
   words[0] = c0;
   words[1] = c1;
+  if (kCount == 2) return;
+  words[2] = c2;
+  words[3] = c3;
 }
 
 }  // namespace wavernn_fast::gpu

@@ -43,6 +43,7 @@ WF_INLINE float mul(float a, float b) { return __fmul_rn(a, b); }
 WF_INLINE float largest(float a, float b) { return fmaxf(a, b); }
 WF_INLINE float smallest(float a, float b) { return fminf(a, b); }
 WF_INLINE float reciprocal(float x) { return __frcp_rn(x); }
+WF_INLINE float square_root(float x) { return __fsqrt_rn(x); }
 WF_INLINE int round_to_int(float x) { return __float2int_rn(x); }
 WF_INLINE float to_float(int x) { return __int2float_rn(x); }
 WF_INLINE float absolute(float x) { return fabsf(x); }
@@ -226,6 +227,9 @@ WF_INLINE void warp_sync() { __syncwarp(); }
 WF_INLINE float from_lane(float x, int distance) {
   return __shfl_xor_sync(0xffffffffu, x, distance);
 }
+
+// x of one lane, the same for all.
+WF_INLINE float of_lane(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 
 // Sum of x over groups of 2 * `from` lanes, in every lane: partners at distance `from`, half of it,
 // down to 1. Two distances at a time: the three shuffles of a pair of levels do not wait for each

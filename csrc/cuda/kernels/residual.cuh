@@ -31,10 +31,10 @@ struct ResidualRun {
   Poller poller;
   float* shared;
   ResidualMatrices m;
-  float* sums;      // [4 kUnitSlots] R2 h2 of own units, for the next step
-  float* pre;       // [kGateRounds][kFirstSize], see collect_first
-  float biases[3];  // of GRU 2, fc1 and fc2 at the next step, see second_bias and layer_bias
-  float x;          // the last sample
+  float* sums;          // [4 kUnitSlots] R2 h2 of own units, for the next step
+  float* pre;           // [kGateRounds][kFirstSize], see collect_first
+  float biases[3];      // of GRU 2, fc1 and fc2 at the next step, see second_bias and layer_bias
+  float x[kMostBands];  // the last sample of every band
   Cursor at;
   StageClock clock;
   unsigned step, tag;
@@ -43,8 +43,9 @@ struct ResidualRun {
 // Columns times x and the states to shared memory; zeros in the padding.
 WF_INLINE void load_residual(const KernelArgs& args, float* shared) {
   const float* packed = static_cast<const float*>(args.weights) + kSampleAt;
-  for (int i = thread_index(); i < 4 * kHidden; i += kThreads)
-    shared[kSharedSample + i] = load_constant(packed + i);
+  if (kSamplePlace == kInShared)
+    for (int i = thread_index(); i < 4 * kBands * kHidden; i += kThreads)
+      shared[kSharedSample + i] = load_constant(packed + i);
   for (int i = thread_index(); i < 64 * kHiddenPairs; i += kThreads) {
     shared[kSharedFirst + i] = i < kHidden ? args.state[i] : 0.0f;
     shared[kSharedSecond + i] = i < kHidden ? args.state[kHidden + i] : 0.0f;
@@ -63,8 +64,9 @@ WF_INLINE void store_residual(const ResidualRun& r) {
     r.args.state[kHidden + i] = r.shared[kSharedSecond + i];
   }
   if (thread_index() != 0) return;
-  r.args.state[2 * kHidden] = r.x;
   r.args.state[2 * kHidden + 1] = 0.0f;
+  WF_UNROLL
+  for (int band = 0; band < kBands; ++band) r.args.state[2 * kHidden + band] = r.x[band];
   r.args.status->steps_done = r.step;
 }
 
@@ -78,7 +80,7 @@ WF_INLINE void collect_step(ResidualRun& r, Cursor at, unsigned tag) {
 
 // GRU 1, GRU 2. In the shadow of the exchange: R1 h1 for the next step.
 WF_INLINE void run_states(ResidualRun& r) {
-  stage_first(r.pre, r.x, r.shared);
+  stage_first(r.args, r.pre, r.x, r.shared);
   block_sync(kResidualV);
   stage_done(r.clock, kClockFirstGates);
   stage_second(r.args, r.m.gru2_input, r.biases[0], r.sums, r.tag, r.shared);
@@ -97,7 +99,8 @@ WF_INLINE void run_layers(ResidualRun& r) {
   block_sync(kResidualP);
   stage_done(r.clock, kClockP);
   stage_layer(r.args, r.m.fc2, 1, r.biases[2], r.tag, r.shared);
-  if (warp_index() == draw_warp() && (r.step & 31) == 31) refresh(r.args, r.step + 1, r.shared);
+  if (warp_index() == draw_warp() && (r.step & 31) == 31)
+    refresh_words(r.args, r.step + 1, r.shared);
   if (!is_whole(1)) collect_layer(r.poller, 1, r.tag, r.shared);
   block_sync(kResidualQ);
   stage_done(r.clock, kClockQ);
@@ -108,24 +111,41 @@ WF_INLINE void run_layers(ResidualRun& r) {
   stage_done(r.clock, kClockLogits);
 }
 
-// One warp draws for its block. With the outcome goes whether this block goes on, so that all its
-// threads leave at the same step.
-WF_INLINE int run_draw(ResidualRun& r) {
+// One warp draws for its block, or one each band. With the outcome goes whether this block goes on,
+// so that all its threads leave at the same step.
+WF_INLINE void run_draw(ResidualRun& r) {
   int* control = reinterpret_cast<int*>(r.shared);
-  if (warp_index() == draw_warp()) {
-    stage_outcome(r.args, r.step, r.shared, control);
-    if (lane_index() == 0) control[3] = *r.poller.stop;
+  WF_UNROLL
+  for (int first = 0; first < kBands; first += kWarps) {
+    const int band = kBands > 1 ? first + warp_index() : 0;
+    if (kBands > 1 ? band < kBands : warp_index() == draw_warp())
+      stage_outcome(r.args, r.step, band, r.shared, control + kSharedOutcomes + band);
   }
+  if (warp_index() == draw_warp() && lane_index() == 0) control[3] = *r.poller.stop;
   block_sync(kResidualDrawn);
   stage_done(r.clock, kClockDraw);
-  return reinterpret_cast<volatile int*>(r.shared)[0];
+}
+
+// What was drawn goes out, and is heard at the next step.
+WF_INLINE void take_outcomes(ResidualRun& r) {
+  const bool speaks = block_index() == 0 && thread_index() == 0;
+  WF_UNROLL
+  for (int band = 0; band < kBands; ++band) {
+    int outcome = reinterpret_cast<volatile int*>(r.shared)[kSharedOutcomes + band];
+    if (kBands > 1 && outcome & kFailedBand) {
+      outcome ^= kFailedBand;
+      if (speaks) report_band(r.args, r.step, band);
+    }
+    if (speaks) r.args.labels[r.step * kBands + band] = outcome;
+    r.x[band] = fed_back(outcome);
+  }
 }
 
 // Before the first sample: products with the states as they are.
 WF_INLINE void begin_residual(ResidualRun& r) {
   begin_second(r.m.gru2, r.shared, r.sums);
   publish_first(r.args, r.m.gru1, r.at, r.tag, r.shared);
-  if (warp_index() == draw_warp()) refresh(r.args, 0, r.shared);
+  if (warp_index() == draw_warp()) refresh_words(r.args, 0, r.shared);
   // A thread waits for words of its own units only: others may still read the states.
   block_sync(kResidualRead);
   collect_step(r, r.at, r.tag);
@@ -136,10 +156,9 @@ WF_INLINE void run_residual_samples(ResidualRun& r) {
   for (r.step = 0; r.step < r.args.steps; ++r.step, ++r.tag) {
     run_states(r);
     run_layers(r);
-    const int outcome = run_draw(r);
+    run_draw(r);
     if (reinterpret_cast<volatile int*>(r.shared)[3] != 0) return;
-    if (block_index() == 0 && thread_index() == 0) r.args.labels[r.step] = outcome;
-    r.x = fed_back(outcome);
+    take_outcomes(r);
     r.at = next(r.args, r.at);
   }
 }
@@ -170,8 +189,9 @@ WF_INLINE void run_residual(const KernelArgs& args) {
   WF_REGISTERS(float, sums, 4 * kUnitSlots);
   WF_REGISTERS(float, pre, kFirstSize* kGateRounds);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
-  ResidualRun r{args, {args, stop}, shared, m, sums, pre, {}, 0.0f, {0, 0}, {}, 0, 0};
-  r.x = args.state[2 * kHidden];
+  ResidualRun r{args, {args, stop}, shared, m, sums, pre, {}, {}, {0, 0}, {}, 0, 0};
+  WF_UNROLL
+  for (int band = 0; band < kBands; ++band) r.x[band] = args.state[2 * kHidden + band];
   r.at.phase = args.phase0;
   r.tag = args.tag0;
   r.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? args.clocks : nullptr;

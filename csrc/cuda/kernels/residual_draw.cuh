@@ -1,9 +1,11 @@
-// The draw of the residual core: a label of up to 1024, or a mixture of logistics and a value of
-// it. One warp draws from the logits in shared memory; every block comes to the same by itself.
+// The draw of the residual core: a label of up to 1024, one of each band, a mixture of logistics
+// and a value of it, or a value of a gaussian or a beta (residual_real.cuh). One warp draws from
+// the logits in shared memory; every block comes to the same by itself.
 #pragma once
 
 #include "cuda/kernels/math.cuh"
 #include "cuda/kernels/residual_exchange.cuh"
+#include "cuda/kernels/residual_real.cuh"
 #include "cuda/kernels/stage_draw.cuh"
 
 namespace wavernn_fast::gpu {
@@ -19,11 +21,27 @@ WF_INLINE Float2 choice_logits(const float* logits, int i) {
   return l;
 }
 
-// Whether one of all logits is NaN or infinite, in every lane.
+// Random words of 32 steps, as `refresh`; of more than two bands there are four a step.
+WF_INLINE void refresh_words(const KernelArgs& args, unsigned step, float* shared) {
+  if (kBands <= 2) return refresh(args, step, shared);
+  const unsigned own = step + lane_index();
+  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + (own & 63);
+  WF_REGISTERS(unsigned, words, 4);
+  if (!kFull || args.uniforms == nullptr) {
+    philox<4>(args, args.step0 + own, words);
+  } else {
+    if (own >= args.steps) return;
+    for (int i = 0; i < 4; ++i) words[i] = args.uniforms[4 * own + i];
+  }
+  WF_UNROLL
+  for (int i = 0; i < 4; ++i) kept[64 * i] = words[i];
+}
+
+// Whether one of a band's logits is NaN or infinite, in every lane.
 WF_INLINE bool not_finite(const float* logits) {
   float probe = 0.0f;
   WF_UNROLL
-  for (int i = 0; 64 * i < kChoiceWords; ++i) {
+  for (int i = 0; 64 * i < kBandWords; ++i) {
     const int place = 64 * i + 2 * lane_index();
     if (kClasses != kChoiceWords && !is_choice(place)) continue;
     const Float2 l = load2(logits + place);
@@ -76,12 +94,8 @@ WF_INLINE int largest_choice(const float* logits, float top) {
 // mean + scale (ln v - ln(1 - v)) within [-1, 1], v = (word + 1/2) / 2^32 within [1e-5, 1 - 1e-5].
 // 1 - v is taken from the word's complement, so that neither loses what lies near 0.
 WF_INLINE float uniform_of(unsigned word) {
-  // Upper and lower 16 bits, each exact in float.
-  const float high = mul(to_float(static_cast<int>(word >> 16)), 1.52587890625e-5f);
-  const float low = add(to_float(static_cast<int>(word & 0xffff)), 0.5f);
-  return smallest(largest(fma(low, 2.3283064365386963e-10f, high), 1e-5f), 0.99999f);
+  return smallest(largest(share_of(word), 1e-5f), 0.99999f);
 }
-WF_INLINE float clipped(float x) { return smallest(largest(x, -1.0f), 1.0f); }
 WF_INLINE float logistic(float mean, float log_scale, float temperature, unsigned word) {
   const float odds = sub(log_of(uniform_of(word)), log_of(uniform_of(~word)));
   const float scale = exp_of(smallest(largest(log_scale, -32.23619130191664f), 86.0f));
@@ -96,11 +110,31 @@ WF_INLINE float value_of_mixture(const KernelArgs& args, const float* logits, in
   return logistic(mean, logits[2 * kMixtures + k], reciprocal(args.inv_temperature), word);
 }
 
-// The outcome of this step: a label, or the bits of a value. The lane that has it writes it to
-// `outcome`.
-WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, float* shared, int* outcome) {
-  const float* logits = shared + kSharedLogits;
-  const unsigned* words = reinterpret_cast<const unsigned*>(shared + kSharedChance) + (step & 63);
+// Of several bands, in the outcome: its logits are not finite. The warps that draw may not write
+// one status together.
+constexpr int kFailedBand = 1 << 30;
+
+// The first step that fails, of several bands times their number, and the band.
+WF_INLINE void report_band(const KernelArgs& args, unsigned step, int band) {
+  if (args.status->failed_step < 0)
+    args.status->failed_step = static_cast<int>(step * kBands) + band;
+}
+
+// The outcome of this step where it is not drawn.
+WF_INLINE int given_outcome(const KernelArgs& args, unsigned step, int band, bool failed,
+                            bool forced) {
+  const int otherwise = kMixtures > 0 || kReal != kNotReal ? 0 : kChoices / 2;
+  const int given = forced ? args.forced[step * kBands + band] : otherwise;
+  return kBands > 1 && failed ? given | kFailedBand : given;
+}
+
+// The outcome of a band at this step: a label, or the bits of a value. The lane that has it writes
+// it to `outcome`.
+WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, int band, float* shared,
+                             int* outcome) {
+  const float* logits = shared + kSharedLogits + band * kBandWords;
+  const unsigned* words =
+      reinterpret_cast<const unsigned*>(shared + kSharedChance) + 64 * band + (step & 63);
   float top = -1e30f;
   WF_UNROLL
   for (int i = 0; i < kDrawPairs; ++i) {
@@ -109,25 +143,29 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, float* share
   }
   top = warp_max(top);
   const bool failed = not_finite(logits);
-  if (failed && block_index() == 0 && lane_index() == 0 && args.status->failed_step < 0)
-    args.status->failed_step = static_cast<int>(step);
+  if (kBands == 1 && failed && block_index() == 0 && lane_index() == 0) report_band(args, step, 0);
   const bool forced = kFull && args.forced != nullptr;
   if (failed || forced) {
-    if (lane_index() != 0) return;
-    const int otherwise = kMixtures > 0 ? 0 : kChoices / 2;
-    *outcome = forced ? args.forced[step] : otherwise;
+    if (lane_index() == 0) *outcome = given_outcome(args, step, band, failed, forced);
+    return;
+  }
+  if (kReal != kNotReal) {
+    const float value = kReal == kGaussian ? draw_gaussian(args, logits, words[0])
+                                           : draw_beta(args, logits, words[0]);
+    if (lane_index() == 0) *outcome = bits_of_float(value);
     return;
   }
   const int k = kFull && args.greedy
                     ? largest_choice(logits, top)
-                    : draw_choice(args, logits, top, words[0], shared + kSharedWeighed);
+                    : draw_choice(args, logits, top, words[0],
+                                  shared + kSharedWeighed + band * 64 * kDrawPairs);
   if (k < 0) return;
   *outcome = kMixtures > 0 ? bits_of_float(value_of_mixture(args, logits, k, words[64])) : k;
 }
 
 // The outcome as the network is given it, in [-1, 1].
 WF_INLINE float fed_back(int outcome) {
-  if (kMixtures > 0) return float_of_bits(outcome);
+  if (kMixtures > 0 || kReal != kNotReal) return float_of_bits(outcome);
   const int most = kChoices - 1;
   return mul(to_float(2 * outcome - most), 1.0f / static_cast<float>(most));  // of constants
 }

@@ -88,24 +88,36 @@ WF_INLINE float next_state(float reset, float update, float inner, float outer, 
   return fma(sigmoid(-update), sub(e, h), h);
 }
 
-// h1 and v = u + h1 of all units, from the last sample x. Columns times x: [u, reset, update,
-// candidate][H].
-WF_INLINE void stage_first(const float* pre, float x, float* shared) {
+WF_INLINE Float2 plus_column(Float2 sum, const float* column, float x) {
+  const Float2 c = kSamplePlace == kInL2 ? load_constant2(column) : load2(column);
+  return {fma(c.x, x, sum.x), fma(c.y, x, sum.y)};
+}
+
+// h1 and v = u + h1 of all units, from the last sample x of every band. Columns times x: [bands][u,
+// reset, update, candidate][H].
+WF_INLINE void stage_first(const KernelArgs& args, const float* pre, const float* x,
+                           float* shared) {
   WF_UNROLL
   for (int n = 0; n < kGateRounds; ++n) {
     const int unit = pair_of_units(n);
     if (unit >= kHidden) continue;
     const float* p = pre + kFirstSize * n;
-    const float* columns = shared + kSharedSample + unit;
-    const Float2 cu = load2(columns), cr = load2(columns + kHidden);
-    const Float2 cz = load2(columns + 2 * kHidden), ce = load2(columns + 3 * kHidden);
+    const float* columns = kSamplePlace == kInL2
+                               ? static_cast<const float*>(args.weights) + kSampleAt + unit
+                               : shared + kSharedSample + unit;
+    Float2 reset = {p[0], p[1]}, update = {p[2], p[3]}, outer = {p[6], p[7]}, u = {p[8], p[9]};
+    WF_UNROLL
+    for (int band = 0; band < kBands; ++band, columns += 4 * kHidden) {
+      u = plus_column(u, columns, x[band]);
+      reset = plus_column(reset, columns + kHidden, x[band]);
+      update = plus_column(update, columns + 2 * kHidden, x[band]);
+      outer = plus_column(outer, columns + 3 * kHidden, x[band]);
+    }
     const Float2 h = load2(shared + kSharedFirst + unit);
-    const Float2 next = {
-        next_state(fma(cr.x, x, p[0]), fma(cz.x, x, p[2]), p[4], fma(ce.x, x, p[6]), h.x),
-        next_state(fma(cr.y, x, p[1]), fma(cz.y, x, p[3]), p[5], fma(ce.y, x, p[7]), h.y)};
+    const Float2 next = {next_state(reset.x, update.x, p[4], outer.x, h.x),
+                         next_state(reset.y, update.y, p[5], outer.y, h.y)};
     store2(shared + kSharedFirst + unit, next);
-    store2(shared + kSharedV + unit,
-           {add(fma(cu.x, x, p[8]), next.x), add(fma(cu.y, x, p[9]), next.y)});
+    store2(shared + kSharedV + unit, {add(u.x, next.x), add(u.y, next.y)});
   }
 }
 

@@ -115,7 +115,7 @@ WF_INLINE void stage_choices(const KernelArgs& args, const Matrix& m, unsigned s
     shared[kSharedLogits + choice_place(own.row)] = logit;
   else
     publish(step_words(args, tag) + choice_words() + choice_place(own.row), logit, tag);
-  const int outputs = kMixtures > 0 ? 3 * kMixtures : kChoices;
+  const int outputs = kMixtures > 0 ? 3 * kMixtures : kBands * kChoices;
   if (kFull && args.logits != nullptr && own.row < outputs && (!is_whole(2) || block_index() == 0))
     args.logits[static_cast<long long>(step) * outputs + own.row] = logit;
 }

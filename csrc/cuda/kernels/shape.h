@@ -8,6 +8,9 @@ namespace wavernn_fast::gpu {
 // Where a matrix lives while the kernel runs.
 enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
 
+// A head with two outputs, of which a value is drawn; kNotReal: labels, or a mixture.
+enum RealHead : int { kNotReal = 0, kGaussian = 1, kBeta = 2 };
+
 // WF_SHAPE(X) lists X(field, kConstant, WF_MACRO). "Slots" are per warp; offsets into the packed
 // weights are in 32-bit words, offsets into shared memory in floats.
 //
@@ -119,6 +122,10 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(logit_rounds, kLogitRounds, WF_LOGIT_ROUNDS) /* pairs of logits a thread */                    \
   X(choices, kChoices, WF_CHOICES)               /* of a draw: labels, or mixtures */              \
   X(choice_words, kChoiceWords, WF_CHOICE_WORDS) /* places of logits, a multiple of 64 */          \
+  X(bands, kBands, WF_BANDS)                     /* that a step draws a label of each */           \
+  X(band_words, kBandWords, WF_BAND_WORDS)       /* places of the logits of a band */              \
+  X(real, kReal, WF_REAL)                        /* RealHead */                                    \
+  X(sample_place, kSamplePlace, WF_SAMPLE_PLACE) /* Place of the columns times x */                \
   X(draw_pairs, kDrawPairs, WF_DRAW_PAIRS)       /* pairs of choices a lane */                     \
   X(weight_bits, kWeightBits, WF_WEIGHT_BITS)    /* of a choice: common/sampling.h */              \
   X(mixtures, kMixtures, WF_MIXTURES)            /* of logistics; 0: the outcome is a label */     \
@@ -140,7 +147,9 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_p, kSharedP, WF_SHARED_P)                   /* relu of fc1 */                           \
   X(shared_q, kSharedQ, WF_SHARED_Q)                   /* relu of fc2 */                           \
   X(shared_weighed, kSharedWeighed, WF_SHARED_WEIGHED) /* sums of weights of a draw */             \
-  X(shared_own, kSharedOwn, WF_SHARED_OWN)             /* rows and biases of every warp */         \
+  X(shared_outcomes, kSharedOutcomes,                                                              \
+    WF_SHARED_OUTCOMES)                    /* of all bands; 0: of one, in control */               \
+  X(shared_own, kSharedOwn, WF_SHARED_OWN) /* rows and biases of every warp */                     \
   /* of the embedded core (embedded.cuh); zero otherwise. What it shares with the residual core */ \
   /* has its constants */                                                                          \
   X(embedded, kEmbedded, WF_EMBEDDED) /* 1: it is this core */                                     \
@@ -154,5 +163,7 @@ struct Shape {
 
 // Shared memory begins with kSharedControl floats: coarse, fine and the stop flag.
 inline constexpr int kSharedControl = 4;
+
+inline constexpr int kMostBands = 4;  // as in common/config.h
 
 }  // namespace wavernn_fast::gpu
