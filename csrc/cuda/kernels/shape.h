@@ -106,7 +106,9 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_ahead, kSharedAhead, WF_SHARED_AHEAD)            /* R h of the next fine half */        \
   X(shared_inner_bias, kSharedInnerBias, WF_SHARED_INNER_BIAS)                                     \
   X(shared_gru, kSharedGru, WF_SHARED_GRU) /* tiles of R that registers do not hold */             \
-  /* of many streams of the residual core (many_residual.cuh) besides */                           \
+  /* of many streams of the residual core (many_residual.cuh) besides. There fc1_tiles */          \
+  /* are of fc1 and fc2, fc2_tiles and fc2_rows of fc3, gru_columns of each of W_ih2, R1 */        \
+  /* and R2, gru_kept of all three */                                                              \
   X(hidden_tiles, kHiddenTiles, WF_HIDDEN_TILES) /* H / 16 */                                      \
   /* of the residual core (residual.cuh); zero otherwise */                                        \
   X(residual, kResidual, WF_RESIDUAL)            /* 1: it is this core */                          \
