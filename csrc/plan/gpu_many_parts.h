@@ -20,8 +20,7 @@ inline int many_up(int a, int b) { return (a + b - 1) / b; }
 // (tests/test_many_compile.py asserts that no plan of the table spills).
 inline int many_working_registers(int arch) { return arch >= 100 ? 76 : 62; }
 
-// What depends on the request alone, or on it and `unit_tiles`, whatever the core; fields of the
-// outputs are the core's.
+// The fields that mean the same for every core; `blocks` is set already.
 void set_many_shape(Shape& shape, const ManyRequest& request, int stream_tiles);
 
 // Gives out shared memory in the order asked for.

@@ -109,7 +109,9 @@ enum RealHead : int { kNotReal = 0, kGaussian = 1, kBeta = 2 };
   X(shared_ahead, kSharedAhead, WF_SHARED_AHEAD)            /* R h of the next fine half */        \
   X(shared_inner_bias, kSharedInnerBias, WF_SHARED_INNER_BIAS)                                     \
   X(shared_gru, kSharedGru, WF_SHARED_GRU) /* tiles of R that registers do not hold */             \
-  /* of many streams of the residual core (many_residual.cuh) besides */                           \
+  /* of many streams of the residual core (many_residual.cuh) besides. There fc1_tiles */          \
+  /* are of fc1 and fc2, fc2_tiles and fc2_rows of fc3, gru_columns of each of W_ih2, R1 */        \
+  /* and R2, gru_kept of all three */                                                              \
   X(hidden_tiles, kHiddenTiles, WF_HIDDEN_TILES) /* H / 16 */                                      \
   /* of the residual core (residual.cuh); zero otherwise */                                        \
   X(residual, kResidual, WF_RESIDUAL)            /* 1: it is this core */                          \
