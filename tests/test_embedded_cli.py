@@ -56,6 +56,12 @@ def test_it_is_converted_and_verified(saved: Path, tmp_path: Path) -> None:
     shown = run("inspect", tmp_path / "voice.safetensors", "--json")
     facts = json.loads(shown.stdout)
     assert facts["preset"] == "univoc-v0.2"
-    assert facts["config"]["network"] == {"kind": "gru", "layers": 2, "size": 5, "kernel": 1}
+    assert facts["config"]["network"] == {
+        "kind": "gru",
+        "layers": 2,
+        "size": 5,
+        "kernel": 1,
+        "lstm_layers": 0,
+    }
     checked = run("verify", tmp_path / "voice.safetensors", "--steps", 300, "--dtype", "int8")
     assert checked.exit_code == 0, checked.stdout

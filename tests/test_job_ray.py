@@ -323,6 +323,7 @@ def test_paths_travel_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     item = ray_engine._travelling(Item("m/a.npy", "out/a.wav", "a.wav", 2**64 - 1, "s.npy"))
     assert (item.source, item.target) == (str(tmp_path / "m/a.npy"), str(tmp_path / "out/a.wav"))
     assert (item.name, item.seed, item.speaker) == ("a.wav", 2**64 - 1, str(tmp_path / "s.npy"))
+    assert ray_engine._travelling(Item("a.npy", "a.wav", "a.wav", 0, "3")).speaker == "3"
     kept = RayWorker(Settings("kerstin"), "out", "n", stop=Stop(), options=RayOptions())
     assert kept._task.settings.model == "kerstin"  # a voice of the package
 

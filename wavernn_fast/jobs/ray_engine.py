@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeviceError, InputError, MissingDependencyError
+from ..files import number_of
 from . import parts
 from .items import Item
 from .places import Care
@@ -267,12 +268,17 @@ def _everywhere(path: str) -> str:
     return os.path.abspath(path) if os.path.exists(path) else path
 
 
+def _speaker(named: str) -> str:
+    """A speaker's file from any folder; a number stays."""
+    return os.path.abspath(named) if number_of(named) is None else named
+
+
 def _travelling(item: Item) -> Item:
     return replace(
         item,
         source=os.path.abspath(item.source),
         target=os.path.abspath(item.target),
-        speaker=item.speaker and _everywhere(item.speaker),
+        speaker=item.speaker and _speaker(item.speaker),
     )
 
 
