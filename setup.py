@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pybind11
@@ -25,14 +26,18 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Build one extension and put it where setuptools expects it."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        # One place for every kind of installation (pip gives an editable one a new folder each
+        # time), so that the second compiles only what has changed.
+        source = Path(__file__).resolve().parent
+        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        build = source / "build" / f"cmake-{tag}"
         build.mkdir(parents=True, exist_ok=True)
         # It names the ninja of an earlier build's environment, which is gone; the objects are good.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         configure = [
             "cmake",
             "-S",
-            str(Path(__file__).resolve().parent),
+            str(source),
             "-B",
             str(build),
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",

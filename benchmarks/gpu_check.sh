@@ -40,7 +40,7 @@ done
 limit_of() {
   case $1 in
     build) echo 180 ;; exchange) echo 75 ;; tests) echo 150 ;; sanitize) echo 100 ;;
-    speed) echo 200 ;; residual) echo 60 ;; sparse) echo 90 ;; many) echo 120 ;; subscale) echo 60 ;;
+    speed) echo 200 ;; residual) echo 80 ;; sparse) echo 90 ;; many) echo 120 ;; subscale) echo 60 ;;
     baselines) echo 120 ;; stages) echo 45 ;; ncu) echo 75 ;;
   esac
 }

@@ -1,10 +1,11 @@
-"""Samples a second of residual models, one utterance, beside the prediction, and where they go.
+"""Samples a second of residual models, one utterance and many, beside the prediction.
 
     python benchmarks/gpu_residual.py --output out.json
     python benchmarks/gpu_residual.py --device emu --sizes 64 --first-steps 8 --seconds 0.01
 
 512 units as people run them, with 512 labels and with ten logistics, and 128 units; both number
 formats, fast and exact, the planner's choice and other numbers of blocks; ticks of every stage.
+The first size for many streams side by side: 8 and the planner's choice.
 """
 
 from __future__ import annotations
@@ -36,6 +37,29 @@ def row_of(options: argparse.Namespace, size: int, head: str, **asked: Any) -> d
     row: dict[str, Any] = {"model": f"residual {size}, {head}", **asked}
     row["plan"] = voice.engine.describe()
     return row | gpu_models.measure(voice, options.seconds, options.repeats, options.first_steps)
+
+
+class Crowd(gpu_models.Voice):
+    """As many streams as the engine has places, all under the same conditioning."""
+
+    def run(self, n_steps: int, **options: Any) -> Any:
+        interp, hold = self.conditioning(n_steps)
+        count = self.engine.lanes
+        if not hasattr(self, "streams"):
+            self.streams = [self.engine.open(seed) for seed in range(count)]
+        rows = [interp] * count, [hold] * count
+        return self.engine.run(self.streams, [n_steps] * count, *rows, **options)[0]
+
+
+def crowd_of(options: argparse.Namespace, size: int, head: str, streams: int) -> dict[str, Any]:
+    asked: dict[str, Any] = {"dtype": "fp16", "exact": False, "streams": streams}
+    room = {"isa": "fair/room:8"} if options.device == "emu" else {}  # few teams
+    crowd = Crowd(model(size, head), device=options.device, **asked, **room)
+    row: dict[str, Any] = {"model": f"residual {size}, {head}", "wanted": streams}
+    row |= {"streams": crowd.engine.lanes, "plan": crowd.engine.describe()}
+    row |= gpu_models.measure(crowd, options.seconds, options.repeats, options.first_steps)
+    row["samples_per_s_in_all"] = row["streams"] * row["samples_per_s"]
+    return row
 
 
 def stages(options: argparse.Namespace, size: int, head: str) -> dict[str, Any]:
@@ -84,6 +108,18 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
         with record.attempt(f"stages of {size}"):
             record["stages"].append(stages(options, size, "512 labels"))
         record.save()
+    for head in HEADS if options.sizes else ():
+        for streams in (8, 0):
+            with record.attempt(f"{streams or 'most'} streams, {head}"):
+                row = crowd_of(options, options.sizes[0], head, streams)
+                record["many"].append(row)
+                share = 100 * row.get("share_of_prediction", 0.0)
+                print(
+                    f"MEASURED {row['model']}: {row['streams']} streams, "
+                    f"{row['samples_per_s_in_all']:.0f} samples/s, {share:.0f} % of the prediction",
+                    flush=True,
+                )
+            record.save()
     if record["rows"]:
         first = record["rows"][0]
         record.result = f"{first['model']}, fp32: {first['samples_per_s']:.0f} samples/s"
@@ -99,7 +135,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--first-steps", type=int, default=2000)
     options = parser.parse_args()
-    with gpu_record.Record("residual", options.output, rows=[], stages=[]) as record:
+    with gpu_record.Record("residual", options.output, rows=[], stages=[], many=[]) as record:
         run(record, options)
 
 

@@ -1,11 +1,13 @@
 """What the half-precision activations of the kernel for many streams cost in likelihood.
 
     python benchmarks/nll_many_streams.py CLIP... [--samples 2000] [--device emu] [-o rows.json]
+    python benchmarks/nll_many_streams.py CLIP... --model FILE [--samples 2000]
 
 Teacher-forced nats per sample of the packaged voice on the first samples of every recording, all of
 them side by side: fp32 and fp16 on the CPU, then the kernel, on a GPU or in the emulator (the same
 source; tensor cores may add in another order). And of the released sparse arrays in
-../shared/data, whose weights reach 292, on samples that they drew themselves in fp32.
+../shared/data, whose weights reach 292, on samples that they drew themselves in fp32. With
+`--model` of that checkpoint alone, which draws labels.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import lyra
 import numpy as np
 
-from wavernn_fast import _C, audio, features, voices, weights
+from wavernn_fast import _C, audio, checkpoints, features, voices
 from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.files import write_atomic
 from wavernn_fast.machine import machine
@@ -38,9 +40,11 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 
 
-def voice_work(clips: list[Path], samples: int) -> tuple[Any, Any, list, list, list]:
+def voice_work(
+    clips: list[Path], samples: int, model: Path | None = None
+) -> tuple[Any, Any, list, list, list]:
     """Configuration, tensors; rows of interp and hold, and targets, of every recording."""
-    config, tensors = weights.read(voices.resolve(voices.DEFAULT))
+    config, tensors = checkpoints.load(model or voices.resolve(voices.DEFAULT))
     assert config.mel is not None
     conditioner = Conditioner(config, tensors)
     interp, hold, targets = [], [], []
@@ -102,13 +106,16 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--samples", type=int, default=2000, help="of every recording")
     parser.add_argument("--sparse-samples", type=int, default=200, help="of the sparse arrays")
+    parser.add_argument("--model", type=Path, help="a checkpoint in place of all models")
     parser.add_argument("--device", default="emu", choices=("emu", "cuda"))
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     print("| model | engine | nats per sample | change |")
     print("|---|---|---|---|")
-    rows = measure(voices.DEFAULT, voice_work(options.clips, options.samples), options.device)
-    if lyra.FOLDER.is_dir():
+    name = options.model.stem if options.model else voices.DEFAULT
+    work = voice_work(options.clips, options.samples, options.model)
+    rows = measure(name, work, options.device)
+    if lyra.FOLDER.is_dir() and not options.model:
         rows += measure("sparse arrays", sparse_work(8, options.sparse_samples), options.device)
     if options.output:
         facts = {"machine": machine(), "clips": len(options.clips), "rows": rows}

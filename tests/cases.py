@@ -84,10 +84,18 @@ def embedded_config(
 
 
 def framed_config(
-    hidden_size: int, fc_size: int, layers: int = 2, size: int = 7, kernel: int = 3, **fields: Any
+    hidden_size: int,
+    fc_size: int,
+    layers: int = 2,
+    size: int = 7,
+    kernel: int = 3,
+    lstm: int = 0,
+    **fields: Any,
 ) -> ModelConfig:
-    """Return a dual model that hears residual convolutions over its mel."""
-    network = NetworkConfig(kind="residual_conv", layers=layers, size=size, kernel=kernel)
+    """Return a dual model that hears residual convolutions over its mel, and LSTMs if any."""
+    network = NetworkConfig(
+        kind="residual_conv", layers=layers, size=size, kernel=kernel, lstm_layers=lstm
+    )
     defaults: dict[str, Any] = {"hop_length": 4, "n_mels": 6, "network": network}
     return dual_config(hidden_size, fc_size, **(defaults | fields))
 
@@ -199,7 +207,11 @@ def case_id(config: ModelConfig) -> str:
     if config.first_input:
         parts.append(f"first{config.first_input:g}")
     if config.network is not None:
-        parts.append("x".join(str(size) for size in dataclasses.astuple(config.network)))
+        network = config.network
+        sizes = (network.kind, network.layers, network.size, network.kernel)
+        parts.append("x".join(str(size) for size in sizes))
+        if network.lstm_layers:
+            parts.append(f"lstm{network.lstm_layers}")
     if config.subscale is not None:
         sizes = dataclasses.astuple(config.subscale)
         parts.append("subscale" + "x".join(str(size) for size in sizes))
@@ -313,10 +325,15 @@ def _embedded(config: ModelConfig, make: _Maker) -> Tensors:
         tensors["gru.w_conditioning"] = make.matrix(3 * h, channels)
     tensors |= _layer(make, "fc1", config.fc_size, h, 2.0)
     tensors |= _layer(make, "fc2", config.n_classes, config.fc_size, 1.8)
+    if config.speakers:
+        tensors["speakers.weight"] = make.normal((config.speakers, config.speaker_size), 1.0)
     network = config.network
     for i in range(0 if network is None else network.layers):
         assert network is not None
-        size, inputs = network.size, network.in_size(i, config.n_mels)
+        size, inputs = network.size, network.in_size(i, config.n_mels + config.speaker_size)
+        if network.dilated:
+            tensors |= _dilated(config, make, i)
+            continue
         if network.kind == "conv":
             weight = make.matrix(size, inputs * network.kernel, 1.5)
             tensors[f"network.{i}.weight"] = weight.reshape(size, inputs, network.kernel)
@@ -330,6 +347,31 @@ def _embedded(config: ModelConfig, make: _Maker) -> Tensors:
     return tensors
 
 
+def _dilated(config: ModelConfig, make: _Maker, i: int) -> Tensors:
+    """Layer `i` of dilated convolutions, and with the first the dense layer before them."""
+    network, name = config.network, f"network.{i}"
+    assert network is not None
+    size, narrow, tensors = network.size, network.size // 4, {}
+
+    def conv(part: str, rows: int, columns: int) -> None:
+        weight = make.matrix(rows, 3 * columns, 0.7).reshape(rows, columns, 3)
+        tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"] = (
+            weight,
+            make.normal((rows,), 0.2),
+        )
+
+    if i == 0:
+        tensors |= _layer(make, "network.pre", size, config.n_mels + config.speaker_size, 1.0)
+    if network.kind == "dilated_conv":
+        conv("conv", size, size)
+        return tensors
+    tensors[f"{name}.gain"] = make.normal((size,), 1.0)
+    tensors[f"{name}.shift"] = make.normal((size,), 0.5)
+    tensors |= _layer(make, f"{name}.conv1", narrow, size, 1.5)
+    conv("conv2", narrow, narrow)
+    return tensors | _layer(make, f"{name}.conv3", size, narrow, 1.0)
+
+
 def _residual_conv(config: ModelConfig, make: _Maker) -> Tensors:
     network, mels = config.network, config.n_mels
     assert network is not None
@@ -339,7 +381,13 @@ def _residual_conv(config: ModelConfig, make: _Maker) -> Tensors:
         tensors[f"network.{i}.weight"] = weight.reshape(mels, mels, network.kernel)
         tensors[f"network.{i}.bias"] = make.normal((mels,), 0.2)
     tensors |= _layer(make, "network.dense0", network.size, mels, 1.5)
-    return tensors | _layer(make, "network.dense1", network.size, network.size, 1.5)
+    tensors |= _layer(make, "network.dense1", network.size, network.size, 1.5)
+    for i in range(network.lstm_layers):
+        name, gates = f"network.lstm{i}", 4 * network.size
+        tensors[f"{name}.w_input"] = make.matrix(gates, network.size, 1.5)
+        tensors[f"{name}.w_recurrent"] = make.matrix(gates, network.size, 1.5)
+        tensors[f"{name}.bias"] = make.normal((gates,), 0.3)
+    return tensors
 
 
 def _layer(make: _Maker, name: str, rows: int, columns: int, std: float) -> Tensors:

@@ -253,15 +253,26 @@ def mkotha(
 
 
 def yanggeng(
-    *, hidden: int = 32, fc: int = 16, n_mels: int = 8, masked: bool = True, seed: int = 0
+    *,
+    hidden: int = 32,
+    fc: int = 16,
+    n_mels: int = 8,
+    lstm: int = 0,
+    masked: bool = True,
+    seed: int = 0,
 ) -> State:
-    """State dict of yanggeng1995's `models/model.py` without LSTM, mask applied as trained."""
+    """State dict of yanggeng1995's `models/model.py`, mask applied as trained; `lstm`: layers."""
     m, half = _Maker(seed), hidden // 2
     for i in (0, 2):
         m.add(f"frame_net.convs.{i}.weight", n_mels, n_mels, 3)
         m.add(f"frame_net.convs.{i}.bias", n_mels)
     m.linear("frame_net.fc.0", n_mels, n_mels)
     m.linear("frame_net.fc.2", n_mels, n_mels)
+    for layer in range(lstm):
+        for part in ("weight_ih", "weight_hh"):
+            m.add(f"upsample.lstm_layer.{part}_l{layer}", 4 * n_mels, n_mels)
+        for part in ("bias_ih", "bias_hh"):
+            m.add(f"upsample.lstm_layer.{part}_l{layer}", 4 * n_mels)
     mask = np.ones((3, 2, half, n_mels + 3), np.float32)
     mask[:, 0, :, -1] = 0.0  # coarse units have no weight for c_t
     m.state["wavernn.mask"] = mask.reshape(3 * hidden, n_mels + 3)
@@ -394,17 +405,56 @@ def yukarin(
     conditioning: int = 5,
     layers: int = 2,
     masked: bool = True,
+    encoder: str = "gru",
+    speakers: int = 0,
+    speaker: int = 3,
     seed: int = 0,
 ) -> State:
-    """State dict of yukarin_wavernn's `network/wave_rnn.py`; no features if `n_mels` is 0."""
-    m = _Maker(seed)
-    if n_mels:
-        m.both_ways("local_gru", conditioning, n_mels, layers)
+    """State dict of yukarin_wavernn's `network/wave_rnn.py`; no features if `n_mels` is 0.
+
+    `encoder` is its local_network_type; `speakers` with vectors of `speaker` numbers.
+    """
+    m, ways = _Maker(seed), 2 if encoder == "gru" else 1
+    if speakers:
+        m.add("speaker_embedder.weight", speakers, speaker)
+    heard = n_mels + speaker * (speakers > 0)
+    if encoder == "gru" and heard:
+        m.both_ways("local_gru", conditioning, heard, layers)
+    elif heard:
+        _local_encoder(m, encoder, (heard, conditioning), layers)
     m.add("x_embedder.weight", classes + masked, embedding)
-    m.gru("gru", hidden, embedding + 2 * conditioning * (n_mels > 0))
+    m.gru("gru", hidden, embedding + ways * conditioning * (heard > 0))
     m.linear("O1", fc, hidden)
     m.linear("O2", classes, fc)
     return m.state
+
+
+def _local_encoder(m: _Maker, encoder: str, sizes: tuple[int, int], layers: int) -> None:
+    """yukarin_wavernn's `network/local_encoder.py`: three kinds of dilated convolutions."""
+    heard, wide = sizes
+    narrow, name = wide // 4, "local_encoder"
+    m.add(f"{name}.pre.weight", wide, heard, 1)
+    m.add(f"{name}.pre.bias", wide)
+    if encoder == "skip_dilated_cnn":
+        convs = {"conv": (wide, wide, 3)}
+    else:
+        convs = {"conv1": (narrow, wide, 1), "conv2": (narrow, narrow, 3)}
+        convs["conv3"] = (wide, narrow, 1)
+    for i in range(layers):
+        for conv, shape in convs.items():
+            one = f"{name}.{conv}_list.{i}"
+            m.add(f"{one}.bias", shape[0])
+            if encoder.endswith("_bn"):
+                m.add(f"{one}.weight", *shape)
+                continue
+            m.state[f"{one}.weight_g"] = m.rng.uniform(0.5, 1.5, (shape[0], 1, 1)).astype(
+                np.float32
+            )
+            m.add(f"{one}.weight_v", *shape)
+        if encoder.endswith("_bn"):
+            m.batch_norm(f"{name}.bn1_list.{i}", wide)
+            m.batch_norm(f"{name}.bn2_list.{i}", narrow)
+            m.batch_norm(f"{name}.bn3_list.{i}", narrow)
 
 
 BUILDERS = {

@@ -321,20 +321,35 @@ class _YanggengCell(nn.Module):
         self.register_buffer("mask", torch.zeros(3 * hidden, n_mels + 3))
 
 
+class _YanggengUpsample(nn.Module):
+    """Frames [n, M] to samples, behind `lstm` LSTM layers if there are any."""
+
+    def __init__(self, n_mels: int, lstm: int) -> None:
+        super().__init__()
+        if lstm:
+            self.lstm_layer = nn.LSTM(n_mels, n_mels, num_layers=lstm, batch_first=True)
+
+    def forward(self, frames: torch.Tensor) -> Any:
+        if hasattr(self, "lstm_layer"):
+            frames = self.lstm_layer(frames[None])[0][0]
+        return frames.repeat_interleave(200, dim=0)
+
+
 class Yanggeng(nn.Module):
     """The network over frames, each held for 200 samples, and the cell in one pass over inputs."""
 
-    def __init__(self, *, hidden: int = 32, fc: int = 16, n_mels: int = 8) -> None:
+    def __init__(self, *, hidden: int = 32, fc: int = 16, n_mels: int = 8, lstm: int = 0) -> None:
         super().__init__()
         self.units = hidden // 2
         self.frame_net = _FrameNet(n_mels)
+        self.upsample = _YanggengUpsample(n_mels, lstm)
         self.wavernn = _YanggengCell(hidden, fc, n_mels)
 
     @torch.no_grad()
     def logits(self, mel: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Outputs [n, 512] for mel [M, n_frames] following `samples` (256 c + f)."""
         cell = self.wavernn
-        held = self.frame_net(torch.from_numpy(mel).double()).repeat_interleave(200, dim=0)
+        held = self.upsample(self.frame_net(torch.from_numpy(mel).double()))
         now = torch.from_numpy(np.stack(divmod(samples, 256), axis=1) / 127.5 - 1)
         last = torch.cat([torch.zeros(1, 2).double(), now[:-1]])
         x = torch.cat([held[: len(now)], last, now[:, :1]], dim=1)  # weights are masked as trained

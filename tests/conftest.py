@@ -6,6 +6,7 @@ import gc
 import os
 from pathlib import Path
 
+import few_threads  # noqa: F401 (what it sets is read when numpy is loaded)
 import pytest
 from fakes import Fake, build
 from hypothesis import settings
@@ -16,6 +17,24 @@ from hypothesis import settings
 settings.register_profile("repeat", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, print_blob=True, deadline=None)
 settings.load_profile("search" if os.environ.get("WF_SEARCH") else "repeat")
+
+# Files are given out whole to processes side by side, which end together if the longest begin.
+LONGEST = (
+    *("test_full_size", "test_real", "test_service_page", "test_many_slots", "test_job_ray"),
+    *("test_sparse_compile", "test_emulation", "test_emulation_sanitized", "test_engine"),
+    *("test_cross_isa", "test_kernels", "test_gpu_check", "test_residual_emulation"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep that order: pytest-xdist, where it is there, would put files of many tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the order within a file stays."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -168,8 +168,61 @@ class Gibiansky(LabelTwin):
         return self.domain.linear(F.relu(self.autoregressive.post_gru(h))), h
 
 
+class _SkipDilated(nn.Module):
+    """yukarin_wavernn's SkipDilatedCNN: [1, n, in] -> [1, n, size]."""
+
+    def __init__(self, heard: int, layers: int, size: int) -> None:
+        super().__init__()
+        self.pre = nn.Conv1d(heard, size, 1)
+        self.conv_list = nn.ModuleList(
+            nn.utils.weight_norm(nn.Conv1d(size, size, 3, dilation=2**i, padding=2**i))
+            for i in range(layers)
+        )
+
+    def forward(self, x: torch.Tensor) -> Any:
+        h = self.pre(x.transpose(1, 2))
+        for conv in self.conv_list:
+            h = h + conv(torch.relu(h))
+        return h.transpose(1, 2)
+
+
+class _Bottleneck(nn.Module):
+    """Its ResidualBottleneckDilatedCNN; with `normed` ResidualBottleneckDilatedCNNBN."""
+
+    def __init__(self, heard: int, layers: int, size: int, normed: bool) -> None:
+        super().__init__()
+        narrow, norm = size // 4, (lambda m: m) if normed else nn.utils.weight_norm
+        self.normed = normed
+        self.pre = nn.Conv1d(heard, size, 1)
+        shapes = ((size, narrow, 1), (narrow, narrow, 3), (narrow, size, 1))
+        for k, (ins, outs, kernel) in enumerate(shapes, start=1):
+            convs, norms = nn.ModuleList(), nn.ModuleList()
+            for i in range(layers):
+                dilation, padding = (2**i, 2**i) if kernel == 3 else (1, 0)
+                conv = nn.Conv1d(ins, outs, kernel, dilation=dilation, padding=padding)
+                convs.append(norm(conv))
+                norms.append(nn.BatchNorm1d(ins))
+            setattr(self, f"conv{k}_list", convs)
+            if normed:
+                setattr(self, f"bn{k}_list", norms)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        h = self.pre(x.transpose(1, 2))
+        for i in range(len(self.conv1_list)):
+            y = h
+            for k in (1, 2, 3):
+                if self.normed:
+                    y = getattr(self, f"bn{k}_list")[i](y)
+                y = getattr(self, f"conv{k}_list")[i](torch.relu(y))
+            h = h + y
+        return h.transpose(1, 2)
+
+
 class Yukarin(LabelTwin):
-    """WaveRNN of yukarin_wavernn; without features if `n_mels` is 0."""
+    """WaveRNN of yukarin_wavernn; without features if `n_mels` is 0.
+
+    `who` is the number of the speaker that `held` listens to, in a model of several.
+    """
 
     def __init__(
         self,
@@ -182,23 +235,43 @@ class Yukarin(LabelTwin):
         conditioning: int = 5,
         layers: int = 2,
         masked: bool = True,
+        encoder: str = "gru",
+        speakers: int = 0,
+        speaker: int = 3,
         hop: int = 240,
     ) -> None:
         super().__init__()
-        self.first, self.hop = classes // 2, hop
-        self.local_gru = None
-        if n_mels:
+        self.first, self.hop, self.who = classes // 2, hop, 0
+        self.speaker_embedder = nn.Embedding(speakers, speaker) if speakers else None
+        heard = n_mels + speaker * (speakers > 0)
+        self.local_gru: nn.Module | None = None
+        self.local_encoder: nn.Module | None = None
+        if heard and encoder == "gru":
             self.local_gru = nn.GRU(
-                n_mels, conditioning, num_layers=layers, batch_first=True, bidirectional=True
+                heard, conditioning, num_layers=layers, batch_first=True, bidirectional=True
             )
+        elif heard and encoder == "skip_dilated_cnn":
+            self.local_encoder = _SkipDilated(heard, layers, conditioning)
+        elif heard:
+            normed = encoder == "residual_bottleneck_dilated_cnn_bn"
+            self.local_encoder = _Bottleneck(heard, layers, conditioning, normed)
         self.x_embedder = nn.Embedding(
             classes + masked, embedding, padding_idx=classes if masked else None
         )
-        self.gru = nn.GRU(embedding + 2 * conditioning * (n_mels > 0), hidden, batch_first=True)
+        held = (2 if encoder == "gru" else 1) * conditioning * (heard > 0)
+        self.gru = nn.GRU(embedding + held, hidden, batch_first=True)
         self.O1, self.O2 = nn.Linear(hidden, fc), nn.Linear(fc, classes)
 
     def held(self, mel: torch.Tensor) -> torch.Tensor:
-        held: torch.Tensor = mel.T if self.local_gru is None else self.local_gru(mel.T[None])[0][0]
+        x = mel.T[None]
+        if self.speaker_embedder is not None:
+            vector = self.speaker_embedder(torch.tensor([self.who]))
+            x = torch.cat([x, vector[:, None].expand(1, x.shape[1], -1)], dim=2)
+        if self.local_gru is not None:
+            x = self.local_gru(x)[0]
+        elif self.local_encoder is not None:
+            x = self.local_encoder(x)
+        held: torch.Tensor = x[0]
         return held
 
     def start(self) -> torch.Tensor:

@@ -25,6 +25,7 @@ ENTRIES = {
     "wavernn_persistent": "cuda/kernels/entry_device.cuh",
     "wavernn_sparse": "cuda/kernels/entry_sparse.cuh",
     "wavernn_many": "cuda/kernels/entry_many.cuh",
+    "wavernn_many_residual": "cuda/kernels/entry_many_residual.cuh",
     "wavernn_residual": "cuda/kernels/entry_residual.cuh",
     "wavernn_embedded": "cuda/kernels/entry_embedded.cuh",
 }

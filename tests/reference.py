@@ -7,8 +7,10 @@ the code it checks. Sources are named at each equation:
 [K18]   Kalchbrenner et al., Efficient Neural Audio Synthesis, ICML 2018, section 2 and figure 1
 [Cho14] the GRU as torch.nn.GRU documents it: reset applied after the recurrent product
 [F]     the two-GRU residual vocoder: docs/formats.md, residual core
+[HS97]  the LSTM as torch.nn.LSTM documents it: Hochreiter and Schmidhuber 1997 with forget gates
 [L18]   Lorenzo-Trueba et al., Towards achieving robust universal neural vocoding, 2018, section 2,
         as bshall/UniversalVocoding builds it: docs/formats.md, embedded core
+[D]     residual blocks of dilated convolutions: docs/formats.md, embedded core
 [S17]   Salimans et al., PixelCNN++, ICLR 2017, section 2.1: mixture of logistics
 [AS]    Abramowitz and Stegun, Handbook of Mathematical Functions, chapter 26
 [Sal11] Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011: Philox4x32-10
@@ -211,7 +213,9 @@ def aux_network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
     return np.array(rows).reshape(-1, slices * config.aux_size)
 
 
-def network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
+def network(
+    config: ModelConfig, tensors: Tensors, mel: Array, speaker: NDArray[Any] | None = None
+) -> Array:
     """mel [M, n] -> [n_out, D]: what conditions a core with one GRU in each frame [L18].
 
     None: the mel itself. "gru": layers of two GRUs, one in either direction, of which the next
@@ -221,7 +225,10 @@ def network(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
         return mel.T
     if config.network.kind == "residual_conv":
         return residual_conv(config, tensors, mel)
-    x = list(mel.T)
+    who = np.zeros(0) if speaker is None else np.asarray(speaker, np.float64)
+    x = [np.concatenate([frame, who]) for frame in mel.T]
+    if config.network.dilated:
+        return dilated(config, tensors, x)
     if config.network.kind == "conv" and config.pad == "zeros":
         nothing = [np.zeros(config.n_mels)] * config.network.radius
         x = [*nothing, *x, *nothing]
@@ -262,7 +269,51 @@ def residual_conv(config: ModelConfig, tensors: Tensors, mel: Array) -> Array:
             y = tensors[f"network.dense{layer}.weight"] @ y + tensors[f"network.dense{layer}.bias"]
             y = np.tanh(y)
         rows.append(y)
+    for layer in range(config.network.lstm_layers):
+        rows = lstm(tensors, f"network.lstm{layer}", rows)
     return np.array(rows).reshape(-1, config.network.size)
+
+
+def dilated(config: ModelConfig, tensors: Tensors, x: list[Array]) -> Array:
+    """Frames x -> [n, S]: a dense layer, then blocks whose taps lie 2**i frames apart [D]."""
+    x = [dense(tensors, "network.pre", frame) for frame in x]
+    for i in range(config.network.layers):
+        name, inner = f"network.{i}", x
+        if config.network.kind == "bottleneck_conv":
+            gain, shift = tensors[f"{name}.gain"], tensors[f"{name}.shift"]
+            inner = [np.maximum(gain * frame + shift, 0) for frame in x]
+            inner = [dense(tensors, f"{name}.conv1", frame) for frame in inner]
+        conv = f"{name}.conv" if config.network.kind == "dilated_conv" else f"{name}.conv2"
+        weight, bias = tensors[f"{conv}.weight"], tensors[f"{conv}.bias"]
+        seen = [
+            sum(
+                weight[:, :, 1 + j] @ np.maximum(inner[n + j * 2**i], 0)
+                for j in (-1, 0, 1)
+                if 0 <= n + j * 2**i < len(x)
+            )
+            + bias
+            for n in range(len(x))
+        ]
+        if config.network.kind == "bottleneck_conv":
+            seen = [dense(tensors, f"{name}.conv3", np.maximum(y, 0)) for y in seen]
+        x = [frame + y for frame, y in zip(x, seen, strict=True)]
+    return np.array(x).reshape(-1, config.network.size)
+
+
+def lstm(tensors: Tensors, name: str, x: list[Array]) -> list[Array]:
+    """Outputs of one LSTM over the frames x, from zeros [HS97]; gates input, forget, cell, output.
+
+    c = f c + i tanh g, h = o tanh c, with sigmoids of i, f and o.
+    """
+    h = c = np.zeros(tensors[f"{name}.w_recurrent"].shape[1])
+    outputs = []
+    for frame in x:
+        sums = tensors[f"{name}.w_input"] @ frame + tensors[f"{name}.w_recurrent"] @ h
+        i, f, g, o = np.split(sums + tensors[f"{name}.bias"], 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return outputs
 
 
 def direction(tensors: Tensors, name: str, x: list[Array]) -> list[Array]:
@@ -432,7 +483,7 @@ def run(
         the two best logits; inf where nothing was chosen: forced steps, draws of a value).
     """
     weights = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
-    mel_up, aux = _conditions(config, weights, mel)
+    mel_up, aux = _conditions(config, weights, mel, speaker)
     if n_steps is None:
         n_steps = config.bands * len(mel_up) - first_sample
     covered = config.bands * len(mel_up)
@@ -442,7 +493,7 @@ def run(
     draws = _Draws(config, words, forced, temperature, greedy)
     cores = {"dual": _Dual, "residual": _Residual, "embedded": _Embedded}
     core: _Dual | _Residual | _Embedded = cores[config.core](config, weights)
-    if config.speaker_size:
+    if config.speaker_size and config.core == "residual":
         core.speaker = np.asarray(speaker, np.float64)
     logits = np.zeros((n_steps, config.logits_size))
     samples = np.zeros(n_steps, np.float64 if config.draws_values else np.int32)
@@ -554,6 +605,9 @@ class _Residual:
             return self.x, logits
         labels = draws.labels(logits, self.config.bands)
         self.x = 2.0 * np.array(labels) / (self.config.n_classes - 1) - 1.0
+        if self.config.feedback == "mu_law":  # G.711 in its continuous form, undone
+            mu = self.config.n_classes - 1
+            self.x = np.sign(self.x) * ((1 + mu) ** np.abs(self.x) - 1) / mu
         return labels, logits
 
 
@@ -572,7 +626,10 @@ class _Embedded:
 
 
 def _conditions(
-    config: ModelConfig, weights: Mapping[str, Array], mel: NDArray[Any] | None
+    config: ModelConfig,
+    weights: Mapping[str, Array],
+    mel: NDArray[Any] | None,
+    speaker: NDArray[Any] | None = None,
 ) -> tuple[Array, Array]:
     """(upsampled mel [samples, M], aux rows [frames, S A]); empty where the model has none.
 
@@ -585,7 +642,7 @@ def _conditions(
         raise ValueError("This model is conditioned: a mel is needed.")
     values = np.asarray(mel, np.float64)
     if config.core == "embedded" or config.network is not None:
-        held = network(config, weights, values)
+        held = network(config, weights, values, speaker)
         return np.repeat(held, config.hop_length, axis=0), np.zeros((0, 0))
     mel_up = upsampled_mel(config, weights.get("upsample.kernel"), values)
     aux = aux_network(config, weights, values) if config.aux_size else np.zeros((0, 0))

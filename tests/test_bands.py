@@ -109,7 +109,7 @@ def test_a_logit_that_is_not_finite_is_named_by_its_sample(work):
 
 @pytest.mark.parametrize("streams", [1, 8])
 def test_a_gpu_refuses_it(work, streams):
-    with pytest.raises(DeviceError, match="No GPU kernel draws several bands a step yet"):
+    with pytest.raises(DeviceError, match=r"draws several bands a step yet|draw one band a step"):
         work.engine(device="emu", streams=streams)
 
 

@@ -260,6 +260,37 @@ def test_a_conditioner_on_a_device_gives_the_rows_of_the_host_and_the_bias(confi
         np.testing.assert_allclose(hold.numpy(), expected[1] + bias, atol=1e-6)
 
 
+_SPEAKER = {"speakers": 3, "speaker_size": 2}
+NETWORKS = {
+    "convolutions": cases.framed_config(32, 16),
+    "lstm": cases.framed_config(32, 16, 2, 7, 3, 2),
+    "gru": cases.embedded_config(32, 16, 8, ("gru", 2, 5, 1), **_SPEAKER),
+    "dilated": cases.embedded_config(32, 16, 8, ("dilated_conv", 2, 6, 3), **_SPEAKER),
+    "bottleneck": cases.embedded_config(32, 16, 8, ("bottleneck_conv", 2, 8, 3), **_SPEAKER),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_on_a_device_give_the_rows_of_the_host(network: str) -> None:
+    """Whole and, where a stream may, frame by frame; for a speaker who is named afterwards."""
+    config = NETWORKS[network]
+    host, mel = make_conditioner(config, tensors_of(config)), mel_of(config, 20)
+    place = arrays.take(torch.zeros(1), "mel", "emu").place
+    twin = host.on(place.xp, None)
+    if config.speakers:
+        host, twin = (one.of_speaker(np.array(2.0)) for one in (host, twin))
+    part = 1 if config.core == "embedded" else 0
+    expected = host.window(mel, 2, 17)[part]
+    found = values_of(twin.window(torch.from_numpy(mel), 2, 17)[part], "torch")
+    np.testing.assert_allclose(found, expected, atol=2e-6 * expected.max())
+    stream = twin.stream()
+    for first in range(0, 20, 5):
+        stream.push(torch.from_numpy(np.ascontiguousarray(mel[:, first : first + 5])))
+    stream.finish()
+    rows = [values_of(stream.window(n, 1)[part], "torch") for n in range(20)]
+    assert np.concatenate(rows)[2:19].tobytes() == found.tobytes()
+
+
 @pytest.mark.parametrize(("handle", "named"), [(0, 1), (77, 77)])
 def test_rows_name_the_stream_of_their_library(
     handle: int, named: int, monkeypatch: pytest.MonkeyPatch

@@ -236,21 +236,6 @@ def test_a_yukarin_model_without_features_is_unconditioned(tmp_path: Path) -> No
     assert len(Vocoder.from_pretrained(path, device="cpu").generate(n_samples=50)) == 50
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("speaker_embedder.weight", "speaker embedding"),
-        ("local_encoder.pre.weight", "convolutions"),
-    ],
-)
-def test_parts_of_yukarin_that_are_not_supported_are_named(name: str, words: str) -> None:
-    state = builders.yukarin()
-    state[name] = np.zeros((4, 4), np.float32)
-    assert checkpoints.detect(state) == "yukarin"
-    with pytest.raises(ModelError, match=words):
-        checkpoints.DIALECTS["yukarin"].convert(state)
-
-
 def test_an_embedding_of_too_many_rows_is_refused() -> None:
     state = builders.yukarin()
     state["x_embedder.weight"] = np.zeros((1030, 6), np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from embedded_works import LABELS, emulated
 from engine_work import Work
-from test_residual_faults import barrier_values
+from test_residual_faults import barriers_named
 
 from wavernn_fast.errors import EngineError
 
@@ -20,10 +20,7 @@ def work() -> Work:
 
 
 def barriers() -> dict[str, int]:
-    values = barrier_values()
-    names = [n for n in values if n.startswith("kEmbedded") and n != "kEmbeddedBarriers"]
-    assert len(names) == values["kEmbeddedBarriers"] - values["kResidualBarriers"] == 6
-    return {name: values[name] for name in names}
+    return barriers_named("kEmbedded")
 
 
 # Only some schedules let one warp run ahead of another there: a test of their own.

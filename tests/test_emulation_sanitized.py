@@ -97,6 +97,14 @@ def test_the_residual_kernel_keeps_within_its_memory_wherever_weights_live(progr
         assert set(places) == {"0", "1", "2"}  # registers, shared memory, L2
 
 
+def test_the_kernels_for_many_streams_keep_within_their_memory(program):
+    code, output = run(program, "many")
+    assert code == 0, output
+    assert "Sanitizer" not in output
+    assert output.count("streams a team") == 12
+    assert "fc3 in L2" in output
+
+
 def test_the_embedded_kernel_keeps_within_its_memory_wherever_weights_live(program):
     """127 labels: the last row of the table is fed back at once, an odd row of fc2 is padded."""
     code, output = run(program, "embedded")

@@ -60,12 +60,12 @@ KERNEL_HEADERS = re.compile(
 MODULES: dict[str, str] = {
     "errors": "errors",
     "config": "config config_json network_config",
-    "data": "arrays audio bench_rows canonical codes conditioning conditioning_frames "
-    "conditioning_network conditioning_products encoding features files fold job_history "
-    "job_report job_style mel_conversion metrics pictures pictures_bench pictures_latency "
-    "pictures_mel pictures_split pictures_subscale pqmf preset presets presets_embedded "
-    "presets_residual samples scoring subscale subscale_network svg synthetic upsampling visible "
-    "voices weights words",
+    "data": "arrays audio bench_rows canonical codes conditioning conditioning_convolutions "
+    "conditioning_frames conditioning_network conditioning_products conditioning_recurrent "
+    "encoding features files fold job_history job_report job_style mel_conversion metrics "
+    "pictures pictures_bench pictures_latency pictures_mel pictures_split pictures_subscale "
+    "pqmf preset presets presets_embedded presets_residual samples scoring subscale "
+    "subscale_network svg synthetic upsampling visible voices weights words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

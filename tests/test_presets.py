@@ -37,6 +37,7 @@ _NAMES = {
     "anandaswarup",
     "gibiansky",
     "yukarin",
+    "yukarin-linear",
     "zerospeech",
     "tomiinek-raw10",
     "forwardtacotron",
@@ -48,12 +49,14 @@ _NAMES = {
     "gwang-beta",
     "gwang-mol",
     "gwang-bits",
+    "gwang-mulaw",
 }
 _UNIT = {name for name in _NAMES if name.startswith(("fatchord", "tomiinek", "gwang"))} | {
     *("torchaudio-ljspeech", "mkotha", "yanggeng", "native-22k", "erogol-universal")
 }  # mels in [0, 1]
 
-_WITHOUT_MEL = {"deepmind", "yukarin", "zerospeech"}
+_WITHOUT_MEL = {"deepmind", "yukarin", "yukarin-linear", "zerospeech"}
+_HOPS = {"deepmind": 1, "yukarin": 240, "yukarin-linear": 240, "zerospeech": 160}
 _OPEN = {"univoc-v0.2", "anandaswarup", "gibiansky"}  # mels without an upper limit
 
 
@@ -92,7 +95,7 @@ def test_presets_cannot_be_changed_by_accident() -> None:
 def test_a_preset_agrees_with_its_mel(name: str) -> None:
     preset = get_preset(name)
     if preset.mel is None:
-        assert preset.hop_length == {"deepmind": 1, "yukarin": 240, "zerospeech": 160}[name]
+        assert preset.hop_length == _HOPS[name]
         return
     assert (preset.sample_rate, preset.hop_length) == (
         preset.mel.sample_rate,
@@ -397,6 +400,7 @@ def test_fitting_presets_follow_head_hop_and_bins() -> None:
         "anandaswarup",
         "gibiansky",
         "yukarin",
+        "yukarin-linear",
         "zerospeech",
     ]
     assert fitting_presets(head="softmax", hop_length=7, n_mels=80) == []

@@ -19,8 +19,8 @@ def works() -> dict[str, Work]:
     return {name: Work(config, 40) for name, config in HEADS.items()}
 
 
-def barrier_values() -> dict[str, int]:
-    """Numbers of all kernels' barriers: every enum of stages.h goes on from another."""
+def barriers_named(prefix: str) -> dict[str, int]:
+    """Numbers of the barriers of a kernel: every enum of stages.h goes on from another."""
     source = dict(_C.kernel_sources())["cuda/kernels/stages.h"]
     values: dict[str, int] = {}
     for text in re.findall(r"enum \w*Barrier : int \{(.*?)\n\};", source, re.S):
@@ -28,15 +28,17 @@ def barrier_values() -> dict[str, int]:
         for name, base, more in re.findall(r"^ +(k\w+)(?: = (\w+)(?: \+ (\d+))?)?", text, re.M):
             last = values[base] + int(more or 0) if base else last + 1
             values[name] = last
-    return values
+    names = [n for n in values if n.startswith(prefix) and n != f"{prefix}Barriers"]
+    assert len(names) > 5
+    return {name: values[name] for name in names}
 
 
 def barriers() -> dict[str, int]:
-    """Numbers of this kernel's barriers."""
-    values = barrier_values()
-    names = [n for n in values if n.startswith("kResidual") and n != "kResidualBarriers"]
-    assert len(names) == values["kResidualBarriers"] - values["kManyBarriers"] > 5
-    return {name: values[name] for name in names}
+    """All of this kernel's, none of them twice."""
+    found = barriers_named("kResidual")
+    numbers = list(found.values())
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return found
 
 
 # These two have tests of their own: only some schedules let one warp run ahead of another there.

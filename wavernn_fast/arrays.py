@@ -274,11 +274,11 @@ def to_mel(value: Any, config: ModelConfig, device: str = "cpu") -> Given:
 
 
 def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
-    """Check a speaker's vector; None for a model that hears no speaker.
+    """Check a speaker's vector or number; None for a model that hears no speaker.
 
     Returns
     -------
-    float64 array [speaker_size] or None
+    float64 array [speaker_size], or [] of a number, or None
 
     Raises
     ------
@@ -289,12 +289,20 @@ def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
     if value is None and size == 0:
         return None
     if value is None or size == 0:
+        number = f", or a number from 0 to {config.speakers - 1}" if config.speakers else ""
         raise InputError(
-            f"This model speaks for a speaker: give speaker=, a vector of {size} numbers."
+            f"This model speaks for a speaker: give speaker=, a vector of {size} numbers{number}."
             if value is None
             else "This model knows no speakers; leave speaker out."
         )
     array, _ = to_array(value, "speaker's vector")
+    if array.ndim == 0 and config.speakers:
+        if array.dtype.kind not in "iuf" or array not in range(config.speakers):
+            raise InputError(
+                f"Speaker {array} does not exist; expected 0 to {config.speakers - 1}, or a vector "
+                f"of {size} numbers."
+            )
+        return np.asarray(array, dtype=np.float64)
     if array.size != size or max(array.shape, default=0) != size:
         raise InputError(f"The speaker's vector has shape {array.shape}, expected [{size}].")
     vector = np.asarray(array, dtype=np.float64).reshape(size)

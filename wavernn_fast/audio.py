@@ -25,7 +25,7 @@ from .encoding import soundfile_module
 from .encoding import wav_header as wav_header
 from .errors import AudioError, InputError, MissingDependencyError
 from .features import check_wave
-from .files import PIPE, PathLike, label, open_source, write_atomic
+from .files import PIPE, PathLike, label, number_of, open_source, write_atomic
 
 MAX_MEL_BYTES = 2**31  # of one array in a file; a larger one is a mistake or an attack
 _BLOCK = 2**18  # samples read at once
@@ -207,6 +207,18 @@ def read_mel(path: PathLike) -> NDArray[Any]:
             f"{label(path)} cannot be read as a mel ({type(error).__name__}: {error});"
             " expected .npy, .npz or .safetensors without pickled objects."
         ) from error
+
+
+def read_speaker(source: str) -> Any:
+    """A speaker's vector in a file, or the number that is given in place of one.
+
+    Raises
+    ------
+    AudioError
+        As `read_mel`.
+    """
+    number = number_of(source)
+    return read_mel(source) if number is None else number
 
 
 def _read_numpy(source: str | BinaryIO, path: PathLike) -> NDArray[Any]:

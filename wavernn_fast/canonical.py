@@ -86,9 +86,11 @@ def _network_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         return {}
     if network.kind == "residual_conv":
         return _residual_conv_shapes(network, config.n_mels)
+    if network.dilated:
+        return _dilated_shapes(network, config.n_mels + config.speaker_size)
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(network.layers):
-        size, inputs = network.size, network.in_size(layer, config.n_mels)
+        size, inputs = network.size, network.in_size(layer, config.n_mels + config.speaker_size)
         if network.kind == "conv":
             shapes[f"network.{layer}.weight"] = (size, inputs, network.kernel)
             shapes[f"network.{layer}.bias"] = (size,)
@@ -110,6 +112,31 @@ def _residual_conv_shapes(network: NetworkConfig, n_mels: int) -> dict[str, tupl
     for layer, inputs in enumerate((n_mels, network.size)):
         shapes[f"network.dense{layer}.weight"] = (network.size, inputs)
         shapes[f"network.dense{layer}.bias"] = (network.size,)
+    for layer in range(network.lstm_layers):
+        gates, name = 4 * network.size, f"network.lstm{layer}"
+        shapes[f"{name}.w_input"] = shapes[f"{name}.w_recurrent"] = (gates, network.size)
+        shapes[f"{name}.bias"] = (gates,)
+    return shapes
+
+
+def _dilated_shapes(network: NetworkConfig, inputs: int) -> dict[str, tuple[int, ...]]:
+    size, narrow, kernel = network.size, network.size // 4, network.kernel
+    shapes: dict[str, tuple[int, ...]] = {
+        "network.pre.weight": (size, inputs),
+        "network.pre.bias": (size,),
+    }
+    for layer in range(network.layers):
+        name = f"network.{layer}"
+        if network.kind == "dilated_conv":
+            shapes[f"{name}.conv.weight"] = (size, size, kernel)
+            shapes[f"{name}.conv.bias"] = (size,)
+            continue
+        shapes[f"{name}.gain"] = shapes[f"{name}.shift"] = (size,)
+        shapes[f"{name}.conv1.weight"] = (narrow, size)
+        shapes[f"{name}.conv2.weight"] = (narrow, narrow, kernel)
+        shapes[f"{name}.conv3.weight"] = (size, narrow)
+        for conv, rows in (("conv1", narrow), ("conv2", narrow), ("conv3", size)):
+            shapes[f"{name}.{conv}.bias"] = (rows,)
     return shapes
 
 
@@ -170,6 +197,8 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     core = _CORE_SHAPES[config.core](config)
     shapes = {**core, **_conditioner_shapes(config), **_subscale_shapes(config)}
     shapes |= _codes_shapes(config)
+    if config.speakers:
+        shapes["speakers.weight"] = (config.speakers, config.speaker_size)
     return {**shapes, **_mask_shapes(config, shapes)}
 
 

@@ -56,6 +56,8 @@ class Conditioner:
         self._aux = self._network(tensors)
         self._offset = config.lookback_frames if config.pad == "none" else 0
         self._speaker = speaker_matrix(config, tensors)
+        # [speakers, speaker_size], of those that a number is enough for
+        self._speakers = tensors["speakers.weight"].astype(np.float64) if config.speakers else None
         self._hold_bias: Any = None  # [hold_size], which all rows of `hold` contain
 
     def _matrices(
@@ -92,14 +94,23 @@ class Conditioner:
 
         Parameters
         ----------
-        speaker : float64 array [speaker_size]
+        speaker : float64 array [speaker_size], or [] of a speaker's number
+            As `arrays.to_speaker` gives it.
         """
         twin = copy.copy(self)
         heard = np.zeros(self.hold_size)
-        heard[: self._speaker.shape[1]] = speaker @ self._speaker
+        heard[: self._speaker.shape[1]] = self._vector(speaker) @ self._speaker
         bias = self._xp.asarray(heard.astype(np.float32))
         twin._hold_bias = bias if self._hold_bias is None else self._hold_bias + bias
         return twin
+
+    def _vector(self, speaker: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The vector of a speaker, [speaker_size], who may be a number."""
+        if speaker.ndim:
+            return speaker
+        assert self._speakers is not None  # `arrays.to_speaker` has checked
+        vector: NDArray[np.float64] = self._speakers[int(speaker)]
+        return vector
 
     @property
     def interp_size(self) -> int:

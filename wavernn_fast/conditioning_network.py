@@ -3,8 +3,9 @@
 Nothing is interpolated: what the network makes of a frame is held for a frame. In an embedded core
 all rows are rows of `hold`, ``gru.w_conditioning @ c``; in a dual core, whose rows of `hold` are
 those of an auxiliary network, rows of `interp` with one tap. Convolutions hear some frames around
-and are computed in the blocks of `conditioning`; bidirectional GRUs hear the whole utterance, so
-that the first row can be had when the last frame has come.
+and are computed in the blocks of `conditioning`; LSTM layers behind them hear all frames before;
+bidirectional GRUs hear the whole utterance, so that the first row can be had when the last frame
+has come.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conditioning import Conditioner, ConditioningStream, Rows
+from .conditioning_convolutions import ConvNetwork, DilatedNetwork, ResidualConvNetwork
 from .conditioning_frames import Frames, StreamedMel, WholeMel, check_window
-from .conditioning_products import BLOCK, Dense, Network, convolve
+from .conditioning_products import BLOCK, Network
+from .conditioning_recurrent import BidirectionalGru, Lstm, LstmState
 from .config import ModelConfig
 from .errors import InputError
 
@@ -28,11 +31,15 @@ Tensors = Mapping[str, NDArray[np.float32]]
 def make_conditioner(config: ModelConfig, tensors: Tensors, xp: Any = np) -> Conditioner:
     """Return the conditioner of a model; see `conditioning.Conditioner` for the arguments."""
     if config.core == "dual" and config.network is not None:
+        if config.network.lstm_layers:
+            return LstmConditioner(config, tensors, xp)
         return ResidualConvConditioner(config, tensors, xp)
     if config.core != "embedded":
         return Conditioner(config, tensors, xp)
     if config.network is not None and config.network.hears_whole:
         return UtteranceConditioner(config, tensors, xp)
+    if config.network is not None and config.network.dilated:
+        return DilatedConditioner(config, tensors, xp)
     return HeldConditioner(config, tensors, xp)
 
 
@@ -46,9 +53,41 @@ class HeldConditioner(Conditioner):
 
     def _network(self, tensors: Tensors) -> Network | None:
         network = self.config.network
-        if network is None or network.hears_whole:
+        if network is None or network.kind != "conv":
             return _AsItIs()
         return ConvNetwork(self.config, tensors, self._xp)
+
+    def _held(self, heard: Any) -> Any:
+        """Rows float32 [BLOCK, channels] of what a network gives, [BLOCK, size]."""
+        rows = self._xp.asarray(self._hold[0](heard), dtype=self._xp.float32)
+        return rows if self._hold_bias is None else rows + self._hold_bias
+
+
+class DilatedConditioner(HeldConditioner):
+    """Rows of `hold` of a network of dilated convolutions, which may hear a speaker."""
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
+        super().__init__(config, tensors, xp)
+        self._dilated = DilatedNetwork(config, tensors, xp)
+
+    def on(self, xp: Any, hold_bias: NDArray[np.float32] | None) -> DilatedConditioner:
+        """See `Conditioner.on`."""
+        twin = super().on(xp, hold_bias)
+        assert isinstance(twin, DilatedConditioner)
+        twin._dilated = self._dilated.on(xp)
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> DilatedConditioner:
+        """See `Conditioner.of_speaker`; here it is the network that hears the vector."""
+        twin = copy.copy(self)
+        twin._dilated = self._dilated.of_speaker(self._vector(speaker))
+        return twin
+
+    def _block(self, frames: Frames, block: int) -> Rows:
+        radius = self.config.aux_radius
+        first, count = block * BLOCK - radius, BLOCK + 2 * radius
+        inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
+        return None, self._held(self._dilated(frames.take(first, count), inside))
 
 
 class ResidualConvConditioner(Conditioner):
@@ -71,12 +110,63 @@ class ResidualConvConditioner(Conditioner):
         return twin
 
     def _block(self, frames: Frames, block: int) -> Rows:
+        return self._multiplied(self._of_network(frames, block))
+
+    def _of_network(self, frames: Frames, block: int) -> Any:
+        """What the convolutions give in one block of the grid: float64 [BLOCK, size]."""
         radius = self.config.aux_radius
         first, count = block * BLOCK - radius, BLOCK + 2 * radius
         inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
+        return self._residual(frames.take(first, count), inside)
+
+    def _multiplied(self, heard: Any) -> Rows:
+        """Rows of [BLOCK, size] that condition the cell."""
         assert self._interp is not None  # a network needs a mel
-        rows = self._interp(self._residual(frames.take(first, count), inside))
-        return self._xp.asarray(rows, dtype=self._xp.float32), None
+        return self._xp.asarray(self._interp(heard), dtype=self._xp.float32), None
+
+
+class LstmConditioner(ResidualConvConditioner):
+    """The same with LSTM layers behind the convolutions: a frame hears all before it.
+
+    They hear the frames of an utterance once and in order; what they give is kept (`_HeardInOrder`,
+    and `_LstmStream` for frames that come piece by piece), and is a mel to the rest.
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
+        super().__init__(config, tensors, xp)
+        self._lstm = Lstm(config, tensors, xp)
+
+    def on(self, xp: Any, hold_bias: NDArray[np.float32] | None) -> LstmConditioner:
+        """See `Conditioner.on`."""
+        twin = super().on(xp, hold_bias)
+        assert isinstance(twin, LstmConditioner)
+        twin._lstm = self._lstm.on(xp)
+        return twin
+
+    def window(self, mel: Any, first: int, count: int) -> Rows:
+        """See `Conditioner.window`; each call runs the network from the first frame, `of` once."""
+        return self.of(mel)(first, count)
+
+    def of(self, mel: Any) -> Callable[[int, int], Rows]:
+        """See `Conditioner.of`; what the network gives, [n_frames, size], is kept."""
+        return _HeardInOrder(self, mel)
+
+    def stream(self) -> ConditioningStream:
+        """See `Conditioner.stream`."""
+        return _LstmStream(self)
+
+    def _hear(self, frames: Frames, first: int, state: LstmState, out: Any) -> LstmState:
+        """Fill `out` [n, size] with what frames from `first` on give; returns the state then."""
+        for n in range(first, first + out.shape[0]):
+            block, row = divmod(n, BLOCK)
+            if row == 0 or n == first:
+                rows = self._of_network(frames, block)
+            out[n - first : n - first + 1], state = self._lstm.step(rows[row : row + 1], state)
+        return state
+
+    def _block(self, frames: Frames, block: int) -> Rows:
+        """Rows of one block; `frames` are those of the LSTM layers."""
+        return self._multiplied(frames.take(block * BLOCK, BLOCK))
 
 
 class UtteranceConditioner(HeldConditioner):
@@ -91,6 +181,12 @@ class UtteranceConditioner(HeldConditioner):
         twin = super().on(xp, hold_bias)
         assert isinstance(twin, UtteranceConditioner)
         twin._whole = self._whole.on(xp)
+        return twin
+
+    def of_speaker(self, speaker: NDArray[np.float64]) -> UtteranceConditioner:
+        """See `Conditioner.of_speaker`; here it is the network that hears the vector."""
+        twin = copy.copy(self)
+        twin._whole = self._whole.of_speaker(self._vector(speaker))
         return twin
 
     def window(self, mel: Any, first: int, count: int) -> Rows:
@@ -121,6 +217,27 @@ class _Heard:
         return conditioner._rows(self._frames, first, count, {})
 
 
+class _HeardInOrder:
+    """Windows of one utterance, of which LSTM layers have heard as far as was asked for."""
+
+    def __init__(self, conditioner: LstmConditioner, mel: Any) -> None:
+        xp, size = conditioner._xp, conditioner.config.conditioning_size
+        self._conditioner, self._mel = conditioner, WholeMel(mel, xp, 0.0)
+        self._state, self._count = conditioner._lstm.start(), 0
+        self._out = xp.zeros((self._mel.n_frames, size), dtype=xp.float32)
+        self._frames = WholeMel(self._out.T, xp, 0.0)
+
+    def __call__(self, first: int, count: int) -> Rows:
+        conditioner, n_frames = self._conditioner, self._mel.n_frames
+        check_window(first, count, n_frames)
+        begun, end = self._count, min(n_frames, -(-(first + count) // BLOCK) * BLOCK)
+        if end > begun:
+            out = self._out[begun:end]
+            self._state = conditioner._hear(self._mel, begun, self._state, out)
+            self._count = end
+        return conditioner._rows(self._frames, first, count, {})
+
+
 class _UtteranceStream(ConditioningStream):
     """Frames are gathered; rows can be had when all have come."""
 
@@ -145,6 +262,46 @@ class _UtteranceStream(ConditioningStream):
         return self._heard(first, count)
 
 
+class _LstmStream(ConditioningStream):
+    """Frames are heard in order, as soon as those that a convolution looks ahead to have come."""
+
+    def __init__(self, conditioner: LstmConditioner) -> None:
+        super().__init__(conditioner)
+        self._network, size = conditioner, conditioner.config.conditioning_size
+        self._state = conditioner._lstm.start()
+        self._heard = StreamedMel(size, conditioner._xp, 0.0)
+
+    def finish(self) -> None:
+        """See `ConditioningStream.finish`; the last frames are still to be heard."""
+        self._forget_unfinished_blocks()
+        super().finish()
+
+    def window(self, first: int, count: int) -> Rows:
+        """See `ConditioningStream.window`."""
+        if first < self._oldest:
+            raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
+        check_window(first, count, self.ready)
+        self._hear(min(self.ready, -(-(first + count) // BLOCK) * BLOCK))
+        rows = self._network._rows(self._heard, first, count, self._cache)
+        self._oldest = first
+        block = first // BLOCK
+        for old in [b for b in self._cache if b < block]:
+            del self._cache[old]
+        self._heard.drop(block * BLOCK)
+        radius = self._network.config.aux_radius
+        self._frames.drop(self._heard.n_frames // BLOCK * BLOCK - radius)
+        return rows
+
+    def _hear(self, count: int) -> None:
+        """Let the LSTM layers hear the frames before number `count`."""
+        first, xp = self._heard.n_frames, self._network._xp
+        if count <= first:
+            return
+        out = xp.zeros((count - first, self._network.config.conditioning_size), dtype=xp.float32)
+        self._state = self._network._hear(self._frames, first, self._state, out)
+        self._heard.push(out.T)
+
+
 def _all_frames(frames: StreamedMel) -> Any:
     """The mel [n_mels, n_frames] of a stream that has dropped nothing."""
     return frames.take(0, frames.n_frames).T
@@ -158,186 +315,3 @@ class _AsItIs:
 
     def __call__(self, mel: Any) -> list[Any]:
         return [mel]
-
-
-class ConvNetwork:
-    """Convolutions over frames, a tanh after each, nothing padded between them."""
-
-    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any) -> None:
-        network = config.network
-        assert network is not None
-        self._xp = xp
-        self._layers = []  # products of the taps, and the bias [size]
-        for layer in range(network.layers):
-            weight = tensors[f"network.{layer}.weight"].astype(np.float64)
-            bias = xp.asarray(tensors[f"network.{layer}.bias"].astype(np.float64))
-            taps = [Dense(weight[:, :, i].T, xp) for i in range(network.kernel)]
-            self._layers.append((taps, bias))
-
-    def on(self, xp: Any) -> ConvNetwork:
-        """Bring the weights to another array module."""
-        twin = copy.copy(self)
-        twin._xp = xp
-        twin._layers = [
-            ([tap.on(xp) for tap in taps], xp.asarray(bias)) for taps, bias in self._layers
-        ]
-        return twin
-
-    def __call__(self, mel: Any) -> list[Any]:
-        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
-
-        `convolve` gives BLOCK frames a call, so a layer that must give more, for the context of
-        those above it, is computed in steps of BLOCK; the last step may overlap the one before.
-        """
-        x = mel
-        for taps, bias in self._layers:
-            x = _tanh_of_convolution(self._xp, x, taps, bias)
-        return [x]
-
-
-def _tanh_of_convolution(xp: Any, x: Any, taps: list[Dense], bias: Any) -> Any:
-    """Rows [n - kernel + 1, out] of x [n, in], of which there are BLOCK at least."""
-    rows = x.shape[0] - len(taps) + 1
-    out = xp.zeros((rows, bias.shape[0]), dtype=xp.float64)
-    for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
-        part = x[first : first + BLOCK + len(taps) - 1]
-        out[first : first + BLOCK] = xp.tanh(convolve(part, (taps, bias)))
-    return out
-
-
-class ResidualConvNetwork:
-    """Padded convolutions beside the mel, then two dense layers; a tanh after each."""
-
-    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any) -> None:
-        network = config.network
-        assert network is not None
-        self._xp = xp
-
-        def layer(name: str) -> tuple[list[Dense], Any]:
-            weight = tensors[f"{name}.weight"].astype(np.float64)
-            taps = weight if weight.ndim == 3 else weight[:, :, None]
-            bias = xp.asarray(tensors[f"{name}.bias"].astype(np.float64))
-            return [Dense(taps[:, :, i].T, xp) for i in range(taps.shape[2])], bias
-
-        self._convs = [layer(f"network.{i}") for i in range(network.layers)]
-        self._dense = [layer(f"network.dense{i}") for i in range(2)]
-
-    def on(self, xp: Any) -> ResidualConvNetwork:
-        """Bring the weights to another array module."""
-
-        def bring(layer: tuple[list[Dense], Any]) -> tuple[list[Dense], Any]:
-            return [product.on(xp) for product in layer[0]], xp.asarray(layer[1])
-
-        twin = copy.copy(self)
-        twin._xp = xp
-        twin._convs = [bring(layer) for layer in self._convs]
-        twin._dense = [bring(layer) for layer in self._dense]
-        return twin
-
-    def __call__(self, mel: Any, inside: list[bool]) -> Any:
-        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
-
-        `inside` says of each frame whether it belongs to the utterance: every convolution hears
-        zeros beside it, not what the one before makes of zeros.
-        """
-        xp, x = self._xp, mel
-        known = xp.asarray(np.array(inside, np.float64))[:, None]
-        for taps, bias in self._convs:
-            side = len(taps) // 2
-            known = known[side : known.shape[0] - side] if side else known
-            x = _tanh_of_convolution(xp, x, taps, bias) * known
-        cut = (mel.shape[0] - BLOCK) // 2
-        x = x + mel[cut : cut + BLOCK]
-        for layer in self._dense:
-            x = xp.tanh(convolve(x, layer))
-        return x
-
-
-class BidirectionalGru:
-    """Layers of two GRUs, one from the first frame on and one from the last.
-
-    torch.nn.GRU with ``bidirectional=True``: a layer hears both directions of the one below,
-    forward first.
-    """
-
-    def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any) -> None:
-        network = config.network
-        assert network is not None
-        self._xp = xp
-        self._size = network.size
-        self._layers = [_GruLayer(tensors, layer, xp) for layer in range(network.layers)]
-
-    def on(self, xp: Any) -> BidirectionalGru:
-        """Bring the weights to another array module."""
-        twin = copy.copy(self)
-        twin._xp, twin._layers = xp, [layer.on(xp) for layer in self._layers]
-        return twin
-
-    def __call__(self, mel: Any) -> Any:
-        """Output float64 [n_frames, 2 * size] for a mel [n_mels, n_frames]."""
-        x = self._xp.asarray(mel, dtype=self._xp.float64).T
-        for layer in self._layers:
-            x = self._run(layer, x)
-        return x
-
-    def _run(self, layer: _GruLayer, x: Any) -> Any:
-        """One layer, both directions side by side: x [n, in] -> [n, 2 * size]."""
-        xp, size, n = self._xp, self._size, int(x.shape[0])
-        inputs = layer.inputs(x)  # [2, n, 3 size], those of the second direction last frame first
-        h = xp.zeros((2, 1, size), dtype=xp.float64)
-        out = xp.zeros((n, 2 * size), dtype=xp.float64)
-        for t in range(n):
-            given = inputs[:, t : t + 1]
-            recurrent = h @ layer.w_recurrent + layer.b_recurrent  # [2, 1, 3 size]
-            # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow; reset, then update
-            gates = 0.5 + 0.5 * xp.tanh(
-                0.5 * (recurrent[:, :, : 2 * size] + given[:, :, : 2 * size])
-            )
-            reset, update = gates[:, :, :size], gates[:, :, size:]
-            candidate = xp.tanh(reset * recurrent[:, :, 2 * size :] + given[:, :, 2 * size :])
-            h = update * h + (1.0 - update) * candidate
-            out[t, :size] = h[0, 0]
-            out[n - 1 - t, size:] = h[1, 0]
-        return out
-
-
-class _GruLayer:
-    """Weights of both directions of a layer, in float64, turned so that rows are multiplied."""
-
-    def __init__(self, tensors: Tensors, layer: int, xp: Any) -> None:
-        def both(name: str) -> list[NDArray[np.float64]]:
-            ways = ("forward", "backward")
-            return [tensors[f"network.{layer}.{way}.{name}"].astype(np.float64) for way in ways]
-
-        self._xp = xp
-        self._w_input = [Dense(w.T, xp) for w in both("w_input")]
-        self._b_input = [xp.asarray(b) for b in both("b_input")]
-        self.w_recurrent = xp.asarray(np.stack([w.T for w in both("w_recurrent")]))
-        self.b_recurrent = xp.asarray(np.stack(both("b_recurrent"))[:, None])  # [2, 1, 3 size]
-
-    def on(self, xp: Any) -> _GruLayer:
-        """Bring the weights to another array module."""
-        twin = copy.copy(self)
-        twin._xp = xp
-        twin._w_input = [dense.on(xp) for dense in self._w_input]
-        twin._b_input = [xp.asarray(bias) for bias in self._b_input]
-        twin.w_recurrent = xp.asarray(self.w_recurrent)
-        twin.b_recurrent = xp.asarray(self.b_recurrent)
-        return twin
-
-    def inputs(self, x: Any) -> Any:
-        """Gate inputs [2, n, 3 size] of x [n, in]; of the second direction from the last frame on.
-
-        Multiplied BLOCK rows at a time, the last of them partly zero: bits that do not depend on
-        how many frames there are.
-        """
-        xp, n = self._xp, int(x.shape[0])
-        out = xp.zeros((2, n, self._w_input[0].size), dtype=xp.float64)
-        for first in range(0, n, BLOCK):
-            count = min(BLOCK, n - first)
-            rows = xp.zeros((BLOCK, x.shape[1]), dtype=xp.float64)
-            rows[:count] = x[first : first + count]
-            out[0, first : first + count] = self._w_input[0](rows)[:count] + self._b_input[0]
-            back = self._w_input[1](rows)[:count] + self._b_input[1]
-            out[1, n - first - count : n - first] = xp.flip(back, (0,))
-        return out

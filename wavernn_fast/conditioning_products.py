@@ -152,8 +152,11 @@ def hoist(
 def speaker_matrix(
     config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]]
 ) -> NDArray[np.float64]:
-    """A speaker's vector to the first 4 H channels of `hold`: [speaker_size, 4 H], float64."""
-    if not config.speaker_size:
+    """A speaker's vector to the first 4 H channels of `hold`: [speaker_size, 4 H], float64.
+
+    Of a residual core; of other cores [0, 0], as a network hears it.
+    """
+    if not config.speaker_size or config.core != "residual":
         return np.zeros((0, 0))
     columns = tensors["input.weight"][:, -config.speaker_size :].astype(np.float64)
     return np.concatenate([columns, tensors["gru1.w_input"].astype(np.float64) @ columns]).T

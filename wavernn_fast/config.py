@@ -13,7 +13,7 @@ from typing import Literal
 
 from .config_json import build
 from .errors import ModelError
-from .network_config import CodesConfig, NetworkConfig, embedded_problems
+from .network_config import CodesConfig, NetworkConfig, embedded_problems, speaker_problems
 
 Core = Literal["dual", "residual", "embedded"]
 Head = Literal["dual_softmax", "softmax", "mol", "gaussian", "beta"]
@@ -148,7 +148,11 @@ class ModelConfig:
     upsample_pad: int = 0  # linear: frames beyond each end that are interpolated as well
     pad: Literal["zeros", "none"] = "zeros"  # "none": output covers only frames with full context
     pad_value: float = 0.0  # of the mel beyond its ends, where it is padded
-    speaker_size: int = 0  # numbers of the speaker's vector that the input layer hears; 0: none
+    # numbers of the speaker's vector that the input layer, or that of `network`, hears; 0: none
+    speaker_size: int = 0
+    speakers: int = 0  # whose vectors are in the model, so that a number is enough
+    # of label k of C: 2 k / (C - 1) - 1, or that with mu-law undone, mu = C - 1 (residual, softmax)
+    feedback: Literal["linear", "mu_law"] = "linear"
     first_input: float = 0.0  # fed back at step 0 (dual: as coarse and as fine), in [-1, 1]
     block_shape: tuple[int, int] | None = None  # (rows, columns) of the blocks of a pruned model
     pruned: tuple[str, ...] = ()  # tensors that have a mask of such blocks
@@ -178,6 +182,7 @@ class ModelConfig:
         cores = ("dual", "residual", "embedded")
         need(self.core in cores, f"core is {self.core!r}, not {', '.join(cores[:-1])} or embedded")
         found.extend(embedded_problems(self))
+        found.extend(speaker_problems(self))
         found.extend([] if self.codes is None else self.codes.problems(self))
         for name in ("hidden_size", "fc_size", "n_classes", "sample_rate", "hop_length"):
             need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, must be positive")
@@ -246,15 +251,15 @@ class ModelConfig:
                 (self.upsample_pad > 0) == linear and self.upsample_pad >= 0,
                 f"upsample_pad is {self.upsample_pad}; linear upsampling, and that alone, needs it",
             ),
+            (
+                self.feedback == "linear"
+                or (self.core == "residual" and self.head == "softmax" and self.bands == 1),
+                "mu-law feedback needs a residual core with a softmax head and one band",
+            ),
             (padded or self.pad_value == 0, "pad_value is of no use where the mel is not padded"),
             (
                 self.subscale is None or self.pad_value == 0,
                 "a subscale model pads its mel with zeros",
-            ),
-            (self.speaker_size >= 0, f"speaker_size is {self.speaker_size}, must not be negative"),
-            (
-                self.speaker_size == 0 or (residual and self.aux_size > 0),
-                "a speaker's vector needs a residual core with an auxiliary network",
             ),
         )
         return [sentence for ok, sentence in need if not ok]

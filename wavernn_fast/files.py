@@ -101,3 +101,10 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def number_of(text: str) -> int | None:
+    """The number that is given where a file may be named; None for what is, or may be, a file."""
+    if not (text.isascii() and text.isdigit()) or os.path.exists(text):
+        return None
+    return int(text)

@@ -119,11 +119,12 @@ def plan_config(hidden: int, fc: int, mels: int, outputs: int = 0) -> dict[str, 
             "upsample_right": 2,
             "first_input": 0.0,
             "bands": 1,
+            "feedback": "linear",
         }
     sizes = {"hidden_size": hidden, "fc_size": fc, "n_mels": mels, "n_classes": 256}
     frames = {"hop_length": 240 if mels else 1, "upsample_left": 0, "upsample_right": 0}
     rest = {"core": "dual", "head": "dual_softmax", "aux_size": 0, "first_input": 0.0, "bands": 1}
-    return {**sizes, **frames, **rest}
+    return {**sizes, **frames, **rest, "feedback": "linear"}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .config import Head, MelConfig, OutputConfig
 
@@ -26,6 +27,8 @@ class Preset:
         Of the labels of the published model. A hint as well: the convention goes with any number.
     bands : int
         Sub-bands that a step of its models draws; it goes with no other number.
+    feedback : str
+        What its models hear of a label; see `ModelConfig`.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Preset:
     bits: int | None = None
     embedded: bool = False  # for models with an embedded core, and for no others
     bands: int = 1
+    feedback: Literal["linear", "mu_law"] = "linear"
 
     def problems(
         self,

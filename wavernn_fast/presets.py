@@ -286,6 +286,7 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
         hop_length=preset.hop_length if config.n_mels else 1,
         mel=preset.mel,
         output=preset.output,
+        feedback=preset.feedback,
         preset=name,
     )
 

@@ -137,6 +137,15 @@ def _yukarin() -> dict[str, Any]:
     }
 
 
+def _yukarin_linear() -> dict[str, Any]:
+    """The same trained without mu-law, which is a setting of its data set."""
+    return _yukarin() | {
+        "name": "yukarin-linear",
+        "summary": "24 kHz, hop 240, labels not companded; features as trained",
+        "output": OutputConfig(label_decode="yukarin"),
+    }
+
+
 def _zerospeech() -> dict[str, Any]:
     """Codes of 20 ms, each two frames; no mel is heard (`codes.features`)."""
     return {
@@ -151,4 +160,12 @@ def _zerospeech() -> dict[str, Any]:
     }
 
 
-CONVENTIONS = (_univoc(), _univoc_first(), _anandaswarup(), _gibiansky(), _yukarin(), _zerospeech())
+CONVENTIONS = (
+    _univoc(),
+    _univoc_first(),
+    _anandaswarup(),
+    _gibiansky(),
+    _yukarin(),
+    _yukarin_linear(),
+    _zerospeech(),
+)

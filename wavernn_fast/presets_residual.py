@@ -140,6 +140,16 @@ def _gwang(name: str, head: Head) -> Preset:
     )
 
 
+def _gwang_mulaw() -> Preset:
+    """The same with companded labels, of which it feeds back the wave that they mean."""
+    return dataclasses.replace(
+        _gwang("gwang-mulaw", "softmax"),
+        summary="22.05 kHz, hop 256, mel in [0, 1]; labels mu-law companded, fed back expanded",
+        output=OutputConfig(mu_law=True),
+        feedback="mu_law",
+    )
+
+
 def _multiband() -> Preset:
     """Rongjiehuang/Multiband-WaveRNN: four sub-bands a step, then a synthesis filter bank.
 
@@ -185,4 +195,5 @@ RESIDUAL_PRESETS: tuple[Preset, ...] = (
     _gwang("gwang-beta", "beta"),
     _gwang("gwang-mol", "mol"),
     _gwang("gwang-bits", "softmax"),
+    _gwang_mulaw(),
 )

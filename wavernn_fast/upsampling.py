@@ -93,8 +93,9 @@ def engine_cell(
     tensors : dict of str to float32 array
     """
     cell = dict(tensors)
-    plain = dataclasses.replace(config, speaker_size=0)
-    if config.speaker_size:
+    plain = dataclasses.replace(config, speaker_size=0, speakers=0)
+    cell.pop("speakers.weight", None)
+    if config.speaker_size and config.core == "residual":
         cell["input.weight"] = np.ascontiguousarray(
             tensors["input.weight"][:, : -config.speaker_size]
         )

@@ -88,6 +88,7 @@ def compare(
         If torch is not installed.
     """
     from .models.eager import make_eager
+    from .models.eager_embedded import EagerEmbedded
     from .models.eager_residual import EagerResidual
     from .vocoder import Vocoder
 
@@ -105,7 +106,7 @@ def compare(
     drawing = voc if voc.dtype == stored == "fp32" else Vocoder(config, tensors, dtype="fp32")
     speaker = None
     if config.speaker_size:
-        assert isinstance(torch_model, EagerResidual)  # no other core has speakers
+        assert isinstance(torch_model, (EagerEmbedded, EagerResidual))  # other cores hear none
         speaker = np.random.default_rng(seed).normal(
             0.0, config.speaker_size**-0.5, config.speaker_size
         )

@@ -64,9 +64,10 @@ class Vocoder(LoadedModel):
             the result is of the same kind on the same device. Values as the model's mel
             convention (`config.mel`) makes them. With device "cuda", a mel of CuPy or PyTorch on
             that GPU stays there, with any strides (docs/cuda.md).
-        speaker : array [speaker_size], of floats
+        speaker : array [speaker_size], of floats, or int
             Whose voice it is, for a model that hears one (SC-WaveRNN: 256 numbers of its speaker
-            encoder); others take none.
+            encoder); a number where the model has their vectors (``config.speakers``, as
+            yukarin_wavernn's). Others take none.
         n_samples : int
             For an unconditioned model, in place of `mel`: samples to make.
         seed : int
@@ -125,7 +126,7 @@ class Vocoder(LoadedModel):
         mels : iterable of arrays [n_mels, n_frames]
         seeds : sequence of int, optional
             One for each mel; by default item i has seed i.
-        speakers : sequence of arrays [speaker_size], optional
+        speakers : sequence of arrays [speaker_size] or of int, optional
             One for each mel, for a model that hears one.
         streams : int, optional
             Utterances (or folds) run side by side at most on each device; changes the speed, never
@@ -324,7 +325,7 @@ class Vocoder(LoadedModel):
         wav : array, float [n_samples] in [-1, 1]
             The waveform that the mel was made from, at the model's sample rate. What both cover
             is scored; they may differ by the few frames that framing adds.
-        speaker : array [speaker_size]
+        speaker : array [speaker_size] or int
             As in `generate`.
 
         Returns

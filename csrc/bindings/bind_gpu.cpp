@@ -235,7 +235,8 @@ py::dict unpack_many_plan(const py::dict& config, const py::dict& tensors, const
                           int blocks, int warps) {
   const gpu::ManyPlan plan = choose_many(config, name, 1, false, blocks, warps, true);
   const std::vector<uint32_t> packed = gpu::pack_many(plan, read_weights(tensors));
-  return unpacked([&](const char* matrix) { return gpu::unpack_many(plan, packed, matrix); });
+  return unpacked([&](const char* matrix) { return gpu::unpack_many(plan, packed, matrix); },
+                  plan.request.gpu.config.core);
 }
 
 // (stream, steps) of every slot, one list a slot.

@@ -52,6 +52,12 @@ ModelConfig read_config(const py::dict& d) {
   WF_CHECK(c.hop_length % c.bands == 0, "hop_length ", c.hop_length, " is not a multiple of the ",
            c.bands, " bands");
   c.hop_length /= c.bands;  // samples there, steps here
+  const std::string feedback = py::cast<std::string>(d["feedback"]);
+  WF_CHECK(feedback == "linear" || feedback == "mu_law", "feedback ", feedback,
+           " is not linear or mu_law");
+  c.feedback = feedback == "mu_law" ? Feedback::mu_law : Feedback::linear;
+  WF_CHECK(c.feedback == Feedback::linear || (c.core == Core::residual && c.head == Head::softmax),
+           "mu-law feedback needs a residual core with a softmax head");
   if (c.core != Core::embedded) return c;
   c.embedding_size = number("embedding_size");
   c.first_label = number("first_label");

@@ -11,6 +11,7 @@ inline constexpr int kMostBands = 4;  // the generator gives as many words a ste
 
 enum class Core { dual, residual, embedded };
 enum class Head { dual_softmax, softmax, mol, gaussian, beta };
+enum class Feedback { linear, mu_law };  // mu_law: labels are expanded first
 
 struct ModelConfig {
   Core core = Core::dual;
@@ -27,6 +28,7 @@ struct ModelConfig {
   int embedding_size = 0;    // embedded: values of the embedding of a label
   int first_label = 0;       // embedded: fed back at step 0
   int bands = 1;             // residual, softmax: sub-bands of which a step draws a label each
+  Feedback feedback = Feedback::linear;  // residual, softmax: what is fed back of a label
 
   int half() const { return hidden_size / 2; }
   int taps() const { return upsample_left + 1 + upsample_right; }

@@ -55,6 +55,12 @@ inline float scale_label(int k, int n_classes) {
   return float(2 * k - (n_classes - 1)) / float(n_classes - 1);
 }
 
+// The same with mu-law undone, mu = n - 1: what models hear that were trained on the wave itself.
+inline float expand_label(int k, int n_classes) {
+  const double mu = n_classes - 1, x = (2 * k - mu) / mu;
+  return float(std::copysign(std::expm1(std::abs(x) * std::log1p(mu)) / mu, x));
+}
+
 // Scaled feedback of a coarse or fine value: 0..255 to [-1, 1].
 inline float scale_half(int k) { return scale_label(k, 256); }
 

@@ -155,7 +155,7 @@ class CpuEngine final : public Engine {
     pid_ = getpid();
     const int n = plan_.request.threads;
     pool_ = std::make_unique<ThreadPool>(n);
-    barrier_ = std::make_unique<Barrier>(n);
+    barrier_ = std::make_unique<Barrier>(n, n > available_threads());
     steppers_.clear();
     apart_seconds_.assign(n, 0.0);
     for (int i = 0; i < n; ++i) steppers_.push_back(make_stepper());

@@ -55,7 +55,7 @@ Matvec measure_matvec(const Tensor& weight, const PlanRequest& wanted, double se
 
   ProductStepper stepper(plan, kernels, nullptr);
   ThreadPool pool(request.threads);
-  Barrier barrier(request.threads);
+  Barrier barrier(request.threads, request.threads > available_threads());
   StreamState state = make_stream(request.config, {});
   Job job;
   job.state = &state;

@@ -181,7 +181,8 @@ class ResidualStepper final : public Stepper {
     }
     if (lane.job->forced_labels != nullptr) k = lane.job->forced_labels[index];
     if (me.index == 0) lane.job->labels[index] = k;
-    return scale_label(k, c.n_classes);
+    return c.feedback == Feedback::mu_law ? expand_label(k, c.n_classes)
+                                          : scale_label(k, c.n_classes);
   }
 
   float choose_value(const Member& me, size_t s, int step) {

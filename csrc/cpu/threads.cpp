@@ -62,6 +62,12 @@ void Barrier::wait(int member) {
   const auto absent = [meeting](const Slot& slot) {
     return int32_t(slot.arrived.load(std::memory_order_acquire) - meeting) < 0;
   };
+  if (sleeps_) {
+    mine.arrived.notify_all();
+    for (const Slot& other : slots_)
+      while (absent(other)) other.arrived.wait(meeting - 1, std::memory_order_acquire);
+    return;
+  }
   int looks = 0;
   for (const Slot& other : slots_)
     while (absent(other) && looks < kEagerLooks) ++looks;

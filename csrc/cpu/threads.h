@@ -18,10 +18,11 @@ int available_threads(const std::string& cgroup_root = "/sys/fs/cgroup");
 // Every member of a team calls wait(); all leave when the last has come.
 // Each member owns one cache line, so a meeting costs one line transfer each way. A waiter spins
 // for 100 microseconds and then yields its time slice: when another program holds a core, a pure
-// spin would burn the rest of it. Readers of `slow_waits` may then use fewer threads.
+// spin would burn the rest of it. Readers of `slow_waits` may then use fewer threads. A team with
+// more members than processors sleeps at once, since some member cannot run before it does.
 class Barrier {
  public:
-  explicit Barrier(int members) : slots_(members) {}
+  explicit Barrier(int members, bool sleeps = false) : slots_(members), sleeps_(sleeps) {}
   void wait(int member);
   // Meetings of `member` in which the spin limit was not enough, and all of them; then zero.
   struct Counts {
@@ -35,6 +36,7 @@ class Barrier {
     uint64_t slow_waits = 0, waits = 0;
   };
   std::vector<Slot> slots_;
+  const bool sleeps_;
 };
 
 // Workers 1..n-1 wait for jobs: they spin briefly, then sleep in the kernel.

@@ -113,6 +113,12 @@ void Machine::make_ready(Fiber* fiber) {
   (starved ? starved_ : ready_).push_back(fiber);
 }
 
+void Machine::release(Fiber* fiber) {
+  const size_t before = ready_.size();
+  make_ready(fiber);
+  if (ready_.size() > before) unseen_ = 0;  // it is no poller: what it does is not known
+}
+
 namespace {
 
 Fiber* take(std::vector<Fiber*>& queue, size_t& head) {
@@ -129,8 +135,8 @@ Fiber* take(std::vector<Fiber*>& queue, size_t& head) {
 Fiber* Machine::pick() {
   const size_t ready = ready_.size() - ready_head_, starved = starved_.size() - starved_head_;
   if (ready + starved == 0) return nullptr;
-  // Two rounds of polls in which nothing happened: the others cannot go on by themselves.
-  if (starved > 0 && (ready == 0 || idle_ > 2 * ready)) return take(starved_, starved_head_);
+  // All others have polled since a word last changed: they cannot go on by themselves.
+  if (starved > 0 && (ready == 0 || unseen_ > ready)) return take(starved_, starved_head_);
   if (options_.schedule.kind == Schedule::Kind::random) {
     random_ = random_ * 6364136223846793005ull + 1442695040888963407ull;
     std::swap(ready_[ready_head_], ready_[ready_head_ + (random_ >> 33) % ready]);
@@ -154,7 +160,7 @@ void Machine::meet(Place& place, int count) {
   current_->depth = place.depth;
   for (Fiber* f : place.waiting) {
     f->depth = place.depth;
-    make_ready(f);
+    release(f);
   }
   place.depth = 0;
   place.waiting.clear();
@@ -163,7 +169,7 @@ void Machine::meet(Place& place, int count) {
 void Machine::meet_block(int barrier) {
   if (options_.fault.barrier == barrier) return;
   Block& b = block();
-  progressed();
+  idle_ = 0;
   WF_CHECK(b.arrived == 0 || b.barrier == barrier, "block ", current_->block, ": thread ",
            current_->thread, " is at barrier ", barrier, " while others wait at ", b.barrier);
   b.barrier = barrier;
@@ -173,7 +179,7 @@ void Machine::meet_block(int barrier) {
 void Machine::meet_part(int barrier, int number, int threads, bool waits) {
   if (options_.fault.barrier == barrier) return;
   Part& p = block().parts[number];
-  progressed();
+  idle_ = 0;
   WF_CHECK(p.arrived == 0 || p.barrier == barrier, "block ", current_->block, ": thread ",
            current_->thread, " is at barrier ", barrier, " while others are at ", p.barrier);
   p.barrier = barrier;
@@ -186,7 +192,7 @@ void Machine::meet_part(int barrier, int number, int threads, bool waits) {
 void Machine::meet_cluster(int barrier) {
   if (options_.fault.barrier == barrier) return;
   Cluster& c = clusters_[size_t(current_->block / launch_.cluster)];
-  progressed();
+  idle_ = 0;
   meet(c, launch_.threads * launch_.cluster);
 }
 
@@ -208,7 +214,7 @@ void Machine::share_depth(Warp& w) {
 
 void Machine::meet_warp(int kind, void (*combine)(Warp&, int), int argument) {
   Warp& w = warp();
-  progressed();
+  idle_ = 0;
   WF_CHECK(w.arrived == 0 || w.kind == kind, "block ", current_->block, ": thread ",
            current_->thread, " is at warp collective ", kind, " while others wait at ", w.kind);
   w.kind = kind;
@@ -220,7 +226,7 @@ void Machine::meet_warp(int kind, void (*combine)(Warp&, int), int argument) {
   w.arrived = 0;
   combine(w, argument);
   if (launch_.counting) share_depth(w);
-  for (int i = 0; i < kLanes - 1; ++i) make_ready(w.waiting[i]);
+  for (int i = 0; i < kLanes - 1; ++i) release(w.waiting[i]);
 }
 
 bool Machine::wait_for_word() {
@@ -228,6 +234,7 @@ bool Machine::wait_for_word() {
   const size_t others = ready_.size() - ready_head_ + starved_.size() - starved_head_;
   // A random order needs more rounds until surely everybody has looked.
   const size_t rounds = options_.schedule.kind == Schedule::Kind::random ? 60 : 4;
+  ++unseen_;
   if (++idle_ > rounds * (others + 1)) {
     hopeless_ = true;
     return false;

@@ -106,7 +106,7 @@ class Machine {
   float* shared_of(int rank);  // of a block of this cluster; EngineError if that has ended
   // Waits until all lanes of the warp have come with the same `kind`; the last runs `combine`.
   void meet_warp(int kind, void (*combine)(Warp&, int), int argument);
-  void progressed() { idle_ = 0; }  // a word was published, or a poll succeeded
+  void progressed() { idle_ = unseen_ = 0; }  // a word was published, or a poll succeeded
   // A poll failed: lets the others go on. False if nothing can ever change.
   bool wait_for_word();
   // Of counts.h: what is sent, looked at and, if a poll has found it there, taken.
@@ -132,6 +132,7 @@ class Machine {
   void resume(Fiber& fiber);
   void suspend();  // back to the scheduler
   void make_ready(Fiber* fiber);
+  void release(Fiber* fiber);  // from a barrier or a collective
   Fiber* pick();
   [[noreturn]] void report_deadlock() const;
 
@@ -151,7 +152,8 @@ class Machine {
   size_t scheduler_bytes_ = 0;
   std::exception_ptr error_;
   uint64_t random_;
-  size_t idle_ = 0;  // failed polls in a row in which nothing happened
+  size_t idle_ = 0;    // failed polls in a row in which nothing happened
+  size_t unseen_ = 0;  // the same, but for threads that met: pollers do not see that
   bool hopeless_ = false;
   Counts counts_;
   Depths depths_;

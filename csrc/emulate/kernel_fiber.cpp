@@ -4,6 +4,7 @@
 // The stages need the primitives above.
 #include "cuda/kernels/embedded.cuh"
 #include "cuda/kernels/many.cuh"
+#include "cuda/kernels/many_residual.cuh"
 #include "cuda/kernels/persistent.cuh"
 #include "cuda/kernels/residual.cuh"
 #include "cuda/kernels/sparse.cuh"
@@ -17,7 +18,9 @@ void WF_FIBER_PREPARE(const gpu::Shape& shape) {
 
 void WF_FIBER_THREAD(void* args) {
   const auto& given = *static_cast<const gpu::KernelArgs*>(args);
-  if (gpu::kResidual)
+  if (gpu::kResidual && gpu::kStreamTiles > 0)
+    gpu::run_many_residual(given);
+  else if (gpu::kResidual)
     gpu::run_residual(given);
   else if (gpu::kEmbedded)
     gpu::run_embedded(given);

@@ -5,7 +5,6 @@
 #include <map>
 #include <mutex>
 #include <queue>
-#include <sstream>
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
@@ -13,6 +12,7 @@
 #include "gpu/engine_parts.h"
 #include "gpu/errors.h"
 #include "gpu/kernel_sources.h"
+#include "gpu/word_names.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -22,34 +22,6 @@ using Clock = std::chrono::steady_clock;
 static_assert(sizeof(KernelArgs) == 4 * 44, "plan/gpu_many.cpp lays out shared memory by it");
 
 int64_t steps_left(const Slice& s) { return s.job->n_steps - *s.done; }
-
-// What a word of a team's exchange area is, for the report of a stall.
-std::string word_name(const Shape& s, int64_t word) {
-  const int64_t buffer = s.buffer_words, at = word % buffer;
-  const int64_t team = word / (2 * buffer);
-  const int64_t half = int64_t(s.stream_tiles) * 64 * s.half_tiles;
-  const int64_t fc = int64_t(s.stream_tiles) * 64 * s.fc_tiles, logits = 2 * (half + fc);
-  const int64_t classes = logits + 512 * s.streams;
-  const auto side = [](int64_t i) { return i == 0 ? "coarse" : "fine"; };
-  std::ostringstream out;
-  const auto pair = [&](const char* name, int64_t i, int64_t all, int64_t tiles) {
-    const int64_t in_side = i % all, p = in_side / 8 % (8 * tiles);
-    out << "the " << side(i / all) << " " << name << " " << 2 * p << " and " << 2 * p + 1;
-  };
-  if (at < 2 * half) {
-    pair("units", at, half, s.half_tiles);
-  } else if (at < logits) {
-    pair("y", at - 2 * half, fc, s.fc_tiles);
-  } else if (at < classes) {
-    const int64_t i = at - logits;
-    out << "the " << side(i / (256 * s.streams)) << " logits of slot "
-        << i / 256 % s.streams + team * s.streams;
-  } else {
-    const int64_t i = at - classes;
-    out << "the " << side(i / s.streams) << " class of slot " << i % s.streams + team * s.streams;
-  }
-  return out.str();
-}
 
 class ManyEngine final : public Engine {
  public:
@@ -73,8 +45,9 @@ class ManyEngine final : public Engine {
   int lanes() const override { return plan_.slots(); }
   uint64_t weight_bytes() const override { return uint64_t(macs_per_step()) * 2; }
   int64_t macs_per_step() const override {
-    const int64_t h = config().hidden_size, f = config().fc_size;
-    return 3 * h * h + 2 * (f * h / 2 + 256 * f);
+    const int64_t h = config().hidden_size, f = config().fc_size, n = config().n_classes;
+    return config().core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + n * f)
+                                       : 9 * h * h + f * h + f * f + n * f;
   }
   std::string describe() const override { return plan_.describe(); }
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
@@ -85,7 +58,8 @@ class ManyEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return read_ticks(clocks_);
+    return config().core == Core::dual ? read_ticks(clocks_)
+                                       : read_ticks(clocks_, kResidualStageNames);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -229,8 +203,9 @@ class ManyEngine final : public Engine {
     const auto place = unsigned(status.stall >> 32);
     fail<EngineError>(
         "The kernel on ", device_->detail(), " stalled: block ", place >> kStallWordBits,
-        " waited in vain for ", word_name(shape, 2 * int64_t(place & ((1u << kStallWordBits) - 1))),
-        " (step ", unsigned(status.stall) - kFirstRound,
+        " waited in vain for ",
+        many_word_name(shape, 2 * int64_t(place & ((1u << kStallWordBits) - 1))), " (step ",
+        unsigned(status.stall) - kFirstRound,
         "). Streams that had not ended are as they were before this slice and may be run again.");
   }
 
@@ -270,8 +245,9 @@ KernelSpec kernel_spec(const ManyPlan& plan, bool full) {
   KernelSpec spec;
   spec.shape = plan.shape;
   spec.shape.full = full;
-  spec.name = "wavernn_many";
-  spec.entry = "cuda/kernels/entry_many.cuh";
+  spec.name = plan.shape.residual ? "wavernn_many_residual" : "wavernn_many";
+  spec.entry =
+      plan.shape.residual ? "cuda/kernels/entry_many_residual.cuh" : "cuda/kernels/entry_many.cuh";
   spec.sources = kernel_sources();
   spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.teams * plan.shape.blocks;

@@ -1,8 +1,10 @@
 #include "gpu/stream_batch.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "gpu/engine_parts.h"
+#include "plan/gpu_residual.h"
 
 namespace wavernn_fast::gpu {
 
@@ -23,7 +25,8 @@ std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& job
 StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights)
     : config_(config),
       taps_(config.interp_size() > 0 ? config.taps() : 0),
-      bias_(gate_bias(config, weights)),
+      bias_(config.core == Core::residual ? residual_bias(config, weights)
+                                          : gate_bias(config, weights)),
       base_(device),
       upsample_(device),
       logits_(device),
@@ -43,7 +46,7 @@ StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const Canoni
 
 const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const uint32_t* weights,
                                       Word* words, long long* clocks) {
-  const size_t width = size_t(config_.hidden_size) + 2;
+  const size_t width = state_width();
   size_t steps = 0, logit_steps = 0;
   for (auto* pool : {&hold_, &interp_, &state_}) pool->values.clear();
   uniforms_.values.clear();
@@ -59,13 +62,10 @@ const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const ui
     state_.add(state.hidden.data(), width - 2);
     state_.add(state.feedback, 2);
     put_conditioning(args.back(), s, places[i]);
-    if (s.job->words)
-      places[i].uniforms = uniforms_.add(s.job->words + 2 * *s.done, 2 * size_t(s.steps));
-    if (s.job->forced_labels)
-      places[i].forced = forced_.add(s.job->forced_labels + *s.done, size_t(s.steps));
+    put_outcomes(s, places[i]);
   }
   labels_.reserve(steps);
-  logits_.reserve(logit_steps * 512);
+  logits_.reserve(logit_steps * logits_width());
   const std::vector<KernelStatus> fresh(slices.size(), KernelStatus{0, -1, 0});
   status_.upload(fresh.data(), fresh.size());
   const float *hold = hold_.upload(), *interp = interp_.upload();
@@ -79,17 +79,38 @@ const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const ui
     if (a.base == nullptr) a.base = hold + places[i].hold;
     if (taps_ > 0 && a.interp == nullptr) a.interp = interp + places[i].interp;
     if (job.words) a.uniforms = uniforms + places[i].uniforms;
-    if (job.forced_labels) a.forced = forced + places[i].forced;
+    if (job.forced_labels || job.forced_values) a.forced = forced + places[i].forced;
     a.state = state_.buffer.get() + i * width;
     a.status = status_.get() + i;
     a.labels = labels_.get() + label;
     label += size_t(slices[i].steps);
     if (!job.logits) continue;
-    a.logits = logits_.get() + logit * 512;
+    a.logits = logits_.get() + logit * logits_width();
     logit += size_t(slices[i].steps);
   }
   if (!args.empty()) args[0].clocks = clocks;
   return args_.upload(args.data(), args.size());
+}
+
+// Random words and outcomes that are given, as in the engine for one stream: the kernel takes two
+// words a step.
+void StreamBatch::put_outcomes(const Slice& s, Places& places) {
+  const Job& job = *s.job;
+  places.uniforms = uniforms_.values.size();
+  if (job.words && config_.draws_per_step() == 2)
+    uniforms_.add(job.words + 2 * *s.done, 2 * size_t(s.steps));
+  else if (job.words)
+    for (int64_t i = 0; i < s.steps; ++i) {
+      uniforms_.values.push_back(job.words[*s.done + i]);
+      uniforms_.values.push_back(0);
+    }
+  places.forced = forced_.values.size();
+  if (job.forced_labels) forced_.add(job.forced_labels + *s.done, size_t(s.steps));
+  if (job.forced_values) {
+    forced_.values.resize(places.forced + size_t(s.steps));
+    std::memcpy(forced_.values.data() + places.forced, job.forced_values + *s.done,
+                size_t(s.steps) * sizeof(int));
+  }
 }
 
 // What needs no memory of the launch.
@@ -118,7 +139,7 @@ void StreamBatch::put_conditioning(KernelArgs& a, const Slice& s, Places& places
   const int64_t position = int64_t(job.state->position()), hop = config_.hop_length;
   const int64_t row = position / hop - s.first_frame;
   const int64_t rows = (position % hop + s.steps + hop - 1) / hop;
-  const int64_t width = 3 * config_.hidden_size;
+  const int64_t width = int64_t(bias_.size()), mixed = config_.interp_size();
   a.phase0 = unsigned(position % hop);
   places.hold = hold_.values.size();
   places.interp = interp_.values.size();
@@ -134,9 +155,9 @@ void StreamBatch::put_conditioning(KernelArgs& a, const Slice& s, Places& places
   if (taps_ == 0) return;
   a.upsample = upsample_.get();
   if (job.interp_on_device)
-    a.interp = job.interp + row * width;
+    a.interp = job.interp + row * mixed;
   else
-    interp_.add(job.interp + row * width, size_t((rows + taps_ - 1) * width));
+    interp_.add(job.interp + row * mixed, size_t((rows + taps_ - 1) * mixed));
 }
 
 void StreamBatch::add_biased(const float* hold, int64_t rows) {
@@ -148,7 +169,7 @@ void StreamBatch::add_biased(const float* hold, int64_t rows) {
 }
 
 int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
-  const size_t width = size_t(config_.hidden_size) + 2;
+  const size_t width = state_width();
   std::vector<KernelStatus> status(slices.size());
   status_.download(status.data(), status.size());
   size_t steps = 0, logit_steps = 0;
@@ -157,7 +178,7 @@ int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
     if (s.job->logits) logit_steps += size_t(s.steps);
   }
   std::vector<int> labels(steps);
-  std::vector<float> logits(logit_steps * 512), state(slices.size() * width);
+  std::vector<float> logits(logit_steps * logits_width()), state(slices.size() * width);
   labels_.download(labels.data(), labels.size());
   logits_.download(logits.data(), logits.size());
   state_.buffer.download(state.data(), state.size());
@@ -172,8 +193,9 @@ int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
       first_status = status[i];
     }
     if (s.job->logits) {
-      if (whole) std::copy(logit, logit + s.steps * 512, s.job->logits + *s.done * 512);
-      logit += s.steps * 512;
+      const int64_t count = s.steps * int64_t(logits_width());
+      if (whole) std::copy(logit, logit + count, s.job->logits + *s.done * int64_t(logits_width()));
+      logit += count;
     }
     if (whole) take_one(s, status[i], label, state.data() + i * width);
     label += s.steps;
@@ -182,8 +204,11 @@ int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
 }
 
 void StreamBatch::take_one(const Slice& s, const KernelStatus& status, const int* labels,
-                           const float* state) {
-  std::copy(labels, labels + s.steps, s.job->labels + *s.done);
+                           const float* state) const {
+  if (config_.draws_values())  // the kernel's labels are the bits of its values
+    std::memcpy(s.job->values + *s.done, labels, size_t(s.steps) * sizeof(int));
+  else
+    std::copy(labels, labels + s.steps, s.job->labels + *s.done);
   StreamState& to = *s.job->state;
   std::copy(state, state + to.hidden.size(), to.hidden.begin());
   std::copy(state + to.hidden.size(), state + to.hidden.size() + 2, to.feedback);

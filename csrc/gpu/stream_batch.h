@@ -39,7 +39,8 @@ class StreamBatch {
   // the place of the first such slice, or -1. `status`: what it reported.
   int take(std::vector<Slice>& slices, KernelStatus& status);
 
-  const std::vector<float>& bias() const { return bias_; }  // [3H], see Engine::hold_bias
+  // [channels of a row of `base`], see Engine::hold_bias.
+  const std::vector<float>& bias() const { return bias_; }
 
  private:
   // Values of several streams that travel in one transfer.
@@ -64,9 +65,15 @@ class StreamBatch {
 
   KernelArgs stream_arguments(const Slice& slice, const uint32_t* weights, Word* words) const;
   void put_conditioning(KernelArgs& args, const Slice& slice, Places& places);
+  void put_outcomes(const Slice& slice, Places& places);
   void add_biased(const float* hold, int64_t rows);  // to the pool: rows of the host, with biases
-  static void take_one(const Slice& slice, const KernelStatus& status, const int* labels,
-                       const float* state);
+  void take_one(const Slice& slice, const KernelStatus& status, const int* labels,
+                const float* state) const;
+  // Floats of a stream's state on the device, and of its logits in a step.
+  size_t state_width() const {
+    return size_t(config_.hidden_arrays()) * size_t(config_.hidden_size) + 2;
+  }
+  size_t logits_width() const { return size_t(config_.logits_size()); }
 
   ModelConfig config_;
   int taps_;

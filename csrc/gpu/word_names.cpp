@@ -89,4 +89,62 @@ std::string word_name(const Shape& s, int word) {
   return out.str();
 }
 
+namespace {
+
+// As cuda/kernels/many_exchange.cuh lays them out, of team `team`.
+std::string many_dual_name(const Shape& s, int64_t at, int64_t team) {
+  const int64_t half = int64_t(s.stream_tiles) * 64 * s.half_tiles;
+  const int64_t fc = int64_t(s.stream_tiles) * 64 * s.fc_tiles, logits = 2 * (half + fc);
+  const int64_t classes = logits + 512 * s.streams;
+  const auto side = [](int64_t i) { return i == 0 ? "coarse" : "fine"; };
+  std::ostringstream out;
+  const auto pair = [&](const char* name, int64_t i, int64_t all, int64_t tiles) {
+    const int64_t in_side = i % all, p = in_side / 8 % (8 * tiles);
+    out << "the " << side(i / all) << " " << name << " " << 2 * p << " and " << 2 * p + 1;
+  };
+  if (at < 2 * half) {
+    pair("units", at, half, s.half_tiles);
+  } else if (at < logits) {
+    pair("y", at - 2 * half, fc, s.fc_tiles);
+  } else if (at < classes) {
+    const int64_t i = at - logits;
+    out << "the " << side(i / (256 * s.streams)) << " logits of slot "
+        << i / 256 % s.streams + team * s.streams;
+  } else {
+    const int64_t i = at - classes;
+    out << "the " << side(i / s.streams) << " class of slot " << i % s.streams + team * s.streams;
+  }
+  return out.str();
+}
+
+// The same of cuda/kernels/many_residual_gates.cuh.
+std::string many_residual_name(const Shape& s, int64_t at, int64_t team) {
+  constexpr const char* kStates[] = {"v", "h1", "w", "h2"};
+  const int64_t units = int64_t(s.stream_tiles) * 64 * s.hidden_tiles;
+  const int64_t rows = int64_t(s.stream_tiles) * 64 * s.fc_tiles;
+  const int64_t logits = 4 * units + 2 * rows;
+  const int64_t outcomes = logits + (s.fc3_whole ? 0 : int64_t(s.streams) * s.choice_words);
+  std::ostringstream out;
+  const auto pair = [&](const char* name, int64_t i, int64_t tiles) {
+    const int64_t p = i / 8 % (8 * tiles);
+    out << name << " " << 2 * p << " and " << 2 * p + 1;
+  };
+  if (at < 4 * units)
+    pair(kStates[at / units], at % units, s.hidden_tiles);
+  else if (at < logits)
+    pair(at - 4 * units < rows ? "p" : "q", (at - 4 * units) % rows, s.fc_tiles);
+  else if (at < outcomes)
+    out << "the logits of slot " << (at - logits) / s.choice_words + team * s.streams;
+  else
+    out << "the outcome of slot " << (at - outcomes) / 2 + team * s.streams;
+  return out.str();
+}
+
+}  // namespace
+
+std::string many_word_name(const Shape& s, int64_t word) {
+  const int64_t at = word % s.buffer_words, team = word / (2 * int64_t(s.buffer_words));
+  return s.residual ? many_residual_name(s, at, team) : many_dual_name(s, at, team);
+}
+
 }  // namespace wavernn_fast::gpu

@@ -26,13 +26,16 @@ struct ManyRequest {
 // A prediction of how long a sample of all streams takes, in cycles: a model, not a measurement
 // (docs/kernel.md).
 struct ManyLatency {
+  // Halves of a sample that all but `advance` are of. The residual core has no halves: gates are
+  // those of both GRUs, hidden is handing on v, w and h1, y both hidden layers.
+  int stretches = 2;
   int gates = 0;   // of one half
   int hidden = 0;  // of one half: handing on the state
   int y = 0;       // of one half: O1, handing on y; R times the half of the state if that is longer
   int logits = 0;  // of one half: O2, handing on logits
   int draw = 0;    // of one half: drawing, handing on classes
   int advance = 0;  // a sample
-  int total() const { return 2 * (gates + hidden + y + logits + draw) + advance; }
+  int total() const { return stretches * (gates + hidden + y + logits + draw) + advance; }
 };
 
 struct ManyPlan {

@@ -9,34 +9,12 @@
 
 #include "common/error.h"
 #include "common/half.h"
-#include "plan/gpu_many.h"
+#include "plan/gpu_many_parts.h"
+#include "plan/gpu_many_residual.h"
 #include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 namespace {
-
-constexpr int kTileWords = 128;
-
-// Columns [begin, begin + count) of a group of warps: columns_of in the kernel.
-struct Columns {
-  int begin, count;
-};
-Columns columns_of(int tiles, int groups, int group, bool from_end) {
-  const int each = tiles / groups, more = tiles % groups;
-  if (from_end) group = groups - 1 - group;
-  const int count = each + (group < more ? 1 : 0);
-  const int before = group * each + std::min(group, more);
-  return {from_end ? tiles - before - count : before, count};
-}
-
-// Visits the weights of a tile: visit(word, in its high half, row, column), from 0 in the tile.
-template <class Visit>
-void walk_tile(int64_t at, const Visit& visit) {
-  for (int lane = 0; lane < 32; ++lane)
-    for (int i = 0; i < 4; ++i)
-      for (int e = 0; e < 2; ++e)
-        visit(at + 4 * lane + i, e, lane / 4 + 8 * (i % 2), lane % 4 * 2 + 8 * (i / 2) + e);
-}
 
 // visit(word, half of it, canonical row, canonical column) of all weights of R.
 template <class Visit>
@@ -46,13 +24,13 @@ void walk_recurrent(const Shape& s, const Visit& visit) {
   for (int block = 0; block < s.blocks; ++block)
     for (int warp = 0; warp < s.warps; ++warp)
       for (int column = 0; column < s.gru_columns; ++column) {
-        const Columns coarse = columns_of(s.half_tiles, s.warps / 2, warp / 2, false);
-        const Columns fine = columns_of(s.half_tiles, s.warps / 2, warp / 2, true);
+        const ManyColumns coarse = many_columns(s.half_tiles, s.warps / 2, warp / 2, false);
+        const ManyColumns fine = many_columns(s.half_tiles, s.warps / 2, warp / 2, true);
         const int first_fine = s.gru_columns - fine.count;
         int begin = -1;  // canonical column; none: a place that this warp does not use
         if (column < coarse.count) begin = 16 * (coarse.begin + column);
         if (column >= first_fine) begin = s.half + 16 * (fine.begin + column - first_fine);
-        for (int m = 0; m < 3 * s.unit_tiles; ++m, at += kTileWords) {
+        for (int m = 0; m < 3 * s.unit_tiles; ++m, at += kTileFloats) {
           const int side = warp % 2, gate = m / s.unit_tiles;
           const int first = block * units + m % s.unit_tiles * 16;  // unit of the half
           if (begin < 0) continue;
@@ -64,37 +42,18 @@ void walk_recurrent(const Shape& s, const Visit& visit) {
       }
 }
 
-struct Layer {
-  const char* name;
-  int rows, cols;    // canonical
-  int dealt, tiles;  // rows of a block, and their tiles
-  int column_tiles, at;
-};
-
-std::vector<Layer> layers(const Shape& s) {
-  const int fc1 = 16 * s.fc1_tiles;
-  return {{"coarse_fc1", s.fc, s.half, fc1, s.fc1_tiles, s.half_tiles, s.coarse_fc1_at},
-          {"coarse_fc2", 256, s.fc, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.coarse_fc2_at},
-          {"fine_fc1", s.fc, s.half, fc1, s.fc1_tiles, s.half_tiles, s.fine_fc1_at},
-          {"fine_fc2", 256, s.fc, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.fine_fc2_at}};
-}
-
-template <class Visit>
-void walk_layer(const Shape& s, const Layer& layer, const Visit& visit) {
-  int64_t at = layer.at;
-  for (int block = 0; block < s.blocks; ++block)
-    for (int m = 0; m < layer.tiles; ++m)
-      for (int k = 0; k < layer.column_tiles; ++k, at += kTileWords)
-        walk_tile(at, [&](int64_t word, int e, int row, int col) {
-          const int in_block = 16 * m + row, canonical = block * layer.dealt + in_block;
-          if (in_block < layer.dealt && canonical < layer.rows && 16 * k + col < layer.cols)
-            visit(word, e, canonical, 16 * k + col);
-        });
+std::vector<ManyLayer> layers(const Shape& s) {
+  const int fc1 = 16 * s.fc1_tiles, g = s.blocks, f = s.fc, half = s.half;
+  return {{"coarse_fc1", f, half, fc1, s.fc1_tiles, s.half_tiles, s.coarse_fc1_at, g, half},
+          {"coarse_fc2", 256, f, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.coarse_fc2_at, g, f},
+          {"fine_fc1", f, half, fc1, s.fc1_tiles, s.half_tiles, s.fine_fc1_at, g, half},
+          {"fine_fc2", 256, f, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.fine_fc2_at, g, f}};
 }
 
 }  // namespace
 
 std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& weights) {
+  if (plan.shape.residual) return pack_many_residual(plan, weights);
   const Shape& s = plan.shape;
   std::vector<uint32_t> out(size_t(plan.packed_words), 0);
   const auto put = [&out](const float* w, int cols, const std::string& name) {
@@ -104,9 +63,9 @@ std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& we
   };
   walk_recurrent(s, put(weights.get("gru.w_recurrent", {3 * s.hidden, s.hidden}), s.hidden,
                         "gru.w_recurrent"));
-  for (const Layer& layer : layers(s)) {
+  for (const ManyLayer& layer : layers(s)) {
     const std::string name = std::string(layer.name) + ".weight";
-    walk_layer(s, layer, put(weights.get(name, {layer.rows, layer.cols}), layer.cols, name));
+    walk_layer(layer, put(weights.get(name, {layer.rows, layer.cols}), layer.cols, name));
   }
   pack_vectors(s, plan.request.gpu.config.fc_size, weights, out);
   return out;
@@ -114,6 +73,7 @@ std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& we
 
 std::vector<float> unpack_many(const ManyPlan& plan, const std::vector<uint32_t>& packed,
                                const std::string& name) {
+  if (plan.shape.residual) return unpack_many_residual(plan, packed, name);
   const Shape& s = plan.shape;
   std::vector<float> out;
   const auto take = [&](int cols) {
@@ -127,10 +87,10 @@ std::vector<float> unpack_many(const ManyPlan& plan, const std::vector<uint32_t>
     walk_recurrent(s, take(s.hidden));
     return out;
   }
-  for (const Layer& layer : layers(s)) {
+  for (const ManyLayer& layer : layers(s)) {
     if (name != layer.name) continue;
     out.assign(size_t(layer.rows) * size_t(layer.cols), 0.0f);
-    walk_layer(s, layer, take(layer.cols));
+    walk_layer(layer, take(layer.cols));
     return out;
   }
   fail("There is no packed matrix ", name, ".");

@@ -206,7 +206,8 @@ class ReferenceEngine final : public Engine {
       for (int band = 0; band < c_.bands; ++band) {
         int k = draw(state, slice(o, band * n, n), n, words_[band], job, i, band);
         if (job.forced_labels) k = job.forced_labels[i * c_.bands + band];
-        state.feedback[band] = scale_label(k, n);
+        state.feedback[band] =
+            c_.feedback == Feedback::mu_law ? expand_label(k, n) : scale_label(k, n);
         job.labels[i * c_.bands + band] = k;
       }
       return;

@@ -3,6 +3,7 @@
 //   wf_emulator_tests places           every matrix in registers, shared memory and L2
 //   wf_emulator_tests cluster_places   the same for blocks in clusters
 //   wf_emulator_tests sparse           bins of a pruned model in registers and shared memory
+//   wf_emulator_tests many             many streams of either core, a tile of them and several
 //   wf_emulator_tests residual         the residual core in all kinds of memory
 //   wf_emulator_tests embedded         the embedded core
 //   wf_emulator_tests outside          less shared memory than the kernel uses: must be reported
@@ -20,6 +21,7 @@
 #include "common/error.h"
 #include "emulate/device_emu.h"
 #include "gpu/engine_gpu.h"
+#include "gpu/engine_many.h"
 #include "gpu/engine_sparse.h"
 #include "plan/known_devices.h"
 #include "random_model.h"
@@ -43,24 +45,32 @@ wf::ModelConfig model(int hidden, int fc) {
   return c;
 }
 
-std::vector<int32_t> draw(wf::Engine& engine) {
+// What the first of `count` streams draws; every further one is two steps shorter.
+std::vector<int32_t> draw(wf::Engine& engine, int count = 1) {
   const wf::ModelConfig& c = engine.config();
   const int frames = kSteps / c.hop_length + 1;
   // Exactly the rows that are read: one more would be outside.
   const auto interp = wf::random_tensor(1000, {frames + c.taps() - 1, c.interp_size()}, 0.5f).data;
   const auto hold = wf::random_tensor(1001, {frames, c.hold_size()}, 0.5f).data;
-  wf::StreamState state = wf::make_stream(c, {3, 0, 0});
-  std::vector<int32_t> labels(kSteps);
-  std::vector<float> logits(size_t(kSteps) * size_t(c.logits_size()));
-  std::vector<wf::Job> jobs(1);
-  jobs[0].state = &state;
-  jobs[0].n_steps = kSteps;
-  jobs[0].interp = c.interp_size() ? interp.data() : nullptr;
-  jobs[0].hold = c.hold_size() ? hold.data() : nullptr;
-  jobs[0].labels = labels.data();
-  jobs[0].logits = logits.data();
+  std::vector<wf::StreamState> states(size_t(count), wf::make_stream(c, {3, 0, 0}));
+  std::vector<std::vector<int32_t>> labels(static_cast<size_t>(count));
+  std::vector<std::vector<float>> logits(labels.size()), values(labels.size());
+  std::vector<wf::Job> jobs(labels.size());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const size_t n = size_t(kSteps) - 2 * i;
+    labels[i].resize(n);
+    values[i].resize(n);
+    logits[i].resize(n * size_t(c.logits_size()));
+    jobs[i].state = &states[i];
+    jobs[i].n_steps = int64_t(n);
+    jobs[i].interp = c.interp_size() ? interp.data() : nullptr;
+    jobs[i].hold = c.hold_size() ? hold.data() : nullptr;
+    jobs[i].labels = labels[i].data();
+    jobs[i].values = c.draws_values() ? values[i].data() : nullptr;
+    jobs[i].logits = logits[i].data();
+  }
   engine.run(jobs, {});
-  return labels;
+  return labels[0];
 }
 
 // Draws of a plan that differ from the reference's.
@@ -199,6 +209,31 @@ int residual_places() {
   return wrong;
 }
 
+// Streams of which some begin where others end, of models whose last blocks have fewer units and
+// rows than the others; only the accesses count.
+int many_streams() {
+  for (const int head : {0, 1, 2})  // dual, residual: labels, mixtures
+    for (const int wanted : {2, 1200})
+      for (const int shared : {200 * 1024, head == 0 ? 64 * 1024 : 32 * 1024}) {
+        wf::ModelConfig c = model(head == 0 ? 96 : 48, 34);
+        if (head > 0) {
+          c.core = wf::Core::residual;
+          c.head = head == 1 ? wf::Head::softmax : wf::Head::mol;
+          c.n_classes = head == 1 ? 128 : 15;
+          c.aux_size = 3;
+        }
+        gpu::ManyRequest r{request(c, 2, 2), wanted, wanted == 2};
+        r.gpu.dtype = wf::Dtype::fp16;
+        r.gpu.limits.shared_per_block = shared;
+        auto device =
+            wf::emulate::open_device(r.gpu.limits, wf::emulate::parse_options("random:1/room:2"));
+        const auto engine = gpu::make_many_engine(r, wf::make_weights(c), std::move(device));
+        draw(*engine, 6);
+        std::printf("ran %s\n", engine->describe().c_str());
+      }
+  return 0;
+}
+
 // The embedded core: a row of the table for every label, weights in all kinds of memory.
 int embedded_places() {
   int wrong = 0;
@@ -268,6 +303,7 @@ int main(int count, char** values) {
     if (what == "cluster_places") wrong = cluster_places();
     if (what == "sparse") wrong = sparse_places();
     if (what == "residual") wrong = residual_places();
+    if (what == "many") wrong = many_streams();
     if (what == "embedded") wrong = embedded_places();
     if (what == "outside") wrong = outside();
     if (what == "idle" && count > 3) wrong = idle(std::stoi(values[2]), values[3]);

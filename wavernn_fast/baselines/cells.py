@@ -23,7 +23,8 @@ def fused(config: Any) -> bool:
     """Whether the fused loops run models of this configuration.
 
     The dual core, and the residual core that draws labels or from a mixture of logistics; without
-    subscale, a speaker's vector, several bands, linear upsampling or a network over the mel.
+    subscale, a speaker's vector, mu-law feedback, several bands, linear upsampling or a network
+    over the mel.
     """
     if not isinstance(config, ModelConfig) or config.core not in ("dual", "residual"):
         return False
@@ -32,6 +33,7 @@ def fused(config: Any) -> bool:
         and config.subscale is None
         and config.network is None
         and not config.speaker_size
+        and config.feedback == "linear"
         and config.bands == 1
         and config.upsample == "kernel"
     )

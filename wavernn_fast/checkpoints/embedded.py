@@ -55,10 +55,9 @@ def core_layout(names: Names, inputs: str) -> Layout:
     return layout
 
 
-def network_layout(names: Names, layers: Mapping[str, int]) -> Layout:
+def network_layout(names: Names, layers: Mapping[str, int], inputs: str = "M") -> Layout:
     """D units of each direction, M mel bins."""
     layout: Layout = {}
-    inputs = "M"
     for module in names.network:
         for layer in range(layers[module]):
             for end in ("", "_reverse"):

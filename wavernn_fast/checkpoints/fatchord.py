@@ -334,6 +334,7 @@ DIALECT = Dialect(
     presets=(
         *("fatchord-raw9", "fatchord-mol", "tomiinek-raw10", "rtvc", "geneing", "forwardtacotron"),
         *("coqui", "mozilla-libritts", "gwang-gauss", "gwang-beta", "gwang-mol", "gwang-bits"),
+        "gwang-mulaw",
     ),
     sizes=sizes_of,
     convert=convert,

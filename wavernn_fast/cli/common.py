@@ -120,8 +120,8 @@ sampling_options = stack(
 )
 speaker_option = click.option(
     "--speaker",
-    metavar="FILE",
-    help="Whose voice: a vector as .npy, for a model that hears one.",
+    metavar="FILE|NUMBER",
+    help="Whose voice, for a model that hears one: a vector as .npy, or a number of its speakers.",
 )
 output_options = stack(
     click.option(

@@ -189,7 +189,7 @@ def _chunks(
     said = {name: options[name] for name in ("seed", "temperature", "greedy")}
     said |= {"fade_out": not options["no_fade_out"], "chunk_frames": chunk}
     if options["speaker"] is not None:
-        said["speaker"] = audio.read_mel(options["speaker"])
+        said["speaker"] = audio.read_speaker(options["speaker"])
     if options["raw_mel"]:
         frames = _raw_frames(source, voc.config.n_mels)
     else:

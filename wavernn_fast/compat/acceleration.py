@@ -24,6 +24,7 @@ _log = logging.getLogger("wavernn_fast")
 _BATCH_NORM_EPS = 1e-5  # that the converters fold in
 _FOLDS = ("mels", "batched", "target", "overlap")  # what every program takes
 _GENERATE = (*_FOLDS, "mu_law")  # and all but mozilla's and coqui's
+_FIRST_UNIVOC = ("mel", "batched", "target", "overlap")  # and `mel` alone, before it folded
 _ABSENT = object()
 
 
@@ -41,10 +42,11 @@ def accelerate(
 
     The module is a WaveRNN of fatchord's class or one that shares its names
     (Real-Time-Voice-Cloning, MockingBird, mozilla/TTS, coqui-ai/TTS), a
-    ``torchaudio.models.WaveRNN``, or the ``Vocoder`` of univoc 0.2: it is known by the names of its
-    tensors and the parameters of its method, not by its type. The instance's `generate`, `infer` or
-    `inference` is replaced by one with the same parameters; the module's weights are copied now, so
-    what is trained or loaded into it afterwards is not heard before `accelerate` is called again.
+    ``torchaudio.models.WaveRNN``, or the ``Vocoder`` of univoc 0.1 or 0.2: it is known by the names
+    of its tensors and the parameters of its method, not by its type. The instance's `generate`,
+    `infer` or `inference` is replaced by one with the same parameters; the module's weights are
+    copied now, so what is trained or loaded into it afterwards is not heard before `accelerate` is
+    called again.
     The module itself, `forward` and `state_dict` stay as they are.
 
     Parameters
@@ -105,7 +107,7 @@ class Accelerated:
     method : str
         Name of the replaced method: "generate", "infer" or "inference".
     player : compat.fatchord.WaveRNN, .rtvc.WaveRNN, .coqui.Wavernn, .torchaudio.WaveRNN or
-        .univoc.Vocoder
+        .univoc.Vocoder or .univoc.FirstVocoder
         What plays instead.
     """
 
@@ -183,6 +185,9 @@ def _face_of(module: Any) -> _Face | None:
             return _Face(method, torchaudio.WaveRNN)
         if method == "generate" and taken == {"mel"} and hasattr(module, "sr"):
             return _Face(method, univoc.Vocoder)
+        first = taken in ({"mel"}, set(_FIRST_UNIVOC)) and hasattr(module, "quantization_channels")
+        if method == "generate" and first:
+            return _Face(method, univoc.FirstVocoder)
         if method != "infer" and taken == set(_FOLDS):
             return _Face(method, coqui.Wavernn)
         if method == "generate" and taken.issuperset(_GENERATE):
@@ -222,7 +227,7 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
     if found or face is None or model is None:
         raise ModelError(f"{label} cannot be accelerated:", found)
     config, tensors = model
-    if face.player is univoc.Vocoder:
+    if config.core == "embedded":
         return face, (_with_own_rates(module, config), tensors)
     sizes = {"head": config.head, "hop_length": config.hop_length, "n_mels": config.n_mels}
     if preset is None and face.player is rtvc.WaveRNN and "rtvc" in fitting_presets(**sizes):  # type: ignore[arg-type]
@@ -231,10 +236,12 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
 
 
 def _with_own_rates(module: Any, config: ModelConfig) -> ModelConfig:
-    """Samples a frame and a second as the module has them: no tensor of an embedded core does."""
-    return dataclasses.replace(
-        config, hop_length=int(module.hop_length), sample_rate=int(module.sr)
-    )
+    """Samples a frame and a second as the module has them: no tensor of an embedded core does.
+
+    That of univoc 0.1 does not know its rate either; its preset does.
+    """
+    rate = int(getattr(module, "sr", config.sample_rate))
+    return dataclasses.replace(config, hop_length=int(module.hop_length), sample_rate=rate)
 
 
 def _no_face(module: Any) -> str:
@@ -244,7 +251,8 @@ def _no_face(module: Any) -> str:
     return (
         f"it has neither generate({', '.join(_GENERATE)}, ...) as fatchord's class, nor "
         f"inference({', '.join(_FOLDS)}) as coqui's, nor "
-        "generate(mel) and sr as univoc's, nor infer(specgram, lengths) as torchaudio's"
+        "generate(mel) and sr as univoc's, nor generate(mel, batched, target, overlap) as the one "
+        "before, nor infer(specgram, lengths) as torchaudio's"
     )
 
 
@@ -267,6 +275,8 @@ def _contradictions(module: Any, config: ModelConfig) -> Iterator[str]:
         "rnn_dims": config.hidden_size,
         "n_rnn": config.hidden_size,
         "rnn_size": config.hidden_size,
+        "rnn_channels": config.hidden_size,
+        "quantization_channels": config.n_classes,
     }
     if config.core != "embedded":  # whose frames may have any length
         expected["hop_length"] = config.hop_length

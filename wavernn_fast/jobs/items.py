@@ -22,7 +22,7 @@ class Item:
     target: str  # file
     name: str  # of the target below the output root, "/" between parts: the key everywhere
     seed: int | None = None  # None: that of the job
-    speaker: str | None = None  # file with its vector; None: that of the job
+    speaker: str | None = None  # file with its vector, or its number; None: that of the job
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..encoding import AUDIO_SUFFIXES
 from ..errors import InputError
-from ..files import PIPE, label, open_source
+from ..files import PIPE, label, number_of, open_source
 from . import names
 from .items import Found
 
@@ -136,7 +136,7 @@ def _found(row: Mapping[str, Any], top: str, format: str, field: str) -> Found:
         raise InputError(f"'out' is {out!r}, expected a name")
     if PurePath(out).suffix.lower() not in AUDIO_SUFFIXES:
         out = f"{out}.{format}"
-    return Found(source, out, _seed(row.get("seed")), _path(row, "speaker", top))
+    return Found(source, out, _seed(row.get("seed")), _speaker(row, top))
 
 
 def _path(row: Mapping[str, Any], field: str, top: str) -> str | None:
@@ -148,6 +148,15 @@ def _path(row: Mapping[str, Any], field: str, top: str) -> str | None:
     if value == PIPE:
         raise InputError(f"{field!r} is '-', which no list may name")
     return os.path.join(top, value)
+
+
+def _speaker(row: Mapping[str, Any], top: str) -> str | None:
+    """A file relative to the list, or a number of one of the model's speakers."""
+    value = row.get("speaker")
+    text = str(value) if type(value) in (int, str) else ""
+    if number_of(text) is not None and not os.path.exists(os.path.join(top, text)):
+        return text
+    return _path(row, "speaker", top)
 
 
 def _seed(value: Any) -> int | None:

@@ -272,7 +272,7 @@ def _travelling(item: Item) -> Item:
         item,
         source=os.path.abspath(item.source),
         target=os.path.abspath(item.target),
-        speaker=item.speaker and os.path.abspath(item.speaker),
+        speaker=item.speaker and _everywhere(item.speaker),
     )
 
 

@@ -97,9 +97,9 @@ class ItemReader:
         return self._digests[key]
 
     def speaker(self, path: str | None) -> NDArray[np.float64] | None:
-        """The vector in a file, checked against the model; read once."""
+        """The vector in a file, or a number, checked against the model; read once."""
         if path not in self._speakers:
-            vector = None if path is None else audio.read_mel(path)
+            vector = None if path is None else audio.read_speaker(path)
             self._speakers[path] = arrays.to_speaker(vector, self._config)
         return self._speakers[path]
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..files import number_of
 from .identity import identity
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Settings:
     temperature: float = 1.0
     greedy: bool = False
     fold: Any = None  # None, True, [target, overlap], or the fields of a `fold.Folding`
-    speaker: str | None = None  # file with the vector of an item that names none
+    speaker: str | None = None  # file with the vector, or number, of an item that names none
     format: str = "wav"  # ending of an output whose name has none
     subtype: str = "PCM_16"
     reads: str = "mel"  # what a source is: "mel" or "recording"
@@ -66,7 +67,7 @@ class Settings:
         kept["gpu_streams"] = min(self.gpu_streams, 2) if self.gpu_streams else 2  # one, or many
         if self.dtype == "auto" and self.gpu_streams == 1:
             kept["dtype"] = "fp32"
-        if self.speaker is not None:
+        if self.speaker is not None and number_of(self.speaker) is None:
             kept["speaker"] = identity(self.speaker)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

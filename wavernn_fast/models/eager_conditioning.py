@@ -102,7 +102,28 @@ def _residual_conv(config: ModelConfig, tensors: Mapping[str, Tensor], mel: Tens
     for i in range(2):
         weight, bias = tensors[f"network.dense{i}.weight"], tensors[f"network.dense{i}.bias"]
         x = torch.tanh(linear(x, weight, bias))
+    for i in range(network.lstm_layers):
+        x = _lstm(tensors, f"network.lstm{i}", x)
     return x
+
+
+def _lstm(tensors: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """Run one LSTM over x [n, size], from the first frame on; [n, size]."""
+    import torch
+
+    size = x.shape[1]
+    lstm = torch.nn.LSTM(size, size, batch_first=True, dtype=x.dtype)
+    bias = tensors[f"{name}.bias"]
+    lstm.load_state_dict(
+        {
+            "weight_ih_l0": tensors[f"{name}.w_input"],
+            "weight_hh_l0": tensors[f"{name}.w_recurrent"],
+            "bias_ih_l0": bias,
+            "bias_hh_l0": torch.zeros_like(bias),
+        }
+    )
+    out: Tensor = lstm(x[None])[0][0]
+    return out.detach()
 
 
 def _aux_network(config: ModelConfig, tensors: Mapping[str, Tensor], mel: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..network_config import NetworkConfig
 from .eager import EagerModel, _categorical
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ class EagerEmbedded(EagerModel):
         self._w_input = torch.cat(inputs, dim=1)
         self.rnn = self._gru(self._w_input, "gru", "GRUCell")
         self.fc1, self.fc2 = self._layer("fc1"), self._layer("fc2")
+        self.hear(np.zeros(self.config.speaker_size))
+
+    def hear(self, speaker: NDArray[Any]) -> None:
+        """Take the vector [speaker_size] that the network hears from now on; zeros at first."""
+        import torch
+
+        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     def conditions(self, mel: NDArray[np.float32] | None) -> tuple[Tensor, Tensor]:
         """Per-sample conditioning: mel [n_mels, n] -> (network [T, channels], nothing [T, 0])."""
@@ -50,6 +58,9 @@ class EagerEmbedded(EagerModel):
         network, t = self.config.network, self._tensors
         if network is None:
             return mel.T
+        mel = torch.cat([mel, self._speaker[:, None].expand(-1, mel.shape[1])])
+        if network.dilated:
+            return self._dilated(network, mel)
         if network.kind == "conv":
             if self.config.pad == "zeros":
                 mel = torch.nn.functional.pad(mel, (network.radius, network.radius))
@@ -66,11 +77,35 @@ class EagerEmbedded(EagerModel):
                 state[f"weight_hh_l{i}{end}"] = t[f"{name}.w_recurrent"]
                 state[f"bias_ih_l{i}{end}"] = t[f"{name}.b_input"]
                 state[f"bias_hh_l{i}{end}"] = t[f"{name}.b_recurrent"]
-        sizes = (self.config.n_mels, network.size, network.layers)
+        sizes = (len(mel), network.size, network.layers)
         options = {"batch_first": True, "bidirectional": True}
         gru: Any = self._module("GRU", state, *sizes, **options)
         held: Tensor = gru(mel.T[None])[0][0]
         return held
+
+    def _dilated(self, network: NetworkConfig, mel: Tensor) -> Tensor:
+        """Features [in, n] -> [n, size]: see `NetworkConfig`, kinds dilated and bottleneck."""
+        import torch
+        from torch.nn.functional import conv1d
+
+        t = self._tensors
+
+        def conv(name: str, x: Tensor, side: int = 0) -> Tensor:
+            weight = t[f"{name}.weight"]
+            wide = weight if weight.ndim == 3 else weight[:, :, None]
+            return conv1d(x, wide, t[f"{name}.bias"], padding=side, dilation=max(1, side))
+
+        x = conv("network.pre", mel[None])
+        for i in range(network.layers):
+            name = f"network.{i}"
+            if network.kind == "dilated_conv":
+                x = x + conv(f"{name}.conv", torch.relu(x), 2**i)
+                continue
+            y = torch.relu(t[f"{name}.gain"][:, None] * x + t[f"{name}.shift"][:, None])
+            y = torch.relu(conv(f"{name}.conv1", y))
+            y = torch.relu(conv(f"{name}.conv2", y, 2**i))
+            x = x + conv(f"{name}.conv3", y)
+        return x[0].T
 
     def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         import torch

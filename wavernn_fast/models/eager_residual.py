@@ -36,10 +36,14 @@ class EagerResidual(EagerModel):
         self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     def _scaled(self, samples: Tensor) -> Tensor:
-        """Labels to the companded [-1, 1] that is fed back; values are that already."""
+        """Labels to the [-1, 1] that is fed back; values are that already."""
         if self.config.draws_values:
             return samples
-        return 2.0 * samples.to(self.dtype) / (self.config.n_classes - 1.0) - 1.0
+        mu = self.config.n_classes - 1.0
+        x = 2.0 * samples.to(self.dtype) / mu - 1.0
+        if self.config.feedback == "linear":
+            return x
+        return x.sign() * ((1.0 + mu) ** x.abs() - 1.0) / mu
 
     def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         import torch

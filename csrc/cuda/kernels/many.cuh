@@ -10,20 +10,10 @@
 #pragma once
 
 #include "cuda/kernels/many_gates.cuh"
-#include "cuda/kernels/sample.cuh"
+#include "cuda/kernels/many_team.cuh"
 #include "cuda/kernels/stage_draw.cuh"
 
 namespace wavernn_fast::gpu {
-
-// What a thread carries from stage to stage.
-struct Team {
-  const KernelArgs& launch;
-  Exchange exchange;
-  float* shared;
-  RecurrentTiles gru;
-  StageClock clock;
-  unsigned step;
-};
 
 // --- gates and output layers ---------------------------------------------------------------------
 
@@ -112,27 +102,6 @@ WF_INLINE void hand_on_logits(const Team& t, int side) {
 
 // --- draws ---------------------------------------------------------------------------------------
 
-// Random words of 32 steps of a stream, made where the first of them is wanted: [half][32].
-WF_INLINE unsigned random_word(const KernelArgs& args, int side, unsigned step, int s,
-                               float* shared) {
-  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + 64 * s;
-  if (side == 0 && (step & 31) == 0) {
-    const unsigned own = step + static_cast<unsigned>(lane_index());
-    WF_REGISTERS(unsigned, words, 2);
-    words[0] = words[1] = 0;
-    if (!kFull || args.uniforms == nullptr) {
-      philox(args, args.step0 + own, words);
-    } else if (own < args.steps) {
-      words[0] = args.uniforms[2 * own];
-      words[1] = args.uniforms[2 * own + 1];
-    }
-    kept[lane_index()] = words[0];
-    kept[32 + lane_index()] = words[1];
-    warp_sync();
-  }
-  return kept[32 * side + static_cast<int>(step & 31)];
-}
-
 // By one warp, for one stream. `speaks`: this block reports a logit that is not finite.
 WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
   const Slot& slot = slot_of(t.shared, s);
@@ -212,15 +181,6 @@ WF_INLINE void many_half(Team& t, int side) {
   many_draws(t, side);
   block_sync(kManyDrawn + side);
   stage_done(t.clock, kClockCoarseDraw + stage);
-}
-
-// Written before the barrier that it is read behind: the number of the last step in which a stream
-// ended, and, by parity of the step, whether all threads leave.
-WF_INLINE volatile unsigned* changed_flag(float* shared) {
-  return reinterpret_cast<volatile unsigned*>(shared);
-}
-WF_INLINE volatile int* many_leave_flag(float* shared, unsigned step) {
-  return reinterpret_cast<volatile int*>(shared) + (step & 1 ? 3 : 1);
 }
 
 // A thread a slot: what its stream drew, and on to its next step.
@@ -361,20 +321,6 @@ WF_INLINE void load_biases(const KernelArgs& launch, float* shared) {
     shared[kSharedSample + i] =
         unit < kHalf ? load_constant(packed + kSampleAt + row * kHalf + unit) : 0.0f;
   }
-}
-
-WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
-  WF_ROLLED
-  for (int s = thread_index(); s < kStreams; s += kThreads) {
-    Slot& slot = slot_of(shared, s);
-    slot.stream = launch.queues[team_index() * kStreams + s];
-    slot.end = launch.queues[team_index() * kStreams + s + 1];
-    slot.changes = 1;
-  }
-  unsigned* columns = reinterpret_cast<unsigned*>(shared + kSharedColumns);
-  WF_ROLLED
-  for (int i = thread_index(); i < 8 * kStreamTiles * kColumnWords; i += kThreads) columns[i] = 0;
-  if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
 WF_INLINE void run_many(const KernelArgs& launch) {

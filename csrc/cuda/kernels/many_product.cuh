@@ -92,14 +92,16 @@ WF_INLINE void multiply_layer(const unsigned* weights, int place, int rows, int 
 
 // Rows of R in this warp: tiles [reset, update, candidate][tile of units] of its half, for each of
 // its tiles of columns: those of the coarse half of the state first, of the fine half last. The
-// first kGruKept tiles of columns stay in registers, the rest in shared memory.
+// first kGruKept tiles of columns stay in registers, the rest in shared memory. The residual core
+// has three such matrices, one after the other (many_residual_gates.cuh).
 struct RecurrentTiles {
   const unsigned* kept;
   const unsigned* shared;  // of this lane
 };
 
 WF_INLINE RecurrentTiles load_recurrent(const KernelArgs& launch, unsigned* kept, float* shared) {
-  const int all = kGruColumns * 3 * kUnitTiles, in_registers = kGruKept * 3 * kUnitTiles;
+  const int all = (kResidual ? 3 : 1) * kGruColumns * 3 * kUnitTiles;
+  const int in_registers = kGruKept * 3 * kUnitTiles;
   const unsigned* from =
       static_cast<const unsigned*>(launch.weights) + kGruAt +
       ((rank_in_team() * kWarps + warp_index()) * all * 32 + lane_index()) * kTileWords;

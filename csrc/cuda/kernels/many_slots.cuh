@@ -35,7 +35,8 @@ WF_INLINE int slots_of_launch(const KernelArgs& launch) {
   return static_cast<int>(launch.blocks) / kBlocks * kStreams;
 }
 
-// Scaled classes of the last step, [coarse, fine][stream]; the classes of this one behind them.
+// Scaled classes of the last step, [coarse, fine][stream]; the classes of this one behind them. Of
+// the residual core the first row is the last sample, the third the outcome of this step.
 WF_INLINE float* input_of(float* shared, int side, int s) {
   return shared + kSharedInputs + side * kStreams + s;
 }
@@ -58,17 +59,18 @@ WF_INLINE void begin_stream(const KernelArgs& launch, Slot& slot, int s, float* 
   for (int i = 0; i < kArgsWords; ++i) to[i] = from[i];
   const KernelArgs& args = stream_args(shared, s);
   slot.at = {0, args.phase0};
-  for (int side = 0; side < 2; ++side) *input_of(shared, side, s) = args.state[kHidden + side];
+  const int states = (kResidual ? 2 : 1) * kHidden;
+  for (int side = 0; side < 2; ++side) *input_of(shared, side, s) = args.state[states + side];
 }
 
-// Conditioning of one row (of 3H) for a step; zero for a slot without one.
+// Conditioning of one row of those that are interpolated, 3H or 4H, for a step.
 WF_INLINE float condition_of(const KernelArgs& args, Cursor at, int row) {
+  const int mixed = (kResidual ? 4 : 3) * kHidden;
   float sum = load_constant(args.base + static_cast<long long>(at.frame) * args.base_stride + row);
   WF_UNROLL
   for (int j = 0; j < kTaps; ++j) {
     const float scale = load_constant(args.upsample + at.phase * kTaps + j);
-    const float v =
-        load_constant(args.interp + static_cast<long long>(at.frame + j) * 3 * kHidden + row);
+    const float v = load_constant(args.interp + static_cast<long long>(at.frame + j) * mixed + row);
     sum = fma(scale, v, sum);
   }
   return sum;

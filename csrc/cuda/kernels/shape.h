@@ -106,6 +106,8 @@ enum Place : int { kInRegisters = 0, kInShared = 1, kInL2 = 2 };
   X(shared_ahead, kSharedAhead, WF_SHARED_AHEAD)            /* R h of the next fine half */        \
   X(shared_inner_bias, kSharedInnerBias, WF_SHARED_INNER_BIAS)                                     \
   X(shared_gru, kSharedGru, WF_SHARED_GRU) /* tiles of R that registers do not hold */             \
+  /* of many streams of the residual core (many_residual.cuh) besides */                           \
+  X(hidden_tiles, kHiddenTiles, WF_HIDDEN_TILES) /* H / 16 */                                      \
   /* of the residual core (residual.cuh); zero otherwise */                                        \
   X(residual, kResidual, WF_RESIDUAL)            /* 1: it is this core */                          \
   X(hidden_pairs, kHiddenPairs, WF_HIDDEN_PAIRS) /* pairs of columns a lane: ceil(H / 64) */       \

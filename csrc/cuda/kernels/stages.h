@@ -65,11 +65,35 @@ enum ResidualBarrier : int {
   kResidualBarriers
 };
 
+// The same of many streams of the residual core (many_residual.cuh).
+enum ManyResidualBarrier : int {
+  kManyResidualV = kResidualBarriers,  // v of all units as activations
+  kManyResidualSumsV,                  // products of W_ih2, by warp
+  kManyResidualH1,                     // h1 as activations
+  kManyResidualH2,
+  kManyResidualSumsH1,  // products of R1, by warp
+  kManyResidualSumsH2,  // of R2
+  kManyResidualW,       // w as activations
+  kManyResidualSumsP,   // products of fc1, by warp
+  kManyResidualP,
+  kManyResidualSumsQ,
+  kManyResidualQ,
+  kManyResidualSumsLogits,
+  kManyResidualLogits,    // logits, if every block has all rows of fc3
+  kManyResidualDrawn,     // outcomes of all streams
+  kManyResidualAdvanced,  // every slot is at its next step
+  kManyResidualStored,    // states of the streams that end
+  kManyResidualBegun,     // arguments of those that begin; at first everything
+  kManyResidualLoadedH1,  // a state of theirs as activations
+  kManyResidualLoadedH2,
+  kManyResidualBarriers
+};
+
 // The same of the embedded core (embedded.cuh).
 enum EmbeddedBarrier : int {
-  kEmbeddedReady = kResidualBarriers,  // the state, before the first product
-  kEmbeddedRead,                       // the first product, before the state changes
-  kEmbeddedHidden,                     // the new state
+  kEmbeddedReady = kManyResidualBarriers,  // the state, before the first product
+  kEmbeddedRead,                           // the first product, before the state changes
+  kEmbeddedHidden,                         // the new state
   kEmbeddedP,
   kEmbeddedLogits,
   kEmbeddedDrawn,  // the label

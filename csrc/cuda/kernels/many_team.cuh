@@ -1,0 +1,66 @@
+// What a team of many streams has whatever its core: the slots of a launch, random words, and how
+// its blocks agree on the end of a stream.
+#pragma once
+
+#include "cuda/kernels/many_product.cuh"
+#include "cuda/kernels/math.cuh"
+#include "cuda/kernels/sample.cuh"
+
+namespace wavernn_fast::gpu {
+
+// What a thread carries from stage to stage.
+struct Team {
+  const KernelArgs& launch;
+  Exchange exchange;
+  float* shared;
+  RecurrentTiles gru;
+  StageClock clock;
+  unsigned step;
+};
+
+// Random words of 32 steps of a stream, made where the first of them is wanted: [half][32].
+WF_INLINE unsigned random_word(const KernelArgs& args, int side, unsigned step, int s,
+                               float* shared) {
+  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + 64 * s;
+  if (side == 0 && (step & 31) == 0) {
+    const unsigned own = step + static_cast<unsigned>(lane_index());
+    WF_REGISTERS(unsigned, words, 2);
+    words[0] = words[1] = 0;
+    if (!kFull || args.uniforms == nullptr) {
+      philox(args, args.step0 + own, words);
+    } else if (own < args.steps) {
+      words[0] = args.uniforms[2 * own];
+      words[1] = args.uniforms[2 * own + 1];
+    }
+    kept[lane_index()] = words[0];
+    kept[32 + lane_index()] = words[1];
+    warp_sync();
+  }
+  return kept[32 * side + static_cast<int>(step & 31)];
+}
+
+// Written before the barrier that it is read behind: the number of the last step in which a stream
+// ended, and, by parity of the step, whether all threads leave.
+WF_INLINE volatile unsigned* changed_flag(float* shared) {
+  return reinterpret_cast<volatile unsigned*>(shared);
+}
+WF_INLINE volatile int* many_leave_flag(float* shared, unsigned step) {
+  return reinterpret_cast<volatile int*>(shared) + (step & 1 ? 3 : 1);
+}
+
+// Before the first sample: the queues of this team's slots, and zeros for what is multiplied.
+WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
+  WF_ROLLED
+  for (int s = thread_index(); s < kStreams; s += kThreads) {
+    Slot& slot = slot_of(shared, s);
+    slot.stream = launch.queues[team_index() * kStreams + s];
+    slot.end = launch.queues[team_index() * kStreams + s + 1];
+    slot.changes = 1;
+  }
+  unsigned* columns = reinterpret_cast<unsigned*>(shared + kSharedColumns);
+  WF_ROLLED
+  for (int i = thread_index(); i < 8 * kStreamTiles * kColumnWords; i += kThreads) columns[i] = 0;
+  if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
+}
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,133 @@
+#include "plan/gpu_many_parts.h"
+
+#include <sstream>
+
+#include "common/error.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+constexpr int kFewestArch = 75;  // with mma of fp16 and fp32 sums
+
+}  // namespace
+
+void set_many_shape(Shape& s, const ManyRequest& request, int stream_tiles) {
+  const GpuRequest& r = request.gpu;
+  const ModelConfig& c = r.config;
+  s.hidden = c.hidden_size;
+  s.fc = c.fc_size;
+  s.warps = r.warps ? r.warps : 8;
+  s.threads = 32 * s.warps;
+  s.fc_tiles = many_up(s.fc, 16);
+  s.cluster = 1;
+  s.stream_tiles = stream_tiles;
+  s.split = request.split;
+  s.streams = stream_tiles * (request.split ? 4 : 8);
+  // Each block draws for all streams, up to two a warp; from there on a message more is shorter.
+  s.draw_apart = s.streams > 2 * s.warps && s.blocks > 1;
+  s.taps = c.interp_size() > 0 ? c.taps() : 0;
+  s.fp16 = 1;
+  s.exact = r.exact;
+  s.clocks = r.clocks;
+}
+
+void PackedPlaces::place(int& field, int64_t tiles) {
+  field = int(at_);
+  at_ += tiles * kTileFloats;
+  WF_CHECK(at_ < INT32_MAX / 2, "The packed weights of ", plan_.request.gpu.config.describe(),
+           " exceed 2^30 words.");
+}
+
+void keep_in_registers(ManyPlan& plan, int columns) {
+  Shape& s = plan.shape;
+  const DeviceLimits& d = plan.request.gpu.limits;
+  const int all = std::min(255, d.registers / s.threads / 8 * 8);
+  const int room = all - many_working_registers(d.arch) - 12 * s.unit_tiles;
+  s.gru_kept = std::clamp(room / (12 * s.unit_tiles), 0, columns);
+  plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
+}
+
+ManyCosts::ManyCosts(const ManyPlan& plan, double bytes)
+    : s_(plan.shape),
+      bytes_(bytes),
+      hop_(hop_us(plan.request.gpu.limits.arch, s_.blocks) * plan.request.gpu.limits.clock_khz /
+           1000.0),
+      pace_(std::max(1.6, s_.warps / 4.0)) {}
+
+double ManyCosts::layer(int rows, int columns, int place) const {
+  const double tile = place == kInShared ? 4.0 : kTileFromL2;
+  return 150 + tile * s_.stream_tiles * rows * columns + (place == kInShared ? 0 : 300) +
+         meet(int64_t(16) * rows * s_.streams, s_.warps);
+}
+
+void check_many_request(const ManyRequest& request, int tiles, const char* what) {
+  const GpuRequest& r = request.gpu;
+  if (r.dtype != Dtype::fp16)
+    fail<DeviceError>("Many streams side by side have their weights in fp16; dtype is ",
+                      dtype_name(r.dtype), ". Use dtype=\"fp16\", or gpu_streams=1.");
+  if (r.limits.arch < kFewestArch)
+    fail<DeviceError>(r.limits.name, " has compute capability ", r.limits.arch / 10, ".",
+                      r.limits.arch % 10,
+                      "; many streams side by side need 7.5 or more. Use gpu_streams=1.");
+  WF_CHECK(request.streams >= 0 && request.streams <= 1 << 16, "streams is ", request.streams,
+           ", expected 0 (most samples) to 65536");
+  WF_CHECK(r.warps == 0 || r.warps == 2 || r.warps == 4 || r.warps == 8 || r.warps == 16,
+           "warps is ", r.warps, ", expected 2, 4, 8 or 16, or 0 for the planner's choice");
+  WF_CHECK(r.blocks >= 0 && r.blocks <= tiles, "blocks is ", r.blocks, ", expected 1 to ", tiles,
+           ": a team has 16 units of ", what, " a block");
+  WF_CHECK(r.exchanges == 0 && r.cluster <= 1,
+           "exchanges and cluster are of plans for one stream; leave them out with gpu_streams "
+           "other than 1");
+}
+
+bool is_better(const ManyRequest& request, const ManyPlan& a, const ManyPlan& b) {
+  if (request.streams == 0) return a.predicted_throughput() > b.predicted_throughput();
+  const bool a_enough = a.slots() >= request.streams, b_enough = b.slots() >= request.streams;
+  if (a_enough != b_enough) return a_enough;
+  if (!a_enough && a.slots() != b.slots()) return a.slots() > b.slots();
+  return a.latency.total() < b.latency.total();
+}
+
+void does_not_fit_many(const ManyRequest& request, int tiles) {
+  const GpuRequest& r = request.gpu;
+  const DeviceLimits& d = r.limits;
+  fail<DeviceError>("The model does not fit on ", d.name,
+                    " for many streams side by side: ", r.config.hidden_size,
+                    " units and outputs of ", r.config.fc_size,
+                    " need more than the registers and the ", d.shared_per_block,
+                    " bytes of shared memory of a block, in teams of at most ",
+                    std::min(d.multiprocessors, tiles),
+                    r.blocks ? " blocks (blocks was given)" : " blocks", ". Use gpu_streams=1.");
+}
+
+std::string describe_teams(const ManyPlan& plan) {
+  const Shape& s = plan.shape;
+  std::ostringstream out;
+  out << plan.request.gpu.config.describe() << "\n"
+      << plan.request.gpu.limits.name << ": " << plan.teams
+      << (plan.teams == 1 ? " team of " : " teams of ") << s.blocks
+      << (s.blocks == 1 ? " block of " : " blocks of ") << s.warps << " warps, " << s.streams
+      << " streams a team, " << plan.slots() << " in all, fp16"
+      << (s.split ? ", activations in two halves" : "") << (s.exact ? ", exact" : "") << "\n";
+  return out.str();
+}
+
+std::string describe_prediction(const ManyPlan& plan) {
+  std::ostringstream out;
+  out << plan.weight_registers << " registers a thread hold weights, " << plan.shared_bytes
+      << " bytes of shared memory a block, " << plan.resident_bytes << " bytes resident a team\n"
+      << "predicted: " << plan.latency.total() << " cycles a sample, "
+      << int64_t(plan.predicted_samples_per_s()) << " samples/s a stream, "
+      << int64_t(plan.predicted_throughput()) << " samples/s in all\n";
+  return out.str();
+}
+
+ManyColumns many_columns(int tiles, int groups, int group, bool from_end) {
+  const int each = tiles / groups, more = tiles % groups;
+  if (from_end) group = groups - 1 - group;
+  const int count = each + (group < more ? 1 : 0);
+  const int before = group * each + std::min(group, more);
+  return {from_end ? tiles - before - count : before, count};
+}
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,155 @@
+// What the planners of many streams of all cores have in common: sizes, the search for the best
+// plan, what stages of a sample take, and tiles of packed weights.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+
+#include "plan/gpu_many.h"
+
+namespace wavernn_fast::gpu {
+
+constexpr int kTileFloats = 128;      // of a lane's share of a tile, all lanes: 512 bytes
+constexpr int kArgsWords = 44;        // of KernelArgs; the engine checks it
+constexpr int kSlotWords = 8;         // of a Slot
+constexpr int kMostStreamTiles = 64;  // of a team
+
+inline int many_up(int a, int b) { return (a + b - 1) / b; }
+
+// Registers a thread that the compiler needs besides weights and sums. Counted on its reports
+// (tests/test_many_compile.py asserts that no plan of the table spills).
+inline int many_working_registers(int arch) { return arch >= 100 ? 76 : 62; }
+
+// What depends on the request alone, or on it and `unit_tiles`, whatever the core; fields of the
+// outputs are the core's.
+void set_many_shape(Shape& shape, const ManyRequest& request, int stream_tiles);
+
+// Gives out shared memory in the order asked for.
+class SharedPlaces {
+ public:
+  void place(int& field, int64_t floats) {
+    field = int(std::min<int64_t>(at_, INT32_MAX));
+    at_ += many_up(int(std::min<int64_t>(floats, INT32_MAX - 4)), 4) * int64_t(4);
+  }
+  int bytes() const { return int(std::min<int64_t>(4 * at_, INT32_MAX)); }
+
+ private:
+  int64_t at_ = kSharedControl;
+};
+
+// Gives out words of the packed weights.
+class PackedPlaces {
+ public:
+  explicit PackedPlaces(const ManyPlan& plan) : plan_(plan) {}
+  void place(int& field, int64_t tiles);
+  int at() const { return int(at_); }
+
+ private:
+  const ManyPlan& plan_;
+  int64_t at_ = 0;
+};
+
+// As many of a warp's `columns` tiles of columns in registers as there is room for.
+void keep_in_registers(ManyPlan& plan, int columns);
+
+constexpr double kTileFromL2 = 8.0;    // cycles
+constexpr double kBytesOfL1 = 64.0;    // a cycle, to one block
+constexpr double kBytesOfL2 = 2560.0;  // a cycle, to all blocks together: plan/gpu.cpp
+
+// Cycles of the parts of a sample; docs/many-streams.md says where the figures come from.
+class ManyCosts {
+ public:
+  // `bytes`: of messages that a block reads in a cycle.
+  explicit ManyCosts(const ManyPlan& plan, double bytes = kBytesOfL1);
+  double pace() const { return pace_; }  // between a warp's instructions
+  double rounds(int64_t items) const { return double((items + s_.threads - 1) / s_.threads); }
+  // Reading words that are there.
+  double reading(int64_t words) const { return double(words) * 4 / bytes_; }
+  // The trip of a message, and reading all of its words.
+  int message(int64_t words) const { return int(hop_ + reading(words) + 60); }
+  // A message that is awaited beside so much else to do.
+  int message_beside(int64_t words, double work) const {
+    return int(std::max(hop_, work) + reading(words) + 60);
+  }
+  // Sums of all warps, one value a thread and round.
+  double meet(int64_t values, int groups) const {
+    return 60 + rounds(values) * pace_ * (4 + 3 * groups);
+  }
+  // Tiles of a layer: shared memory gives one in 4 cycles, L2 in 8, the tensor cores multiply one
+  // in 2.
+  double layer(int rows, int columns, int place) const;
+
+ private:
+  const Shape& s_;
+  double bytes_, hop_, pace_;
+};
+
+// Errors of a request whatever the core; `tiles` of units that blocks are dealt.
+void check_many_request(const ManyRequest& request, int tiles, const char* what);
+
+// Of the plans that `plan_of(unit tiles a block, stream tiles a team)` has, better ones first: that
+// with enough slots, then that of least time for a sample, or of most samples.
+bool is_better(const ManyRequest& request, const ManyPlan& a, const ManyPlan& b);
+template <class PlanOf>
+void find_best(const ManyRequest& request, int tiles, std::optional<ManyPlan>& best,
+               const PlanOf& plan_of) {
+  const int wanted = request.gpu.blocks;
+  for (int unit_tiles = 1; unit_tiles <= tiles; ++unit_tiles) {
+    const int blocks = many_up(tiles, unit_tiles);
+    // Only the last block may have fewer, so that no other number of tiles gives as many blocks.
+    if (wanted ? blocks != wanted : many_up(tiles, blocks) != unit_tiles) continue;
+    for (int stream_tiles = 1; stream_tiles <= kMostStreamTiles; ++stream_tiles) {
+      const std::optional<ManyPlan> plan = plan_of(unit_tiles, stream_tiles);
+      if (!plan) break;  // more streams need more of everything
+      if (!best || is_better(request, *plan, *best)) best = plan;
+    }
+  }
+}
+
+[[noreturn]] void does_not_fit_many(const ManyRequest& request, int tiles);
+
+// The first line of a description behind the model's, without its end.
+std::string describe_teams(const ManyPlan& plan);
+// The last lines.
+std::string describe_prediction(const ManyPlan& plan);
+
+// --- packed tiles --------------------------------------------------------------------------------
+
+// Columns [begin, begin + count) of a group of warps: columns_of in the kernel.
+struct ManyColumns {
+  int begin, count;
+};
+ManyColumns many_columns(int tiles, int groups, int group, bool from_end);
+
+// Visits the weights of a tile: visit(word, in its high half, row, column), from 0 in the tile.
+template <class Visit>
+void walk_tile(int64_t at, const Visit& visit) {
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < 4; ++i)
+      for (int e = 0; e < 2; ++e)
+        visit(at + 4 * lane + i, e, lane / 4 + 8 * (i % 2), lane % 4 * 2 + 8 * (i / 2) + e);
+}
+
+// An output layer as packed: [block][tile of rows][tile of columns].
+struct ManyLayer {
+  const char* name;
+  int rows, cols;    // canonical
+  int dealt, tiles;  // rows of a block, and their tiles
+  int column_tiles, at;
+  int blocks;
+  int stride;  // columns of its tensor
+};
+template <class Visit>
+void walk_layer(const ManyLayer& layer, const Visit& visit) {
+  int64_t at = layer.at;
+  for (int block = 0; block < layer.blocks; ++block)
+    for (int m = 0; m < layer.tiles; ++m)
+      for (int k = 0; k < layer.column_tiles; ++k, at += kTileFloats)
+        walk_tile(at, [&](int64_t word, int e, int row, int col) {
+          const int in_block = 16 * m + row, canonical = block * layer.dealt + in_block;
+          if (in_block < layer.dealt && canonical < layer.rows && 16 * k + col < layer.cols)
+            visit(word, e, canonical, 16 * k + col);
+        });
+}
+
+}  // namespace wavernn_fast::gpu

@@ -1,0 +1,256 @@
+#include "plan/gpu_many_residual.h"
+
+#include <algorithm>
+#include <optional>
+#include <sstream>
+
+#include "common/error.h"
+#include "common/sampling.h"
+#include "plan/gpu_many_parts.h"
+
+namespace wavernn_fast::gpu {
+namespace {
+
+constexpr int kMatrices = 3;  // W_ih2, R1, R2
+constexpr int kMostLabels = 1024;
+constexpr int kMostMixtures = 64;
+constexpr auto up = many_up;
+
+// Where the three layers are, and whether every block has all rows of fc3.
+struct Outputs {
+  Place fc1, fc2, fc3;
+  bool fc3_whole;
+};
+
+Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, Outputs outputs) {
+  const ModelConfig& c = request.gpu.config;
+  Shape s;
+  s.residual = 1;
+  s.hidden_tiles = c.hidden_size / 16;
+  s.unit_tiles = unit_tiles;
+  s.blocks = up(s.hidden_tiles, unit_tiles);
+  set_many_shape(s, request, stream_tiles);
+  s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
+  s.mixtures = c.head == Head::mol ? s.choices : 0;
+  s.classes = up(c.n_classes, 2) * 2;
+  s.draw_pairs = up(s.choices, 64);
+  s.choice_words = up(s.classes, 64) * 64;
+  s.weight_bits = weight_bits(s.choices);
+  s.fc1_place = outputs.fc1;
+  s.fc2_place = outputs.fc2;
+  s.fc3_place = outputs.fc3;
+  s.fc3_whole = outputs.fc3_whole;
+  s.fc1_tiles = up(s.fc_tiles, s.blocks);
+  s.fc2_rows = s.fc3_whole ? s.classes : up(s.choice_words, s.blocks);
+  s.fc2_tiles = up(s.fc2_rows, 16);
+  s.gru_columns = up(s.hidden_tiles, s.warps);
+  s.gate_rounds = up(64 * unit_tiles * (request.split ? 4 : 8), s.threads);
+  s.buffer_words = s.stream_tiles * 64 * (4 * s.hidden_tiles + 2 * s.fc_tiles) +
+                   s.streams * ((s.fc3_whole ? 0 : s.choice_words) + 2);
+  // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
+  s.column_words = up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) * 32 + 4;
+  return s;
+}
+
+int fc3_parts(const Shape& s) { return s.fc3_whole ? 1 : s.blocks; }
+
+void lay_out_weights(ManyPlan& plan) {
+  Shape& s = plan.shape;
+  PackedPlaces places(plan);
+  const int64_t fc1 = int64_t(s.blocks) * s.fc1_tiles;
+  places.place(s.gru_at,
+               int64_t(kMatrices) * s.blocks * 3 * s.unit_tiles * s.gru_columns * s.warps);
+  places.place(s.fc1_at, fc1 * s.hidden_tiles);
+  places.place(s.fc2_at, fc1 * s.fc_tiles);
+  places.place(s.fc3_at, int64_t(fc3_parts(s)) * s.fc2_tiles * s.fc_tiles);
+  // Of fc3 each block may have a copy.
+  plan.resident_bytes =
+      4 * (int64_t(s.fc3_at) + int64_t(s.blocks) * s.fc2_tiles * s.fc_tiles * kTileFloats);
+  s.sample_at = places.at();
+  s.inner_bias_at = s.sample_at + 4 * s.hidden;
+  s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
+  plan.packed_words = s.fc_bias_at + s.classes;
+}
+
+// Tiles of the layers that a block keeps in shared memory.
+int kept_tiles(const Shape& s) {
+  return (s.fc1_place == kInShared ? s.fc1_tiles * s.hidden_tiles : 0) +
+         (s.fc2_place == kInShared ? s.fc1_tiles * s.fc_tiles : 0) +
+         (s.fc3_place == kInShared ? s.fc2_tiles * s.fc_tiles : 0);
+}
+
+void lay_out_shared(ManyPlan& plan) {
+  Shape& s = plan.shape;
+  const int units = 16 * s.unit_tiles;
+  SharedPlaces shared;
+  shared.place(s.shared_slots, int64_t(kSlotWords) * s.streams);
+  shared.place(s.shared_slot_args, int64_t(kArgsWords) * s.streams);
+  shared.place(s.shared_inputs, int64_t(4) * s.streams);
+  shared.place(s.shared_chance, int64_t(64) * s.streams);
+  shared.place(s.shared_sample, 4 * units);
+  shared.place(s.shared_inner_bias, 2 * units);
+  shared.place(s.shared_biases, int64_t(32) * s.fc1_tiles * s.streams + 16 * s.fc2_tiles);
+  shared.place(s.shared_hidden, int64_t(2) * units * s.streams);
+  shared.place(s.shared_v, int64_t(units) * s.streams);
+  shared.place(s.shared_pre, int64_t(5) * units * s.streams);
+  shared.place(s.shared_ahead, int64_t(4) * units * s.streams);
+  // Draws are where activations were: the logits of every stream or warp, and of mixtures a warp's
+  // sums of weights, which take the places of labels.
+  const int64_t logits = int64_t(s.fc3_whole ? s.streams : s.warps) * s.choice_words;
+  const int64_t weighed = s.mixtures > 0 ? int64_t(64) * s.draw_pairs * s.warps : 0;
+  shared.place(s.shared_columns,
+               std::max(int64_t(8) * s.stream_tiles * s.column_words, logits + weighed));
+  s.shared_logits = s.shared_columns;
+  s.shared_weighed = int(std::min<int64_t>(s.shared_logits + logits, INT32_MAX));
+  // Products of the GRUs by turns in two places.
+  const int turns = s.stream_tiles > 1 ? 2 : 1;
+  shared.place(s.shared_sums, int64_t(kTileFloats) * s.warps *
+                                  std::max(turns * 3 * s.unit_tiles,
+                                           s.stream_tiles * std::max(s.fc1_tiles, s.fc2_tiles)));
+  shared.place(s.shared_weights, int64_t(kTileFloats) * kept_tiles(s));
+  shared.place(s.shared_gru, int64_t(kTileFloats) * 3 * s.unit_tiles *
+                                 (kMatrices * s.gru_columns - s.gru_kept) * s.warps);
+  plan.shared_bytes = shared.bytes();
+}
+
+// --- the model of a sample --------------------------------------------------------------------
+
+// Bytes a cycle that a block reads of its conditioning. The rows of a frame stay in L1 for its
+// samples, if they fit there: what it shares with shared memory is 29 KB larger than the most of
+// that.
+double conditioning_pace(const ManyPlan& plan, double of_l2) {
+  constexpr int kBeside = 29 * 1024;
+  const Shape& s = plan.shape;
+  const int64_t bytes =
+      int64_t(4) * s.streams * (16 * s.unit_tiles * (4 * (1 + s.taps) + 3) + 2 * 16 * s.fc1_tiles);
+  const int room = plan.request.gpu.limits.shared_per_block + kBeside - plan.shared_bytes;
+  return bytes <= room ? kBytesOfL1 : of_l2;
+}
+
+ManyLatency predict(const ManyPlan& plan) {
+  const Shape& s = plan.shape;
+  const double bytes = std::min(kBytesOfL1, kBytesOfL2 / (plan.teams * s.blocks));
+  const double conditioning = conditioning_pace(plan, bytes);
+  const ManyCosts costs(plan, bytes);
+  const int streams = s.split ? 4 : 8;  // of a tile
+  const int64_t units = 16 * s.unit_tiles;
+  const int64_t state = int64_t(64) * s.hidden_tiles * s.stream_tiles;  // words of a message
+  const int64_t hidden = int64_t(64) * s.fc_tiles * s.stream_tiles;
+  // Products of one GRU matrix with one tile of streams: 2 cycles a tile of weights, 4 of those in
+  // shared memory.
+  const int in_shared = kMatrices * s.gru_columns - s.gru_kept;
+  const double product = 100 + 2.0 * 3 * s.unit_tiles * s.hidden_tiles *
+                                   (1 + double(in_shared) / (kMatrices * s.gru_columns));
+  const double second =
+      s.stream_tiles *
+      (product + 50 + costs.rounds(units * streams) * costs.pace() * (3 * (4 + 3 * s.warps) + 110));
+  // Beside words of h1 or h2, and conditioning: u and three gates of GRU 1 from every tap, three
+  // gates of GRU 2.
+  const auto ahead = [&](int loads) {
+    return costs.reading(state) +
+           s.stream_tiles * (product + costs.meet(3 * units * streams, s.warps) + 50 +
+                             double(units) * streams * loads * 4 / conditioning);
+  };
+  const double queued = std::max(0.0, 4 * kTileFloats / bytes - kTileFromL2);  // a tile in L2
+  const auto layer = [&](int rows, int columns, int place) {
+    return costs.layer(rows, columns, place) +
+           (place == kInL2 ? queued * s.stream_tiles * rows * columns : 0.0);
+  };
+  ManyLatency l;
+  l.stretches = 1;
+  l.gates = int(100 + costs.rounds(units / 2 * s.streams) * 150 * costs.pace() + second);
+  l.hidden = costs.message(state) + costs.message_beside(state, ahead(4 * (1 + s.taps)));
+  l.y = int(layer(s.fc1_tiles, s.hidden_tiles, s.fc1_place) +
+            layer(s.fc1_tiles, s.fc_tiles, s.fc2_place)) +
+        costs.message_beside(hidden, ahead(3)) + costs.message(hidden);
+  const int64_t drawn = s.draw_apart ? up(s.streams, s.blocks) : s.streams;
+  l.logits = int(layer(s.fc2_tiles, s.fc_tiles, s.fc3_place)) +
+             (s.fc3_whole ? 40 : costs.message(s.choice_words * drawn));
+  const int one = 400 + 40 * std::max(0, s.draw_pairs - 4) + (s.mixtures > 0 ? 150 : 0);
+  l.draw = one * up(int(drawn), s.warps) + 60 +
+           (s.draw_apart ? costs.message(int64_t(2) * s.streams) : 0);
+  l.advance = 100;
+  return l;
+}
+
+std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int stream_tiles,
+                                const Outputs& outputs) {
+  ManyPlan plan;
+  plan.request = request;
+  plan.shape = make_shape(request, unit_tiles, stream_tiles, outputs);
+  const DeviceLimits& d = request.gpu.limits;
+  plan.teams = d.multiprocessors / plan.shape.blocks;
+  if (plan.teams < 1 || 12 * unit_tiles + many_working_registers(d.arch) > 255) return std::nullopt;
+  keep_in_registers(plan, kMatrices * plan.shape.gru_columns);
+  lay_out_shared(plan);
+  if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
+  lay_out_weights(plan);
+  plan.latency = predict(plan);
+  return plan;
+}
+
+void check_config(const ModelConfig& c) {
+  constexpr const char* kOne = " Use gpu_streams=1, or device=\"cpu\".";
+  if (c.bands > 1)
+    fail<DeviceError>("Many streams side by side draw one band a step; this model has ", c.bands,
+                      ".", kOne);
+  if (c.head != Head::softmax && c.head != Head::mol)
+    fail<DeviceError>(
+        "Many streams side by side draw labels or mixtures of logistics; this model has another "
+        "head.",
+        kOne);
+  WF_CHECK(c.hidden_size > 0 && c.hidden_size % 16 == 0, "hidden_size is ", c.hidden_size,
+           ", many streams side by side need a multiple of 16");
+  WF_CHECK(c.fc_size > 0 && c.fc_size % 2 == 0, "fc_size is ", c.fc_size,
+           ", many streams side by side need an even number");
+  const bool mixtures = c.head == Head::mol;
+  if (mixtures ? c.n_classes > 3 * kMostMixtures : c.n_classes > kMostLabels)
+    fail<DeviceError>("Many streams side by side draw from at most ", kMostLabels, " labels or ",
+                      kMostMixtures, " mixtures; this model has ",
+                      mixtures ? c.n_classes / 3 : c.n_classes, ".", kOne);
+}
+
+}  // namespace
+
+ManyPlan choose_many_residual_plan(const ManyRequest& request) {
+  const ModelConfig& c = request.gpu.config;
+  check_config(c);
+  const int tiles = c.hidden_size / 16;
+  check_many_request(request, tiles, "both GRUs");
+  constexpr Place S = kInShared, L = kInL2;
+  constexpr Place kPlaces[][3] = {{S, S, S}, {S, S, L}, {S, L, L}, {L, L, L}};
+  const bool few = up(c.n_classes, 64) == 1;  // rows of fc3, so few that all blocks may have all
+  std::optional<ManyPlan> best;
+  for (const auto& place : kPlaces)
+    for (const bool whole : {false, true})
+      if (!whole || few)
+        find_best(request, tiles, best, [&](int unit_tiles, int stream_tiles) {
+          return plan_of(request, unit_tiles, stream_tiles, {place[0], place[1], place[2], whole});
+        });
+  if (!best) does_not_fit_many(request, tiles);
+  return *best;
+}
+
+ManyPlan residual_with_stream_tiles(const ManyPlan& plan, int stream_tiles) {
+  const Shape& s = plan.shape;
+  return plan_of(plan.request, s.unit_tiles, stream_tiles,
+                 {Place(s.fc1_place), Place(s.fc2_place), Place(s.fc3_place), s.fc3_whole != 0})
+      .value();
+}
+
+std::string describe_many_residual(const ManyPlan& plan) {
+  const Shape& s = plan.shape;
+  std::ostringstream out;
+  out << describe_teams(plan) << "a block: " << 16 * s.unit_tiles << " units of each GRU, "
+      << 16 * s.fc1_tiles << " rows of fc1 and of fc2, " << s.fc2_rows << " of fc3"
+      << (s.fc3_whole ? " (whole)" : "") << "; "
+      << (s.draw_apart ? "a block draws for a stream\n" : "every block draws\n")
+      << "W2, R1, R2: " << s.gru_kept << " of " << kMatrices * s.gru_columns
+      << " tiles of columns a warp in registers" << (s.fc1_place == kInL2 ? "; fc1 in L2" : "")
+      << (s.fc2_place == kInL2 ? "; fc2 in L2" : "") << (s.fc3_place == kInL2 ? "; fc3 in L2" : "")
+      << "\n"
+      << describe_prediction(plan);
+  return out.str();
+}
+
+}  // namespace wavernn_fast::gpu
