@@ -26,8 +26,8 @@ from wavernn_fast.vocoder import Vocoder
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_60_draws_equal_the_double_references_in_every_schedule(model):
-    truth = Truth(MODELS[model], 60, seed=4)
+def test_draws_equal_the_double_references_in_every_schedule(model):
+    truth = Truth(MODELS[model], 60 if model == "labels" else 30, seed=4)
     assert truth.expected["margin"].min() > 1e-6  # no draw so close that rounding may decide it
     launch = LAUNCH if model == "labels" else LAUNCH | {"warps": 8}  # a warp owns 32 rows at most
     for schedule in SCHEDULES if model == "labels" else ("fair", "random:1", "starve:1"):
