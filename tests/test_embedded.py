@@ -255,7 +255,7 @@ def test_threads_batch_and_stream_have_the_bits_of_one_utterance(dtype: str, thr
 
 def test_the_kernel_for_many_streams_refuses_in_a_sentence() -> None:
     config, tensors = random_model("embedded:32")
-    with pytest.raises(DeviceError, match=r"dual core; .* \(gpu_streams=1"):
+    with pytest.raises(DeviceError, match=r"the residual core; .* gpu_streams=1"):
         Vocoder(config, tensors, device="emu", gpu_streams=8)
 
 
