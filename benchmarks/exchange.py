@@ -126,7 +126,7 @@ def cases() -> Iterator[Case]:
 def macros() -> list[str]:
     """Values of the kernel's constants, which the exchange does not depend on."""
     shape = (ROOT / "csrc/cuda/kernels/shape.h").read_text()
-    names = re.findall(r"\bX\(\w+, k\w+, (WF_\w+)\)", shape)
+    names = re.findall(r"\bX\(\w+, k\w+,[\s\\]*(WF_\w+)\)", shape)
     return [f"-D{name}=0" for name in names]
 
 

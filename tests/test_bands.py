@@ -13,7 +13,7 @@ from engine_work import DTYPES, Work, make
 
 from wavernn_fast import _C
 from wavernn_fast.conditioning import Conditioner
-from wavernn_fast.errors import EngineError, InputError
+from wavernn_fast.errors import DeviceError, EngineError, InputError
 
 CONFIGS = cases.band_configs()
 

@@ -73,8 +73,9 @@ def expected() -> list[np.ndarray]:
 
 
 def alive() -> list[str]:
-    """Threads of batches that have not ended."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("wavernn_fast")]
+    """Threads of batches that have not ended; those of pools end when they are collected."""
+    names = [t.name for t in threading.enumerate()]
+    return [n for n in names if n.startswith("wavernn_fast") and n != "wavernn_fast live"]
 
 
 # --- in the emulator ------------------------------------------------------------------------------
