@@ -296,11 +296,11 @@ void check_request(const GpuRequest& request) {
            ", expected 1 to ", kMostWarps);
 }
 
+}  // namespace
+
 const char* place_name(int place) {
   return place == kInRegisters ? "registers" : place == kInShared ? "shared memory" : "L2";
 }
-
-}  // namespace
 
 void check_bands(const ModelConfig& c) {
   if (c.bands > 1)

@@ -65,6 +65,9 @@ struct GpuPlan {
 // raised by as much as the H200's was above its own (0.42).
 double hop_us(int arch, int blocks);
 
+// Of a Place, in descriptions.
+const char* place_name(int place);
+
 // Error if the kernels of the dual core do not run such a model.
 void check_model(const ModelConfig& config);
 // DeviceError of a model of several bands, which only the kernel for one stream runs.

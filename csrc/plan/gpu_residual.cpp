@@ -1,19 +1,16 @@
 #include "plan/gpu_residual.h"
 
 #include <algorithm>
-#include <climits>
 #include <optional>
 #include <sstream>
 
 #include "common/error.h"
 #include "common/sampling.h"
+#include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
 namespace {
 
-constexpr int kMostSums = 32;   // one warp reduces at most this many at once
-constexpr int kMostWarps = 16;  // a thread of more warps has too few registers for weights
-constexpr int kMostLabels = 1024;
 constexpr int kMatrices = 6;  // R1, R2, W_ih2, fc1, fc2, fc3
 
 int up(int a, int b) { return (a + b - 1) / b; }
@@ -28,21 +25,14 @@ constexpr Place kUnitPlaces[][3] = {{R, R, R}, {S, R, R}, {R, R, S}, {S, S, R},
                                     {L, L, R}, {L, L, S}, {L, L, L}};
 constexpr Place kLayerPlaces[][3] = {{R, R, R}, {R, R, S}, {R, S, S}, {S, S, S}, {L, L, L}};
 
-struct Matrix {
-  int Shape::* place;
-  int pairs;  // a lane
-  int parts;  // dealt to so many blocks; others have copies
-};
-
-std::vector<Matrix> matrices(const Shape& s) {
+std::vector<RowMatrix> matrices(const Shape& s) {
   const int units = 3 * s.unit_slots * s.hidden_pairs;
-  const auto parts = [&s](int whole) { return whole ? 1 : s.blocks; };
-  return {{&Shape::gru1_place, units, s.blocks},
-          {&Shape::gru2_place, units, s.blocks},
-          {&Shape::gru2_input_place, units, s.blocks},
-          {&Shape::fc1_place, s.fc1_slots * s.hidden_pairs, parts(s.fc1_whole)},
-          {&Shape::fc2_place, s.fc2_slots * s.fc_pairs, parts(s.fc2_whole)},
-          {&Shape::fc3_place, s.fc3_slots * s.fc_pairs, parts(s.fc3_whole)}};
+  return {{&Shape::gru1_place, units},
+          {&Shape::gru2_place, units},
+          {&Shape::gru2_input_place, units},
+          {&Shape::fc1_place, s.fc1_slots * s.hidden_pairs},
+          {&Shape::fc2_place, s.fc2_slots * s.fc_pairs},
+          {&Shape::fc3_place, s.fc3_slots * s.fc_pairs}};
 }
 
 static_assert(kMostBands == wavernn_fast::kMostBands);
@@ -95,8 +85,6 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps, int whole) {
   return s;
 }
 
-int words_of(const Shape& s, const Matrix& m) { return m.pairs * (s.fp16 ? 1 : 2); }
-
 void lay_out_shared(GpuPlan& plan) {
   Shape& s = plan.shape;
   auto place = [at = kSharedControl](int words) mutable {
@@ -126,31 +114,19 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_weights = place(0);
 }
 
-// What the places of the matrices come to.
-void count_bytes(GpuPlan& plan) {
-  const Shape& s = plan.shape;
-  int64_t shared = s.shared_weights;
-  plan.weight_registers = 0;
-  plan.resident_bytes = plan.streamed_bytes = 0;
-  for (const Matrix& m : matrices(s)) {
-    const int words = words_of(s, m);
-    if (s.*m.place == kInShared) shared += int64_t(words) * s.threads;
-    if (s.*m.place == kInRegisters) plan.weight_registers += words;
-    const int64_t bytes = int64_t(4) * words * s.threads * s.blocks;
-    (s.*m.place == kInL2 ? plan.streamed_bytes : plan.resident_bytes) += bytes;
-  }
-  plan.shared_bytes = int(std::min<int64_t>(4 * shared, INT32_MAX));
-}
-
 void lay_out_weights(GpuPlan& plan) {
   Shape& s = plan.shape;
   int Shape::* const places[kMatrices] = {&Shape::gru1_at, &Shape::gru2_at, &Shape::gru2_input_at,
                                           &Shape::fc1_at,  &Shape::fc2_at,  &Shape::fc3_at};
-  const std::vector<Matrix> all = matrices(s);
+  // Dealt to so many blocks; others have copies.
+  const auto parts = [&s](int whole) { return whole ? 1 : s.blocks; };
+  const int dealt[kMatrices] = {s.blocks,           s.blocks,           s.blocks,
+                                parts(s.fc1_whole), parts(s.fc2_whole), parts(s.fc3_whole)};
+  const std::vector<RowMatrix> all = matrices(s);
   int64_t at = 0;
   for (int i = 0; i < kMatrices; ++i) {
     s.*places[i] = int(at);
-    at += int64_t(words_of(s, all[size_t(i)])) * all[size_t(i)].parts * s.threads;
+    at += int64_t(words_of(s, all[size_t(i)])) * dealt[i] * s.threads;
     WF_CHECK(at < INT32_MAX / 2, "The packed weights of ", plan.request.config.describe(),
              " exceed 2^30 words.");
   }
@@ -166,27 +142,16 @@ void lay_out_weights(GpuPlan& plan) {
 // logarithm, a root and a quotient. A beta takes two or three rounds for its panels and three
 // Newton steps in the mean, each some 180 instructions most of which wait for one another
 // (residual_real.cuh).
-int draw_cycles(const Shape& s, int arch) {
+int draw_cycles(const Shape& s, const RowCosts& cost) {
   if (s.real == kGaussian) return 400;
   if (s.real == kBeta) return 6 * 700 + 400;
-  const int one = (arch < 80 ? 500 : 400) + 60 + 40 * std::max(0, s.draw_pairs - 4) +
-                  (s.mixtures > 0 ? 150 : 0);
+  const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0);
   return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
 }
 
-// As in plan/gpu.cpp, where each figure is explained.
 Latency predict(const GpuPlan& plan) {
   const Shape& s = plan.shape;
-  const DeviceLimits& d = plan.request.limits;
-  const int schedulers = d.arch < 70 ? 2 : 4;
-  const auto pace = [schedulers](int warps) {
-    return std::max(1.6, double(up(warps, schedulers)));
-  };
-  const double share = pace(s.warps);
-  const auto cycles = [&d](double us) { return int(us * d.clock_khz / 1000.0); };
-  const auto rows = [share](int slots, int pairs, int place) {
-    return int(110 + share * slots * pairs * (place == kInShared ? 5 : 3) + 90 + 20 * slots);
-  };
+  const RowCosts cost(s, plan.request.limits);
   Latency l;
   l.stretches = 1;
   l.exchanges = s.exchanges;
@@ -194,43 +159,25 @@ Latency predict(const GpuPlan& plan) {
   constexpr int kOwnGates = 140;  // one lane's gates: a chain with nothing beside it
   // A band more is eight multiply-adds and four loads a pair of units.
   const int pair_of_units = 100 + 12 * (s.bands - 1);
-  l.gates = int(100 + pair_of_units * s.gate_rounds * pace(busy) + 60) + kOwnGates;
-  l.product = rows(3 * s.unit_slots, s.hidden_pairs, s.gru2_input_place) + 20 * s.unit_slots +
-              rows(s.fc1_slots, s.hidden_pairs, s.fc1_place) +
-              rows(s.fc2_slots, s.fc_pairs, s.fc2_place) +
-              rows(s.fc3_slots, s.fc_pairs, s.fc3_place) + 5 * 30;
-  l.draw = draw_cycles(s, d.arch);
-  l.hop = cycles(hop_us(d.arch, s.blocks));
-  // Words beyond 448 take 0.24 ns each; a product in the shadow may take longer than the words.
-  const auto hop = [&](int words, int shadow) {
-    return std::max(l.hop + cycles(0.00024 * std::max(0, words - 448)), shadow);
-  };
+  l.gates = int(100 + pair_of_units * s.gate_rounds * cost.pace(busy) + 60) + kOwnGates;
+  l.product = cost.rows(3 * s.unit_slots, s.hidden_pairs, s.gru2_input_place) + 20 * s.unit_slots +
+              cost.rows(s.fc1_slots, s.hidden_pairs, s.fc1_place) +
+              cost.rows(s.fc2_slots, s.fc_pairs, s.fc2_place) +
+              cost.rows(s.fc3_slots, s.fc_pairs, s.fc3_place) + 5 * 30;
+  l.draw = draw_cycles(s, cost);
+  l.hop = cost.hop();
   const auto shadow = [&](int place) {
-    return rows(3 * s.unit_slots, s.hidden_pairs, place) + 100;
+    return cost.rows(3 * s.unit_slots, s.hidden_pairs, place) + 100;
   };
-  int hops = hop(s.hidden, shadow(s.gru1_place));
+  int hops = cost.hop(s.hidden, shadow(s.gru1_place));
   // Where fc1 is whole there is no exchange for R2 h2 to hide behind.
-  hops += s.fc1_whole ? shadow(s.gru2_place) - 200 : hop(s.fc, shadow(s.gru2_place));
-  if (!s.fc2_whole) hops += hop(s.fc, 0);
-  if (!s.fc3_whole) hops += hop(s.choice_words, 0);
-  // More than eight warps were slower than this model has them (the dual core, docs/kernel.md).
-  constexpr int kCrowded = 60;
-  l.late = hops - l.exchanges * (l.hop - kCrowded * std::max(0, s.warps - 8));
-  if (plan.streamed_bytes > 0) {
-    const double bytes = double(plan.streamed_bytes);
-    l.streamed = int(std::max(bytes / s.blocks / 64.0, bytes / 2560.0)) + 6 * 300;
-  }
+  hops += s.fc1_whole ? shadow(s.gru2_place) - 200 : cost.hop(s.fc, shadow(s.gru2_place));
+  if (!s.fc2_whole) hops += cost.hop(s.fc, 0);
+  if (!s.fc3_whole) hops += cost.hop(s.choice_words, 0);
+  l.late = cost.late(hops);
+  l.streamed = cost.streamed(plan.streamed_bytes, kMatrices);
   if (s.sample_place == kInL2) l.streamed += 300;
   return l;
-}
-
-bool fits(const GpuPlan& plan) {
-  const GpuRequest& r = plan.request;
-  const Shape& s = plan.shape;
-  // The compiler counts a block in whole rounds of its four schedulers.
-  const int registers = std::min(255, r.limits.registers / (128 * up(s.warps, 4)) / 8 * 8);
-  return plan.weight_registers + working_registers(r.limits, s) <= registers &&
-         plan.shared_bytes <= r.limits.shared_per_block && plan.streamed_bytes <= r.limits.l2_bytes;
 }
 
 // The best places of the matrices for these blocks and warps, if any fit.
@@ -248,7 +195,7 @@ bool best_places(GpuPlan& plan) {
       s.fc1_place = layers[0];
       s.fc2_place = layers[1];
       s.fc3_place = layers[2];
-      count_bytes(plan);
+      count_bytes(plan, matrices(s));
       if (!fits(plan)) continue;
       const Latency latency = predict(plan);
       if (best && latency.total() >= least.total()) continue;
@@ -272,25 +219,12 @@ bool best_places(GpuPlan& plan) {
                       " bytes of shared memory. Leave out what need not be so.");
   const ModelConfig& c = request.config;
   const int64_t h = c.hidden_size, f = c.fc_size;
-  const int64_t weights = 9 * h * h + f * h + f * f + int64_t(c.logits_size()) * f;
-  fail<DeviceError>(
-      "The model does not fit on ", d.name, ": ", weights, " weights in ",
-      dtype_name(request.dtype), " are ", weights * (request.dtype == Dtype::fp16 ? 2 : 4),
-      " bytes, more than its L2 of ", d.l2_bytes, " bytes can stream and more than its ",
-      d.multiprocessors, " multiprocessors can hold (about ",
-      int64_t(d.multiprocessors) * (4 * (d.registers - 256 * 60) + d.shared_per_block),
-      " bytes). Use ", request.dtype == Dtype::fp16 ? "" : "dtype=\"fp16\", ",
-      "a smaller model or device=\"cpu\".");
+  weights_do_not_fit(request, 9 * h * h + f * h + f * f + int64_t(c.logits_size()) * f);
 }
 
 void check_request(const GpuRequest& request) {
   check_residual_model(request.config);
-  if (request.dtype != Dtype::fp32 && request.dtype != Dtype::fp16)
-    fail<DeviceError>("dtype ", dtype_name(request.dtype),
-                      " is not available on a GPU; use fp32 or fp16.");
-  const int most = std::min(request.limits.multiprocessors, request.config.hidden_size);
-  WF_CHECK(request.blocks >= 0 && request.blocks <= most, "blocks is ", request.blocks,
-           ", expected 1 to ", most, ": at most one a multiprocessor, and a unit for each");
+  check_rows_request(request);
   WF_CHECK(
       request.exchanges >= 0 && request.exchanges <= 4, "exchanges is ", request.exchanges,
       ", expected 4, or one less for each layer that every block is to have whole, or 0 for the "
@@ -299,10 +233,6 @@ void check_request(const GpuRequest& request) {
            ": the kernel of the residual core has no clusters; use cluster=1");
   WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
            ", expected 1 to ", kMostWarps);
-}
-
-const char* place_name(int place) {
-  return place == kInRegisters ? "registers" : place == kInShared ? "shared memory" : "L2";
 }
 
 }  // namespace
@@ -314,9 +244,7 @@ void check_residual_model(const ModelConfig& c) {
            ", the GPU kernel needs an even number");
   WF_CHECK(c.bands == 1 || c.n_classes % 2 == 0, "n_classes is ", c.n_classes,
            ", the GPU kernel needs an even number in a model of several bands");
-  if (c.head == Head::softmax && c.n_classes > kMostLabels)
-    fail<DeviceError>("The GPU kernel draws from at most ", kMostLabels, " labels; this model has ",
-                      c.n_classes, ". Use device=\"cpu\".");
+  if (c.head == Head::softmax) check_labels(c.n_classes);
 }
 
 // Counted with the models of 512 and 128 units, one to four units a warp;
@@ -346,7 +274,7 @@ GpuPlan choose_residual_plan(const GpuRequest& request) {
         best = plan;
       }
   if (!best) does_not_fit(request);
-  count_bytes(*best);
+  count_bytes(*best, matrices(best->shape));
   lay_out_weights(*best);
   return *best;
 }
