@@ -240,31 +240,14 @@ WF_INLINE void load_states(const Team& t) {
   }
 }
 
-// Half of the states of the streams that begin, as activations; zeros for all others.
-WF_INLINE void load_columns(const Team& t, int side) {
-  WF_ROLLED
-  for (int i = thread_index(); i < 8 * kHalfTiles * kStreams; i += kThreads) {
-    const int pair = i % (8 * kHalfTiles), s = i / (8 * kHalfTiles);
-    const Slot& slot = slot_of(t.shared, s);
-    const float* state = stream_args(t.shared, s).state + side * kHalf + 2 * pair;
-    const bool there = slot.active && slot.changes;
-    keep_values(t.shared, s / streams_of_tile(), pair, s % streams_of_tile(),
-                there ? state[0] : 0.0f, there ? state[1] : 0.0f);
-  }
-}
-
 // The next stream of every slot whose stream has ended: its state, and R times its state. The same
 // for the first of all slots.
 WF_INLINE void begin_streams(const Team& t) {
-  WF_ROLLED
-  for (int s = thread_index(); s < kStreams; s += kThreads) {
-    Slot& slot = slot_of(t.shared, s);
-    if (slot.changes) begin_stream(t.launch, slot, s, t.shared);
-  }
+  begin_in_slots(t);
   block_sync(kManyBegun);
   load_states(t);
   for (int side = 0; side < 2; ++side) {
-    load_columns(t, side);
+    load_columns(t, side * kHalf, 8 * kHalfTiles);
     block_sync(kManyLoaded + side);
     if (side == 0)
       recurrent_product(t.gru, 0, kChanging, t.shared);

@@ -119,31 +119,14 @@ WF_INLINE void load_residual_states(const Team& t) {
   }
 }
 
-// A state of the streams that begin, as activations; zeros for all others.
-WF_INLINE void load_state_columns(const Team& t, int gru) {
-  WF_ROLLED
-  for (int i = thread_index(); i < 8 * kHiddenTiles * kStreams; i += kThreads) {
-    const int pair = i % (8 * kHiddenTiles), s = i / (8 * kHiddenTiles);
-    const Slot& slot = slot_of(t.shared, s);
-    const float* state = stream_args(t.shared, s).state + gru * kHidden + 2 * pair;
-    const bool there = slot.active && slot.changes;
-    keep_values(t.shared, s / streams_of_tile(), pair, s % streams_of_tile(),
-                there ? state[0] : 0.0f, there ? state[1] : 0.0f);
-  }
-}
-
 // The next stream of every slot whose stream has ended: its states, and R1 and R2 times them. The
 // same for the first of all slots. What the first gates read was written before the last barrier.
 WF_INLINE void begin_residual_streams(const Team& t) {
-  WF_ROLLED
-  for (int s = thread_index(); s < kStreams; s += kThreads) {
-    Slot& slot = slot_of(t.shared, s);
-    if (slot.changes) begin_stream(t.launch, slot, s, t.shared);
-  }
+  begin_in_slots(t);
   block_sync(kManyResidualBegun);
   load_residual_states(t);
   for (int gru = 0; gru < 2; ++gru) {
-    load_state_columns(t, gru);
+    load_columns(t, gru * kHidden, 8 * kHiddenTiles);
     block_sync(kManyResidualLoadedH1 + gru);
     if (gru == 0)
       product_ahead(t.gru, 0, kChanging, t.shared);

@@ -63,4 +63,27 @@ WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
+// The next stream of every slot whose stream has ended.
+WF_INLINE void begin_in_slots(const Team& t) {
+  WF_ROLLED
+  for (int s = thread_index(); s < kStreams; s += kThreads) {
+    Slot& slot = slot_of(t.shared, s);
+    if (slot.changes) begin_stream(t.launch, slot, s, t.shared);
+  }
+}
+
+// Of the states of the streams that begin the values from `first` on, in pairs, as activations;
+// zeros for all others.
+WF_INLINE void load_columns(const Team& t, int first, int pairs) {
+  WF_ROLLED
+  for (int i = thread_index(); i < pairs * kStreams; i += kThreads) {
+    const int pair = i % pairs, s = i / pairs;
+    const Slot& slot = slot_of(t.shared, s);
+    const float* state = stream_args(t.shared, s).state + first + 2 * pair;
+    const bool there = slot.active && slot.changes;
+    keep_values(t.shared, s / streams_of_tile(), pair, s % streams_of_tile(),
+                there ? state[0] : 0.0f, there ? state[1] : 0.0f);
+  }
+}
+
 }  // namespace wavernn_fast::gpu
