@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LABELS, MORE_LABELS, VALUES = {"bits": 9}, {"bits": 10}, {"mixtures": 10}
+MULAW = LABELS | {"feedback": "mu_law"}
 GAUSSIAN, BETA = ({"head": head, "n_classes": 2} for head in ("gaussian", "beta"))
 BANDS = {"bits": 9, "bands": 4, "hop_length": 128}
 MORE_BANDS = {"bits": 10, "bands": 4, "hop_length": 128}  # with eight rows of fc3 a warp
@@ -60,6 +61,7 @@ def covering() -> list[tuple[int, Case]]:
     found += [Case(t, 512, BANDS, fp32) for t in (80, 90, 100)]
     found += [Case(t, 512, BANDS, fp16) for t in (60, 75, 90)]
     found += [Case(t, 512, MORE_BANDS, fp32) for t in (90, 100)]
+    found += [Case(90, 512, MULAW, fp32), Case(75, 512, MULAW, fp16)]
     newer = [Case(t, 512, LABELS, fp32) for t in (80, 90, 120)]
     newer += [Case(t, 512, VALUES, fp16) for t in (75, 100)]
     newer += [Case(90, 512, head, fp32) for head in (BETA, BANDS)]

@@ -103,6 +103,7 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_weighed = s.bands > 1 ? s.shared_logits : place(64 * s.draw_pairs);
   s.shared_chance = place((s.bands > 2 ? 4 : 2) * 64);
   s.shared_outcomes = s.bands > 1 ? place(kMostBands) : 0;
+  s.shared_expanded = hears_expanded(plan.request.config) ? place(s.choices) : 0;
   const int sums = 7 * s.unit_slots + s.fc1_slots + s.fc2_slots + s.fc3_slots;
   s.shared_own = place(2 * s.warps * sums);
   // Last, since of several bands they may be too many for the shared memory of an older chip.
@@ -133,7 +134,8 @@ void lay_out_weights(GpuPlan& plan) {
   s.sample_at = int(at);
   s.inner_bias_at = s.sample_at + 4 * s.hidden * s.bands;
   s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
-  plan.packed_words = s.fc_bias_at + s.classes;
+  s.expanded_at = s.fc_bias_at + s.classes;
+  plan.packed_words = s.expanded_at + (hears_expanded(plan.request.config) ? s.choices : 0);
 }
 
 // --- the model of a sample --------------------------------------------------------------------
@@ -145,7 +147,8 @@ void lay_out_weights(GpuPlan& plan) {
 int draw_cycles(const Shape& s, const RowCosts& cost) {
   if (s.real == kGaussian) return 400;
   if (s.real == kBeta) return 6 * 700 + 400;
-  const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0);
+  const int heard = s.shared_expanded != 0 ? 30 : 0;  // a load that waits for the outcome
+  const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0) + heard;
   return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
 }
 
