@@ -3,8 +3,8 @@
 #
 #   benchmarks/gpu_check.sh [--dry-run] [part ...]
 #
-# Parts, in this order if none is named: build exchange tests sanitize speed residual sparse many
-# subscale baselines stages ncu.
+# Parts, in this order if none is named: build exchange tests sanitize speed residual embedded sparse
+# many subscale baselines stages ncu.
 # Needs a GPU with its driver, python3 with numpy, pybind11 and pytest, a C++ compiler, cmake and
 # ninja; torch and cupy for the baselines. Downloads nothing, changes no setting of the GPU.
 # Results: $OUT/gpu_check.json and $OUT/gpu_check.log (OUT: benchmarks/out). docs/gpu-check.md tells
@@ -13,7 +13,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 2
 
-parts_known="build exchange tests sanitize speed residual sparse many subscale baselines stages ncu"
+parts_known="build exchange tests sanitize speed residual embedded sparse many subscale baselines stages ncu"
 seconds_all=${GPU_CHECK_SECONDS:-570}
 OUT=${OUT:-benchmarks/out}
 python=${PYTHON:-python3}
@@ -40,7 +40,7 @@ done
 limit_of() {
   case $1 in
     build) echo 180 ;; exchange) echo 75 ;; tests) echo 150 ;; sanitize) echo 100 ;;
-    speed) echo 200 ;; residual) echo 80 ;; sparse) echo 90 ;; many) echo 120 ;; subscale) echo 60 ;;
+    speed) echo 200 ;; residual) echo 120 ;; embedded) echo 60 ;; sparse) echo 90 ;; many) echo 120 ;; subscale) echo 60 ;;
     baselines) echo 120 ;; stages) echo 45 ;; ncu) echo 75 ;;
   esac
 }

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-PARTS = ["build", "exchange", "tests", "sanitize", "speed", "residual", "sparse", "many"]
-PARTS += ["subscale"]
+PARTS = ["build", "exchange", "tests", "sanitize", "speed", "residual", "embedded"]
+PARTS += ["sparse", "many", "subscale"]
 PARTS += ["baselines", "stages", "ncu"]
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 # A version that knows some of the fields; others cost themselves only.
@@ -263,7 +263,7 @@ def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads(output.read_text())
     assert record["state"] == "done"
-    assert len(record["rows"]) == 7
+    assert len(record["rows"]) == 6 + 8 + 1
     assert all(row["predicted_samples_per_s"] > 0 for row in record["rows"])
     [stages] = record["stages"]
     assert len(stages["stages"]) == 6
