@@ -84,7 +84,7 @@ def test_a_dry_run_lists_all_parts_with_their_limits_and_runs_none(check):
     assert done.returncode == 0
     listed = [line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 2]
     assert [name for name, _, _ in listed] == PARTS
-    assert all(0 < int(limit) <= 200 for _, limit, _ in listed)
+    assert all(0 < int(limit) <= 280 for _, limit, _ in listed)
     assert {part["state"] for part in result["parts"].values()} == {"not run"}
     assert result["nvidia_smi"] == {"name": "Stand-in", "clocks.sm": "1 MHz"}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -21,6 +22,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import gpu_embedded  # noqa: E402
 import gpu_models  # noqa: E402
 import gpu_residual  # noqa: E402
+import gpu_small  # noqa: E402
+import gpu_tools  # noqa: E402
 
 from wavernn_fast import _C  # noqa: E402
 
@@ -59,7 +62,7 @@ def test_the_part_for_embedded_models_measures_and_predicts(tmp_path):
     ("module", "asked"), [(gpu_embedded, EMBEDDED), (gpu_residual, RESIDUAL)], ids=["emb", "res"]
 )
 def test_every_row_has_a_plan_on_the_gpus_that_are_rented(module, asked):
-    for gpu in ("A100", "H100", "H200", "B200"):
+    for gpu in ("A100", "H200"):
         for job in module.wanted(asked):
             plan = _C.gpu_plan(job.fields(), gpu=gpu, **job.asked)
             assert plan["samples_per_s"] > 0, (gpu, job.model)
@@ -103,3 +106,32 @@ def test_a_share_makes_its_engines_and_goes_on_after_a_refusal(capsys):
     gpu_models.compile_share(jobs, f"{len(jobs) - 1},0", "emu")
     assert made == [jobs[-1].asked, jobs[0].asked]
     assert "blocks is 1000" in capsys.readouterr().err
+
+
+def test_every_file_of_tests_for_a_gpu_is_run():
+    """Those that import the mark were left out once."""
+    found = {path.name for path in gpu_tools.of_a_gpu(sorted((ROOT / "tests").glob("test_*.py")))}
+    kernels = ("gpu", "many", "many_residual", "residual", "sparse", "subscale", "embedded")
+    assert found >= {f"test_cuda_{kernel}.py" for kernel in kernels}
+    assert "test_cuda_driver.py" not in found  # needs none
+
+
+@pytest.mark.parametrize("core", ["residual", "embedded"])
+def test_the_sanitizer_is_given_models_of_every_core(core, monkeypatch, capsys):
+    asked = [flags for _, flags in gpu_tools.SANITIZED.values() if core in flags]
+    assert len(asked) == 2
+    monkeypatch.setattr(sys, "argv", ["gpu_small.py", "--device", "emu", "--steps", "2", *asked[0]])
+    gpu_small.main()
+    assert "1 x 2 steps, last samples [" in (said := capsys.readouterr().out)
+    assert "fp16" in said
+    assert {"residual": "W2 in registers", "embedded": "gate inputs of labels"}[core] in said
+
+
+def test_the_page_has_the_limit_of_every_part():
+    page = (ROOT / "docs/gpu-check.md").read_text()
+    limits = dict(re.findall(r"(\w+)\) echo (\d+) ;;", (BENCHMARKS / "gpu_check.sh").read_text()))
+    assert len(limits) == 13
+    assert dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.M)) == limits
+    calls = re.findall(r"GPU_CHECK_SECONDS=570 OUT=\S+ benchmarks/gpu_check\.sh (.+)", page)
+    assert sorted(" ".join(calls).split()) == sorted(limits)
+    assert all(sum(int(limits[part]) for part in call.split()) <= 580 for call in calls)
