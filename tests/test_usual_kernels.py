@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from wavernn_fast import _C, kernels, nvrtc
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError
 from wavernn_fast.synthetic import random_model
+from wavernn_fast.vocoder import Vocoder
 
 MODELS: dict[str, tuple[int, ModelConfig]] = {
     "512/512/512": (2, usual(512, {"bits": 9})),
@@ -94,3 +97,17 @@ def test_sizes_without_a_kernel_and_without_a_compiler_are_said_to_be_so(fake: F
         r"one, and there is no NVRTC.*wavernn-fast\[cuda\].*nowhere",
     ):
         _C.Engine(dataclasses.asdict(config), tensors, device="cuda", exact=False)
+
+
+def test_a_kernel_that_had_to_be_compiled_is_told_once(
+    fake: Fake, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.script(run=1)
+    fake.monkeypatch.setenv("WAVERNN_FAST_GPU_CHECK", "0")
+    config, tensors = random_model("dual:160")
+    assert not _C.Engine(dataclasses.asdict(config), tensors, device="emu").compiled
+    with caplog.at_level(logging.INFO, "wavernn_fast"):
+        Vocoder(config, tensors, device="cuda")
+        Vocoder(config, tensors, device="cuda")  # the process has it
+    [record] = caplog.records
+    assert re.search(r"compiled for the sizes.*neither the package nor the", record.getMessage())

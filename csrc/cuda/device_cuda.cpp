@@ -234,6 +234,7 @@ std::unique_ptr<gpu::Kernel> DeviceCuda::load(const gpu::KernelSpec& spec) {
     }
     context_->check(call, result, detail);
     images_.keep(spec, *image);
+    if (image->origin == "compiler") compiled_ = true;
     return std::make_unique<KernelCuda>(context_, spec, handles, std::move(*image));
   }
   throw DeviceError(refused);
