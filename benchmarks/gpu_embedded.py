@@ -47,7 +47,7 @@ def wanted(options: argparse.Namespace) -> list[gpu_models.Job]:
     jobs.append(job(options.sizes, first, dtype="fp32", exact=True))
     jobs += [
         job(options.sizes, first, dtype="fp32", exact=False, blocks=blocks)
-        for blocks in options.blocks
+        for blocks in gpu_models.that_fit(options.blocks, options.device)
     ]
     return jobs
 

@@ -47,6 +47,12 @@ def has_clusters(device: str) -> bool:
     return device != "cuda" or _C.cuda_devices()[0]["arch"] >= 90
 
 
+def that_fit(blocks: Iterable[int], device: str) -> list[int]:
+    """Numbers of blocks that the device has multiprocessors for; emu stands for one with 132."""
+    most = 132 if device != "cuda" else int(_C.cuda_devices()[0]["multiprocessors"])
+    return [count for count in blocks if count <= most]
+
+
 class Voice:
     """One model on one device, with enough conditioning for a run of any length.
 

@@ -82,7 +82,7 @@ def wanted(options: argparse.Namespace) -> list[gpu_models.Job]:
                 jobs += [job(size, head, dtype=dtype, exact=False) for dtype in ("fp32", "fp16")]
         jobs += [
             job(size, "512 labels", dtype="fp32", exact=False, blocks=blocks)
-            for blocks in options.blocks
+            for blocks in gpu_models.that_fit(options.blocks, options.device)
         ]
     return jobs
 

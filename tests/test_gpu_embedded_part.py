@@ -27,8 +27,10 @@ import gpu_tools  # noqa: E402
 
 from wavernn_fast import _C  # noqa: E402
 
-EMBEDDED = Namespace(sizes=gpu_embedded.SIZES, labels=gpu_embedded.LABELS, blocks=[28])
-RESIDUAL = Namespace(sizes=[512, 128], blocks=[32])
+EMBEDDED = Namespace(
+    device="emu", sizes=gpu_embedded.SIZES, labels=gpu_embedded.LABELS, blocks=gpu_embedded.BLOCKS
+)
+RESIDUAL = Namespace(device="emu", sizes=[512, 128], blocks=gpu_residual.BLOCKS)
 
 
 def test_the_part_for_embedded_models_measures_and_predicts(tmp_path):
@@ -61,11 +63,19 @@ def test_the_part_for_embedded_models_measures_and_predicts(tmp_path):
 @pytest.mark.parametrize(
     ("module", "asked"), [(gpu_embedded, EMBEDDED), (gpu_residual, RESIDUAL)], ids=["emb", "res"]
 )
-def test_every_row_has_a_plan_on_the_gpus_that_are_rented(module, asked):
+def test_every_row_has_a_plan_on_the_gpus_that_are_rented(module, asked, monkeypatch):
     for gpu in ("A100", "H200"):
-        for job in module.wanted(asked):
+        limits = _C.known_gpu(gpu)
+        monkeypatch.setattr(_C, "cuda_devices", lambda limits=limits: [limits])
+        for job in module.wanted(Namespace(**vars(asked) | {"device": "cuda"})):
             plan = _C.gpu_plan(job.fields(), gpu=gpu, **job.asked)
             assert plan["samples_per_s"] > 0, (gpu, job.model)
+
+
+def test_a_gpu_is_asked_for_no_more_blocks_than_it_has_room_for(monkeypatch):
+    monkeypatch.setattr(_C, "cuda_devices", lambda: [{"multiprocessors": 64}])
+    assert gpu_models.that_fit((32, 43, 64, 65, 128), "cuda") == [32, 43, 64]
+    assert gpu_models.that_fit((128, 133), "emu") == [128]
 
 
 def test_all_heads_have_rows():
@@ -93,7 +103,7 @@ def test_kernels_are_compiled_ahead_in_shares_that_together_are_all(monkeypatch)
 
 
 def test_a_share_makes_its_engines_and_goes_on_after_a_refusal(capsys):
-    options = Namespace(sizes="32,16", labels=[16], blocks=[1000])
+    options = Namespace(sizes="32,16", labels=[16], blocks=[100], device="emu")
     jobs = gpu_embedded.wanted(options)
     made = []
 
@@ -105,7 +115,7 @@ def test_a_share_makes_its_engines_and_goes_on_after_a_refusal(capsys):
     jobs = [Job(job.model, job.config, job.asked) for job in jobs]
     gpu_models.compile_share(jobs, f"{len(jobs) - 1},0", "emu")
     assert made == [jobs[-1].asked, jobs[0].asked]
-    assert "blocks is 1000" in capsys.readouterr().err
+    assert "blocks is 100, expected 1 to 32" in capsys.readouterr().err
 
 
 def test_every_file_of_tests_for_a_gpu_is_run():
