@@ -196,7 +196,7 @@ def test_the_sample_loop_loads_no_weight_and_stays_short(target, way, tmp_path, 
 
 
 def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
-    case = Case(70, 1024, {"dtype": "fp32", "exchanges": 4})
+    case = Case(75, 1024, {"dtype": "fp16"})
     plan = case.plan()
     assert plan["streamed_bytes"] > 0
     loop = sample_loop(case, tmp_path)
