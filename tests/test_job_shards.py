@@ -186,7 +186,11 @@ def test_a_disk_that_is_full_for_children_stops_the_job_and_keeps_what_is_done(
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     full = subprocess.run(
-        [sys.executable, "-c", code, *words[1:]], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *words[1:]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # it would be cut, too
     )
     assert full.returncode == 1, full.stderr
     report = json.loads(full.stdout)
