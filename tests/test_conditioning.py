@@ -292,7 +292,7 @@ def test_windows_equal_the_whole_bit_for_bit(name: str, data: st.DataObject) -> 
 # Frames that come, whether the last frame is asked for again, frames that are asked for at most. A
 # list, drawn at once: what is drawn piece by piece costs more than what is tested.
 TURNS = st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.integers(0, 25)), max_size=14)
-LATER = (6, False, 100)  # of every turn after those
+LATER = (1, False, 100)  # of every turn after those
 
 
 @every_model
