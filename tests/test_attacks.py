@@ -78,7 +78,7 @@ def test_hostile_files_are_refused(results: dict[str, dict], kind: str) -> None:
 
 # --- damage ---------------------------------------------------------------------------------------
 
-# Files of two kinds carry a checksum of all weights. WF_SEARCH=1 tries more, and others in every run.
+# A checksum covers all weights but in legacy files. WF_SEARCH=1 tries more, others in every run.
 COUNT = 20_000 if os.environ.get("WF_SEARCH") else 1_000
 SEED = int(time.time()) if os.environ.get("WF_SEARCH") else 1
 FORMS = ("zip", "legacy", "canonical")
