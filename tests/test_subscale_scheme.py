@@ -293,8 +293,9 @@ def test_plot_draws_the_scheme(factor, horizon, tmp_path):
     pixels = imread(out)[..., :3]
     assert pixels.shape[1] > 600
     assert count_colours(pixels) > 10
-    piped = run("plot", "--subscale", factor, horizon, "-o", "-")
-    assert piped.stdout_bytes == out.read_bytes()
+    if factor < 64:  # which has so many cells that drawing them takes seconds
+        piped = run("plot", "--subscale", factor, horizon, "-o", "-")
+        assert piped.stdout_bytes == out.read_bytes()
 
 
 def test_plot_refuses_schemes_that_nobody_could_read(tmp_path):
