@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import importlib
+import os
 import re
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cases
+import gpu_record
 import numpy as np
 import pruned_models
 
 from wavernn_fast import _C
-from wavernn_fast.conditioning import Conditioner
+from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.config import ModelConfig
+from wavernn_fast.errors import WaveRNNError
 
-PREDICTED = re.compile(r"predicted: (\d+) cycles a sample, (\d+) samples/s")
+PREDICTED = re.compile(r"predicted: (\d+) cycles a (?:sample|step), (\d+) samples/s")
 
 
 def dual(hidden: int, conditioned: bool = False) -> ModelConfig:
@@ -42,7 +52,7 @@ class Voice:
 
     Parameters
     ----------
-    config : a dual model
+    config : any model; pruned, a dual one
     density : share of its 4x4 blocks that are kept; below 1 the kernel for pruned models runs
     options : of `_C.Engine`: device, dtype, exact, blocks, warps, cluster, clocks
     """
@@ -70,7 +80,7 @@ class Voice:
             assert mel is not None
             repeats = -(-(frames + 8) // mel.shape[1])
             mel = np.tile(mel, repeats)[:, : frames + 8]
-            self.rows = Conditioner(self.config, self.tensors).window(mel, 0, frames)
+            self.rows = make_conditioner(self.config, self.tensors).window(mel, 0, frames)
         return self.rows
 
     def run(self, n_steps: int, **options: Any) -> Any:
@@ -98,7 +108,8 @@ def measure(voice: Voice, seconds: float, repeats: int, first_steps: int = 2000)
     voice.seconds(n)
     while (took := voice.seconds(n)) < 0.05 and n < 1 << 24:
         n *= 4
-    n = max(first_steps, int(n * seconds * 1.05 / took))
+    bands = voice.config.bands  # a step is a sample of each
+    n = max(first_steps, int(n * seconds * 1.05 / took) // bands * bands)
     times = [voice.seconds(n) for _ in range(repeats)]
     middle = statistics.median(times)
     row: dict[str, Any] = {
@@ -118,3 +129,114 @@ def measure(voice: Voice, seconds: float, repeats: int, first_steps: int = 2000)
             "share_of_prediction": row["samples_per_s"] / predicted[1],
         }
     return row
+
+
+# --- rows of one utterance ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row to measure: a model by its name, and what the engine is asked."""
+
+    model: str
+    config: ModelConfig
+    asked: dict[str, Any]  # dtype, exact, blocks
+
+    def fields(self) -> dict[str, Any]:
+        """The model, as a plan is asked for."""
+        return dataclasses.asdict(self.config)
+
+    def voice(self, device: str) -> Voice:
+        return Voice(self.config, device=device, **self.asked)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the programs that measure jobs have in common."""
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "emu"))
+    parser.add_argument("--seconds", type=float, default=0.3, help="of a run")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--first-steps", type=int, default=2000)
+    parser.add_argument("--compile", help=argparse.SUPPRESS)  # numbers of jobs
+
+
+def workers() -> int:
+    """Processes that compile side by side."""
+    return max(1, min(8, (os.cpu_count() or 1) // 2))
+
+
+def side_by_side(commands: Iterable[list[str]]) -> None:
+    """Run processes that fill the kernel cache; what fails here fails again, and is kept."""
+
+    def one(command: list[str]) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then the rest compiles when used
+            subprocess.run(command, capture_output=True, timeout=60, check=False)
+
+    with ThreadPoolExecutor(workers()) as pool:
+        list(pool.map(one, commands))
+
+
+def compile_ahead(jobs: list[Job], device: str) -> None:
+    """Have this program started again to compile what `jobs` need, each a share of them.
+
+    The emulator's kernel is compiled already.
+    """
+    if device != "cuda":
+        return
+    shares = [range(i, len(jobs), workers()) for i in range(min(workers(), len(jobs)))]
+    side_by_side(
+        [sys.executable, *sys.argv, "--compile", ",".join(map(str, share))] for share in shares
+    )
+
+
+def compile_share(jobs: list[Job], numbers: str, device: str) -> None:
+    """In such a process: make the engines of these jobs, and drop them."""
+    for number in map(int, numbers.split(",")):
+        try:
+            jobs[number].voice(device)
+        except WaveRNNError as error:
+            print(error, file=sys.stderr)
+
+
+def measure_jobs(
+    record: gpu_record.Record, jobs: list[Job], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Add a row a job to the record's `rows`; a job that fails costs its own row only."""
+    compile_ahead(jobs, options.device)
+    for job in jobs:
+        with record.attempt(f"{job.model}, {job.asked}"):
+            voice = job.voice(options.device)
+            row: dict[str, Any] = {"model": job.model, **job.asked}
+            row["plan"] = voice.engine.describe()
+            row |= measure(voice, options.seconds, options.repeats, options.first_steps)
+            record["rows"].append(row)
+            share = 100 * row.get("share_of_prediction", 0.0)
+            print(
+                f"MEASURED {job.model} {job.asked}: {row['samples_per_s']:.0f} samples/s, "
+                f"{share:.0f} % of the prediction",
+                flush=True,
+            )
+        record.save()
+    return list(record["rows"])
+
+
+def add_stages(
+    record: gpu_record.Record, model: str, config: ModelConfig, options: argparse.Namespace
+) -> None:
+    """Ticks of every stage of a sample, in fp32, to the record's `stages`."""
+    with record.attempt(f"stages of {model}"):
+        voice = Voice(config, device=options.device, exact=False, clocks=True)
+        n = options.first_steps
+        voice.run(n)
+        before = dict(voice.engine.stage_ticks())
+        seconds = voice.seconds(n)
+        ticks = {k: (v - before[k]) / n for k, v in voice.engine.stage_ticks()}
+        record["stages"].append(
+            {
+                "model": model,
+                "stages": ticks,
+                "ticks_per_sample": sum(ticks.values()),
+                "us_per_sample_with_clocks": 1e6 * seconds / n,
+            }
+        )
+    record.save()

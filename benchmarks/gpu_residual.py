@@ -4,14 +4,14 @@
     python benchmarks/gpu_residual.py --device emu --sizes 64 --first-steps 8 --seconds 0.01
 
 512 units as people run them, with 512 labels and with ten logistics, and 128 units; both number
-formats, fast and exact, the planner's choice and other numbers of blocks; ticks of every stage.
-The first size for many streams side by side: 8 and the planner's choice.
+formats, fast and exact, by the planner's choice; ticks of every stage. The first size with every
+other head as well (a gaussian, a beta, four bands, labels heard with mu-law undone), with other
+numbers of blocks, and for many streams side by side: 8 and the planner's choice.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import cases
@@ -21,22 +21,29 @@ import gpu_record
 from wavernn_fast.config import ModelConfig
 
 SIZES = (512, 128)
-HEADS: dict[str, dict[str, Any]] = {"512 labels": {"bits": 9}, "10 logistics": {"mixtures": 10}}
+USUAL: dict[str, dict[str, Any]] = {"512 labels": {"bits": 9}, "10 logistics": {"mixtures": 10}}
+HEADS: dict[str, dict[str, Any]] = {
+    **USUAL,
+    "gaussian": {"head": "gaussian", "n_classes": 2},
+    "beta": {"head": "beta", "n_classes": 2},
+    # 24 kHz and 128 samples a frame, as Multiband-WaveRNN has.
+    "4 bands of 512 labels": {"bits": 9, "bands": 4, "hop_length": 128, "sample_rate": 24000},
+    "512 labels, mu-law undone": {"bits": 9, "feedback": "mu_law"},
+}
 BLOCKS = (32, 43, 64, 128)  # beside the planner's choice
 
 
 def model(size: int, head: str) -> ModelConfig:
-    """80 mels over five frames and an auxiliary network, 22,050 Hz."""
+    """80 mels over five frames and an auxiliary network; 22,050 Hz but for bands."""
     fields = {"hop_length": 275, "n_mels": 80, "upsample_left": 2, "upsample_right": 2}
     aux = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
-    return cases.residual_config(size, size, **HEADS[head], **fields, **aux, sample_rate=22050)
+    return cases.residual_config(
+        size, size, **(fields | aux | {"sample_rate": 22050} | HEADS[head])
+    )
 
 
-def row_of(options: argparse.Namespace, size: int, head: str, **asked: Any) -> dict[str, Any]:
-    voice = gpu_models.Voice(model(size, head), device=options.device, **asked)
-    row: dict[str, Any] = {"model": f"residual {size}, {head}", **asked}
-    row["plan"] = voice.engine.describe()
-    return row | gpu_models.measure(voice, options.seconds, options.repeats, options.first_steps)
+def job(size: int, head: str, **asked: Any) -> gpu_models.Job:
+    return gpu_models.Job(f"residual {size}, {head}", model(size, head), asked)
 
 
 class Crowd(gpu_models.Voice):
@@ -62,53 +69,30 @@ def crowd_of(options: argparse.Namespace, size: int, head: str, streams: int) ->
     return row
 
 
-def stages(options: argparse.Namespace, size: int, head: str) -> dict[str, Any]:
-    voice = gpu_models.Voice(model(size, head), device=options.device, exact=False, clocks=True)
-    n = options.first_steps
-    voice.run(n)
-    before = dict(voice.engine.stage_ticks())
-    seconds = voice.seconds(n)
-    ticks = {k: (v - before[k]) / n for k, v in voice.engine.stage_ticks()}
-    return {
-        "model": f"residual {size}, {head}",
-        "stages": ticks,
-        "ticks_per_sample": sum(ticks.values()),
-        "us_per_sample_with_clocks": 1e6 * seconds / n,
-    }
-
-
-def wanted(options: argparse.Namespace) -> list[tuple[int, str, dict[str, Any]]]:
-    """Size, head and what the engine is asked, of every row."""
-    jobs: list[tuple[int, str, dict[str, Any]]] = []
+def wanted(options: argparse.Namespace) -> list[gpu_models.Job]:
+    """Every row of one utterance."""
+    jobs = []
     for size in options.sizes:
+        for head in USUAL:
+            jobs += [job(size, head, dtype=dtype, exact=False) for dtype in ("fp32", "fp16")]
+            jobs.append(job(size, head, dtype="fp32", exact=True))
+    for size in options.sizes[:1]:
         for head in HEADS:
-            for dtype in ("fp32", "fp16"):
-                jobs.append((size, head, {"dtype": dtype, "exact": False}))
-            jobs.append((size, head, {"dtype": "fp32", "exact": True}))
+            if head not in USUAL:
+                jobs += [job(size, head, dtype=dtype, exact=False) for dtype in ("fp32", "fp16")]
         jobs += [
-            (size, "512 labels", {"dtype": "fp32", "exact": False, "blocks": blocks})
+            job(size, "512 labels", dtype="fp32", exact=False, blocks=blocks)
             for blocks in options.blocks
         ]
     return jobs
 
 
 def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
-    for size, head, asked in wanted(options):
-        with record.attempt(f"residual {size}, {head}, {asked}"):
-            row = row_of(options, size, head, **asked)
-            record["rows"].append(row)
-            share = 100 * row.get("share_of_prediction", 0.0)
-            print(
-                f"MEASURED {row['model']} {asked}: {row['samples_per_s']:.0f} samples/s, "
-                f"{share:.0f} % of the prediction",
-                flush=True,
-            )
-        record.save()
+    rows = gpu_models.measure_jobs(record, wanted(options), options)
     for size in options.sizes:
-        with record.attempt(f"stages of {size}"):
-            record["stages"].append(stages(options, size, "512 labels"))
-        record.save()
-    for head in HEADS if options.sizes else ():
+        head = "512 labels"
+        gpu_models.add_stages(record, f"residual {size}, {head}", model(size, head), options)
+    for head in USUAL if options.sizes else ():
         for streams in (8, 0):
             with record.attempt(f"{streams or 'most'} streams, {head}"):
                 row = crowd_of(options, options.sizes[0], head, streams)
@@ -120,21 +104,19 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
                     flush=True,
                 )
             record.save()
-    if record["rows"]:
-        first = record["rows"][0]
-        record.result = f"{first['model']}, fp32: {first['samples_per_s']:.0f} samples/s"
+    if rows:
+        record.result = f"{rows[0]['model']}, fp32: {rows[0]['samples_per_s']:.0f} samples/s"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--device", default="cuda", choices=("cuda", "emu"))
+    gpu_models.add_options(parser)
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     parser.add_argument("--blocks", nargs="*", type=int, default=list(BLOCKS))
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a run")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--first-steps", type=int, default=2000)
     options = parser.parse_args()
+    if options.compile:
+        gpu_models.compile_share(wanted(options), options.compile, options.device)
+        return
     with gpu_record.Record("residual", options.output, rows=[], stages=[], many=[]) as record:
         run(record, options)
 

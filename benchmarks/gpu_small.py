@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import argparse
 
+import gpu_embedded
 import gpu_models
+import gpu_residual
+
+from wavernn_fast.config import ModelConfig
+
+
+def model(options: argparse.Namespace) -> ModelConfig:
+    """Of the core that is asked for: conditioned, but for a dual model that is not to be."""
+    if options.core == "residual":
+        return gpu_residual.model(options.hidden, "512 labels, mu-law undone")
+    if options.core == "embedded":
+        return gpu_embedded.model(f"{options.hidden},48", 512)
+    return gpu_models.dual(options.hidden, options.conditioned)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=("cuda", "emu"))
+    parser.add_argument("--core", default="dual", choices=("dual", "residual", "embedded"))
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--steps", type=int, default=40)
@@ -24,7 +38,7 @@ def main() -> None:
     parser.add_argument("--sparse", action="store_true", help="a model of which 80 % is zero")
     options = parser.parse_args()
     voice = gpu_models.Voice(
-        gpu_models.dual(options.hidden, options.conditioned),
+        model(options),
         density=0.2 if options.sparse else 1.0,
         device=options.device,
         dtype=options.dtype,

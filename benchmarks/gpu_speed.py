@@ -13,11 +13,9 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,17 +107,11 @@ def others(clusters: bool) -> list[Job]:
 
 def compile_ahead(jobs: Iterable[Job], device: str) -> None:
     """Fill the kernel cache by processes side by side; what fails here fails again, and is kept."""
-    jobs = list(jobs)
-    workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+    jobs, workers = list(jobs), gpu_models.workers()
     shares = [json.dumps([asdict(job) for job in jobs[i::workers]]) for i in range(workers)]
-
-    def one(share: str) -> None:
-        command = [sys.executable, __file__, "--compile", share, "--device", device]
-        with contextlib.suppress(subprocess.TimeoutExpired):  # then the rest compiles when used
-            subprocess.run(command, capture_output=True, timeout=60, check=False)
-
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, shares))
+    gpu_models.side_by_side(
+        [sys.executable, __file__, "--compile", share, "--device", device] for share in shares
+    )
 
 
 def compile_share(text: str, device: str) -> None:

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -71,8 +72,7 @@ def tests(record: gpu_record.Record, options: argparse.Namespace) -> None:
     if importlib.util.find_spec("xdist"):  # most of the time goes to compiling kernels
         command += ["-n", str(max(1, min(8, (os.cpu_count() or 1) // 2)))]
     files = sorted(HERE.parent.glob("tests/test_*.py"))
-    marked = [str(path) for path in files if "mark.cuda" in path.read_text()]
-    code, text = run([*command, *marked], 140)
+    code, text = run([*command, *map(str, of_a_gpu(files))], 270)
     record["exit_code"] = code
     record["summary"] = text.strip().splitlines()[-1] if text.strip() else ""
     record["tests"] = junit(report) if report.exists() else []
@@ -87,6 +87,12 @@ def tests(record: gpu_record.Record, options: argparse.Namespace) -> None:
         raise RuntimeError(f"pytest ended with {code}: {record['summary']}")
     if not counts.get("passed"):
         raise RuntimeError(f"no test ran: {record.result or record['summary']}")
+
+
+def of_a_gpu(files: Iterable[Path]) -> list[Path]:
+    """Files of tests that want a GPU: those with the mark, and those that import it."""
+    marks = ("mark.cuda", "pytestmark as pytestmark")
+    return [path for path in files if any(mark in path.read_text() for mark in marks)]
 
 
 def junit(path: Path) -> list[dict[str, Any]]:
@@ -126,6 +132,10 @@ SANITIZED = {
     "racecheck sparse": (RACECHECK, ["--sparse", "--cluster", "1"]),
     "memcheck sparse clusters": (["--tool", "memcheck"], ["--sparse", "--cluster", "2"]),
     "racecheck sparse clusters": (RACECHECK, ["--sparse", "--cluster", "2"]),
+    "memcheck residual": (["--tool", "memcheck"], ["--core", "residual", "--dtype", "fp16"]),
+    "racecheck residual": (RACECHECK, ["--core", "residual"]),
+    "memcheck embedded": (["--tool", "memcheck"], ["--core", "embedded", "--dtype", "fp16"]),
+    "racecheck embedded": (RACECHECK, ["--core", "embedded"]),
 }
 
 

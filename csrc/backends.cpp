@@ -28,14 +28,6 @@ gpu::EngineRequest gpu_request(const EngineOptions& options) {
   return request;
 }
 
-// No kernel expands labels; here, as the plans of all kernels begin elsewhere.
-void check_feedback(const ModelConfig& config) {
-  if (config.feedback != Feedback::linear)
-    fail<DeviceError>(
-        "This model hears its labels with mu-law undone (preset gwang-mulaw), which no GPU kernel "
-        "does. Use device=\"cpu\".");
-}
-
 }  // namespace
 
 std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWeights& weights,
@@ -47,7 +39,6 @@ std::unique_ptr<Engine> make_engine(const ModelConfig& config, const CanonicalWe
                             {dtype_from_name(options.dtype), options.threads, options.isa,
                              options.sparse, options.clocks});
   if (options.device == "reference") return reference::make_engine(config, weights);
-  if (options.device == "cuda" || options.device == "emu") check_feedback(config);
   if (options.device == "cuda")
     return gpu::make_engine(config, weights, gpu_request(options), cuda::open_device(options.cuda));
   if (options.device == "emu")

@@ -30,7 +30,10 @@ FRAMES = {"hop_length": 6, "n_mels": 5, "upsample_left": 1, "upsample_right": 1}
 AUX = {"aux_size": 3, "aux_channels": 10, "aux_blocks": 2, "aux_kernel": 5}
 LABELS = cases.residual_config(64, 48, bits=8, **FRAMES, **AUX)
 VALUES = cases.residual_config(48, 32, mixtures=5, **FRAMES, **AUX)
-HEADS = pytest.mark.parametrize("config", [LABELS, VALUES], ids=["labels", "values"])
+MULAW = cases.residual_config(48, 32, bits=8, feedback="mu_law", **FRAMES, **AUX)
+HEADS = pytest.mark.parametrize(
+    "config", [LABELS, VALUES, MULAW], ids=["labels", "values", "mulaw"]
+)
 EMULATED = {"blocks": 3, "warps": 12}  # quick, and the same bits
 
 

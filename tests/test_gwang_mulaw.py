@@ -19,7 +19,7 @@ from engine_work import ISAS
 from wavernn_fast import _C, checkpoints, weights
 from wavernn_fast.baselines.cells import fused
 from wavernn_fast.config import ModelConfig
-from wavernn_fast.errors import DeviceError, ModelError
+from wavernn_fast.errors import ModelError
 from wavernn_fast.likelihood import teacher_forced_logits
 from wavernn_fast.presets import get_preset, with_preset
 from wavernn_fast.samples import decode_samples, encode_targets
@@ -127,10 +127,23 @@ def test_pytorch_agrees_and_fused_baselines_leave_it_alone(path: Path) -> None:
     assert fused(with_preset(config, "gwang-bits"))
 
 
-@pytest.mark.parametrize("streams", [1, 2])
-def test_a_gpu_says_that_it_cannot(path: Path, streams: int) -> None:
-    with pytest.raises(DeviceError, match=r"mu-law undone \(preset gwang-mulaw\).*device=\"cpu\""):
-        Vocoder.from_pretrained(path, device="emu", preset="gwang-mulaw", gpu_streams=streams)
+@pytest.mark.parametrize(("streams", "dtype"), [(1, "fp32"), (4, "fp16")])
+def test_a_gpu_hears_what_the_processor_hears(path: Path, streams: int, dtype: str) -> None:
+    """Logits under the same labels; the planted fault is the other preset of the same file."""
+    found = {}
+    for preset, device in (("mulaw", "cpu"), ("mulaw", "emu"), ("bits", "emu")):
+        how: dict[str, Any] = {"cpu_threads": 1} if device == "cpu" else {"gpu_streams": streams}
+        voc = Vocoder.from_pretrained(
+            path, device=device, dtype=dtype, preset=f"gwang-{preset}", **how
+        )
+        request = make_request(voc.config, random_mel(voc.config, 1), None, 0)
+        forced = np.random.default_rng(3).integers(0, 512, 256).astype(np.int32)
+        parts = teacher_forced_logits(voc.voice(), request, forced)
+        found[preset, device] = np.concatenate([part for _, part in parts])
+    cpu = found["mulaw", "cpu"]
+    error = tolerances.logit_error(found["mulaw", "emu"], cpu)
+    assert error <= tolerances.logit_limit(cpu, dtype)
+    assert tolerances.logit_error(found["bits", "emu"], cpu) > 20 * error
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ COVERING = [
     (12, Case(90, LABELS, MOST)),
     (12, Case(90, VALUES, SPLIT)),
     (12, Case(120, MORE_LABELS, EIGHT)),
+    (12, Case(80, LABELS | {"feedback": "mu_law"}, MOST)),
     (13, Case(90, VALUES, EIGHT | BOTH)),
     (13, Case(120, LABELS, MOST, 128)),
 ]

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 LABELS, MORE_LABELS, VALUES = {"bits": 9}, {"bits": 10}, {"mixtures": 10}
+MULAW = LABELS | {"feedback": "mu_law"}
 GAUSSIAN, BETA = ({"head": head, "n_classes": 2} for head in ("gaussian", "beta"))
 BANDS = {"bits": 9, "bands": 4, "hop_length": 128}
 MORE_BANDS = {"bits": 10, "bands": 4, "hop_length": 128}  # with eight rows of fc3 a warp
@@ -53,6 +54,7 @@ def covering() -> list[tuple[int, Case]]:
     found += [Case(90, 512, LABELS, fp16 | {"blocks": 16})]  # four units a warp
     found += [Case(80, 512, GAUSSIAN, fp32)]
     found += [Case(120, 512, BETA, fp32), Case(75, 512, BETA, fp16)]
+    found += [Case(90, 512, MULAW, fp32)]
     found += [Case(80, 512, BANDS, fp32)] + [Case(t, 512, BANDS, fp16) for t in (60, 90)]
     newer = [Case(120, 512, LABELS, fp32), Case(75, 512, VALUES, fp16)]
     newer += [Case(80, 512, BETA, fp32), Case(90, 512, BANDS, fp32)]
@@ -77,6 +79,7 @@ def rest() -> list[tuple[int, Case]]:
     found += [Case(t, 512, BETA, fp32) for t in (70, 90)]
     found += [Case(t, 512, BANDS, fp32) for t in (90, 100)] + [Case(75, 512, BANDS, fp16)]
     found += [Case(t, 512, MORE_BANDS, fp32) for t in (90, 100)]
+    found += [Case(75, 512, MULAW, fp16)]
     newer = [Case(t, 512, LABELS, fp32) for t in (80, 90)] + [Case(100, 512, VALUES, fp16)]
     newer += [Case(90, 512, BETA, fp32)]
     return [(12, case) for case in found] + [(13, case) for case in newer]

@@ -311,4 +311,10 @@ def _construct(
         raise DeviceError(f"There is not enough memory for this model ({error}).") from error
     if engine.sparse:
         logger.info("Zeros of these weights are skipped: %s.", engine.sparse)
+    if engine.compiled:
+        logger.info(
+            "A kernel was compiled for the sizes of this model on %s, as neither the package nor "
+            "the cache had one. The cache keeps it for the next time.",
+            engine.isa,
+        )
     return engine

@@ -304,6 +304,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly(
           "draws_per_step",
           [](const Engine& e) { return e.config().draws_per_step() / e.config().bands; })
+      .def_property_readonly("compiled", &Engine::compiled)
       .def("describe", &Engine::describe)
       .def_property_readonly("sparse", &Engine::sparse)
       // A run in another thread holds the engine's lock when it asks for the GIL.

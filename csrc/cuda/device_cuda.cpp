@@ -218,7 +218,10 @@ std::unique_ptr<gpu::Kernel> DeviceCuda::load(const gpu::KernelSpec& spec) {
     try {
       image = images_.find(spec, origin);
     } catch (const DeviceError& error) {
-      if (refused.empty()) throw;
+      if (refused.empty() && images_.has_compiler()) throw;
+      if (refused.empty())
+        fail<DeviceError>("This model needs a kernel of its own sizes on ", context_->where(),
+                          ". Neither the package nor the cache has one, and ", error.what());
       fail<DeviceError>(refused, ". Compiling it did not help: ", error.what());
     }
     if (!image) continue;
@@ -231,6 +234,7 @@ std::unique_ptr<gpu::Kernel> DeviceCuda::load(const gpu::KernelSpec& spec) {
     }
     context_->check(call, result, detail);
     images_.keep(spec, *image);
+    if (image->origin == "compiler") compiled_ = true;
     return std::make_unique<KernelCuda>(context_, spec, handles, std::move(*image));
   }
   throw DeviceError(refused);

@@ -1,6 +1,7 @@
 // gpu::Device over the driver: memory, kernels and launches on one NVIDIA GPU.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -61,10 +62,12 @@ class DeviceCuda final : public gpu::Device {
   std::string unreadable(uint64_t address) const override;
   void await(uint64_t stream) override;
   std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override;
+  bool compiled() const override { return compiled_; }
 
  private:
   std::shared_ptr<Context> context_;  // kernels may outlive the device
   Images images_;
+  std::atomic<bool> compiled_{false};
 };
 
 std::unique_ptr<gpu::Device> open_device(const OpenOptions& options);

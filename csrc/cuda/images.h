@@ -27,6 +27,7 @@ class Images {
   std::optional<Image> find(const gpu::KernelSpec& spec, Origin origin);
   // Keeps an image that the driver took: in memory, and on disk if it was compiled now.
   void keep(const gpu::KernelSpec& spec, const Image& image);
+  bool has_compiler() { return compiler() != nullptr; }
 
  private:
   const Nvrtc* compiler();  // null if there is none; no_compiler_ then says why

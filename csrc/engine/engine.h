@@ -73,6 +73,8 @@ class Engine {
   virtual uint64_t weight_bytes() const = 0;  // read per sample of one stream
   virtual int64_t macs_per_step() const = 0;
   virtual std::string describe() const = 0;
+  // Whether a kernel had to be compiled for this engine, since nobody had kept it.
+  virtual bool compiled() const { return false; }
   // Which matrices are kept as lists of their blocks, as a sentence; empty where none is.
   virtual std::string sparse() const { return {}; }
   // Rows in the memory of a device. Why this engine cannot read what lies at an address there, as

@@ -60,6 +60,8 @@ class Device {
   // The blocks of a kernel that can be resident together are asked first; DeviceError if fewer
   // than spec.blocks.
   virtual std::unique_ptr<Kernel> load(const KernelSpec& spec) = 0;
+  // Whether one of them had to be compiled, since nobody had kept it.
+  virtual bool compiled() const { return false; }
 };
 
 }  // namespace wavernn_fast::gpu

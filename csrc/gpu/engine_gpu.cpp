@@ -73,6 +73,7 @@ class GpuEngine final : public Engine {
     return uint64_t(macs_per_step()) * dtype_bytes(plan_.request.dtype);
   }
   int64_t macs_per_step() const override { return multiplied(config()); }
+  bool compiled() const override { return device_->compiled(); }
   std::string describe() const override { return plan_.describe() + note_; }
 
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }

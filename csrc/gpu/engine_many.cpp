@@ -49,6 +49,7 @@ class ManyEngine final : public Engine {
     return config().core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + n * f)
                                        : 9 * h * h + f * h + f * f + n * f;
   }
+  bool compiled() const override { return device_->compiled(); }
   std::string describe() const override { return plan_.describe(); }
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
   void await(uint64_t stream) override { device_->await(stream); }

@@ -51,6 +51,7 @@ class SparseEngine final : public Engine {
     return uint64_t(macs_per_step()) * dtype_bytes(one_->plan.request.gpu.dtype);
   }
   int64_t macs_per_step() const override { return one_->plan.model->weights(); }
+  bool compiled() const override { return device_->compiled(); }
   std::string describe() const override {
     std::string text = one_->plan.describe();
     const std::string other = many_->plan.describe();

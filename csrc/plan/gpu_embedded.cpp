@@ -122,27 +122,13 @@ Latency predict(const GpuPlan& plan) {
   return l;
 }
 
-// The best places of the matrices for these blocks and warps, if any fit.
-bool best_places(GpuPlan& plan) {
+// For so many blocks and warps, with the matrices in their best places.
+bool form(GpuPlan& plan, int blocks, int warps) {
   Shape& s = plan.shape;
+  s = make_shape(plan.request, blocks, warps);
+  lay_out_shared(s);
   if (3 * s.unit_slots > kMostSums || std::max(s.fc1_slots, s.fc2_slots) > kMostSums) return false;
-  std::optional<Shape> best;
-  Latency least;
-  for (const auto& places : kPlaces) {
-    s.gru_place = places[0];
-    s.fc1_place = places[1];
-    s.fc2_place = places[2];
-    count_bytes(plan, matrices(s));
-    if (!fits(plan)) continue;
-    const Latency latency = predict(plan);
-    if (best && latency.total() >= least.total()) continue;
-    best = s;
-    least = latency;
-  }
-  if (!best) return false;
-  s = *best;
-  plan.latency = least;
-  return true;
+  return best_places(plan, matrices(s), kPlaces, predict);
 }
 
 [[noreturn]] void does_not_fit(const GpuRequest& request) {
@@ -189,21 +175,9 @@ int embedded_registers(const Shape& s) {
 
 GpuPlan choose_embedded_plan(const GpuRequest& request) {
   check_request(request);
-  const int most = std::min(request.limits.multiprocessors, request.config.hidden_size);
-  std::optional<GpuPlan> best;
-  GpuPlan plan;
-  plan.request = request;
-  for (int blocks = std::max(1, request.blocks); blocks <= (request.blocks ? request.blocks : most);
-       ++blocks)
-    for (const int warps :
-         request.warps ? std::vector<int>{request.warps} : std::vector<int>{8, 4, 12, 16}) {
-      plan.shape = make_shape(request, blocks, warps);
-      lay_out_shared(plan.shape);
-      if (!best_places(plan)) continue;
-      // Of equals the one with fewer blocks: fewer readers of every word.
-      if (best && plan.latency.total() >= best->latency.total()) continue;
-      best = plan;
-    }
+  std::optional<GpuPlan> best = fastest_plan(
+      request, 1,
+      [](GpuPlan& plan, int blocks, int warps, int) { return form(plan, blocks, warps); });
   if (!best) does_not_fit(request);
   count_bytes(*best, matrices(best->shape));
   lay_out_weights(*best);

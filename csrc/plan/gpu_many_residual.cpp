@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "common/sampling.h"
 #include "plan/gpu_many_parts.h"
+#include "plan/gpu_residual.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -71,7 +72,9 @@ void lay_out_weights(ManyPlan& plan) {
   s.sample_at = places.at();
   s.inner_bias_at = s.sample_at + 4 * s.hidden;
   s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
-  plan.packed_words = s.fc_bias_at + s.classes;
+  s.expanded_at = s.fc_bias_at + s.classes;
+  const ModelConfig& c = plan.request.gpu.config;
+  plan.packed_words = s.expanded_at + (hears_expanded(c) ? s.choices : 0);
 }
 
 // Tiles of the layers that a block keeps in shared memory.
@@ -92,6 +95,7 @@ void lay_out_shared(ManyPlan& plan) {
   shared.place(s.shared_sample, 4 * units);
   shared.place(s.shared_inner_bias, 2 * units);
   shared.place(s.shared_biases, int64_t(32) * s.fc1_tiles * s.streams + 16 * s.fc2_tiles);
+  if (hears_expanded(plan.request.gpu.config)) shared.place(s.shared_expanded, s.choices);
   shared.place(s.shared_hidden, int64_t(2) * units * s.streams);
   shared.place(s.shared_v, int64_t(units) * s.streams);
   shared.place(s.shared_pre, int64_t(5) * units * s.streams);

@@ -4,13 +4,15 @@
 //   units]; fc1, fc2 (columns of w and p), fc3 [block][tile of rows][tile of columns], fc3 once if
 //   every block has all of it;
 // then columns times x [u, reset, update, candidate][H], recurrent biases of the candidates [GRU 1,
-// GRU 2][H], and the bias of fc3. Missing rows and columns are zero.
+// GRU 2][H], and the bias of fc3; where labels are heard with mu-law undone, what each is heard as
+// [C]. Missing rows and columns are zero.
 #include <cstring>
 
 #include "common/error.h"
 #include "common/half.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_many_residual.h"
+#include "plan/gpu_residual.h"
 #include "plan/gpu_vectors.h"
 #include "plan/residual.h"
 
@@ -90,6 +92,7 @@ std::vector<uint32_t> pack_many_residual(const ManyPlan& plan, const CanonicalWe
   put(out, s.inner_bias_at, weights.get("gru1.b_recurrent", {3 * h}) + 2 * h, h);
   put(out, s.inner_bias_at + h, weights.get("gru2.b_recurrent", {3 * h}) + 2 * h, h);
   put(out, s.fc_bias_at, weights.get("fc3.bias", {c.n_classes}), c.n_classes);
+  put_expanded(out, s.expanded_at, c);
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "plan/gpu_residual.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <sstream>
 
@@ -24,6 +25,13 @@ constexpr Place kUnitPlaces[][3] = {{R, R, R}, {S, R, R}, {R, R, S}, {S, S, R},
                                     {S, S, S}, {L, R, R}, {L, S, R}, {L, S, S},
                                     {L, L, R}, {L, L, S}, {L, L, L}};
 constexpr Place kLayerPlaces[][3] = {{R, R, R}, {R, R, S}, {R, S, S}, {S, S, S}, {L, L, L}};
+
+std::vector<std::array<Place, kMatrices>> all_places() {
+  std::vector<std::array<Place, kMatrices>> all;
+  for (const auto& u : kUnitPlaces)
+    for (const auto& l : kLayerPlaces) all.push_back({u[0], u[1], u[2], l[0], l[1], l[2]});
+  return all;
+}
 
 std::vector<RowMatrix> matrices(const Shape& s) {
   const int units = 3 * s.unit_slots * s.hidden_pairs;
@@ -103,6 +111,7 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_weighed = s.bands > 1 ? s.shared_logits : place(64 * s.draw_pairs);
   s.shared_chance = place((s.bands > 2 ? 4 : 2) * 64);
   s.shared_outcomes = s.bands > 1 ? place(kMostBands) : 0;
+  s.shared_expanded = hears_expanded(plan.request.config) ? place(s.choices) : 0;
   const int sums = 7 * s.unit_slots + s.fc1_slots + s.fc2_slots + s.fc3_slots;
   s.shared_own = place(2 * s.warps * sums);
   // Last, since of several bands they may be too many for the shared memory of an older chip.
@@ -133,7 +142,8 @@ void lay_out_weights(GpuPlan& plan) {
   s.sample_at = int(at);
   s.inner_bias_at = s.sample_at + 4 * s.hidden * s.bands;
   s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
-  plan.packed_words = s.fc_bias_at + s.classes;
+  s.expanded_at = s.fc_bias_at + s.classes;
+  plan.packed_words = s.expanded_at + (hears_expanded(plan.request.config) ? s.choices : 0);
 }
 
 // --- the model of a sample --------------------------------------------------------------------
@@ -145,7 +155,8 @@ void lay_out_weights(GpuPlan& plan) {
 int draw_cycles(const Shape& s, const RowCosts& cost) {
   if (s.real == kGaussian) return 400;
   if (s.real == kBeta) return 6 * 700 + 400;
-  const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0);
+  const int heard = s.shared_expanded != 0 ? 30 : 0;  // a load that waits for the outcome
+  const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0) + heard;
   return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
 }
 
@@ -180,32 +191,18 @@ Latency predict(const GpuPlan& plan) {
   return l;
 }
 
-// The best places of the matrices for these blocks and warps, if any fit.
-bool best_places(GpuPlan& plan) {
+// For so many blocks and warps, and layers that every block has whole, with the matrices in their
+// best places.
+bool form(GpuPlan& plan, int blocks, int warps, int whole) {
+  const int wanted = plan.request.exchanges;
   Shape& s = plan.shape;
+  s = make_shape(plan.request, blocks, warps, whole);
+  if (wanted != 0 && s.exchanges != wanted) return false;
+  lay_out_shared(plan);
   if (4 * s.unit_slots > kMostSums || std::max({s.fc1_slots, s.fc2_slots, s.fc3_slots}) > kMostSums)
     return false;
-  std::optional<Shape> best;
-  Latency least;
-  for (const auto& units : kUnitPlaces)
-    for (const auto& layers : kLayerPlaces) {
-      s.gru1_place = units[0];
-      s.gru2_place = units[1];
-      s.gru2_input_place = units[2];
-      s.fc1_place = layers[0];
-      s.fc2_place = layers[1];
-      s.fc3_place = layers[2];
-      count_bytes(plan, matrices(s));
-      if (!fits(plan)) continue;
-      const Latency latency = predict(plan);
-      if (best && latency.total() >= least.total()) continue;
-      best = s;
-      least = latency;
-    }
-  if (!best) return false;
-  s = *best;
-  plan.latency = least;
-  return true;
+  static const std::vector<std::array<Place, kMatrices>> ways = all_places();
+  return best_places(plan, matrices(s), ways, predict);
 }
 
 [[noreturn]] void does_not_fit(const GpuRequest& request) {
@@ -256,23 +253,7 @@ int residual_registers(const Shape& s) {
 
 GpuPlan choose_residual_plan(const GpuRequest& request) {
   check_request(request);
-  const int most = std::min(request.limits.multiprocessors, request.config.hidden_size);
-  std::optional<GpuPlan> best;
-  GpuPlan plan;
-  plan.request = request;
-  for (int blocks = std::max(1, request.blocks); blocks <= (request.blocks ? request.blocks : most);
-       ++blocks)
-    for (const int warps :
-         request.warps ? std::vector<int>{request.warps} : std::vector<int>{8, 4, 12, 16})
-      for (int whole = 0; whole < 8; ++whole) {
-        plan.shape = make_shape(request, blocks, warps, whole);
-        if (request.exchanges != 0 && plan.shape.exchanges != request.exchanges) continue;
-        lay_out_shared(plan);
-        if (!best_places(plan)) continue;
-        // Of equals the one with fewer blocks: fewer readers of every word.
-        if (best && plan.latency.total() >= best->latency.total()) continue;
-        best = plan;
-      }
+  std::optional<GpuPlan> best = fastest_plan(request, 8, form);
   if (!best) does_not_fit(request);
   count_bytes(*best, matrices(best->shape));
   lay_out_weights(*best);

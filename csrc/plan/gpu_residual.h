@@ -27,6 +27,11 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
 std::vector<float> unpack_residual(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                                    const std::string& name);
 
+// Labels are fed back with mu-law undone: the kernels have a table of what each is heard as.
+bool hears_expanded(const ModelConfig& config);
+// That table [C] into the packed weights, if there is one.
+void put_expanded(std::vector<uint32_t>& packed, int at, const ModelConfig& config);
+
 // [7H + 2F], in the order of `hold` (docs/architecture.md): what is added to each channel before
 // the activations. The recurrent biases of both candidates are not among them: they stand inside
 // the reset products.

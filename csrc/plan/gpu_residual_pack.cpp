@@ -4,7 +4,9 @@
 // where pair i of lane l holds columns 64 i + 2 l and the next; rows of a warp are [unit
 // slot][reset, update, candidate], else [row slot]. A layer that every block has whole has one
 // block. Missing rows and columns are zero. Then columns times x [bands][u, reset, update,
-// candidate][H], recurrent biases of the candidates [GRU 1, GRU 2][H], and the bias of fc3.
+// candidate][H], recurrent biases of the candidates [GRU 1, GRU 2][H], and the bias of fc3. Where
+// labels are heard with mu-law undone, what each is heard as [C].
+#include "common/sampling.h"
 #include "plan/gpu_residual.h"
 #include "plan/gpu_rows.h"
 #include "plan/residual.h"
@@ -46,7 +48,17 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
   put_floats(out, s.inner_bias_at, weights.get("gru1.b_recurrent", {3 * h}) + 2 * h, h);
   put_floats(out, s.inner_bias_at + h, weights.get("gru2.b_recurrent", {3 * h}) + 2 * h, h);
   put_floats(out, s.fc_bias_at, weights.get("fc3.bias", {c.logits_size()}), c.logits_size());
+  put_expanded(out, s.expanded_at, c);
   return out;
+}
+
+bool hears_expanded(const ModelConfig& c) { return c.feedback == Feedback::mu_law; }
+
+void put_expanded(std::vector<uint32_t>& out, int at, const ModelConfig& c) {
+  if (!hears_expanded(c)) return;
+  std::vector<float> heard;
+  for (int k = 0; k < c.n_classes; ++k) heard.push_back(expand_label(k, c.n_classes));
+  put_floats(out, at, heard.data(), c.n_classes);
 }
 
 std::vector<float> unpack_residual(const GpuPlan& plan, const std::vector<uint32_t>& packed,

@@ -2,6 +2,8 @@
 // gates of units or rows of a layer, and a lane has pairs of columns of each.
 #pragma once
 
+#include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,6 +54,52 @@ class RowCosts {
   const DeviceLimits& d_;
   int hop_;
 };
+
+// --- the search ----------------------------------------------------------------------------------
+
+// Of `ways` to place the matrices, a Place each, the one of least `predict(plan)` that fits, the
+// first of equals; false if none does.
+template <class Ways, class Predict>
+bool best_places(GpuPlan& plan, const std::vector<RowMatrix>& matrices, const Ways& ways,
+                 const Predict& predict) {
+  Shape& s = plan.shape;
+  std::optional<Shape> best;
+  Latency least;
+  for (const auto& places : ways) {
+    for (size_t i = 0; i < matrices.size(); ++i) s.*matrices[i].place = places[i];
+    count_bytes(plan, matrices);
+    if (!fits(plan)) continue;
+    const Latency latency = predict(plan);
+    if (best && latency.total() >= least.total()) continue;
+    best = s;
+    least = latency;
+  }
+  if (!best) return false;
+  s = *best;
+  plan.latency = least;
+  return true;
+}
+
+// The fastest of all blocks, warps and variants [0, variants) for which `form(plan, blocks, warps,
+// variant)` makes a plan and returns true. Of equals the one with fewer blocks: fewer readers of
+// every word.
+template <class Form>
+std::optional<GpuPlan> fastest_plan(const GpuRequest& request, int variants, const Form& form) {
+  const int most = std::min(request.limits.multiprocessors, request.config.hidden_size);
+  const int last = request.blocks ? request.blocks : most;
+  std::vector<int> all_warps{8, 4, 12, 16};
+  if (request.warps) all_warps = {request.warps};
+  std::optional<GpuPlan> best;
+  GpuPlan plan;
+  plan.request = request;
+  for (int blocks = std::max(1, request.blocks); blocks <= last; ++blocks)
+    for (const int warps : all_warps)
+      for (int variant = 0; variant < variants; ++variant) {
+        if (!form(plan, blocks, warps, variant)) continue;
+        if (!best || plan.latency.total() < best->latency.total()) best = plan;
+      }
+  return best;
+}
 
 // --- packing -------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ WF_INLINE void advance_slots(const Team& t) {
     const KernelArgs& args = stream_args(t.shared, s);
     const int outcome = *class_of(t.shared, 0, s);
     if (rank_in_team() == 0) args.labels[slot.step] = outcome;
-    *input_of(t.shared, 0, s) = fed_back(outcome);
+    *input_of(t.shared, 0, s) = fed_back(t.shared, outcome);
     slot.at = next(args, slot.at);
     if (++slot.step < args.steps) continue;
     slot.changes = 1;
@@ -138,6 +138,7 @@ WF_INLINE void begin_residual_streams(const Team& t) {
 // --- a launch ------------------------------------------------------------------------------------
 
 WF_INLINE void load_residual_team(const KernelArgs& launch, float* shared) {
+  load_expanded(launch, shared);
   for (int layer = 0; layer < 3; ++layer) {
     if (dense_place(layer) != kInShared) continue;
     WF_ROLLED

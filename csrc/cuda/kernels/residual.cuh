@@ -54,6 +54,7 @@ WF_INLINE void load_residual(const KernelArgs& args, float* shared) {
   for (int i = thread_index(); i < 64 * kFcPairs; i += kThreads)
     shared[kSharedP + i] = shared[kSharedQ + i] = 0.0f;
   for (int i = thread_index(); i < kChoiceWords; i += kThreads) shared[kSharedLogits + i] = 0.0f;
+  load_expanded(args, shared);
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
@@ -137,7 +138,7 @@ WF_INLINE void take_outcomes(ResidualRun& r) {
       if (speaks) report_band(r.args, r.step, band);
     }
     if (speaks) r.args.labels[r.step * kBands + band] = outcome;
-    r.x[band] = fed_back(outcome);
+    r.x[band] = fed_back(r.shared, outcome);
   }
 }
 

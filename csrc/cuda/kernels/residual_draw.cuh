@@ -163,9 +163,18 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, int band, fl
   *outcome = kMixtures > 0 ? bits_of_float(value_of_mixture(args, logits, k, words[64])) : k;
 }
 
+// The table of what is heard of every label, for models that hear it with mu-law undone.
+WF_INLINE void load_expanded(const KernelArgs& args, float* shared) {
+  if (kSharedExpanded == 0) return;
+  const float* packed = static_cast<const float*>(args.weights) + kExpandedAt;
+  for (int i = thread_index(); i < kChoices; i += kThreads)
+    shared[kSharedExpanded + i] = load_constant(packed + i);
+}
+
 // The outcome as the network is given it, in [-1, 1].
-WF_INLINE float fed_back(int outcome) {
+WF_INLINE float fed_back(const float* shared, int outcome) {
   if (kMixtures > 0 || kReal != kNotReal) return float_of_bits(outcome);
+  if (kSharedExpanded != 0) return shared[kSharedExpanded + outcome];
   const int most = kChoices - 1;
   return mul(to_float(2 * outcome - most), 1.0f / static_cast<float>(most));  // of constants
 }

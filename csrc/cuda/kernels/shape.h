@@ -150,8 +150,10 @@ enum RealHead : int { kNotReal = 0, kGaussian = 1, kBeta = 2 };
   X(shared_q, kSharedQ, WF_SHARED_Q)                   /* relu of fc2 */                           \
   X(shared_weighed, kSharedWeighed, WF_SHARED_WEIGHED) /* sums of weights of a draw */             \
   X(shared_outcomes, kSharedOutcomes,                                                              \
-    WF_SHARED_OUTCOMES)                    /* of all bands; 0: of one, in control */               \
-  X(shared_own, kSharedOwn, WF_SHARED_OWN) /* rows and biases of every warp */                     \
+    WF_SHARED_OUTCOMES)                       /* of all bands; 0: of one, in control */            \
+  X(shared_own, kSharedOwn, WF_SHARED_OWN)    /* rows and biases of every warp */                  \
+  X(expanded_at, kExpandedAt, WF_EXPANDED_AT) /* packed: labels with mu-law undone */              \
+  X(shared_expanded, kSharedExpanded, WF_SHARED_EXPANDED) /* the same; 0: heard as they are */     \
   /* of the embedded core (embedded.cuh); zero otherwise. What it shares with the residual core */ \
   /* has its constants */                                                                          \
   X(embedded, kEmbedded, WF_EMBEDDED) /* 1: it is this core */                                     \
