@@ -175,15 +175,8 @@ void Machine::release(Fiber* fiber) {
 
 namespace {
 
-uint64_t stepped(uint64_t random) {
-  return random * 6364136223846793005ull + 1442695040888963407ull;
-}
-
-size_t choice(uint64_t random, size_t count) {
-  return uint32_t(random >> 33) % uint32_t(count);  // a division of 64 bits takes twice as long
-}
-
-// Of whom may be next: its stack has left the cache, and is fetched while another one runs.
+// Who is next unless the order is random: its stack has left the cache, and is fetched while
+// another one runs.
 void expect(const Fiber* fiber) {
   const char* const at = static_cast<const char*>(fiber->context);
   for (int line = 0; line < 4; ++line) __builtin_prefetch(at + 64 * line);
@@ -206,21 +199,14 @@ Fiber* Machine::pick() {
   // All others have polled since a word last changed: they cannot go on by themselves.
   if (starved > 0 && (ready == 0 || unseen_ > ready)) return take(starved_, starved_head_);
   if (options_.schedule.kind == Schedule::Kind::random) {
-    random_ = stepped(random_);
-    std::swap(ready_[ready_head_], ready_[ready_head_ + choice(random_, ready)]);
+    random_ = random_ * 6364136223846793005ull + 1442695040888963407ull;
+    // A division of 64 bits would take twice as long.
+    const size_t chosen = uint32_t(random_ >> 33) % uint32_t(ready);
+    std::swap(ready_[ready_head_], ready_[ready_head_ + chosen]);
   }
   Fiber* const taken = take(ready_, ready_head_);
-  if (ready > 1) expect_next(ready - 1);
+  if (ready > 1) expect(ready_[ready_head_]);
   return taken;
-}
-
-// Of `waiting` fibers, if the one that runs now waits, or if its poll fails and it comes again.
-void Machine::expect_next(size_t waiting) const {
-  if (options_.schedule.kind != Schedule::Kind::random) return expect(ready_[ready_head_]);
-  const uint64_t random = stepped(random_);
-  expect(ready_[ready_head_ + choice(random, waiting)]);
-  const size_t again = choice(random, waiting + 1);
-  if (again < waiting) expect(ready_[ready_head_ + again]);
 }
 
 // --- waiting -------------------------------------------------------------------------------------

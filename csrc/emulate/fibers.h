@@ -135,7 +135,6 @@ class Machine {
   void make_ready(Fiber* fiber);
   void release(Fiber* fiber);  // from a barrier or a collective
   Fiber* pick();
-  void expect_next(size_t waiting) const;
   [[noreturn]] void report_deadlock() const;
 
   Launch launch_;
