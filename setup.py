@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +19,22 @@ class CMakeExtension(Extension):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, sources=[])
+
+
+def keep_pybind11(build: Path) -> Path:
+    """Copy pybind11 into the build folder, once a version; return its folder for CMake.
+
+    pip unpacks it somewhere else for every installation, and what includes it would be compiled
+    again each time.
+    """
+    installed = Path(pybind11.__file__).resolve().parent
+    kept = build / f"pybind11-{pybind11.__version__}"
+    if not kept.is_dir():
+        unfinished = build / f"{kept.name}.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(installed, unfinished, ignore=shutil.ignore_patterns("__pycache__"))
+        unfinished.rename(kept)
+    return kept / Path(pybind11.get_cmake_dir()).resolve().relative_to(installed)
 
 
 class CMakeBuild(build_ext):
@@ -42,7 +59,7 @@ class CMakeBuild(build_ext):
             str(build),
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-Dpybind11_DIR={keep_pybind11(build)}",
             f"-DWF_VERSION={self.distribution.get_version()}",
             "-DCMAKE_BUILD_TYPE=Release",
             *os.environ.get("CMAKE_ARGS", "").split(),

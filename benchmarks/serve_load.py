@@ -113,6 +113,7 @@ def start(options: argparse.Namespace) -> Service:
         "--timeout", "600", "--idle", "300", "--stall", str(options.stall), "--drain", "30",
         "--max-seconds", str(2 * SLOW_SECONDS),
         *(["--threads", str(options.threads)] if options.threads else []),
+        *(["--dtype", options.dtype] if options.dtype else []),
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -343,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--queue", type=int, default=8)
     parser.add_argument("--threads", type=int, help="of the engine; all by default")
+    parser.add_argument("--dtype", help="of the weights; what the service takes by default")
     parser.add_argument("--seconds", type=float, default=3.352, help="of audio a stream")
     parser.add_argument(
         "--stall", type=float, default=60.0, help="seconds until a client that reads nothing goes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
 from pathlib import Path
@@ -26,9 +27,19 @@ LONGEST = (
 )
 
 
+PACKAGE = Path(__file__).resolve().parents[1] / "wavernn_fast"
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep that order: pytest-xdist, where it is there, would put files of many tests first."""
+    """Keep that order: pytest-xdist, where it is there, would put files of many tests first.
+
+    Compile the package, once for all processes. Tests start hundreds of programs; where the
+    environment keeps no bytecode, as in many containers, a third of what each takes would go into
+    compiling it again.
+    """
     config.option.loadscopereorder = False
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(PACKAGE, quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

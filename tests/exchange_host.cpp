@@ -159,7 +159,7 @@ void expect(bool good, const char* name, const Result& r) {
 
 void check(Loop loop, const char* name, int blocks, int threads, int n, int copies, bool clear) {
   constexpr unsigned kLimit = 1u << 30;
-  const unsigned n_steps = threads > 32 ? 40 : 300;
+  const unsigned n_steps = threads > 32 ? 12 : 100;  // of two buffers each
   std::vector<Word> words(8 * n, 0);
   unsigned tag0 = 1;
   for (int launch = 0; launch < 2; ++launch, tag0 += n_steps + 1) {

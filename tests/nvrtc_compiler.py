@@ -16,8 +16,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from wavernn_fast import _C
 
@@ -51,16 +55,24 @@ class Compiler:
         major, minor = ctypes.c_int(), ctypes.c_int()
         ctypes.CDLL(self.path).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
         self.version = (major.value, minor.value)
+        self.compiled: dict[tuple[object, ...], Compiled] = {}
 
     def compile(
         self, macros: list[tuple[str, str]], target: int, name: str = "wavernn_persistent"
     ) -> Compiled:
-        """Compile a kernel for one shape and one architecture.
+        """Compile a kernel for one shape and one architecture, once in a process.
 
         Raises
         ------
         DeviceError : with the compiler's log
         """
+        key = (name, target, *sorted(macros))
+        if key not in self.compiled:
+            self.compiled[key] = self.compile_anew(macros, target, name)
+        return self.compiled[key]
+
+    def compile_anew(self, macros: list[tuple[str, str]], target: int, name: str) -> Compiled:
+        """Compile whether or not it has been done before: about a second."""
         sources = dict(_C.kernel_sources())
         cubin, log = _C.compile_kernel(
             name,
@@ -94,6 +106,41 @@ def compilers() -> list[Compiler]:
                 compiler = Compiler(path)
                 found.setdefault(compiler.version[0], compiler)
     return [found[major] for major in sorted(found)]
+
+
+Grid = tuple[int, Any]  # a compiler, and a named tuple with a `target` that describes a kernel
+
+
+def chosen(covering: list[Grid], more: list[Grid]) -> list[Any]:
+    """Kernels to compile: a choice that covers, and with WF_SEARCH=1 the rest of the grid as well.
+
+    Of kernels that are alike, a choice has the one that is nearest to the limit of registers; what
+    it must not lack, `uncovered` tells.
+    """
+    return first_is_quick(covering + (more if os.environ.get("WF_SEARCH") else []))
+
+
+def first_is_quick(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Parameters of a test, all but the first marked `slow`."""
+    first, *others = cases
+    return [first, *(pytest.param(*values, marks=pytest.mark.slow) for values in others)]
+
+
+def uncovered(covering: list[Grid], more: list[Grid]) -> set[object]:
+    """What the rest of a grid has and the choice lacks: an architecture by one of the compilers, a
+    value of a field of the cases, an option. Cases are (compiler, named tuple)."""
+    return seen(more) - seen(covering)
+
+
+def seen(grid: list[Grid]) -> set[object]:
+    """Values of the fields of all cases, dictionaries by item; architectures by compiler."""
+    found: set[object] = set()
+    for major, case in grid:
+        found.add((major, case.target))
+        for name, value in case._asdict().items():
+            items = value.items() if isinstance(value, dict) else [value]
+            found |= {(name, item) for item in items}
+    return found
 
 
 @functools.cache

@@ -165,6 +165,11 @@ def test_doctor_says_when_the_engine_does_not_work(monkeypatch):
     assert result.exit_code == 3
     assert "FAILED" in result.stdout
     assert "altivec" in result.stdout
+    monkeypatch.delenv("WAVERNN_FAST_ISA")
+    monkeypatch.setenv("WAVERNN_FAST_THREADS", "many")
+    result = run("doctor")
+    assert result.exit_code == 3
+    assert "WAVERNN_FAST_THREADS is 'many'" in result.stdout
 
 
 def test_a_container_quota_is_read(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -207,7 +208,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(little, tmp_path):
     deadline = time.monotonic() + 300  # on a machine with other work
     while not (killed / "state.pt").exists() and child.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert state.read(killed).step < 60
@@ -358,41 +359,58 @@ def test_a_missing_torch_names_the_extra(little, tmp_path, monkeypatch):
 # --- several processes ------------------------------------------------------------------------
 
 
-def torchrun(little: Path, folder: Path, steps: int) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "wavernn_fast", "train", *map(str, (little, "-o", folder, *SIZES, *PACE)),
-         "--log-every", "1", "--steps", str(steps), "--device", "cpu"],
-        check=True, capture_output=True, env=environment,
-    )  # fmt: skip
+def words_of_two(little: Path, folder: Path) -> list[str]:
+    """A command for two processes, each of which has half of the batch."""
+    pace = (*SIZES, *PACE, "--log-every", 1, "--steps", 5, "--device", "cpu")
+    return [str(word) for word in ("train", little, "-o", folder, *pace)]
 
 
+# Two processes as torchrun starts them, but without its own, which imports PyTorch as well: they
+# share what each has, and then train in the group that they have joined for that.
 SHARING = """
 import pathlib, sys, torch
+from wavernn_fast.cli import main
 from wavernn_fast.train.processes import start
 processes = start("cpu", 1)
 values = torch.full((3,), float(processes.rank + 1))
 processes.share([values])
 pathlib.Path(sys.argv[1], str(processes.rank)).write_text(str(values.tolist()))
-processes.close()
+main(sys.argv[2:])
 """
 
 
+@pytest.fixture(scope="module")
+def again(little: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what two processes have shared, and below it a run of theirs."""
+    folder = tmp_path_factory.mktemp("again")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-c", SHARING, str(folder), *words_of_two(little, folder / "run")]
+    both = [
+        subprocess.Popen(command, env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    try:
+        assert [one.wait(300) for one in both] == [0, 0]
+    finally:
+        for one in both:
+            one.kill()
+    return folder
+
+
 @pytest.mark.slow
-def test_processes_share_what_the_first_has(tmp_path):
+def test_processes_share_what_the_first_has(again):
     """Each measures the whitening by itself, and eigenvectors may point either way."""
-    (tmp_path / "sharing.py").write_text(SHARING)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(tmp_path / "sharing.py"), str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
-    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[1.0, 1.0, 1.0]"] * 2
+    assert [(again / rank).read_text() for rank in "01"] == ["[1.0, 1.0, 1.0]"] * 2
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_on_both_their_batches(little, tmp_path):
-    steps = 5
-    torchrun(little, tmp_path / "two", steps)
+def test_two_processes_train_as_one_on_both_their_batches(little, again, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", "-m", "wavernn_fast"]
+    command += words_of_two(little, tmp_path / "two")
+    subprocess.run(command, check=True, capture_output=True)
     saved = state.read(tmp_path / "two")
     loaded = train_run.load(train_run.Data(train=little), saved.config, saved.settings)
     (tmp_path / "one").mkdir()
@@ -412,6 +430,5 @@ def test_two_processes_train_as_one_on_both_their_batches(little, tmp_path):
     for name, value in one.model.state_dict().items():
         assert torch.allclose(saved.model[name], value, rtol=0, atol=1e-5), name
     assert dataclasses.asdict(saved.settings)["batch"] == 8
-    torchrun(little, tmp_path / "again", steps)
-    assert lines(tmp_path / "again") == lines(tmp_path / "two")
-    assert model_bytes(tmp_path / "again") == model_bytes(tmp_path / "two")
+    assert lines(again / "run") == lines(tmp_path / "two")
+    assert model_bytes(again / "run") == model_bytes(tmp_path / "two")

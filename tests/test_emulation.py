@@ -69,17 +69,17 @@ class Truth:
             frames = -(-n_steps // config.hop_length)
             self.rows = list(Conditioner(config, self.tensors).window(mel, 0, frames))
 
-    def check(self, engine: _C.Engine) -> None:
-        """Draw freely: every sample the reference's, every logit within rounding."""
+    def check(self, engine: _C.Engine, n: int | None = None) -> None:
+        """Draw (the first n) freely: every sample the reference's, every logit within rounding."""
         samples, logits = engine.run(
             [engine.open(0)],
-            [self.n],
+            [n or self.n],
             *[[r] for r in self.rows],
-            uniforms=[self.uniforms],
+            uniforms=[self.uniforms[:n]],
             return_logits=True,
         )[0]
-        assert np.array_equal(samples, self.expected["samples"])
-        error = tolerances.logit_error(logits, self.expected["logits"])
+        assert np.array_equal(samples, self.expected["samples"][:n])
+        error = tolerances.logit_error(logits, self.expected["logits"][:n])
         assert error <= tolerances.KERNEL_EXACT[0]
 
     def engine(self, **options) -> _C.Engine:
@@ -96,8 +96,14 @@ def truth() -> Truth:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @EVERY_WAY
-def test_500_draws_equal_the_double_references_in_every_schedule(truth, way, schedule):
-    truth.check(truth.engine(isa=schedule, **(LAUNCH | WAYS[way])))
+def test_draws_equal_the_double_references_in_every_schedule(truth, way, schedule):
+    truth.check(truth.engine(isa=schedule, **(LAUNCH | WAYS[way])), 120)
+
+
+@pytest.mark.slow
+@EVERY_WAY
+def test_500_draws_equal_the_double_references(truth, way):
+    truth.check(truth.engine(isa="random:1", **(LAUNCH | WAYS[way])))
 
 
 @pytest.fixture(scope="module")
@@ -173,26 +179,33 @@ def work() -> Work:
     return Work(SMALL, 40)
 
 
+@pytest.fixture(scope="module")
+def brief() -> Work:
+    """For launches of thousands of fibers: samples enough that every unit's state has come back."""
+    return Work(SMALL, 16)
+
+
+# Every number of units and rows a block has, and of warps it deals them to; not all pairs of them.
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 @pytest.mark.parametrize("way", ["2", "4"])
-def test_any_number_of_blocks_and_warps_gives_the_same_bits(work, way, dtype):
+def test_any_number_of_blocks_and_warps_gives_the_same_bits(brief, way, dtype):
     found = {
-        (blocks, warps): bits(work, emulated(work, way, dtype=dtype, **launch))
-        for blocks, warps in [(1, 16), (2, 8), (3, 4), (5, 16), (7, 2), (16, 3), (31, 1), (32, 4)]
+        (blocks, warps): bits(brief, emulated(brief, way, dtype=dtype, **launch))
+        for blocks, warps in [(1, 16), (2, 8), (3, 4), (5, 7), (7, 2), (16, 3), (31, 1), (32, 2)]
         for launch in [{"blocks": blocks, "warps": warps, "isa": "random:4"}]
     }
     assert len(set(found.values())) == 1, found.keys()
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_clusters_of_any_size_give_the_bits_of_four_exchanges_through_l2(work, dtype):
-    expected = bits(work, emulated(work, "4", dtype=dtype))
+def test_clusters_of_any_size_give_the_bits_of_four_exchanges_through_l2(brief, dtype):
+    expected = bits(brief, emulated(brief, "4", dtype=dtype))
     for cluster, blocks, warps in [
-        *[(2, 2, 8), (2, 4, 4), (2, 32, 16), (3, 9, 4), (3, 3, 7)],
+        *[(2, 2, 8), (2, 4, 16), (2, 32, 4), (3, 9, 4), (3, 3, 7)],
         *[(4, 4, 2), (4, 12, 3), (8, 8, 1), (8, 16, 3), (8, 32, 2), (16, 32, 1)],
     ]:
         launch = {"cluster": cluster, "blocks": blocks, "warps": warps, "isa": "random:4"}
-        assert bits(work, emulated(work, "cluster", dtype=dtype, **launch)) == expected, launch
+        assert bits(brief, emulated(brief, "cluster", dtype=dtype, **launch)) == expected, launch
 
 
 def beginning(work: Work, way: str, schedule: str) -> bytes:

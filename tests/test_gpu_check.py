@@ -148,7 +148,7 @@ def test_exchange_loops_deliver_every_payload_and_never_hang(tmp_path):
     if not COMPILER:
         pytest.skip("no C++ compiler; the README asks for one")
     program = tmp_path / "exchange_host"
-    flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
     folders = [f"-I{ROOT / 'csrc'}", f"-I{BENCHMARKS}"]
     source = ROOT / "tests/exchange_host.cpp"
     subprocess.run([COMPILER, *flags, *folders, source, "-o", program], check=True)
@@ -180,17 +180,20 @@ def test_exchange_cases_have_a_kernel_and_fit():
         assert case.shared_bytes() <= 48 * 1024
 
 
-def test_exchange_compiles_for_every_target_without_spills():
+# Whose sources differ: before 7.0, before 8.0, from 8.0 and from 9.0; and the newest.
+@pytest.mark.parametrize(
+    "arch", [90, *(pytest.param(arch, marks=pytest.mark.slow) for arch in (60, 75, 80, 120))]
+)
+def test_exchange_compiles_for_old_and_new_targets(arch):
     try:
         compiler = cuda_driver.Nvrtc()
     except cuda_driver.CudaError as error:
         pytest.skip(f"{error}; pip install nvidia-cuda-nvrtc-cu12 brings one")
-    oldest = 60 if compiler.version().startswith("12") else 75
-    for arch in (60, 70, 75, 80, 86, 90, 100, 120):
-        if arch >= oldest:
-            image = compiler.compile(exchange.SOURCE, exchange.compile_options(arch))
-            assert image[:4] == b"\x7fELF"
-            assert (b"exchange_counted_16" in image) == (arch >= 90)
+    if arch < 75 and not compiler.version().startswith("12"):
+        pytest.skip(f"NVRTC {compiler.version()} has no sm_{arch} any more")
+    image = compiler.compile(exchange.SOURCE, exchange.compile_options(arch))
+    assert image[:4] == b"\x7fELF"
+    assert (b"exchange_counted_16" in image) == (arch >= 90)
 
 
 @pytest.mark.parametrize("stall", [False, True])
@@ -254,7 +257,7 @@ def test_exchange_rows_become_the_hop():
 def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
     output = tmp_path / "residual.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_residual.py"), "--device", "emu"]
-    command += ["--sizes", "32", "--blocks", "20", "--first-steps", "4", "--seconds", "0.01"]
+    command += ["--sizes", "32", "--blocks", "20", "--first-steps", "1", "--seconds", "0.01"]
     command += ["--repeats", "1", "--output", str(output)]
     path = os.pathsep.join(str(ROOT / folder) for folder in (".", "benchmarks", "tests"))
     done = subprocess.run(
@@ -278,8 +281,8 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     """On the emulator, whose times mean nothing."""
     output = tmp_path / "many.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_many.py"), "--device", "emu"]
-    command += ["--hidden", "64", "--first-steps", "2", "--seconds", "0.01", "--counts", "2"]
-    command += ["--clips", "150", "--torch-streams", "2", "--output", str(output)]
+    command += ["--hidden", "64", "--first-steps", "1", "--seconds", "0.01", "--counts", "2"]
+    command += ["--clips", "100", "--torch-streams", "2", "--output", str(output)]
     path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=400
@@ -300,14 +303,14 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     assert {row["wanted"] for row in result["stages"]} == {8, 64, 0}
     assert "coarse gates" in result["stages"][0]["stages"]
     assert result["baselines"][0]["batch"] == 2
-    assert "MEASURED 150 clips" in done.stdout
+    assert "MEASURED 100 clips" in done.stdout
 
 
 def test_the_part_for_subscale_measures_one_utterance_and_predicts_it(tmp_path):
     """On the emulator, whose times mean nothing; CuPy may not be there, which is told."""
     output = tmp_path / "subscale.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_subscale.py"), "--device", "emu"]
-    command += ["--size", "32", "--seconds", "0.05", "--rounds", "1", "--places", "host,torch,none"]
+    command += ["--size", "32", "--seconds", "0.02", "--rounds", "1", "--places", "host,torch,none"]
     path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
     done = subprocess.run(
         [*command, "--output", str(output)],

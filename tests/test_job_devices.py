@@ -27,13 +27,20 @@ COUNT = 12
 QUICK = Care(stall_seconds=60.0, start_seconds=60.0, backoff_seconds=0.01, most_deaths=3)
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what one process has compiled stays for the others of all tests."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture
-def gpus(fake: Fake) -> Fake:
+def gpus(fake: Fake, kernels: Path) -> Fake:
     """Two GPUs on which launches end well, and the real compiler."""
     paths = nvrtc.libraries()
     if not paths:
         pytest.skip('NVRTC is not installed: pip install "wavernn-fast[cuda]"')
     fake.monkeypatch.setenv("WAVERNN_FAST_NVRTC", paths[0])
+    fake.monkeypatch.setenv("WAVERNN_FAST_CACHE", str(kernels))
     fake.script(run=1, devices="name=NVIDIA Big,sms=132;name=NVIDIA Other,sms=60")
     fake.monkeypatch.setenv("WAVERNN_FAST_GPU_CHECK", "0")  # it computes nothing
     return fake

@@ -57,7 +57,7 @@ def processes_below(pid: int) -> dict[int, str]:
 @pytest.mark.slow
 def test_a_cluster_of_two_workers_one_killed_in_the_middle(tmp_path: Path) -> None:
     """One start of a cluster for all that needs one: it takes some seconds."""
-    job(tmp_path, count=60, frames=100)
+    job(tmp_path, count=60, frames=50)
     assert run(*arguments(tmp_path, "whole")).exit_code == 0
     words = arguments(tmp_path, "out", "--engine", "ray", "--workers", "2", "--json")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
@@ -101,7 +101,7 @@ def kill_an_actor(command: subprocess.Popen[str], out: Path) -> int:
             assert done < 50
             os.kill((busy or actors)[0], signal.SIGKILL)
             return (busy or actors)[0]
-        time.sleep(0.01)
+        time.sleep(0.03)
     raise AssertionError((command.poll(), command.communicate()))
 
 

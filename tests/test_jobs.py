@@ -245,7 +245,7 @@ def test_where_there_is_no_flock_a_file_stands_for_it(tmp_path, monkeypatch):
 
 
 def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(model, tmp_path):
-    mels, out = save_many(tmp_path / "mels", [2000] * 4), tmp_path / "out"
+    mels, out = save_many(tmp_path / "mels", [700] * 4), tmp_path / "out"
     arguments = ("vocode", mels, "-m", model, "-o", out)
     first = start(*arguments, "--streams", 1)
     wait_for(lambda: journal.journals(out), first)
@@ -356,7 +356,7 @@ def test_a_job_outside_the_main_thread_leaves_signals_alone(model, mels, tmp_pat
 
 
 def test_the_time_is_split_and_the_share_outside_the_engine_is_given(model, tmp_path):
-    mels, out = save_many(tmp_path / "mels", [200] * 20), tmp_path / "out"
+    mels, out = save_many(tmp_path / "mels", [60] * 20), tmp_path / "out"
     result = run("vocode", mels, "-m", model, "-o", out, "--json")
     time_of = json.loads(result.stdout)["time"]
     wall, engine = time_of["wall_seconds"], time_of["engine_seconds"]
@@ -365,7 +365,7 @@ def test_the_time_is_split_and_the_share_outside_the_engine_is_given(model, tmp_
     for part in ("read", "write", "journal", "conditioning"):
         assert 0 < time_of[f"{part}_seconds"] < wall
     assert time_of["waiting_seconds"] >= 0
-    assert time_of["samples"] == 20 * 199 * 275
+    assert time_of["samples"] == 20 * 59 * 275
 
 
 def test_a_disk_that_is_too_small_is_told_of_before(model, mels, tmp_path, monkeypatch, caplog):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cli_runner import refused, run
 from matplotlib.image import imread
+from picture_colours import count_colours
 from voices import save_speech
 
 from wavernn_fast import audio, pictures
@@ -31,7 +32,7 @@ def colours(path: Path) -> np.ndarray:
 
 
 def varied(pixels: np.ndarray) -> bool:
-    return len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
+    return count_colours(pixels) > 10
 
 
 # --- recordings -----------------------------------------------------------------------------------

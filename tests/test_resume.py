@@ -245,6 +245,16 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path, name, m
     assert log(tmp_path) == log(tmp_path / "whole")
 
 
+# Where a run is killed: in the second writing of a file, with half of it or all but its name
+# there; and the step of the checkpoint that is left.
+KILLS = {
+    "half-state": ("state.pt", False, 4),
+    "nameless-state": ("state.pt", True, 4),
+    "half-model": (MODEL, False, 8),
+}
+
+# PyTorch is imported once, and what a first trainer imports; each run is in a copy of that process,
+# made before anything is differentiated, as PyTorch demands.
 CHILD = """
 import os, sys
 sys.path.insert(0, {tests!r})
@@ -254,44 +264,64 @@ from train_runs import finish, settings, trainer
 torch.set_num_threads(1)  # as in the test: other numbers of threads add in another order
 from wavernn_fast import files
 write = files._replace
-seen = []
-def replace(target, blocks):
-    seen.append(target.name)
-    if target.name == {name!r} and seen.count({name!r}) == 2:
-        data = b"".join(blocks)
-        part = target.with_name(".01234567.part-1")
-        part.write_bytes(data[: len(data) // 2])
-        if {renamed}:
-            os.replace = lambda a, b: os._exit(9)  # all bytes there, not yet under the name
-            write(target, [data])
-        os._exit(9)
-    write(target, blocks)
-files._replace = replace
-finish(trainer(Path({folder!r}), settings(steps=11)))
+
+def run(folder, name, renamed):
+    seen = []
+    def replace(target, blocks):
+        seen.append(target.name)
+        if target.name == name and seen.count(name) == 2:
+            data = b"".join(blocks)
+            part = target.with_name(".01234567.part-1")
+            part.write_bytes(data[: len(data) // 2])
+            if renamed:
+                os.replace = lambda a, b: os._exit(9)  # all bytes there, not yet under the name
+                write(target, [data])
+            os._exit(9)
+        write(target, blocks)
+    files._replace = replace
+    finish(trainer(Path(folder), settings(steps=11)))
+
+trainer(Path({folder!r}, "first"), settings(steps=11))
+for kind, (name, renamed, _) in {kills!r}.items():
+    child = os.fork()
+    if child == 0:
+        run(os.path.join({folder!r}, kind), name, renamed)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "renamed", "step"),
-    [("state.pt", False, 4), ("state.pt", True, 4), (MODEL, False, 8)],
-)
-def test_a_run_killed_while_it_writes_goes_on_from_the_last_checkpoint(
-    tmp_path, name, renamed, step
-):
-    folder = tmp_path / "run"
-    code = CHILD.format(
-        tests=str(Path(__file__).parent), name=name, renamed=renamed, folder=str(folder)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that were killed, as `KILLS` says."""
+    folder = tmp_path_factory.mktemp("killed")
+    code = CHILD.format(tests=str(Path(__file__).parent), kills=KILLS, folder=str(folder))
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
-    assert state.read(folder).step == step
+    assert done.stdout.split() == ["9"] * len(KILLS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, which nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(trainer(folder, settings(steps=11)))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KILLS)
+def test_a_run_killed_while_it_writes_goes_on_from_the_last_checkpoint(killed, whole, kind):
+    folder = killed / kind
+    assert state.read(folder).step == KILLS[kind][2]
     weights.read(folder / MODEL)
     assert list(folder.glob(".*"))
     finish(resumed(folder))
     assert not list(folder.glob(".*"))  # halves of checkpoints would fill the disk in the end
-    finish(trainer(tmp_path / "whole", settings(steps=11)))
-    assert model_bytes(folder) == model_bytes(tmp_path / "whole")
-    assert log(folder) == log(tmp_path / "whole")
+    assert model_bytes(folder) == model_bytes(whole)
+    assert log(folder) == log(whole)
 
 
 def test_the_log_is_one_json_object_a_line(tmp_path):

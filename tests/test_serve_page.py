@@ -42,8 +42,8 @@ def server():
 
 @cache
 def voice_of_the_package() -> Vocoder:
-    """On one thread, as the browser needs the other one."""
-    return Vocoder.from_pretrained(voices.DEFAULT, cpu_threads=1)
+    """Quick, and on one thread: the browser needs the other one."""
+    return Vocoder.from_pretrained(voices.DEFAULT, dtype="int8", cpu_threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -26,15 +26,27 @@ PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 LOAD = "cpu_xeon_avx512_2cores_serve_load.json"
 
 
+SHORT = 40  # frames of the sentence that are spoken here; tests/test_serve_page.py has them all
+
+
 @cache
 def voice() -> Vocoder:
-    return Vocoder.from_pretrained(voices.DEFAULT, cpu_threads=1)
+    return Vocoder.from_pretrained(voices.DEFAULT, dtype="int8", cpu_threads=1)
+
+
+@cache
+def sentence() -> np.ndarray:
+    """Begin of the voice's sentence: float32 [n_mels, SHORT]."""
+    return np.ascontiguousarray(voices.mel(voices.DEFAULT)[:, :SHORT])
 
 
 @pytest.fixture(scope="module")
 def server():
-    with running(voice(), voice=voices.DEFAULT) as found:
-        yield found
+    short = sentence()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(voices, "mel", lambda name: short)
+        with running(voice(), voice=voices.DEFAULT) as found:
+            yield found
 
 
 def blocks(language: str) -> list[str]:
@@ -51,6 +63,7 @@ def test_the_commands_work(server: Running, tmp_path: Path):
             command, shell=True, check=True, cwd=tmp_path, timeout=120, stdout=subprocess.DEVNULL
         )
     mel = np.load(tmp_path / "sentence.npy")
+    assert np.array_equal(mel, sentence())
     expected = voice().generate(mel, temperature=0.8)
     wave, rate = soundfile.read(tmp_path / "speech.wav", dtype="float32")
     assert rate == voice().sample_rate
@@ -64,9 +77,9 @@ def test_the_program_works(server: Running, capsys: pytest.CaptureFixture[str]):
     [code] = blocks("python")
     exec(compile(code.replace("8017", str(server.port)), "service.md", "exec"), {})
     printed = capsys.readouterr().out
-    assert f"{voice().sample_rate} Hz, {len(voice().generate(voices.mel('kerstin')))} samples" in (
-        printed
-    )
+    count = voice().config.n_samples(SHORT)
+    assert f"{voice().sample_rate} Hz, {count} samples" in printed
+    assert f'"samples": {count}' in printed
 
 
 def test_every_route_option_and_counter_is_on_the_page(server: Running):
@@ -110,7 +123,8 @@ def test_the_load_program_runs_in_small(tmp_path: Path):
     command = [sys.executable, ROOT / "benchmarks" / "serve_load.py", "--streams", 4, "--queue", 2]
     # a slow machine needs seconds to make the audio after which a client is left out: until then it
     # must not be dropped
-    options = ["--seconds", 1.2, "--threads", 1, "--stall", 20, "--output", tmp_path / "load.json"]
+    options = ["--seconds", 1.2, "--threads", 1, "--dtype", "int8", "--stall", 8]
+    options += ["--output", tmp_path / "load.json"]
     done = subprocess.run(
         [str(part) for part in (*command, *options)],
         capture_output=True,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ SPEED = "cpu_xeon_avx512_2cores_subscale.json"
 
 
 def bench(*arguments: object) -> str:
-    """Run benchmarks/subscale.py and return what it prints."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "subscale.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Run benchmarks/subscale.py in this process, which has PyTorch; return what it prints."""
+    program, printed = str(ROOT / "benchmarks" / "subscale.py"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [program, *map(str, arguments)])
+        runpy.run_path(program, run_name="__main__")
+    return printed.getvalue()
 
 
 def committed(name: str) -> Any:

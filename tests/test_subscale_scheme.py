@@ -13,6 +13,7 @@ from cli_runner import refused, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from picture_colours import count_colours
 
 from wavernn_fast import pictures_subscale
 from wavernn_fast.errors import InputError
@@ -291,9 +292,10 @@ def test_plot_draws_the_scheme(factor, horizon, tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
     pixels = imread(out)[..., :3]
     assert pixels.shape[1] > 600
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
-    piped = run("plot", "--subscale", factor, horizon, "-o", "-")
-    assert piped.stdout_bytes == out.read_bytes()
+    assert count_colours(pixels) > 10
+    if factor < 64:  # which has so many cells that drawing them takes seconds
+        piped = run("plot", "--subscale", factor, horizon, "-o", "-")
+        assert piped.stdout_bytes == out.read_bytes()
 
 
 def test_plot_refuses_schemes_that_nobody_could_read(tmp_path):

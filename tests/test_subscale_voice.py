@@ -17,7 +17,7 @@ import fake_cupy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_subscale import run_subscale
 from test_subscale_model import AUX, ByTheEngine, model_of, trained_weights, whole
@@ -187,6 +187,7 @@ def test_two_threads_draw_the_samples_of_one(config):
     assert np.array_equal(one, two)
 
 
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=5),
     streams=st.integers(1, 3),

@@ -27,6 +27,9 @@ from voices import (
     voice,
 )
 
+from wavernn_fast import _C
+from wavernn_fast.devices import THREADS
+from wavernn_fast.errors import InputError
 from wavernn_fast.fold import fold_plan, join_folds
 from wavernn_fast.lanes import SLICE_STEPS
 from wavernn_fast.samples import encode_targets
@@ -215,6 +218,21 @@ def test_its_text_says_where_it_runs_and_on_how_much(device, parallel):
     expected = f"{device}/{voc.isa}/fp32, {voc.cpu_threads} {parallel})"
     assert repr(voc).endswith(expected)
     assert device == "cpu" or voc.cpu_threads == 1  # one block holds it, and more are slower
+
+
+def test_the_environment_says_how_many_threads_work_where_nobody_does(monkeypatch):
+    parts = random_model("dual:32")
+    monkeypatch.setenv(THREADS, "3")
+    assert Vocoder(*parts, device="cpu").cpu_threads == 3
+    assert Vocoder(*parts, device="cpu", cpu_threads=2).cpu_threads == 2
+    for unset in (lambda: monkeypatch.setenv(THREADS, ""), lambda: monkeypatch.delenv(THREADS)):
+        unset()
+        assert Vocoder(*parts, device="cpu").cpu_threads == _C.available_threads()
+    for bad in ("0", "-1", "two", "1.5", "\u0663"):
+        monkeypatch.setenv(THREADS, bad)
+        with pytest.raises(InputError, match=rf"{THREADS} is '{bad}'; set it to .* 1 or more"):
+            Vocoder(*parts, device="cpu")
+    assert Vocoder(*parts, device="cpu", cpu_threads=2).cpu_threads == 2
 
 
 def test_a_very_low_temperature_is_greedy():

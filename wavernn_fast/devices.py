@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ logger = logging.getLogger("wavernn_fast")
 
 DEVICES = ("auto", "cpu", "cuda", "emu")
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
+THREADS = "WAVERNN_FAST_THREADS"  # of the environment
 
 
 class Target(NamedTuple):
@@ -164,6 +166,33 @@ def make_engine(
     return make_devices(config, tensors, device, dtype, cpu_threads, gpu_streams)[0].engine
 
 
+def default_threads() -> int:
+    """Threads of a CPU engine for which no number is given.
+
+    Returns
+    -------
+    int
+        What the environment variable WAVERNN_FAST_THREADS says; without it, the processors that
+        this process may use.
+
+    Raises
+    ------
+    InputError
+        If the variable is no whole number from 1.
+    """
+    text = os.environ.get(THREADS, "")
+    if not text:
+        from . import _C
+
+        return _C.available_threads()
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise InputError(
+            f"The environment variable {THREADS} is {text!r}; set it to a number of threads, "
+            "1 or more, or unset it to use every processor that this process may."
+        )
+    return int(text)
+
+
 def make_devices(
     config: ModelConfig,
     tensors: Mapping[str, NDArray[np.float32]],
@@ -268,7 +297,7 @@ def _construct(
             tensors,
             device=device,
             dtype=dtype,
-            threads=threads or _C.available_threads(),
+            threads=threads or default_threads(),
             isa="auto",
             blocks=_emulated_blocks(config, dtype) if device == "emu" and not many else 0,
             streams=gpu_streams if many else 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import nvrtc
-from .devices import device_problem
+from .devices import default_threads, device_problem
 from .errors import DeviceError, WaveRNNError
 from .machine import allowed_cpus
 
@@ -32,6 +33,7 @@ _EXTRAS = {
 }
 _VARIABLES = (
     "WAVERNN_FAST_ISA",
+    "WAVERNN_FAST_THREADS",
     "WAVERNN_FAST_LOG",
     "WAVERNN_FAST_LIBCUDA",
     "WAVERNN_FAST_NVRTC",
@@ -89,6 +91,7 @@ def self_test() -> dict[str, Any]:
 
     started = time.perf_counter()
     try:
+        default_threads()  # what nobody could use fails here, with a reason
         config, tensors = random_model("residual:32")
         mel = random_mel(config, 3)
         first = Vocoder(config, tensors, device="cpu", cpu_threads=1)
@@ -158,8 +161,7 @@ def _engine_facts() -> dict[str, Any]:
         from . import _C
     except ImportError as error:
         return {"engine": f"missing ({error}): pip install .", "isas": [], "threads": 0}
-    return {
-        "engine": "found",
-        "isas": list(_C.available_isas()),
-        "threads": _C.available_threads(),
-    }
+    threads = 0
+    with contextlib.suppress(WaveRNNError):  # `self_test` says why
+        threads = default_threads()
+    return {"engine": "found", "isas": list(_C.available_isas()), "threads": threads}

@@ -115,7 +115,8 @@ class LoadedModel:
         preset : str, optional
             Mel and output rules, for checkpoints that do not carry them.
         cpu_threads : int, optional
-            Default: the processors this process may use.
+            Default: what the environment variable WAVERNN_FAST_THREADS says, or else the processors
+            this process may use.
         gpu_streams : int
             On a GPU: utterances that are to run side by side. 1 makes one utterance as fast as
             can be; more (0: as many as give most samples a second) makes many at once many times

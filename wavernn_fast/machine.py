@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_VARIABLES = ("WAVERNN_FAST_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_VARIABLES = ("WAVERNN_FAST_ISA", "WAVERNN_FAST_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def machine() -> dict[str, Any]:

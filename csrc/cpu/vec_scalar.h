@@ -91,17 +91,42 @@ inline F div(F a, F b) {
   WF_EACH a.v[i] /= b.v[i];
   return a;
 }
-// Where fma1 is twenty instructions it stands in the program once: inlined, the gates alone are
-// hundreds of kilobytes and minutes of the compiler's time.
 #if defined(__FMA__) || defined(__aarch64__)
-inline
-#else
-[[gnu::noinline]] static
-#endif
-    F fma(F a, F b, F c) {
+inline F fma(F a, F b, F c) {
   WF_EACH a.v[i] = fma1(a.v[i], b.v[i], c.v[i]);
   return a;
 }
+#else
+// A sum rounded to double and then to float is the sum rounded once, unless the double lies just
+// between two floats (or the float is subnormal and keeps fewer bits): everything that rounds to
+// that double is on no other side of any such middle. So that is asked of all 16, and fma1 seldom.
+// It stands in the program once: inlined, the gates alone are hundreds of kilobytes and minutes of
+// the compiler's time.
+[[gnu::noinline]] static void fma_into(F& r, const F& a, const F& b, const F& c) {
+  constexpr uint64_t kBelowFloat = (1ull << 29) - 1, kMiddle = 1ull << 28;
+  constexpr uint64_t kSmallest = uint64_t(1023 - 126) << 52;  // normal float, as a double
+  uint64_t doubtful = 0;
+  float out[16];
+  WF_EACH {
+    const double s = double(a.v[i]) * double(b.v[i]) + double(c.v[i]);
+    uint64_t bits;
+    std::memcpy(&bits, &s, 8);
+    // SSE2 compares no 64 bits: the sign of a difference tells.
+    doubtful |= ((bits & kBelowFloat) ^ kMiddle) - 1;
+    doubtful |= (bits & ~(1ull << 63)) - kSmallest;
+    out[i] = float(s);
+  }
+  if (doubtful >> 63) {
+    WF_EACH out[i] = fma1(a.v[i], b.v[i], c.v[i]);
+  }
+  std::memcpy(r.v, out, sizeof out);
+}
+inline F fma(const F& a, const F& b, const F& c) {
+  F r;
+  fma_into(r, a, b, c);
+  return r;
+}
+#endif
 inline F max(F a, F b) {
   WF_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
   return a;

@@ -1,6 +1,10 @@
 #include "emulate/fibers.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <new>
 
 #include "common/error.h"
 #include "emulate/context.h"
@@ -16,6 +20,43 @@ namespace wavernn_fast::emulate {
 
 Machine* machine = nullptr;
 
+namespace {
+
+// Stacks of a launch, kept for the next: fresh pages would have to be cleared, one by one, each
+// time. One launch at a time in a process, so one piece of memory serves all.
+class Stacks {
+ public:
+  ~Stacks() { drop(); }
+  char* room(size_t bytes) {
+    if (bytes > bytes_) {
+      drop();
+      const size_t whole = (bytes + kPage - 1) / kPage * kPage;
+      at_ = static_cast<char*>(std::aligned_alloc(kPage, whole));
+      if (at_ == nullptr) throw std::bad_alloc();
+      bytes_ = whole;
+#if defined(MADV_HUGEPAGE)
+      madvise(at_, whole, MADV_HUGEPAGE);  // a small page a fiber would miss at every switch
+#endif
+    }
+    return at_;
+  }
+  void drop() {
+    std::free(at_);
+    at_ = nullptr;
+    bytes_ = 0;
+  }
+
+ private:
+  static constexpr size_t kPage = 2 * 1024 * 1024;
+  char* at_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+constexpr size_t kKept = 64 * 1024 * 1024;  // of stacks, between launches
+Stacks stacks;
+
+}  // namespace
+
 Machine::Machine(const Launch& launch, const Options& options)
     : launch_(launch), options_(options), random_(options.schedule.seed * 2 + 1) {
   if (!has_contexts())
@@ -29,15 +70,17 @@ Machine::Machine(const Launch& launch, const Options& options)
   clusters_.resize(size_t(launch.blocks / launch.cluster));
   const size_t count = size_t(launch.blocks) * size_t(launch.threads);
   fibers_.resize(count);
-  stacks_.reset(new char[count * launch.stack_bytes]);  // pages that are never touched cost nothing
+  char* const room = stacks.room(count * launch.stack_bytes);
   for (size_t i = 0; i < count; ++i) {
     fibers_[i].block = int(i) / launch.threads;
     fibers_[i].thread = int(i) % launch.threads;
-    fibers_[i].stack = stacks_.get() + i * launch.stack_bytes;
+    fibers_[i].stack = room + i * launch.stack_bytes;
   }
 }
 
-Machine::~Machine() = default;
+Machine::~Machine() {
+  if (WF_ASAN || fibers_.size() * launch_.stack_bytes > kKept) stacks.drop();
+}
 
 void Machine::run(void (*body)(void*), void* argument) {
   body_ = body;
@@ -47,18 +90,10 @@ void Machine::run(void (*body)(void*), void* argument) {
     f.context = make_context(f.stack, launch_.stack_bytes, &Machine::fiber_main);
     make_ready(&f);
   }
-  size_t left = fibers_.size();
-  while (left > 0) {
-    Fiber* next = pick();
-    if (next == nullptr) {
-      machine = nullptr;
-      report_deadlock();
-    }
-    resume(*next);
-    if (error_) break;
-    if (next->finished) --left;
-  }
+  left_ = fibers_.size();
+  enter(*pick());
   machine = nullptr;
+  if (left_ > 0 && !error_) report_deadlock();
   counts_.launches = 1;
   for (const Fiber& f : fibers_) counts_.hops = std::max<int64_t>(counts_.hops, f.depth);
   if (error_) std::rethrow_exception(error_);
@@ -66,9 +101,7 @@ void Machine::run(void (*body)(void*), void* argument) {
 
 void Machine::fiber_main() {
   Machine& m = *machine;
-#if WF_ASAN
-  __sanitizer_finish_switch_fiber(nullptr, &m.scheduler_stack_, &m.scheduler_bytes_);
-#endif
+  m.arrived(*m.current_);
   try {
     m.body_(m.argument_);
   } catch (...) {
@@ -76,12 +109,13 @@ void Machine::fiber_main() {
   }
   m.current_->finished = true;
   ++m.block().finished;
+  --m.left_;
   m.progressed();
   m.suspend();
   __builtin_unreachable();
 }
 
-void Machine::resume(Fiber& fiber) {
+void Machine::enter(Fiber& fiber) {
   current_ = &fiber;
 #if WF_ASAN
   __sanitizer_start_switch_fiber(&scheduler_.sanitizer, fiber.stack, launch_.stack_bytes);
@@ -92,16 +126,36 @@ void Machine::resume(Fiber& fiber) {
 #endif
 }
 
-void Machine::suspend() {
-  Fiber& self = *current_;
+void Machine::leave([[maybe_unused]] Fiber& self) {
 #if WF_ASAN
   __sanitizer_start_switch_fiber(self.finished ? nullptr : &self.sanitizer, scheduler_stack_,
                                  scheduler_bytes_);
 #endif
   switch_context(&self.context, scheduler_.context);
+}
+
+void Machine::arrived([[maybe_unused]] const Fiber& self) {
 #if WF_ASAN
-  __sanitizer_finish_switch_fiber(self.sanitizer, &scheduler_stack_, &scheduler_bytes_);
+  const void* from = nullptr;
+  size_t bytes = 0;
+  __sanitizer_finish_switch_fiber(self.sanitizer, &from, &bytes);
+  if (scheduler_stack_ == nullptr) scheduler_stack_ = from, scheduler_bytes_ = bytes;  // the first
 #endif
+}
+
+// Straight to the next fiber: by way of run() every wait would take two switches.
+void Machine::suspend() {
+  Fiber& self = *current_;
+  Fiber* const next = error_ || left_ == 0 ? nullptr : pick();
+  if (next == &self) return;
+  if (next == nullptr) return leave(self);
+  current_ = next;
+#if WF_ASAN
+  __sanitizer_start_switch_fiber(self.finished ? nullptr : &self.sanitizer, next->stack,
+                                 launch_.stack_bytes);
+#endif
+  switch_context(&self.context, next->context);
+  arrived(self);
 }
 
 // --- the order -----------------------------------------------------------------------------------
@@ -121,6 +175,13 @@ void Machine::release(Fiber* fiber) {
 
 namespace {
 
+// Who is next unless the order is random: its stack has left the cache, and is fetched while
+// another one runs.
+void expect(const Fiber* fiber) {
+  const char* const at = static_cast<const char*>(fiber->context);
+  for (int line = 0; line < 4; ++line) __builtin_prefetch(at + 64 * line);
+}
+
 Fiber* take(std::vector<Fiber*>& queue, size_t& head) {
   Fiber* first = queue[head++];
   if (head == queue.size() || head > (1u << 16)) {
@@ -139,9 +200,13 @@ Fiber* Machine::pick() {
   if (starved > 0 && (ready == 0 || unseen_ > ready)) return take(starved_, starved_head_);
   if (options_.schedule.kind == Schedule::Kind::random) {
     random_ = random_ * 6364136223846793005ull + 1442695040888963407ull;
-    std::swap(ready_[ready_head_], ready_[ready_head_ + (random_ >> 33) % ready]);
+    // A division of 64 bits would take twice as long.
+    const size_t chosen = uint32_t(random_ >> 33) % uint32_t(ready);
+    std::swap(ready_[ready_head_], ready_[ready_head_ + chosen]);
   }
-  return take(ready_, ready_head_);
+  Fiber* const taken = take(ready_, ready_head_);
+  if (ready > 1) expect(ready_[ready_head_]);
+  return taken;
 }
 
 // --- waiting -------------------------------------------------------------------------------------

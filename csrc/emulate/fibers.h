@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -129,8 +128,10 @@ class Machine {
   void meet(Place& place, int count);
   void share_depth(Warp& w);  // of lanes that have all come
   static void fiber_main();
-  void resume(Fiber& fiber);
-  void suspend();  // back to the scheduler
+  void enter(Fiber& fiber);         // from run(), which goes on when no fiber does any more
+  void suspend();                   // to whoever is next
+  void leave(Fiber& self);          // to run()
+  void arrived(const Fiber& self);  // what a sanitizer is told after a switch to `self`
   void make_ready(Fiber* fiber);
   void release(Fiber* fiber);  // from a barrier or a collective
   Fiber* pick();
@@ -141,9 +142,9 @@ class Machine {
   std::vector<Block> blocks_;
   std::vector<Cluster> clusters_;
   std::vector<Fiber> fibers_;
-  std::unique_ptr<char[]> stacks_;
   std::vector<Fiber*> ready_, starved_;  // queues; [head, end) wait
   size_t ready_head_ = 0, starved_head_ = 0;
+  size_t left_ = 0;  // fibers that have not finished
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   Fiber* current_ = nullptr;

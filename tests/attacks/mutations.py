@@ -1,11 +1,11 @@
-"""A sound file, damaged at random or cut, read again and again by one process.
+"""Sound files, damaged at random or cut, read again and again by one process.
 
 Run as a program:
 
-    python mutations.py FILE cut STEP            cut at every STEP-th byte
-    python mutations.py FILE alter COUNT SEED    COUNT random alterations
+    python mutations.py cut STEP FILE ...            cut at every STEP-th byte
+    python mutations.py alter COUNT SEED FILE ...    COUNT random alterations
 
-Prints JSON: how often each end came, and the first ends that must not be.
+Prints a line of JSON for each file: how often each end came, and the first ends that must not be.
 """
 
 from __future__ import annotations
@@ -65,20 +65,30 @@ def end_of(path: Path, sound: tuple) -> str:
     return "same" if equal else "other" if finite else "not finite"
 
 
-def main() -> None:
-    path, how, *numbers = Path(sys.argv[1]), *sys.argv[2:]
+def ends_of(path: Path, how: str, *numbers: int) -> Counter[str]:
+    """How often each end came when a file was damaged."""
     content, sound = path.read_bytes(), checkpoints.load(path)
     if how == "cut":
-        damaged = cuts(content, int(numbers[0]))
+        damaged = cuts(content, *numbers)
     else:
-        rng = np.random.default_rng(int(numbers[1]))
-        damaged = (altered(content, rng) for _ in range(int(numbers[0])))
+        count, seed = numbers
+        rng = np.random.default_rng(seed)
+        damaged = (altered(content, rng) for _ in range(count))
     target = path.with_name(f"damaged{path.suffix}")
     ends: Counter[str] = Counter()
     for data in damaged:
+        target.unlink(missing_ok=True)  # to write over a file takes some systems a millisecond
         target.write_bytes(data)
         ends[end_of(target, sound)[:300]] += 1
-    print(json.dumps(ends))
+    return ends
+
+
+def main() -> None:
+    how, *words = sys.argv[1:]
+    count = 1 if how == "cut" else 2
+    numbers = [int(word) for word in words[:count]]
+    for path in words[count:]:
+        print(json.dumps(ends_of(Path(path), how, *numbers)), flush=True)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,9 @@ engine_options = stack(
         help="How weights are stored; auto is fp32, the closest to PyTorch.",
     ),
     click.option(
-        "--threads", type=click.IntRange(1), help="CPU threads. [default: all allowed here]"
+        "--threads",
+        type=click.IntRange(1),
+        help="CPU threads. [default: WAVERNN_FAST_THREADS, or all allowed here]",
     ),
     click.option(
         "--gpu-streams",
