@@ -57,7 +57,7 @@ def test_copy_synthesis_is_as_good_as_the_original_step_in_torch(voice, fold):
     config, tensors = checkpoints.load(MODEL)
     eager = make_eager(config, tensors)
     ours, theirs = [], []
-    # The eager step takes half a millisecond, so few clips; benchmarks/drop_in.py compares them all.
+    # The eager step is slow, so few clips; benchmarks/drop_in.py compares them all.
     for clip in CLIPS[:1] if fold is None else CLIPS[:2]:
         _, mel = mel_of(clip, config, 1.0 if fold is None else 2.0)
         ours.append(correlation(voice.generate(mel, fold=fold), mel, config))
