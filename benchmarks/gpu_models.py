@@ -110,11 +110,11 @@ def measure(voice: Voice, seconds: float, repeats: int, first_steps: int = 2000)
 
     The clock is the caller's: launches, copies and slices are in the figure.
     """
-    n = first_steps
+    bands = voice.config.bands  # a step is a sample of each
+    first_steps = n = -(-first_steps // bands) * bands
     voice.seconds(n)
     while (took := voice.seconds(n)) < 0.05 and n < 1 << 24:
         n *= 4
-    bands = voice.config.bands  # a step is a sample of each
     n = max(first_steps, int(n * seconds * 1.05 / took) // bands * bands)
     times = [voice.seconds(n) for _ in range(repeats)]
     middle = statistics.median(times)

@@ -41,7 +41,7 @@ def linear(config: ModelConfig) -> ModelConfig:
 def farthest(truth: Truth, config: ModelConfig, **options) -> float:
     """The error of forced logits, in shares of what is allowed."""
     engine = make(config, truth.tensors, device="emu", **options)
-    logits = truth.run(engine, forced=[truth.expected["samples"]])[1]
+    logits = truth.run(engine, truth.n, forced=[truth.expected["samples"]])[1]
     return tolerances.logit_error(logits, truth.expected["logits"]) / tolerances.KERNEL_EXACT[0]
 
 
