@@ -93,35 +93,38 @@ WF_INLINE void shared_tile(const unsigned* at, unsigned* out) { load_tile(at, ou
 WF_INLINE void keep_tile(unsigned* at, const unsigned* tile) { load_tile(tile, at); }
 // Sums + weights x activations, column after column. A lane has rows l / 4 and l / 4 + 8, columns
 // 2 (l % 4) and the next, and 8 further: fp16 pairs.
+struct Tiles {
+  unsigned short halves[16 * 16 + 16 * 8];  // weights [row][column], activations [column][stream]
+  float values[16 * 16 + 16 * 8];
+  float sums[16][8];
+};
 WF_INLINE void combine_tile(emulate::Warp& w, int) {
-  static unsigned short halves[24][16];  // not on the stack of a fiber; one launch at a time
-  static float values[24][16], sums[16][8];
+  static Tiles tiles;  // not on the stack of a fiber; one launch at a time
   for (int l = 0; l < emulate::kLanes; ++l) {
     const emulate::TileWork& t = w.tile_in[l];
     const int g = l / 4, k = l % 4 * 2;
     for (int e = 0; e < 2; ++e) {
       for (int i = 0; i < 4; ++i)
-        halves[g + i % 2 * 8][k + i / 2 * 8 + e] =
+        tiles.halves[16 * (g + i % 2 * 8) + k + i / 2 * 8 + e] =
             static_cast<unsigned short>(t.weights[i] >> 16 * e);
-      // Eight streams side by side, two columns a row.
       for (int i = 0; i < 2; ++i)
-        halves[16 + k / 2 + 4 * i][8 * e + g] =
+        tiles.halves[256 + 8 * (k + 8 * i + e) + g] =
             static_cast<unsigned short>(t.activations[i] >> 16 * e);
     }
-    for (int i = 0; i < 4; ++i) sums[g + i / 2 * 8][k + i % 2] = t.sums[i];
+    for (int i = 0; i < 4; ++i) tiles.sums[g + i / 2 * 8][k + i % 2] = t.sums[i];
   }
-  for (int i = 0; i < 24; ++i)
-    for (int k = 0; k < 16; ++k) values[i][k] = half_to_float(halves[i][k]);
-  for (int row = 0; row < 16; ++row) {
-    float sum[8];
-    for (int s = 0; s < 8; ++s) sum[s] = sums[row][s];
-    for (int k = 0; k < 16; ++k)
+  for (int i = 0; i < 384; ++i) tiles.values[i] = half_to_float(tiles.halves[i]);
+  for (int column = 0; column < 16; ++column) {
+    const float* const activations = tiles.values + 256 + 8 * column;
+    float here[8];  // in registers, whatever the sums are
+    for (int s = 0; s < 8; ++s) here[s] = activations[s];
+    for (int row = 0; row < 16; ++row)
       for (int s = 0; s < 8; ++s)
-        sum[s] = __builtin_fmaf(values[row][k], values[16 + k / 2][k % 2 * 8 + s], sum[s]);
-    for (int s = 0; s < 8; ++s) sums[row][s] = sum[s];
+        tiles.sums[row][s] =
+            __builtin_fmaf(tiles.values[16 * row + column], here[s], tiles.sums[row][s]);
   }
   for (int l = 0; l < emulate::kLanes; ++l)
-    for (int i = 0; i < 4; ++i) w.tile_out[l][i] = sums[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
+    for (int i = 0; i < 4; ++i) w.tile_out[l][i] = tiles.sums[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
 }
 WF_INLINE void multiply_tile(const unsigned* tile, unsigned low, unsigned high, float* sums) {
   emulate::Warp& w = emulate::machine->warp();
