@@ -151,7 +151,7 @@ COUNT = 200  # more than the 160 slots of 20 teams
 
 @pytest.fixture(scope="module", params=[SMALL, HELD], ids=["plain", "conditioned"])
 def streams(request) -> Streams:
-    return Streams(request.param, COUNT, longest=24)
+    return Streams(request.param, COUNT, longest=14)
 
 
 @pytest.fixture(scope="module")
