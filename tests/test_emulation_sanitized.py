@@ -92,7 +92,7 @@ def test_the_residual_kernel_keeps_within_its_memory_wherever_weights_live(progr
     assert code == 0, output
     assert "Sanitizer" not in output
     found = re.findall(r"in (\d) (\d) (\d) (\d) (\d) (\d): 0 draws differ", output)
-    assert len(found) > 50
+    assert len(found) > 35  # plans, no two alike
     for places in zip(*found, strict=True):  # of R1, R2, W_ih2, fc1, fc2 and fc3
         assert set(places) == {"0", "1", "2"}  # registers, shared memory, L2
 
@@ -101,7 +101,7 @@ def test_the_kernels_for_many_streams_keep_within_their_memory(program):
     code, output = run(program, "many")
     assert code == 0, output
     assert "Sanitizer" not in output
-    assert output.count("streams a team") == 12
+    assert output.count("streams a team") == 9  # no two alike
     assert "fc3 in L2" in output
 
 

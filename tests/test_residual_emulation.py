@@ -42,9 +42,9 @@ class Truth:
             frames = -(-n_steps // config.hop_length)
             self.rows = list(Conditioner(config, self.tensors).window(mel, 0, frames))
 
-    def run(self, engine: _C.Engine, n: int, **options):
+    def run(self, engine: _C.Engine, n: int | None = None, **options):
         rows = [[r] for r in self.rows]
-        return engine.run([engine.open(0)], [n], *rows, return_logits=True, **options)[0]
+        return engine.run([engine.open(0)], [n or self.n], *rows, return_logits=True, **options)[0]
 
     def check(self, engine: _C.Engine, n: int | None = None) -> None:
         """Draw (the first n) freely, every outcome the reference's; then follow it, every logit

@@ -51,28 +51,6 @@ void combine_spread(Warp& w, int lane) {
   for (uint32_t& x : w.words_out) x = w.words_in[lane];
 }
 
-void combine_tile(Warp& w, int) {
-  // Rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next, and 8 further: fp16 pairs.
-  float weights[16][16], activations[16][8];
-  for (int l = 0; l < kLanes; ++l) {
-    const TileWork& t = w.tile_in[l];
-    const int g = l / 4, k = l % 4 * 2;
-    for (int e = 0; e < 2; ++e) {
-      for (int i = 0; i < 4; ++i)
-        weights[g + i % 2 * 8][k + i / 2 * 8 + e] = half_to_float(t.weights[i] >> 16 * e & 0xffff);
-      for (int i = 0; i < 2; ++i)
-        activations[k + 8 * i + e][g] = half_to_float(t.activations[i] >> 16 * e & 0xffff);
-    }
-  }
-  for (int l = 0; l < kLanes; ++l)
-    for (int i = 0; i < 4; ++i) {
-      const int row = l / 4 + i / 2 * 8, stream = l % 4 * 2 + i % 2;
-      float sum = w.tile_in[l].sums[i];
-      for (int k = 0; k < 16; ++k) sum = std::fmaf(weights[row][k], activations[k][stream], sum);
-      w.tile_out[l][i] = sum;
-    }
-}
-
 namespace {
 
 struct Counted {
@@ -117,11 +95,6 @@ int64_t to_long(float x) {
   return std::llrint(x);
 }
 
-float half_to_float(uint32_t half) {
-  if ((half & 0x7c00u) != 0x7c00u) return from_fp16(uint16_t(half));
-  const float beyond = half & 0x3ffu ? NAN : INFINITY;
-  return half & 0x8000u ? -beyond : beyond;
-}
 uint32_t float_to_half(float x) { return std::isnan(x) ? 0x7e00u : to_fp16(x); }
 
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,

@@ -35,13 +35,9 @@ size_t stack_bytes(const gpu::Shape& s) {
 #endif
 }
 
-bool has_fused() {
-#if defined(WF_FUSED)
-  return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
-#else
-  return false;  // not built; on AArch64 the plain build has it
+#if defined(WF_FUSED)  // on AArch64 the plain build has it
+bool has_fused() { return __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2"); }
 #endif
-}
 
 class EmuKernel final : public gpu::Kernel {
  public:

@@ -19,7 +19,6 @@ void combine_total(Warp& w, int);
 void combine_ballot(Warp& w, int);
 void combine_exchange(Warp& w, int distance);  // of lanes whose numbers differ by these bits
 void combine_spread(Warp& w, int lane);        // of one lane
-void combine_tile(Warp& w, int);               // sums + weights x activations, column after column
 inline void combine_nothing(Warp&, int) {}
 
 // What a block of a cluster counts of the values pushed to it; zero at first. A phase is over when
@@ -30,7 +29,6 @@ bool is_over(const gpu::Word* at, int parity);
 
 int to_int(float x);       // to nearest, ties to even; as a device does it out of range
 int64_t to_long(float x);  // the same for 64 bits
-float half_to_float(uint32_t half);
 uint32_t float_to_half(float x);
 // The same word of the first of both buffers of the exchange area.
 const gpu::Word* in_first_buffer(const gpu::Word* words, const gpu::Word* at,

@@ -64,10 +64,20 @@ WF_INLINE int hidden_value(int x) { return x; }
 
 // --- weights -------------------------------------------------------------------------------------
 
+// Here and not in collectives.cpp, as combine_tile: both are most of the arithmetic in fp16.
+WF_INLINE float half_to_float(unsigned half) {
+  const unsigned low = half & 0x7fffu;
+  // Shifted, its exponent is 112 too small; subnormal numbers come right as well.
+  const float magnitude = __builtin_bit_cast(float, low << 13) * 5.192296858534828e33f;
+  unsigned bits = __builtin_bit_cast(unsigned, magnitude);
+  if (low >= 0x7c00u) bits = low == 0x7c00u ? 0x7f800000u : 0x7fc00000u;  // infinite, NaN
+  return __builtin_bit_cast(float, bits | (half & 0x8000u) << 16);
+}
+
 using Weight = Float2;
 WF_INLINE Float2 widen(Weight w) { return w; }
 WF_INLINE Weight load_weight(const unsigned* at) {
-  if (kFp16) return {emulate::half_to_float(at[0] & 0xffff), emulate::half_to_float(at[0] >> 16)};
+  if (kFp16) return {half_to_float(at[0]), half_to_float(at[0] >> 16)};
   return {__builtin_bit_cast(float, at[0]), __builtin_bit_cast(float, at[1])};
 }
 WF_INLINE Weight shared_weight(const unsigned* at) { return load_weight(at); }
@@ -81,19 +91,54 @@ WF_INLINE void load_tile(const unsigned* at, unsigned* out) {
 }
 WF_INLINE void shared_tile(const unsigned* at, unsigned* out) { load_tile(at, out); }
 WF_INLINE void keep_tile(unsigned* at, const unsigned* tile) { load_tile(tile, at); }
+// Sums + weights x activations, column after column. A lane has rows l / 4 and l / 4 + 8, columns
+// 2 (l % 4) and the next, and 8 further: fp16 pairs.
+struct Tiles {
+  unsigned short halves[16 * 16 + 16 * 8];  // weights [row][column], activations [column][stream]
+  float values[16 * 16 + 16 * 8];
+  float sums[16][8];
+};
+WF_INLINE void combine_tile(emulate::Warp& w, int) {
+  static Tiles tiles;  // not on the stack of a fiber; one launch at a time
+  for (int l = 0; l < emulate::kLanes; ++l) {
+    const emulate::TileWork& t = w.tile_in[l];
+    const int g = l / 4, k = l % 4 * 2;
+    for (int e = 0; e < 2; ++e) {
+      for (int i = 0; i < 4; ++i)
+        tiles.halves[16 * (g + i % 2 * 8) + k + i / 2 * 8 + e] =
+            static_cast<unsigned short>(t.weights[i] >> 16 * e);
+      for (int i = 0; i < 2; ++i)
+        tiles.halves[256 + 8 * (k + 8 * i + e) + g] =
+            static_cast<unsigned short>(t.activations[i] >> 16 * e);
+    }
+    for (int i = 0; i < 4; ++i) tiles.sums[g + i / 2 * 8][k + i % 2] = t.sums[i];
+  }
+  for (int i = 0; i < 384; ++i) tiles.values[i] = half_to_float(tiles.halves[i]);
+  for (int column = 0; column < 16; ++column) {
+    const float* const activations = tiles.values + 256 + 8 * column;
+    float here[8];  // in registers, whatever the sums are
+    for (int s = 0; s < 8; ++s) here[s] = activations[s];
+    for (int row = 0; row < 16; ++row)
+      for (int s = 0; s < 8; ++s)
+        tiles.sums[row][s] =
+            __builtin_fmaf(tiles.values[16 * row + column], here[s], tiles.sums[row][s]);
+  }
+  for (int l = 0; l < emulate::kLanes; ++l)
+    for (int i = 0; i < 4; ++i) w.tile_out[l][i] = tiles.sums[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
+}
 WF_INLINE void multiply_tile(const unsigned* tile, unsigned low, unsigned high, float* sums) {
   emulate::Warp& w = emulate::machine->warp();
   emulate::TileWork& mine = w.tile_in[lane_index()];
   for (int i = 0; i < kTileWords; ++i) mine.weights[i] = tile[i], mine.sums[i] = sums[i];
   mine.activations[0] = low;
   mine.activations[1] = high;
-  emulate::machine->meet_warp(emulate::kTile, emulate::combine_tile, 0);
+  emulate::machine->meet_warp(emulate::kTile, combine_tile, 0);
   for (int i = 0; i < kTileWords; ++i) sums[i] = w.tile_out[lane_index()][i];
 }
 WF_INLINE unsigned pack_halves(float low, float high) {
   return emulate::float_to_half(low) | emulate::float_to_half(high) << 16;
 }
-WF_INLINE float half_value(unsigned half) { return emulate::half_to_float(half & 0xffff); }
+WF_INLINE float half_value(unsigned half) { return half_to_float(half); }
 
 WF_INLINE Float2 load2(const float* at) { return {at[0], at[1]}; }
 WF_INLINE void load4(const float* at, float* v) {

@@ -23,12 +23,19 @@
 #include "gpu/engine_gpu.h"
 #include "gpu/engine_many.h"
 #include "gpu/engine_sparse.h"
+#include "gpu/kernel_sources.h"
 #include "plan/known_devices.h"
 #include "random_model.h"
 #include "reference/engine_reference.h"
 
 namespace wf = wavernn_fast;
 namespace gpu = wavernn_fast::gpu;
+
+// The emulator compiles none of it.
+const std::vector<std::pair<std::string, std::string>>& gpu::kernel_sources() {
+  static const std::vector<std::pair<std::string, std::string>> none;
+  return none;
+}
 
 namespace {
 
@@ -85,6 +92,11 @@ int wrong_draws(const gpu::GpuPlan& plan, const std::string& schedule) {
   return wrong;
 }
 
+// Whether the shape is none of `seen`, and so worth a run; it is from now on.
+bool is_new(const gpu::Shape& shape, std::set<std::string>& seen) {
+  return seen.emplace(reinterpret_cast<const char*>(&shape), sizeof(shape)).second;
+}
+
 gpu::GpuRequest request(const wf::ModelConfig& config, int blocks, int warps) {
   gpu::GpuRequest r;
   r.config = config;
@@ -98,6 +110,7 @@ gpu::GpuRequest request(const wf::ModelConfig& config, int blocks, int warps) {
 // The planner moves matrices out of registers, then out of shared memory, as these shrink.
 int places() {
   int wrong = 0;
+  std::set<std::string> seen;
   for (wf::Dtype dtype : {wf::Dtype::fp32, wf::Dtype::fp16})
     for (int exchanges : {2, 4})
       for (int registers : {255, 160, 88})
@@ -108,6 +121,7 @@ int places() {
           r.limits.registers = 128 * registers;
           r.limits.shared_per_block = shared;
           const gpu::GpuPlan plan = gpu::choose_gpu_plan(r);
+          if (!is_new(plan.shape, seen)) continue;
           // Rounded weights draw otherwise than the reference's: only the accesses count.
           const int n = wrong_draws(plan, "random:1") * (dtype == wf::Dtype::fp32);
           std::printf("%s in %d %d %d %d: %d draws differ\n", wf::dtype_name(dtype),
@@ -179,6 +193,7 @@ int sparse_places() {
 // The residual core: labels, whole layers and dealt ones, in all kinds of memory.
 int residual_places() {
   int wrong = 0;
+  std::set<std::string> seen;
   wf::ModelConfig c = model(48, 34);
   c.core = wf::Core::residual;
   c.head = wf::Head::softmax;
@@ -200,6 +215,7 @@ int residual_places() {
             continue;  // does not fit
           }
           const gpu::Shape& s = plan.shape;
+          if (!is_new(s, seen)) continue;
           const int n = wrong_draws(plan, "random:1") * (dtype == wf::Dtype::fp32);
           std::printf("%s in %d %d %d %d %d %d: %d draws differ\n", wf::dtype_name(dtype),
                       s.gru1_place, s.gru2_place, s.gru2_input_place, s.fc1_place, s.fc2_place,
@@ -212,6 +228,7 @@ int residual_places() {
 // Streams of which some begin where others end, of models whose last blocks have fewer units and
 // rows than the others; only the accesses count.
 int many_streams() {
+  std::set<std::string> seen;
   for (const int head : {0, 1, 2})  // dual, residual: labels, mixtures
     for (const int wanted : {2, 1200})
       for (const int shared : {200 * 1024, head == 0 ? 64 * 1024 : 32 * 1024}) {
@@ -228,6 +245,7 @@ int many_streams() {
         auto device =
             wf::emulate::open_device(r.gpu.limits, wf::emulate::parse_options("random:1/room:2"));
         const auto engine = gpu::make_many_engine(r, wf::make_weights(c), std::move(device));
+        if (!seen.insert(engine->describe()).second) continue;
         draw(*engine, 6);
         std::printf("ran %s\n", engine->describe().c_str());
       }
@@ -237,6 +255,7 @@ int many_streams() {
 // The embedded core: a row of the table for every label, weights in all kinds of memory.
 int embedded_places() {
   int wrong = 0;
+  std::set<std::string> seen;
   wf::ModelConfig c = model(48, 33);
   c.core = wf::Core::embedded;
   c.head = wf::Head::softmax;
@@ -258,6 +277,7 @@ int embedded_places() {
           continue;  // does not fit
         }
         const gpu::Shape& s = plan.shape;
+        if (!is_new(s, seen)) continue;
         const int n = wrong_draws(plan, "random:1") * (dtype == wf::Dtype::fp32);
         std::printf("%s in %d %d %d: %d draws differ\n", wf::dtype_name(dtype), s.gru_place,
                     s.fc1_place, s.fc2_place, n);
