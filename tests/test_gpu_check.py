@@ -272,6 +272,7 @@ def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
 # --- many streams ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_path):
     """On the emulator, whose times mean nothing."""
     output = tmp_path / "many.json"
@@ -301,6 +302,7 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     assert "MEASURED 100 clips" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_part_for_subscale_measures_one_utterance_and_predicts_it(tmp_path):
     """On the emulator, whose times mean nothing; CuPy may not be there, which is told."""
     output = tmp_path / "subscale.json"
