@@ -79,22 +79,17 @@ def test_without_a_gpu_it_says_so_and_leaves_wellformed_json(check):
     assert result["versions"]["numpy"]
 
 
-def test_a_dry_run_lists_all_parts_with_their_limits_and_runs_none(check):
+def test_a_dry_run_lists_all_parts_with_limits_and_programs_and_runs_none(check):
     done, result = check("--dry-run", gpu=True)
     assert done.returncode == 0
     listed = [line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 2]
     assert [name for name, _, _ in listed] == PARTS
     assert all(0 < int(limit) <= 280 for _, limit, _ in listed)
+    for name, _, command in listed:
+        program = next(word for word in command.split() if word.startswith("benchmarks/"))
+        assert (ROOT / program).is_file(), name
     assert {part["state"] for part in result["parts"].values()} == {"not run"}
     assert result["nvidia_smi"] == {"name": "Stand-in", "clocks.sm": "1 MHz"}
-
-
-def test_every_part_has_a_program(check):
-    done, _ = check("--dry-run", gpu=True)
-    for line in done.stdout.splitlines():
-        if line.count("\t") == 2:
-            program = next(w for w in line.split("\t")[2].split() if w.startswith("benchmarks/"))
-            assert (ROOT / program).is_file(), line
 
 
 def test_an_unknown_part_is_a_usage_error(check):
@@ -277,6 +272,7 @@ def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
 # --- many streams ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_path):
     """On the emulator, whose times mean nothing."""
     output = tmp_path / "many.json"
@@ -306,6 +302,7 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     assert "MEASURED 100 clips" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_part_for_subscale_measures_one_utterance_and_predicts_it(tmp_path):
     """On the emulator, whose times mean nothing; CuPy may not be there, which is told."""
     output = tmp_path / "subscale.json"

@@ -52,13 +52,12 @@ def covering() -> list[tuple[int, Case]]:
     found += [Case(90, 512, LABELS, fp16 | exact), Case(120, 512, VALUES, fp32 | exact)]
     found += [Case(90, 512, LABELS, fp32 | {"clocks": True})]
     found += [Case(90, 512, LABELS, fp16 | {"blocks": 16})]  # four units a warp
-    found += [Case(80, 512, GAUSSIAN, fp32)]
+    found += [Case(90, 512, GAUSSIAN, fp32)]
     found += [Case(120, 512, BETA, fp32), Case(75, 512, BETA, fp16)]
     found += [Case(90, 512, MULAW, fp32)]
-    found += [Case(80, 512, BANDS, fp32)] + [Case(t, 512, BANDS, fp16) for t in (60, 90)]
-    newer = [Case(120, 512, LABELS, fp32), Case(75, 512, VALUES, fp16)]
-    newer += [Case(80, 512, BETA, fp32), Case(90, 512, BANDS, fp32)]
-    newer += [Case(100, 512, MORE_BANDS, fp32)]
+    found += [Case(100, 512, BANDS, fp32)] + [Case(t, 512, BANDS, fp16) for t in (60, 90)]
+    newer = [Case(t, 512, LABELS, fp32) for t in (80, 120)] + [Case(75, 512, VALUES, fp16)]
+    newer += [Case(90, 512, BETA, fp32), Case(100, 512, MORE_BANDS, fp32)]
     return [(12, case) for case in found] + [(13, case) for case in newer]
 
 
@@ -75,13 +74,13 @@ def rest() -> list[tuple[int, Case]]:
     found += [Case(t, 128, VALUES, fp16) for t in (61, 86)]
     found += [Case(60, 512, LABELS, fp16 | exact)]
     found += [Case(t, 512, VALUES, fp32 | exact) for t in (70, 90)]
-    found += [Case(90, 512, GAUSSIAN, fp32), Case(60, 512, BETA, fp16)]
+    found += [Case(80, 512, GAUSSIAN, fp32), Case(60, 512, BETA, fp16)]
     found += [Case(t, 512, BETA, fp32) for t in (70, 90)]
-    found += [Case(t, 512, BANDS, fp32) for t in (90, 100)] + [Case(75, 512, BANDS, fp16)]
+    found += [Case(t, 512, BANDS, fp32) for t in (80, 90)] + [Case(75, 512, BANDS, fp16)]
     found += [Case(t, 512, MORE_BANDS, fp32) for t in (90, 100)]
     found += [Case(75, 512, MULAW, fp16)]
-    newer = [Case(t, 512, LABELS, fp32) for t in (80, 90)] + [Case(100, 512, VALUES, fp16)]
-    newer += [Case(90, 512, BETA, fp32)]
+    newer = [Case(90, 512, LABELS, fp32), Case(100, 512, VALUES, fp16)]
+    newer += [Case(90, 512, BANDS, fp32)]
     return [(12, case) for case in found] + [(13, case) for case in newer]
 
 
