@@ -229,6 +229,7 @@ def test_eval_prints_a_table_and_writes_nothing_without_a_folder(folder, model, 
     assert lines[-1].startswith("Largest difference between engine (fp32) and PyTorch")
 
 
+@pytest.mark.slow
 def test_bad_recordings_are_listed_and_the_others_done(folder, tmp_path):
     model = voices.save_voice(tmp_path)
     soundfile.write(folder / "nan.wav", np.full(9000, np.nan), RATE, subtype="FLOAT")

@@ -65,7 +65,9 @@ def journaled(root: Path, state: str) -> list[str]:
     return sorted(line["name"] for line in lines if line["state"] == state)
 
 
-@pytest.mark.parametrize("devices", [(), ("cpu", "cpu"), ("emu:0", "emu:1")])
+@pytest.mark.parametrize(
+    "devices", [(), ("cpu", "cpu"), pytest.param(("emu:0", "emu:1"), marks=pytest.mark.slow)]
+)
 def test_children_leave_the_files_of_one_process(devices: tuple[str, ...], tmp_path: Path) -> None:
     settings, items = job(tmp_path, count=4, frames=1)
     if devices:
@@ -89,6 +91,7 @@ def test_no_items_start_no_process(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == {}
 
 
+@pytest.mark.slow
 def test_killed_children_are_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings, items = job(tmp_path, count=40, frames=12)
     expected = local(settings, items, tmp_path / "local")
@@ -155,6 +158,7 @@ def test_a_child_that_never_gets_ready_is_not_waited_for(tmp_path: Path) -> None
     assert time.monotonic() - begun < 30.0
 
 
+@pytest.mark.slow
 def test_a_slow_child_is_not_taken_for_a_stuck_one(tmp_path: Path) -> None:
     """Its engine gets on, but its item does not end within the limit."""
     settings, items = job(tmp_path, count=1, frames=2500)
@@ -372,6 +376,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert all(gone(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_job_that_was_stopped_accuses_nobody(tmp_path: Path) -> None:
     """As by Ctrl-Z: quiet is counted while the parent looks, not by the clock."""
     process, pids = parent(tmp_path, stall_seconds=2.5, count=8)

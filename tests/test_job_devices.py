@@ -70,7 +70,10 @@ def launches(gpus: Fake) -> int:
     return gpus.counts()["cuLaunchCooperativeKernel"]
 
 
-@pytest.mark.parametrize("code", [700, 702, 719])
+@pytest.mark.parametrize(
+    "code",
+    [700, pytest.param(702, marks=pytest.mark.slow), pytest.param(719, marks=pytest.mark.slow)],
+)
 def test_a_gpu_that_is_lost_in_a_process_works_in_the_next(
     code: int, gpus: Fake, job: tuple[Settings, list[Item]], tmp_path: Path, caplog
 ) -> None:
@@ -112,6 +115,7 @@ def test_the_loss_of_one_gpu_stops_neither_the_job_nor_the_other(
     assert {line["isa"] for line in begun if line["state"] == "begin"} >= {"NVIDIA Big"}
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_lost_for_good_ends_the_job_with_code_3(
     gpus: Fake, job: tuple[Settings, list[Item]], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def wait_for(root: Path, worker: str, lines: int, process: subprocess.Popen[str]
     raise AssertionError((process.poll(), process.communicate()))
 
 
+@pytest.mark.slow
 def test_three_shards_at_the_same_time_one_killed_and_resumed(tmp_path: Path) -> None:
     _, items = job(tmp_path, count=45, frames=40)
     assert run(*arguments(tmp_path, "whole")).exit_code == 0
@@ -135,6 +136,7 @@ def test_children_make_the_files_of_a_plain_run(how: tuple[object, ...], tmp_pat
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_command_survives_the_death_of_its_children(tmp_path: Path) -> None:
     job(tmp_path, count=40, frames=30)
     assert run(*arguments(tmp_path, "whole")).exit_code == 0
@@ -150,6 +152,7 @@ def test_a_command_survives_the_death_of_its_children(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @soon
 def test_ctrl_c_of_a_command_with_children_keeps_what_is_done(tmp_path: Path) -> None:
     job(tmp_path, count=40, frames=60)

@@ -306,6 +306,7 @@ def test_standard_output_that_is_full_fails_in_a_sentence(model, mels):
 # --- kill -9 --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_killed_at_random_moments_ends_as_an_undisturbed_one(model, voc, tmp_path):
     """The small form of benchmarks/job_kills.py."""
     rng = np.random.default_rng(0)

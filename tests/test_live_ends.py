@@ -174,6 +174,7 @@ pool.close()
 """
 
 
+@pytest.mark.slow
 def test_a_child_of_fork_may_use_the_vocoder_of_a_busy_pool():
     """The thread is outside the engine when a child is made, which has no thread to come out."""
     done = subprocess.run(

@@ -34,6 +34,7 @@ def committed(name: str) -> Any:
     return json.loads((RESULTS / name).read_text())
 
 
+@pytest.mark.slow
 def test_runs_are_trained_alike_and_judged(tmp_path):
     data, runs = recordings.voice(tmp_path / "data", 4, 1.2, 22050), tmp_path / "runs"
     small = ("--factors", "4,1", "--steps", 2, "--hidden", 32, "--held-out", 1, "--jobs", 1)

@@ -283,7 +283,9 @@ def test_a_cell_of_the_picture_is_what_the_rule_says(factor, horizon):
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("factor", "horizon"), [(8, 4), (1, 0), (64, 0)])
+@pytest.mark.parametrize(
+    ("factor", "horizon"), [(8, 4), (1, 0), pytest.param(64, 0, marks=pytest.mark.slow)]
+)
 def test_plot_draws_the_scheme(factor, horizon, tmp_path):
     out = tmp_path / "made" / "scheme.png"
     result = run("plot", "--subscale", factor, horizon, "-o", out)

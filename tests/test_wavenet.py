@@ -117,6 +117,7 @@ def test_the_paper_s_row_at_full_size(name: str, paper: Any) -> None:
     assert np.abs(made.logits[0] - expected).max() < TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_rings_of_full_length() -> None:
     """Dilations up to 512 over 1100 steps: every ring runs through twice."""
     config = WaveNetConfig(residual_size=8, gate_size=4, skip_size=8, n_classes=8)
