@@ -84,7 +84,7 @@ class Fake:
         return path
 
     def script(self, **what: str | int) -> None:
-        """Set FAKE_CUDA_<NAME>: devices, version, memory, fail, args."""
+        """Set FAKE_CUDA_<NAME>: devices, version, memory, fail, args, pause (ms a launch)."""
         for name, value in what.items():
             self.monkeypatch.setenv(f"FAKE_CUDA_{name.upper()}", str(value))
 

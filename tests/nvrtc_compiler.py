@@ -16,12 +16,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from quick import first_is_quick
 
 from wavernn_fast import _C
 
@@ -118,12 +117,6 @@ def chosen(covering: list[Grid], more: list[Grid]) -> list[Any]:
     it must not lack, `uncovered` tells.
     """
     return first_is_quick(covering + (more if os.environ.get("WF_SEARCH") else []))
-
-
-def first_is_quick(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Parameters of a test, all but the first marked `slow`."""
-    first, *others = cases
-    return [first, *(pytest.param(*values, marks=pytest.mark.slow) for values in others)]
 
 
 def uncovered(covering: list[Grid], more: list[Grid]) -> set[object]:

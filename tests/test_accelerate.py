@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio_files
+from quick import first_is_quick
 from same_draws import SameDraws
 from torch import nn
 from voices import same_bits
@@ -137,7 +138,7 @@ def test_the_bundles_own_vocoder_plays_an_accelerated_module():
     assert lengths.tolist() == [350]
 
 
-@pytest.mark.parametrize("n_frames", [9, 21, 60])
+@pytest.mark.parametrize("n_frames", first_is_quick([9, 21, 60]))
 @pytest.mark.parametrize("batched", [False, True])
 def test_coquis_inference_is_ours_under_the_same_draws(monkeypatch, n_frames, batched):
     module, frames = live(live_twins.CoquiWavernn), mel(n_frames)

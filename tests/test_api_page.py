@@ -52,6 +52,7 @@ def test_a_changed_docstring_changes_the_page(
     assert maker.page() != before
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_every_page_has_a_place(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("mkdocs is not installed")

@@ -22,6 +22,7 @@ def pytest_run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_times_are_of_one_sample_and_every_row_has_its_facts(tmp_path):
     file = tmp_path / "speed.json"
     which = ("--baselines", "numpy,wavenet-numpy", "--benchmark-json", str(file))

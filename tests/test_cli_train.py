@@ -229,6 +229,7 @@ def short(little: Path, tmp_path: Path) -> tuple[Path, tuple[object, ...]]:
     return folder, ("train", little, "-o", folder, "--resume", "--threads", 1)
 
 
+@pytest.mark.slow
 def test_resuming_with_other_options_is_refused_naming_them(short, little):
     folder, resume = short
     before = model_bytes(folder), lines(folder)

@@ -80,7 +80,15 @@ def test_the_stand_in_draws_as_the_reference_does():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("mu_law", [True, False])
-@pytest.mark.parametrize("sizes", [None, (400, 60), (401, 61)], ids=["whole", "even", "odd"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        None,
+        pytest.param((400, 60), marks=pytest.mark.slow),
+        pytest.param((401, 61), marks=pytest.mark.slow),
+    ],
+    ids=["whole", "even", "odd"],
+)
 def test_waves_are_those_of_the_published_loop(program, sizes, mu_law, tmp_path, monkeypatch):
     module, ours = pair(program)
     n_frames = 24 if sizes is None else 60

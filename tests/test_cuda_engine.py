@@ -119,6 +119,7 @@ def test_a_launch_of_too_many_blocks_is_planned_again_with_fewer(gpu: Fake) -> N
     assert sizes[1] == sizes[0] > sizes[2] == sizes[-1]
 
 
+@pytest.mark.slow
 def test_clusters_that_do_not_fit_together_are_planned_again_with_fewer(gpu: Fake) -> None:
     gpu.script(devices="name=Hopper,sms=132,arch=90,shared=232448,clusters=1")
     config, tensors = random_model("dual:512")

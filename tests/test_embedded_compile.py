@@ -69,6 +69,7 @@ def test_a_full_kernel_compiles():
     assert max(made.spill_stores, made.spill_loads) <= 4 * SPILL_LIMIT  # not the one that is fast
 
 
+@pytest.mark.slow
 def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():
     """The check above can fail: the weights of a plan for shared memory, put in registers."""
     case = Case(90, UNIVOC, FP32 | {"blocks": 48})

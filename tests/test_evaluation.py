@@ -179,6 +179,7 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_eval_writes_reports_copies_and_pictures(folder, model, tmp_path):
     out = tmp_path / "report"
     result = evaluate(folder, "-m", model, "-o", out, "--dtypes", "fp32,int8", "--json")

@@ -146,6 +146,7 @@ def test_a_model_bin_cut_anywhere_is_refused(tmp_path: Path) -> None:
         checkpoints.load(path)
 
 
+@pytest.mark.slow
 def test_an_altered_model_bin_is_refused_or_loaded(tmp_path: Path) -> None:
     """It has no checksum; but whatever its bytes say, no other error and no huge array comes."""
     path = model_bin_writer.write(tmp_path / "model.bin", pruned_state(), SCALES, 4)

@@ -121,6 +121,7 @@ def test_a_part_that_fails_costs_only_its_own_results(check):
     assert "broken as planted" in (check.root.parent / "out/gpu_check.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_stopped_and_keeps_what_it_had(check):
     (check.root / "benchmarks/gpu_speed.py").write_text(
         "import sys, time; from pathlib import Path; import gpu_record\n"
@@ -139,6 +140,7 @@ def test_a_part_that_hangs_is_stopped_and_keeps_what_it_had(check):
 # --- the exchange ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exchange_loops_deliver_every_payload_and_never_hang(tmp_path):
     if not COMPILER:
         pytest.skip("no C++ compiler; the README asks for one")
@@ -249,6 +251,7 @@ def test_exchange_rows_become_the_hop():
 # --- the residual core ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
     output = tmp_path / "residual.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_residual.py"), "--device", "emu"]

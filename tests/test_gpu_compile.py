@@ -16,6 +16,7 @@ import cases
 import nvrtc_compiler
 import pytest
 from gpu_chips import SHARED_LIMIT, TARGETS
+from quick import first_is_quick
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError
@@ -181,7 +182,7 @@ CONDITIONING_LOADS = 4
 IN_L2 = 2  # a Place of csrc/cuda/kernels/shape.h
 
 
-@pytest.mark.parametrize(("target", "way"), nvrtc_compiler.first_is_quick(LOOP_LIMITS))
+@pytest.mark.parametrize(("target", "way"), first_is_quick(LOOP_LIMITS))
 def test_the_sample_loop_loads_no_weight_and_stays_short(target, way, tmp_path, record_property):
     case = Case(target, 896, {"dtype": "fp32"} | WAYS[way])
     plan = case.plan()
@@ -195,6 +196,7 @@ def test_the_sample_loop_loads_no_weight_and_stays_short(target, way, tmp_path, 
     assert len(loop.instructions) <= LOOP_LIMITS[target, way]
 
 
+@pytest.mark.slow
 def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
     case = Case(75, 1024, {"dtype": "fp16"})
     plan = case.plan()

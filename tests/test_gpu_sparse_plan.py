@@ -75,6 +75,7 @@ def table() -> str:
     return HEADER + "\n".join(rows) + "\n"
 
 
+@pytest.mark.slow
 def test_the_plans_of_usual_pruned_models_are_those_of_the_table():
     assert table() == GOLDEN.read_text()
 

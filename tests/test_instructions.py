@@ -49,6 +49,7 @@ def too_many(found: dict[str, dict[str, float]]) -> list[str]:
     return instructions.problems(counts, _C.compiler())
 
 
+@pytest.mark.slow
 @needs_valgrind
 def test_no_small_model_takes_more_instructions_than_are_committed(small):
     assert list(small) == ["scalar"]
@@ -111,6 +112,7 @@ def test_counts_are_the_same_twice(small, large):
     assert large["scalar"][name] == pytest.approx(small["scalar"][name], rel=1e-4)
 
 
+@pytest.mark.slow
 @needs_valgrind
 def test_clocks_take_a_few_instructions_a_stage(small):
     counts = small["scalar"]

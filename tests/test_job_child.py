@@ -137,6 +137,7 @@ def test_what_a_dead_child_finished_unheard_is_not_done_again(tmp_path: Path) ->
     assert all(outcome.fields["sha256"] for outcome in outcomes)
 
 
+@pytest.mark.slow
 def test_a_child_that_does_nothing_is_killed(tmp_path: Path) -> None:
     settings, items = job(tmp_path, count=6)
     begun = time.monotonic()
@@ -149,6 +150,7 @@ def test_a_child_that_does_nothing_is_killed(tmp_path: Path) -> None:
     assert failed.fields["error"].count("it did nothing for") == 2
 
 
+@pytest.mark.slow
 def test_a_child_that_never_gets_ready_is_not_waited_for(tmp_path: Path) -> None:
     settings, items = job(tmp_path, count=2)
     care = Care(start_seconds=0.8, backoff_seconds=0.01, most_deaths=1)
@@ -318,6 +320,7 @@ def test_children_end_with_their_parent(tmp_path: Path) -> None:
     assert all(gone(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_child_notices_the_end_of_its_parent_without_the_system(tmp_path: Path) -> None:
     """The other of two ways: the socket. A thread starts the job, so no child is bound."""
     settings, items = job(tmp_path, count=60)

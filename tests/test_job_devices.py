@@ -153,6 +153,7 @@ def test_the_command_line_gives_each_gpu_a_process(
     files = expected(job, tmp_path / "local")
     before = {call.pid for call in gpus.calls("cuCtxPushCurrent_v2", "cuDevicePrimaryCtxRetain")}
     settings, _ = job
+    gpus.script(pause=20)  # or the first has done everything before the second is ready
     done = run(
         "vocode", tmp_path / "mels", "-m", settings.model, "-o", tmp_path / "out", "--device",
         "cuda:0,1", "--streams", 1, "--json",

@@ -214,12 +214,14 @@ def test_a_batch_takes_as_many_places_as_the_engine_runs_at_its_best():
         assert report_of(voc, [3] * 20)[1].slots == 20
 
 
+@pytest.mark.slow
 def test_places_are_full_to_the_end_when_lengths_are_mixed():
     lengths = np.clip(200 * np.exp(0.8 * np.random.default_rng(0).standard_normal(300)), 10, 1000)
     _, report = report_of(voice(LABELS, 2), [int(n) for n in lengths], streams=32)
     assert report.occupancy > 0.95
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_slice_whatever_the_lengths():
     """Of ten minutes beside a tenth of a second: 6,000 to 1, here in frames of one sample."""
     config = cases.residual_config(64, 16, bits=8, hop_length=1, upsample_right=1)

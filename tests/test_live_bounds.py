@@ -155,6 +155,7 @@ def test_streams_with_frames_and_readers_go_on_side_by_side():
         assert pool.stats()["samples_per_s"] > 0
 
 
+@pytest.mark.slow
 @soon
 def test_who_does_not_read_slows_nobody():
     config = dual_config(64, 32, n_mels=5, hop_length=50)

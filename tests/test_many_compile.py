@@ -11,6 +11,7 @@ import cases
 import nvrtc_compiler
 import pytest
 from gpu_chips import SHARED_LIMIT, TARGETS
+from quick import first_is_quick
 from test_gpu_compile import COMPILERS, READ_ONLY_LOAD, SPILL_LIMIT, Loop, compiler_of, longest_loop
 
 from wavernn_fast import _C
@@ -85,6 +86,7 @@ def test_a_planned_kernel_compiles_without_spilling(major, case, record_property
     assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
 
 
+@pytest.mark.slow
 def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():
     """The check above can fail: more of R in registers than fits."""
     case = Case(90, EIGHT | {"warps": 2}, 512)
@@ -118,7 +120,7 @@ def sample_loop(case: Case, folder) -> Loop:
         pytest.skip(f"this nvdisasm does not read sm_{case.target}: {error.stderr.strip()}")
 
 
-@pytest.mark.parametrize(("target", "way"), nvrtc_compiler.first_is_quick(LOOP_LIMITS))
+@pytest.mark.parametrize(("target", "way"), first_is_quick(LOOP_LIMITS))
 def test_the_sample_loop_loads_no_weight_and_stays_short(target, way, tmp_path, record_property):
     case = Case(target, WAYS[way])
     s = case.plan()["shape"]
@@ -134,6 +136,7 @@ def test_the_sample_loop_loads_no_weight_and_stays_short(target, way, tmp_path, 
     assert len(loop.instructions) <= LOOP_LIMITS[target, way]
 
 
+@pytest.mark.slow
 def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
     """Before compute capability 8.0 two instructions do what one does after."""
     case = Case(75, EIGHT)

@@ -73,6 +73,7 @@ def test_a_planned_kernel_compiles_without_spilling(major, case, record_property
     assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
 
 
+@pytest.mark.slow
 def test_the_sample_loop_loads_no_weight(tmp_path, record_property):
     """What it reads through the read-only path is conditioning, for the next step and for streams
     that begin."""

@@ -282,6 +282,7 @@ def packed(split: bool) -> Packed:
     return Packed(split)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(
     st.booleans(),
@@ -300,6 +301,7 @@ def test_a_stream_is_given_the_same_bits_in_any_company(
     packed(split).check(engine, lengths, seed, calls, logits)
 
 
+@pytest.mark.slow
 def test_80_streams_of_80_samples_and_less_get_what_they_get_alone():
     lengths = [1 + (37 * i) % WHOLE for i in range(80)]
     for engine in (1, 3):

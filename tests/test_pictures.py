@@ -11,6 +11,7 @@ import pytest
 from cli_runner import refused, run
 from matplotlib.image import imread
 from picture_colours import count_colours
+from quick import first_is_quick
 from voices import save_speech
 
 from wavernn_fast import audio, pictures
@@ -38,7 +39,7 @@ def varied(pixels: np.ndarray) -> bool:
 # --- recordings -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.5, 30.0])
+@pytest.mark.parametrize("seconds", first_is_quick([0.01, 0.5, 30.0]))
 def test_two_recordings_stand_side_by_side(seconds, tmp_path):
     pair = [Recording("a", tone(seconds), RATE), Recording("b", tone(seconds, 500), RATE)]
     pictures.plot_recordings(tmp_path / "two.png", pair)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from cli_runner import refused, run
 from matplotlib.image import imread
+from quick import first_is_quick
 
 from wavernn_fast import bench_rows, pictures_bench, pictures_latency, vocoder
 from wavernn_fast.errors import InputError
@@ -154,7 +155,7 @@ def test_baselines_have_bars_below_the_engines(figures, tmp_path):
     assert len(speed.lines) == 1  # no curve of a baseline
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("ending", first_is_quick(["png", "svg"]))
 @pytest.mark.parametrize("name", ["cpu_xeon_avx512_2cores_pruned896", "throughput"])
 def test_the_projects_own_results_are_drawn(name, ending, tmp_path):
     [file] = [f for f in RESULTS.glob("*.json") if f.stem.endswith(name)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cli_runner import refused, run
 from matplotlib.image import imread
+from quick import first_is_quick
 from voices import preset_mel, save_speech, save_voice
 
 from wavernn_fast import audio, features, pictures_mel
@@ -109,7 +110,7 @@ def test_a_mel_beside_a_recording_needs_a_convention(tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("ending", first_is_quick(["png", "svg"]))
 def test_plot_draws_mels_of_recordings_and_of_files(ending, tmp_path):
     speech, voice = save_speech(tmp_path), save_voice(tmp_path)
     np.save(tmp_path / "mel.npy", preset_mel(40))

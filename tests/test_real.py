@@ -10,6 +10,7 @@ import pytest
 import reference
 import tolerances
 from cli_runner import run
+from quick import first_is_quick
 
 from wavernn_fast import audio, checkpoints, features, weights
 from wavernn_fast.models.eager import make_eager
@@ -52,6 +53,7 @@ def test_copy_synthesis_reaches_the_published_correlation(voice, fold):
     assert np.mean(scores) >= 0.83
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [None, (8000, 400)], ids=["unfolded", "folded"])
 def test_copy_synthesis_is_as_good_as_the_original_step_in_torch(voice, fold):
     config, tensors = checkpoints.load(MODEL)
@@ -90,7 +92,7 @@ def forced_error(
     return tolerances.logit_error(found, expected), expected
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", first_is_quick(DTYPES))
 def test_forced_logits_on_real_speech_stay_within_the_table(dtype):
     error, expected = forced_error(CLIPS[1], dtype)
     assert error <= tolerances.logit_limit(expected, dtype)
@@ -104,7 +106,7 @@ def test_forced_logits_of_the_gpu_kernel_on_real_speech_stay_within_the_table(dt
     assert error <= tolerances.logit_limit(expected, dtype)
 
 
-@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.stem)
+@pytest.mark.parametrize("clip", first_is_quick(CLIPS), ids=lambda clip: clip.stem)
 def test_fp32_logits_on_real_speech_stay_within_1e_4(clip):
     error, _ = forced_error(clip, "fp32")
     assert error <= 1e-4
@@ -119,6 +121,7 @@ def test_likelihood_of_real_speech_falls_by_no_more_than_documented(voice, dtype
     assert abs(change) <= most
 
 
+@pytest.mark.slow
 def test_eval_of_real_speech_finds_the_published_correlation(tmp_path):
     arguments = ("-m", MODEL, "--preset", "geneing", "--limit-seconds", 3, "--threads", 1)
     result = run("eval", CLIPS[0], *arguments, "-o", tmp_path, "--json")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import nvrtc_compiler
 import pytest
 from gpu_chips import SHARED_LIMIT, TARGETS
+from quick import first_is_quick
 from test_gpu_compile import READ_ONLY_LOAD, SPILL_LIMIT, compiler_of, longest_loop
 from test_residual_plan import plan_of, usual
 
@@ -107,7 +108,7 @@ def test_a_planned_kernel_compiles_without_spilling(major, case):
 FULL = {"labels": LABELS, "values": VALUES, "beta": BETA, "bands": BANDS}
 
 
-@pytest.mark.parametrize(("name", "head"), nvrtc_compiler.first_is_quick(FULL.items()))
+@pytest.mark.parametrize(("name", "head"), first_is_quick(FULL.items()))
 def test_a_full_kernel_compiles(name, head):
     """What forced outcomes, given random words, logits out and greedy draws need."""
     made = compiled(12, Case(90, 512, head, {"dtype": "fp32"}), full=True)
@@ -135,7 +136,7 @@ def sample_loop(case: Case, folder):
 CONDITIONING_LOADS = 36
 
 
-@pytest.mark.parametrize(("target", "limit"), nvrtc_compiler.first_is_quick(LOOP_LIMITS.items()))
+@pytest.mark.parametrize(("target", "limit"), first_is_quick(LOOP_LIMITS.items()))
 def test_the_sample_loop_loads_no_weight_and_stays_short(target, limit, tmp_path, record_property):
     case = Case(target, 512, LABELS, {"dtype": "fp32"})
     plan = case.plan()

@@ -67,6 +67,7 @@ def test_a_place_that_never_comes_is_not_waited_for_longer_than_allowed():
         until(lambda: server.hall.inside == 0)
 
 
+@pytest.mark.slow
 def test_a_slow_client_slows_nobody_and_is_dropped():
     """It reads nothing: its buffers fill, it is left out, others go on, its place is free again."""
     with running(max_streams=4, max_seconds=3600, stall=5.0) as server:
@@ -107,6 +108,7 @@ def frame_of(frames: np.ndarray) -> bytes:
     return b"\x82\xff" + struct.pack(">Q", len(data)) + bytes(4) + data
 
 
+@pytest.mark.slow
 def test_a_slow_http_client_is_dropped():
     with running(max_streams=1, max_seconds=3600, stall=2.0) as server:
         body = npy(mel(LONG))

@@ -180,6 +180,7 @@ def test_more_audio_and_more_bytes_than_are_taken_are_refused():
             assert rest(client, "<i2")[1]["type"] == "end"
 
 
+@pytest.mark.slow
 @soon
 def test_a_silent_client_is_ended(server: Running):
     with server.socket() as client:
@@ -194,6 +195,7 @@ def test_a_silent_client_is_ended(server: Running):
     within(5.0, begun, ended)
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_its_turn_may_be_slow(server: Running):
     with server.socket() as client:
         hello(client)
@@ -204,6 +206,7 @@ def test_a_client_that_takes_its_turn_may_be_slow(server: Running):
         assert rest(client, "<i2")[1]["samples"] == 50 * HOP
 
 
+@pytest.mark.slow
 def test_a_client_may_send_everything_at_once_and_be_far_ahead(server: Running):
     with server.socket() as client:
         hello(client, format="f32le")
@@ -214,6 +217,7 @@ def test_a_client_may_send_everything_at_once_and_be_far_ahead(server: Running):
     assert len(wave) == LONG * HOP
 
 
+@pytest.mark.slow
 def test_a_stream_that_takes_too_long_is_ended():
     with running(timeout=2.0) as server:
         with server.socket() as client:

@@ -108,6 +108,7 @@ def test_a_planned_kernel_compiles_without_spilling(major, case, record_property
     assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
 
 
+@pytest.mark.slow
 def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():
     """The check above can fail: bins of a plan for shared memory, put in registers."""
     case = Case(90, 1024, {"dtype": "fp16"})

@@ -117,6 +117,7 @@ def test_a_real_model_equals_the_masked_reference_under_forcing(lyra, dtype, clu
             assert tolerances.logit_error(logits, expected) <= limit, (seed, table)
 
 
+@pytest.mark.slow
 def test_a_real_model_stays_as_near_to_the_reference_as_the_cpu_does(lyra):
     """200 steps, in which both leave the table. The CPU carries candidates in two floats; a GPU in
     one, and its root mean square error is two to three times as large."""

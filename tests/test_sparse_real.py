@@ -100,6 +100,7 @@ def test_floating_point_weights_are_multiplied_in_the_blocks_of_training(dtype):
     assert one.macs_per_step == 193_952
 
 
+@pytest.mark.slow
 def test_nothing_changes_a_bit_of_what_it_says():
     for dtype in DTYPES:
         alone = [run(engine(dtype=dtype, threads=1), seed, n=60)[0] for seed in range(3)]

@@ -187,6 +187,7 @@ def test_two_threads_draw_the_samples_of_one(config):
     assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=5),

@@ -124,6 +124,7 @@ print(time.monotonic(), flush=True)
 # --- memory ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_hours_of_mel_need_the_memory_of_a_slice_beside_mel_and_wave():
     """As many frames as two hours have at a hop of 275; rows of all frames would take 220 MB.
 

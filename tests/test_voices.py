@@ -20,6 +20,7 @@ def test_the_default_voice_is_there() -> None:
     assert voices.DEFAULT in NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_voice_says_again_what_its_mel_says(name: str) -> None:
     """Copy synthesis of its held-out sentence: the spectrum is that of the recording."""

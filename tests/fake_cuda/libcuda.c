@@ -11,6 +11,7 @@
  * FAKE_CUDA_CALLS    file to which every call is appended: pid, name, details
  * FAKE_CUDA_POINTERS  device on which all memory is said to lie, also what is none of the driver's
  * FAKE_CUDA_RUN      a launch does what can be seen of the persistent kernel: label i of step i
+ * FAKE_CUDA_PAUSE    milliseconds that a launch takes
  * FAKE_CUDA_ARGS     bytes of the kernel's argument that a launch writes out, in hexadecimal
  */
 #include <pthread.h>
@@ -491,6 +492,8 @@ Result cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsig
   const int device = (int)((int*)stack[depth - 1] - retained);
   if (gx > (unsigned)(number(device, "resident", 1) * number(device, "sms", 132))) return 720;
   if (shared > shared_limit) return 1;
+  const char* pause = getenv("FAKE_CUDA_PAUSE");
+  if (pause) usleep(1000u * (unsigned)atoi(pause));
   return getenv("FAKE_CUDA_RUN") ? pretend(parameters[0], inside) : 0;
 }
 #endif
