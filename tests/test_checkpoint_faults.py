@@ -8,6 +8,7 @@ from typing import Any
 import checkpoint_builders as builders
 import numpy as np
 import pytest
+from quick import quick_where
 
 from wavernn_fast import checkpoints
 from wavernn_fast.errors import ModelError
@@ -34,7 +35,11 @@ def _convert(dialect: str, state: dict[str, np.ndarray]) -> Any:
 # ---------------------------------------------------------------- strictness
 
 
-@pytest.mark.parametrize(("dialect", "name"), _every_tensor())
+QUICK = ("fatchord", "torchaudio", "univoc")
+EVERY_TENSOR = quick_where(lambda case: case[0] in QUICK, _every_tensor())
+
+
+@pytest.mark.parametrize(("dialect", "name"), EVERY_TENSOR)
 def test_a_missing_tensor_is_named(dialect: str, name: str) -> None:
     state = builders.BUILDERS[dialect]()
     del state[name]
@@ -43,7 +48,7 @@ def test_a_missing_tensor_is_named(dialect: str, name: str) -> None:
     assert any(f"missing tensor {name}," in problem for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize(("dialect", "name"), _every_tensor())
+@pytest.mark.parametrize(("dialect", "name"), EVERY_TENSOR)
 def test_a_renamed_tensor_is_named_twice(dialect: str, name: str) -> None:
     state = builders.BUILDERS[dialect]()
     state[f"{name}_old"] = state.pop(name)
@@ -54,7 +59,7 @@ def test_a_renamed_tensor_is_named_twice(dialect: str, name: str) -> None:
     assert f"unexpected tensor {name}_old " in text
 
 
-@pytest.mark.parametrize(("dialect", "name"), _every_tensor())
+@pytest.mark.parametrize(("dialect", "name"), EVERY_TENSOR)
 def test_a_longer_tensor_is_refused(dialect: str, name: str) -> None:
     state = builders.BUILDERS[dialect]()
     state[name] = np.concatenate([state[name], state[name][:1]])
@@ -66,7 +71,7 @@ def test_a_longer_tensor_is_refused(dialect: str, name: str) -> None:
     assert any("has shape" in problem for problem in caught.value.problems)
 
 
-@pytest.mark.parametrize(("dialect", "name"), _every_tensor())
+@pytest.mark.parametrize(("dialect", "name"), EVERY_TENSOR)
 def test_a_nan_is_named_with_its_place(dialect: str, name: str) -> None:
     state = builders.BUILDERS[dialect]()
     state[name] = state[name].copy()

@@ -69,7 +69,11 @@ def covering() -> list[tuple[int, Case]]:
     found = [Case(t, 896, fp32) for t in (90, 60, 70, 80)]  # whose loops are read below
     found += [Case(61, 896, fp16), Case(86, 896, fp16 | {"exchanges": 4})]
     found += [Case(t, 1024, fp32) for t in (70, 100)] + [Case(t, 1024, fp16) for t in (75, 89)]
-    found += [Case(75, 512, fp32), *(Case(t, 896, fp32 | exact) for t in (60, 120))]
+    found += [
+        Case(70, 512, fp32),
+        Case(75, 512, fp32),
+        *(Case(t, 896, fp32 | exact) for t in (60, 120)),
+    ]
     found += [Case(120, 224, fp16), Case(90, 896, fp32 | {"exchanges": 4})]
     found += [Case(90, 896, fp32, conditioned=True), Case(90, 896, fp32 | {"clocks": True})]
     clusters = {"cluster": 8}

@@ -19,6 +19,7 @@ import job_workers
 import pytest
 from job_workers import contents, into, job
 from patience import soon, within
+from quick import first_is_quick
 
 from wavernn_fast.errors import DeviceError, ModelError
 from wavernn_fast.jobs import journal
@@ -348,7 +349,7 @@ def test_a_child_notices_the_end_of_its_parent_without_the_system(tmp_path: Path
 # Ctrl-C to this process alone: tests/test_job_shards.py.
 @pytest.mark.parametrize(
     ("number", "to_group"),
-    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)],
+    first_is_quick([(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]),
 )
 @soon
 def test_an_interrupt_is_orderly(number: signal.Signals, to_group: bool, tmp_path: Path) -> None:

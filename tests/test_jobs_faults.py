@@ -31,6 +31,7 @@ from job_runs import (
     save_many,
     start,
 )
+from quick import quick_where
 from voices import save_voice
 
 from wavernn_fast.errors import WaveRNNError
@@ -149,7 +150,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("call", "number"), CASES, ids=[f"{call}-{errno.errorcode[n]}" for call, n in CASES]
+    ("call", "number"),
+    quick_where(lambda case: case[1] != errno.EIO, CASES),
+    ids=[f"{call}-{errno.errorcode[n]}" for call, n in CASES],
 )
 def test_any_call_may_fail_and_nothing_is_lost_or_half(
     call, number, model, voc, mels, undisturbed, tmp_path, monkeypatch

@@ -19,6 +19,7 @@ import tolerances
 from engine_work import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import quick_where
 from test_emulation import Truth, rounded
 
 from wavernn_fast import _C
@@ -299,7 +300,10 @@ def faulty():
 
 @pytest.mark.parametrize(
     "fault",
-    ["tag", "parity", *(f"barrier:{first_barrier() + n}" for n in range(len(NAMES)))],
+    quick_where(
+        lambda fault: fault in ("tag", "parity", f"barrier:{first_barrier()}"),
+        ["tag", "parity", *(f"barrier:{first_barrier() + n}" for n in range(len(NAMES)))],
+    ),
     ids=["tag", "parity", *(f"{name}-{n}" for n, name in enumerate(NAMES))],
 )
 def test_a_planted_fault_is_found(faulty, fault):

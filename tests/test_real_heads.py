@@ -191,7 +191,7 @@ EVERY_BIN = np.arange(65536) / 32767.5 - 1.0
     ("nll", "outputs"),
     [
         *((gaussian_nll, o) for o in ((0.1, -3.0), (0.999, -2.0), (0.3, -9.0), (-1.5, -1.0))),
-        *((beta_nll, o) for o in (*BETAS, (40.0, 39.0), (25.0, 25.0))),
+        *first_is_quick((beta_nll, o) for o in (*BETAS, (40.0, 39.0), (25.0, 25.0))),
     ],
 )
 def test_the_probabilities_of_all_16_bit_values_sum_to_one(nll, outputs):

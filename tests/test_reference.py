@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import tolerances
+from quick import first_is_quick
 
 from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
@@ -293,7 +294,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "share"), [("fp16", 0.1), ("bf16", 0.5)])
+@pytest.mark.parametrize(("dtype", "share"), first_is_quick([("fp16", 0.1), ("bf16", 0.5)]))
 def test_rounded_weights_use_up_only_their_share_of_the_tolerance(config, dtype, share):
     n = 20 if config.hidden_size >= 512 else 150
     tensors, mel = cases.random_tensors(config, 1), cases.mel_for(config, n)

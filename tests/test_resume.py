@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import slow
 from train_runs import (
     OFTEN,
     PRUNE,
@@ -42,8 +43,8 @@ def model_bytes(folder: Path) -> bytes:
     ("prune", "every", "stop", "saved_at"),
     [
         (None, OFTEN, 6, 4),
-        (PRUNE, SPARSE_LOG, 6, 4),  # the masks are renewed right after it
-        (PRUNE, SPARSE_LOG, 9, 8),  # and never again
+        slow((PRUNE, SPARSE_LOG, 6, 4)),  # the masks are renewed right after it
+        slow((PRUNE, SPARSE_LOG, 9, 8)),  # and never again
     ],
     ids=["dense", "while-pruning", "pruned"],
 )

@@ -20,6 +20,7 @@ from pruned import (
     prune,
     rounded_tensors,
 )
+from quick import quick_where
 
 from wavernn_fast.errors import EngineError, InputError
 
@@ -67,7 +68,7 @@ def test_forced_logits_are_those_of_the_masked_model(dtype, layout, data):
     assert tolerances.logit_error(logits, expected) <= kept_limit(expected, dtype)
 
 
-@pytest.mark.parametrize(("dtype", "layout"), PAIRS)
+@pytest.mark.parametrize(("dtype", "layout"), quick_where(lambda pair: pair[0] == "fp32", PAIRS))
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_threads_batches_slices_and_instruction_sets_give_the_same_bits(dtype, layout, data):

@@ -335,7 +335,8 @@ int working_registers(const DeviceLimits& limits, const Shape& shape) {
   if (shape.cluster > 1) return shape.warps > 8 ? 72 : 58;
   const bool pascal = limits.arch < 70, two = shape.exchanges == 2;
   if (!shape.fp16 || shape.unit_slots <= 2) {
-    if (two) return pascal ? 62 : limits.arch < 100 ? 68 : 84;  // sm_120, NVRTC 13: 87
+    if (two && pascal) return 62;
+    if (two) return limits.arch < 75 ? 74 : limits.arch < 100 ? 68 : 84;  // sm_120, NVRTC 13: 87
     return pascal ? 45 : 58;
   }
   // Two weights a register, so that a warp may own many rows, each with what it needs beside its
