@@ -31,6 +31,7 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ROWS = ("--subscale", 4, "--horizon", 3, "--subscale-channels", 5, "--subscale-blocks", 1)
 
 
+@pytest.mark.slow
 def test_a_subscale_model_is_trained_shown_and_converted(little, tmp_path):
     folder, half = tmp_path / "run", tmp_path / "half.safetensors"
     result = run("train", little, "-o", folder, *SIZES, *PACE, *ROWS, "--steps", 2)

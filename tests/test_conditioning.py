@@ -349,6 +349,7 @@ def test_stream_keeps_a_bounded_number_of_frames_and_blocks(name: str) -> None:
     assert done > 900
 
 
+@pytest.mark.slow
 def test_bits_do_not_hang_on_the_number_of_blas_threads() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -32,6 +32,7 @@ def gpu(fake: Fake) -> Fake:
     return fake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_gpu_that_computes_something_else_is_not_used(device: str, gpu: Fake, caplog) -> None:
     gpu.monkeypatch.delenv("WAVERNN_FAST_GPU_CHECK")

@@ -163,6 +163,7 @@ def test_free_draws_are_those_of_the_reference(config: ModelConfig, threads: int
     assert labels.max() < config.n_classes
 
 
+@pytest.mark.slow
 def test_a_model_of_the_published_size_matches_with_overlapping_threads() -> None:
     [config] = [c for c in cases.full_size_configs() if c.core == "embedded"]
     tensors = cases.random_tensors(config)

@@ -123,6 +123,7 @@ def test_unusable_arguments_are_refused_at_once() -> None:
         voc.generate_each([], temperature=0.0)
 
 
+@pytest.mark.slow
 def test_the_report_leaves_out_the_time_of_the_caller() -> None:
     voc = voice(DUAL)
     reports: list[BatchReport] = []

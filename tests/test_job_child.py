@@ -113,6 +113,7 @@ def test_killed_children_are_replaced(tmp_path: Path, caplog: pytest.LogCaptureF
     assert sum("SIGKILL" in record.getMessage() for record in caplog.records) == len(killed) >= 2
 
 
+@pytest.mark.slow
 def test_an_item_that_kills_its_process_twice_is_set_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -368,6 +369,7 @@ def test_an_interrupt_is_orderly(number: signal.Signals, to_group: bool, tmp_pat
     assert 0 < len(done) < 60
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     process, pids = parent(tmp_path)
     for pid in pids:

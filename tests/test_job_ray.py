@@ -185,6 +185,7 @@ def test_an_actor_without_the_model_says_so(tmp_path: Path) -> None:
         raise_again(line)
 
 
+@pytest.mark.slow
 def test_an_actor_that_has_lost_its_device_gives_its_work_back_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from wavernn_fast.errors import InputError
 from wavernn_fast.jobs.shard import Shard, parse_shard, part_of
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(), unique=True), st.integers(1, 40))
 def test_every_item_is_in_one_shard_whatever_the_order(names: list[str], count: int) -> None:
     items = [SimpleNamespace(name=name) for name in names]

@@ -244,6 +244,7 @@ def test_where_there_is_no_flock_a_file_stands_for_it(tmp_path, monkeypatch):
         lock.Lock(tmp_path).__enter__()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_a_killed_one_frees_the_folder(model, tmp_path):
     mels, out = save_many(tmp_path / "mels", [700] * 4), tmp_path / "out"
     arguments = ("vocode", mels, "-m", model, "-o", out)

@@ -50,6 +50,7 @@ def test_residual_models_compile_too(
     assert all(line.endswith(" 0 bytes spilled") for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_a_packaged_kernel_serves_an_engine_without_a_compiler(fake: Fake, tmp_path: Path) -> None:
     fake.script(run=1, devices=known("H200"))

@@ -71,6 +71,7 @@ def test_the_spectrogram_shows_a_tone_at_its_frequency_and_both_in_one_scale(tmp
         assert right == pytest.approx(seconds, abs=0.1)
 
 
+@pytest.mark.slow
 def test_odd_names_are_drawn_as_they_are(tmp_path, recwarn):
     for name in ("$a_{b$.wav", "x" * 500, "語.wav", "_hidden"):
         pictures.plot_recordings(tmp_path / "odd.png", [Recording(name, tone(0.1), RATE)])
@@ -172,6 +173,7 @@ def test_curves_of_one_unit_share_a_panel_with_a_legend(tmp_path, monkeypatch):
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plot_draws_recordings_and_logs(tmp_path):
     speech = save_speech(tmp_path)
     audio.write_wav(tmp_path / "other.wav", tone(0.3), RATE)

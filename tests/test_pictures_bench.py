@@ -104,6 +104,7 @@ def test_curves_follow_the_streams(figures, tmp_path):
     assert "50 ms" in wait.get_ylabel()
 
 
+@pytest.mark.slow
 def test_what_bench_has_just_measured_is_drawn(tmp_path):
     file, quick = tmp_path / "bench.json", ("--rounds", 1, "--seconds", 0.01, "--streams", "1,2")
     which = ("--size", "dual:32", "--threads", 1, "--baselines", "numpy,torch-eager")

@@ -150,6 +150,7 @@ def test_the_sample_loop_loads_no_weight_and_stays_short(target, limit, tmp_path
     assert len(loop.instructions) <= limit
 
 
+@pytest.mark.slow
 def test_weights_that_are_read_from_l2_are_seen_in_the_loop(tmp_path):
     case = Case(80, 512, LABELS, {"dtype": "fp32", "blocks": 32})
     assert case.plan()["streamed_bytes"] > 0

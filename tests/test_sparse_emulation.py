@@ -264,6 +264,7 @@ def test_stages_of_a_sample_have_clocks_when_asked_for(work):
 # --- many streams ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_streams_at_different_places_get_what_they_get_alone(work):
     """More streams than teams: a team has several, one after the other."""
     engine = work.engine(cluster=8, warps=2)

@@ -171,6 +171,7 @@ def test_masked_weights_of_the_first_layer_get_no_gradient():
     assert moved[before].any(dim=1).all()
 
 
+@pytest.mark.slow
 def test_a_short_run_lowers_the_loss_and_a_stopped_one_goes_on_to_the_same_bits(tmp_path):
     numbers = settings(steps=24, warmup=1, batch=8, lr=1e-2)
     finish(trainer(tmp_path / "whole", numbers, CONFIG))

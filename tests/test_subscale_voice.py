@@ -203,6 +203,7 @@ def test_an_item_of_a_batch_is_the_same_alone(lengths, streams, seed):
         assert np.array_equal(wave, voc.generate(mel, seed=own))
 
 
+@pytest.mark.slow
 @given(
     pieces=st.lists(st.integers(0, 9), min_size=0, max_size=8),
     chunk_frames=st.integers(1, 12),

@@ -44,6 +44,7 @@ def test_mixed_and_equal_lengths_have_the_same_samples(tmp_path):
     assert "--size dual-mel:32" in report["command"]
 
 
+@pytest.mark.slow
 def test_throughput_is_measured_and_drawn(tmp_path):
     out, picture = tmp_path / "rows.json", tmp_path / "rows.svg"
     short = ("--size", "dual-mel:32", "--dtype", "fp32", "--threads", 1, "--seconds", 0.02)

@@ -253,6 +253,7 @@ def test_a_model_cut_anywhere_is_refused(model: Path) -> None:
             weights.read(model)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_a_mutated_model_is_refused_or_unchanged(
