@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cross_isa_models
 import pytest
+from quick import first_is_quick
 
 from wavernn_fast import _C
 
@@ -16,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "cross_isa.txt"
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 ARM = ["aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++"]
-BEST, *OTHERS = reversed(_C.available_isas())
 
 
 def build(folder: Path, *options: str) -> Path:
@@ -46,7 +46,7 @@ def checksums(*command: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("isa", [BEST, *(pytest.param(o, marks=pytest.mark.slow) for o in OTHERS)])
+@pytest.mark.parametrize("isa", first_is_quick(reversed(_C.available_isas())))
 def test_every_instruction_set_here_gives_the_golden_bits(isa):
     """Through the extension, so of what is installed; the program below runs the same models."""
     assert list(cross_isa_models.lines(isa)) == GOLDEN.read_text().splitlines()

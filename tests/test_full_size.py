@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import reference
 import tolerances
+from quick import first_is_quick, quick_where
 
 from wavernn_fast import _C
 from wavernn_fast.conditioning_network import make_conditioner
@@ -28,7 +29,6 @@ N_STEPS = 2000
 N_FORCED = 400
 CONFIGS = cases.full_size_configs()
 QUICK = next(config for config in CONFIGS if config.core == "residual")
-BEST, *OTHERS = reversed(_C.available_isas())
 
 
 def draws_classes(config) -> bool:
@@ -37,18 +37,15 @@ def draws_classes(config) -> bool:
 
 def params(configs) -> list:
     """Only the smallest is quick."""
-    return [
-        pytest.param(c, marks=[] if c == QUICK else pytest.mark.slow, id=cases.case_id(c))
-        for c in configs
-    ]
+    return quick_where(lambda config: config == QUICK, configs)
 
 
-@pytest.fixture(scope="module", params=params(CONFIGS))
+@pytest.fixture(scope="module", params=params(CONFIGS), ids=cases.case_id)
 def run(request):
     return make_run(request.param)
 
 
-@pytest.fixture(scope="module", params=params(filter(draws_classes, CONFIGS)))
+@pytest.fixture(scope="module", params=params(filter(draws_classes, CONFIGS)), ids=cases.case_id)
 def class_run(request):
     return make_run(request.param)
 
@@ -92,7 +89,7 @@ def free_run(engine, run, n):
     return samples, ties
 
 
-@pytest.mark.parametrize("isa", [BEST, *(pytest.param(o, marks=pytest.mark.slow) for o in OTHERS)])
+@pytest.mark.parametrize("isa", first_is_quick(reversed(_C.available_isas())))
 def test_free_running_fp32_draws_equal_the_reference(class_run, isa, record_property):
     config, tensors, *_, result = class_run
     assert len(np.unique(result["samples"])) > 100

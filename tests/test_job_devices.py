@@ -12,6 +12,7 @@ import pytest
 from cli_runner import run
 from fakes import Fake
 from job_workers import contents, into
+from quick import first_is_quick
 
 from wavernn_fast import nvrtc, weights
 from wavernn_fast.jobs import items as collecting
@@ -70,10 +71,7 @@ def launches(gpus: Fake) -> int:
     return gpus.counts()["cuLaunchCooperativeKernel"]
 
 
-@pytest.mark.parametrize(
-    "code",
-    [700, pytest.param(702, marks=pytest.mark.slow), pytest.param(719, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("code", first_is_quick([700, 702, 719]))
 def test_a_gpu_that_is_lost_in_a_process_works_in_the_next(
     code: int, gpus: Fake, job: tuple[Settings, list[Item]], tmp_path: Path, caplog
 ) -> None:
