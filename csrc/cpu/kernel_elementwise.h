@@ -131,12 +131,18 @@ WF_ALWAYS F condition(F acc, const Conditioning& c, int channel) {
   return c.taps == 0 ? acc : add(acc, interpolate(c, channel));
 }
 
+// `kScalars` scalar inputs, or what the arguments say.
+inline constexpr int kAnyScalars = -1;
+template <int kScalars>
+WF_ALWAYS int scalars_of(const GruArgs& a) {
+  return kScalars == kAnyScalars ? a.n_scalars : kScalars;
+}
+
 template <int kScalars>
 WF_ALWAYS F gate_input(const GruArgs& a, int block, int gate) {
   const int channel = gate * a.hidden_size + kLanes * block;
   F x = condition(load(a.base + channel), a.conditioning, channel);
-#pragma GCC unroll 4
-  for (int i = 0; i < kScalars; ++i)
+  for (int i = 0; i < scalars_of<kScalars>(a); ++i)
     x = fma(set1(a.scalars[i]), load(a.scalar_weights[i] + channel), x);
   if (a.input != nullptr) x = add(x, load(a.input + 3 * kLanes * block + kLanes * gate));
   return x;
@@ -150,8 +156,7 @@ WF_ALWAYS void add_candidate_input(Two& x, const GruArgs& a, int block) {
   add_to(x, load(a.base + channel));
   if (c.hold != nullptr) add_to(x, load(c.hold + channel));
   if (c.taps != 0) add_to(x, interpolate(c, channel));
-#pragma GCC unroll 4
-  for (int i = 0; i < kScalars; ++i)
+  for (int i = 0; i < scalars_of<kScalars>(a); ++i)
     add_product_to(x, set1(a.scalars[i]), load(a.scalar_weights[i] + channel));
   if (a.input != nullptr) add_to(x, load(a.input + 3 * kLanes * block + kLanes * 2));
 }
@@ -239,24 +244,23 @@ WF_ALWAYS void plain_gru_units(const GruArgs& a) {
   for (; block < a.last_block; ++block) plain_gru_blocks<kScalars, 1>(a, block);
 }
 
-// By the number of scalar inputs.
-#define WF_BY_SCALARS(function) \
-  switch (a.n_scalars) {        \
-    case 1:                     \
-      function<1>(a);           \
-      break;                    \
-    case 2:                     \
-      function<2>(a);           \
-      break;                    \
-    case 3:                     \
-      function<3>(a);           \
-      break;                    \
-    case 4:                     \
-      function<4>(a);           \
-      break;                    \
-    default:                    \
-      function<0>(a);           \
-      break;                    \
+// By the number of scalar inputs, where a loop over them would cost time.
+#define WF_BY_SCALARS(function)      \
+  if constexpr (!kUnrolledScalars) { \
+    function<kAnyScalars>(a);        \
+  } else {                           \
+    switch (a.n_scalars) {           \
+      case 1:                        \
+        return function<1>(a);       \
+      case 2:                        \
+        return function<2>(a);       \
+      case 3:                        \
+        return function<3>(a);       \
+      case 4:                        \
+        return function<4>(a);       \
+      default:                       \
+        return function<0>(a);       \
+    }                                \
   }
 void gru(const GruArgs& a) { WF_BY_SCALARS(gru_units) }
 void plain_gru(const GruArgs& a) { WF_BY_SCALARS(plain_gru_units) }

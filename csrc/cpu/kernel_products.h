@@ -237,22 +237,12 @@ void batch_rows(const MatmulArgs& a, int block) {
   }
 }
 
-template <class Format>
+// By the number of blocks, from the widest panel down.
+template <class Format, int kBlocks = kWidestPanel>
 void matmul_single(const MatmulArgs& a) {
-  switch (a.blocks) {
-    case 1:
-      return single_panel<Format, 1>(a);
-    case 2:
-      return single_panel<Format, 2>(a);
-    case 3:
-      return single_panel<Format, 3>(a);
-    case 4:
-      return single_panel<Format, 4>(a);
-    case 5:
-      return single_panel<Format, 5>(a);
-    default:
-      return single_panel<Format, 6>(a);
-  }
+  if constexpr (kBlocks > 1)
+    if (a.blocks < kBlocks) return matmul_single<Format, kBlocks - 1>(a);
+  single_panel<Format, kBlocks>(a);
 }
 
 template <class Format>
@@ -309,22 +299,11 @@ void int8_rows(const MatmulArgs& a, int block) {
   }
 }
 
-template <int kPieces>
+template <int kPieces, int kBlocks = kWidestPanel>
 void matmul_int8_single(const MatmulArgs& a) {
-  switch (a.blocks) {
-    case 1:
-      return matmul_tile_int8<kPieces, 1, 1>(a, 0, 0);
-    case 2:
-      return matmul_tile_int8<kPieces, 2, 1>(a, 0, 0);
-    case 3:
-      return matmul_tile_int8<kPieces, 3, 1>(a, 0, 0);
-    case 4:
-      return matmul_tile_int8<kPieces, 4, 1>(a, 0, 0);
-    case 5:
-      return matmul_tile_int8<kPieces, 5, 1>(a, 0, 0);
-    default:
-      return matmul_tile_int8<kPieces, 6, 1>(a, 0, 0);
-  }
+  if constexpr (kBlocks > 1)
+    if (a.blocks < kBlocks) return matmul_int8_single<kPieces, kBlocks - 1>(a);
+  matmul_tile_int8<kPieces, kBlocks, 1>(a, 0, 0);
 }
 
 template <int kPieces>

@@ -18,11 +18,13 @@ namespace wavernn_fast::cpu::avx512 {
 #endif
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 6, 3};
-inline constexpr int kMaxAccumulators = 24;   // of 32 registers
-inline constexpr int kStreamTile = 8;         // streams of a batch's tile
-inline constexpr int kSparseLists = 8;        // of a panel of a pruned matrix
-inline constexpr int kGateBlocks = 4;         // 16 units each, whose gates run side by side
-inline constexpr int kSparseInt8Streams = 4;  // of a tile of pruned int8 products
+inline constexpr int kWidestPanel = kMaxPanelBlocks;
+inline constexpr int kMaxAccumulators = 24;     // of 32 registers
+inline constexpr int kStreamTile = 8;           // streams of a batch's tile
+inline constexpr int kSparseLists = 8;          // of a panel of a pruned matrix
+inline constexpr int kGateBlocks = 4;           // 16 units each, whose gates run side by side
+inline constexpr int kSparseInt8Streams = 4;    // of a tile of pruned int8 products
+inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for each number
 
 struct F {
   __m512 a;

@@ -15,11 +15,13 @@
 namespace wavernn_fast::cpu::neon {
 
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
-inline constexpr int kMaxAccumulators = 6;    // 24 of 32 registers
-inline constexpr int kStreamTile = 3;         // streams of a batch's tile
-inline constexpr int kSparseLists = 4;        // of a panel of a pruned matrix
-inline constexpr int kGateBlocks = 2;         // 16 units each, whose gates run side by side
-inline constexpr int kSparseInt8Streams = 2;  // of a tile of pruned int8 products
+inline constexpr int kWidestPanel = kMaxPanelBlocks;
+inline constexpr int kMaxAccumulators = 6;      // 24 of 32 registers
+inline constexpr int kStreamTile = 3;           // streams of a batch's tile
+inline constexpr int kSparseLists = 4;          // of a panel of a pruned matrix
+inline constexpr int kGateBlocks = 2;           // 16 units each, whose gates run side by side
+inline constexpr int kSparseInt8Streams = 2;    // of a tile of pruned int8 products
+inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for each number
 
 struct F {
   float32x4_t v[4];

@@ -12,11 +12,13 @@
 namespace wavernn_fast::cpu::scalar {
 
 inline constexpr PanelBlocks kPanelBlocks = {3, 3, 3, 3, 3};
-inline constexpr int kMaxAccumulators = 6;    // 16-row blocks times streams held at once
-inline constexpr int kStreamTile = 4;         // streams of a batch's tile
-inline constexpr int kSparseLists = 4;        // of a panel of a pruned matrix
-inline constexpr int kGateBlocks = 1;         // 16 units each, whose gates run side by side
-inline constexpr int kSparseInt8Streams = 2;  // of a tile of pruned int8 products
+inline constexpr int kWidestPanel = 3;
+inline constexpr int kMaxAccumulators = 6;       // 16-row blocks times streams held at once
+inline constexpr int kStreamTile = 4;            // streams of a batch's tile
+inline constexpr int kSparseLists = 4;           // of a panel of a pruned matrix
+inline constexpr int kGateBlocks = 1;            // 16 units each, whose gates run side by side
+inline constexpr int kSparseInt8Streams = 2;     // of a tile of pruned int8 products
+inline constexpr bool kUnrolledScalars = false;  // of the gates, compiled for each number
 
 struct F {
   float v[16];
