@@ -6,7 +6,8 @@
 512 units as people run them, with 512 labels and with ten logistics, and 128 units; both number
 formats, fast and exact, by the planner's choice; ticks of every stage. The first size with every
 other head as well (a gaussian, a beta, four bands, labels heard with mu-law undone), with other
-numbers of blocks, and for many streams side by side: 8 and the planner's choice.
+numbers of blocks, and for many streams side by side: 8 and the planner's choice, of a gaussian and
+a beta that alone.
 """
 
 from __future__ import annotations
@@ -92,18 +93,18 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     for size in options.sizes:
         head = "512 labels"
         gpu_models.add_stages(record, f"residual {size}, {head}", model(size, head), options)
-    for head in USUAL if options.sizes else ():
-        for streams in (8, 0):
-            with record.attempt(f"{streams or 'most'} streams, {head}"):
-                row = crowd_of(options, options.sizes[0], head, streams)
-                record["many"].append(row)
-                share = 100 * row.get("share_of_prediction", 0.0)
-                print(
-                    f"MEASURED {row['model']}: {row['streams']} streams, "
-                    f"{row['samples_per_s_in_all']:.0f} samples/s, {share:.0f} % of the prediction",
-                    flush=True,
-                )
-            record.save()
+    crowds = [(head, n) for head in USUAL for n in (8, 0)] + [("gaussian", 0), ("beta", 0)]
+    for head, streams in crowds if options.sizes else ():
+        with record.attempt(f"{streams or 'most'} streams, {head}"):
+            row = crowd_of(options, options.sizes[0], head, streams)
+            record["many"].append(row)
+            share = 100 * row.get("share_of_prediction", 0.0)
+            print(
+                f"MEASURED {row['model']}: {row['streams']} streams, "
+                f"{row['samples_per_s_in_all']:.0f} samples/s, {share:.0f} % of the prediction",
+                flush=True,
+            )
+        record.save()
     if rows:
         record.result = f"{rows[0]['model']}, fp32: {rows[0]['samples_per_s']:.0f} samples/s"
 

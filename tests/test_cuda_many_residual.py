@@ -22,11 +22,17 @@ from test_residual_emulation import rounded
 from wavernn_fast import _C
 
 FRAMES = {"hop_length": 25, "n_mels": 20, "upsample_left": 2, "upsample_right": 2}
+SHORT_FRAMES = {"hop_length": 6, "n_mels": 5, "upsample_left": 1, "upsample_right": 1}
 AUX = {"aux_size": 32, "aux_channels": 16, "aux_blocks": 1, "aux_kernel": 5}
 FULL = {
     "512 labels": cases.residual_config(512, 512, bits=9, **FRAMES, **AUX),
     "10 logistics": cases.residual_config(512, 512, mixtures=10, **FRAMES, **AUX),
 }
+SMALL = [
+    *HEADS.values(),
+    cases.residual_config(48, 32, head="gaussian", n_classes=2, **SHORT_FRAMES, **AUX),
+    cases.residual_config(48, 32, head="beta", n_classes=2, **SHORT_FRAMES, **AUX),
+]
 
 
 def engine(config, **options) -> _C.Engine:
@@ -48,7 +54,7 @@ def run(made: _C.Engine, config, lengths: list[int], seeds=None, **options):
 
 
 MODELS = pytest.mark.parametrize(
-    "config", [*HEADS.values(), *(FULL.values() if DEVICE == "cuda" else ())], ids=cases.case_id
+    "config", [*SMALL, *(FULL.values() if DEVICE == "cuda" else ())], ids=cases.case_id
 )
 
 

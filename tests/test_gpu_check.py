@@ -268,7 +268,7 @@ def test_the_part_for_residual_models_measures_and_predicts(tmp_path):
     assert all(row["predicted_samples_per_s"] > 0 for row in record["rows"])
     [stages] = record["stages"]
     assert len(stages["stages"]) == 6
-    assert [row["wanted"] for row in record["many"]] == [8, 0, 8, 0]
+    assert [row["wanted"] for row in record["many"]] == [8, 0, 8, 0, 0, 0]
     assert all(row["streams"] >= 8 and "streams a team" in row["plan"] for row in record["many"])
 
 

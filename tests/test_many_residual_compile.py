@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 NAME = "wavernn_many_residual"
 LABELS, MORE_LABELS, VALUES = {"bits": 9}, {"bits": 10}, {"mixtures": 10}
+GAUSSIAN, BETA = ({"head": head, "n_classes": 2} for head in ("gaussian", "beta"))
 EIGHT, MOST, SPLIT = {"streams": 8}, {"streams": 0}, {"streams": 4, "split": True}
 BOTH = {"exact": True, "full": True}
 
@@ -57,6 +58,10 @@ COVERING = [
     (12, Case(120, MORE_LABELS, EIGHT)),
     (12, Case(80, LABELS | {"feedback": "mu_law"}, MOST)),
     (13, Case(90, VALUES, EIGHT | BOTH)),
+    (12, Case(90, GAUSSIAN, MOST)),
+    (12, Case(75, BETA, EIGHT | BOTH)),
+    (12, Case(90, BETA, MOST)),
+    (12, Case(90, BETA, SPLIT | BOTH)),
     (13, Case(120, LABELS, MOST, 128)),
 ]
 

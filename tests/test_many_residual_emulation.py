@@ -24,7 +24,11 @@ from wavernn_fast.vocoder import Vocoder
 
 LABELS = cases.residual_config(48, 48, bits=8, **FRAMES, **AUX)
 VALUES = cases.residual_config(48, 32, mixtures=5, **FRAMES, **AUX)  # fc3 has an odd number of rows
-HEADS = {"labels": LABELS, "values": VALUES}
+GAUSSIAN, BETA = (
+    cases.residual_config(48, 32, head=head, n_classes=2, **FRAMES, **AUX)
+    for head in ("gaussian", "beta")
+)
+HEADS = {"labels": LABELS, "values": VALUES, "gaussian": GAUSSIAN, "beta": BETA}
 # 20 teams of two blocks, the second with half the units; only the teams that are needed run.
 LAUNCH = {"gpu": "T4", "blocks": 2, "warps": 4, "streams": 100}
 
@@ -63,6 +67,13 @@ SHAPES = [
     ),
     (dataclasses.replace(VALUES, hop_length=4), {"warps": 2}, r"whole\); a block draws for a"),
     (LABELS, {"warps": 2, "streams": 300}, "128 of fc3; a block draws for a stream"),
+    (GAUSSIAN, {"isa": "random:2"}, r"2 of fc3 \(whole\); every block draws"),
+    (BETA, {"isa": "starve:0"}, r"2 of fc3 \(whole\); a block draws for a stream"),
+    (
+        cases.residual_config(32, 304, head="beta", n_classes=2, **FRAMES),
+        {"blocks": 1, "warps": 8, "gpu": "H200"},
+        r"2 of fc3 \(whole\); every block draws",
+    ),
 ]
 
 
@@ -266,12 +277,6 @@ def test_an_infinite_logit_is_named_and_leaves_other_streams_alone(head):
         (LABELS, {"gpu": "V100"}, DeviceError, "need 7.5 or more"),
         (LABELS, {"blocks": 4}, InputError, "blocks is 4, expected 1 to 3: .* 16 units of both"),
         (LABELS, {"warps": 3}, InputError, "warps is 3, expected 2, 4, 8 or 16"),
-        (
-            cases.residual_config(32, 32, head="beta", n_classes=2),
-            {},
-            DeviceError,
-            "draw labels or mixtures of logistics; this model has another head. Use gpu_streams=1",
-        ),
         (
             cases.residual_config(16, 16, bits=11),
             {},

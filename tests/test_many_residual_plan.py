@@ -29,6 +29,8 @@ MODELS: list[tuple[int, dict[str, Any]]] = [
     (512, {"bits": 9}),
     (512, {"bits": 10}),
     (512, {"mixtures": 10}),
+    (512, {"head": "gaussian", "n_classes": 2}),
+    (512, {"head": "beta", "n_classes": 2}),
 ]
 
 HEADER = """\

@@ -237,12 +237,27 @@ void batch_rows(const MatmulArgs& a, int block) {
   }
 }
 
-// By the number of blocks, from the widest panel down.
-template <class Format, int kBlocks = kWidestPanel>
+// By the number of blocks; no plan has wider panels than kWidestPanel.
+template <class Format, int kBlocks>
+WF_ALWAYS void single_panel_if(const MatmulArgs& a) {
+  if constexpr (kBlocks <= kWidestPanel) single_panel<Format, kBlocks>(a);
+}
+template <class Format>
 void matmul_single(const MatmulArgs& a) {
-  if constexpr (kBlocks > 1)
-    if (a.blocks < kBlocks) return matmul_single<Format, kBlocks - 1>(a);
-  single_panel<Format, kBlocks>(a);
+  switch (a.blocks) {
+    case 1:
+      return single_panel_if<Format, 1>(a);
+    case 2:
+      return single_panel_if<Format, 2>(a);
+    case 3:
+      return single_panel_if<Format, 3>(a);
+    case 4:
+      return single_panel_if<Format, 4>(a);
+    case 5:
+      return single_panel_if<Format, 5>(a);
+    default:
+      return single_panel_if<Format, 6>(a);
+  }
 }
 
 template <class Format>
@@ -299,11 +314,26 @@ void int8_rows(const MatmulArgs& a, int block) {
   }
 }
 
-template <int kPieces, int kBlocks = kWidestPanel>
+template <int kPieces, int kBlocks>
+WF_ALWAYS void int8_panel_if(const MatmulArgs& a) {
+  if constexpr (kBlocks <= kWidestPanel) matmul_tile_int8<kPieces, kBlocks, 1>(a, 0, 0);
+}
+template <int kPieces>
 void matmul_int8_single(const MatmulArgs& a) {
-  if constexpr (kBlocks > 1)
-    if (a.blocks < kBlocks) return matmul_int8_single<kPieces, kBlocks - 1>(a);
-  matmul_tile_int8<kPieces, kBlocks, 1>(a, 0, 0);
+  switch (a.blocks) {
+    case 1:
+      return int8_panel_if<kPieces, 1>(a);
+    case 2:
+      return int8_panel_if<kPieces, 2>(a);
+    case 3:
+      return int8_panel_if<kPieces, 3>(a);
+    case 4:
+      return int8_panel_if<kPieces, 4>(a);
+    case 5:
+      return int8_panel_if<kPieces, 5>(a);
+    default:
+      return int8_panel_if<kPieces, 6>(a);
+  }
 }
 
 template <int kPieces>

@@ -31,8 +31,11 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.unit_tiles = unit_tiles;
   s.blocks = up(s.hidden_tiles, unit_tiles);
   set_many_shape(s, request, stream_tiles);
+  // A beta takes so long that no warp should draw a second one.
+  if (c.head == Head::beta) s.draw_apart = s.streams > s.warps && s.blocks > 1;
   s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
   s.mixtures = c.head == Head::mol ? s.choices : 0;
+  s.real = real_head(c.head);
   s.classes = up(c.n_classes, 2) * 2;
   s.draw_pairs = up(s.choices, 64);
   s.choice_words = up(s.classes, 64) * 64;
@@ -172,7 +175,9 @@ ManyLatency predict(const ManyPlan& plan) {
   const int64_t drawn = s.draw_apart ? up(s.streams, s.blocks) : s.streams;
   l.logits = int(layer(s.fc2_tiles, s.fc_tiles, s.fc3_place)) +
              (s.fc3_whole ? 40 : costs.message(s.choice_words * drawn));
-  const int one = 400 + 40 * std::max(0, s.draw_pairs - 4) + (s.mixtures > 0 ? 150 : 0);
+  const int one = s.real != kNotReal
+                      ? real_draw_cycles(s.real)
+                      : 400 + 40 * std::max(0, s.draw_pairs - 4) + (s.mixtures > 0 ? 150 : 0);
   l.draw = one * up(int(drawn), s.warps) + 60 +
            (s.draw_apart ? costs.message(int64_t(2) * s.streams) : 0);
   l.advance = 100;
@@ -200,11 +205,6 @@ void check_config(const ModelConfig& c) {
   if (c.bands > 1)
     fail<DeviceError>("Many streams side by side draw one band a step; this model has ", c.bands,
                       ".", kOne);
-  if (c.head != Head::softmax && c.head != Head::mol)
-    fail<DeviceError>(
-        "Many streams side by side draw labels or mixtures of logistics; this model has another "
-        "head.",
-        kOne);
   WF_CHECK(c.hidden_size > 0 && c.hidden_size % 16 == 0, "hidden_size is ", c.hidden_size,
            ", many streams side by side need a multiple of 16");
   WF_CHECK(c.fc_size > 0 && c.fc_size % 2 == 0, "fc_size is ", c.fc_size,

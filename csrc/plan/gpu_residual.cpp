@@ -45,10 +45,6 @@ std::vector<RowMatrix> matrices(const Shape& s) {
 
 static_assert(kMostBands == wavernn_fast::kMostBands);
 
-RealHead real_head(Head head) {
-  return head == Head::gaussian ? kGaussian : head == Head::beta ? kBeta : kNotReal;
-}
-
 // What is drawn from, of a band: labels, mixtures of logistics, or the two outputs of a real head.
 int choices_of(const ModelConfig& c) { return c.head == Head::mol ? c.n_classes / 3 : c.n_classes; }
 
@@ -148,13 +144,9 @@ void lay_out_weights(GpuPlan& plan) {
 
 // --- the model of a sample --------------------------------------------------------------------
 
-// One draw by one warp; a barrier more than in the dual core. A gaussian is one chain of a
-// logarithm, a root and a quotient. A beta takes two or three rounds for its panels and three
-// Newton steps in the mean, each some 180 instructions most of which wait for one another
-// (residual_real.cuh).
+// One draw by one warp; a barrier more than in the dual core.
 int draw_cycles(const Shape& s, const RowCosts& cost) {
-  if (s.real == kGaussian) return 400;
-  if (s.real == kBeta) return 6 * 700 + 400;
+  if (s.real != kNotReal) return real_draw_cycles(s.real);
   const int heard = s.shared_expanded != 0 ? 30 : 0;  // a load that waits for the outcome
   const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0) + heard;
   return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
@@ -233,6 +225,15 @@ void check_request(const GpuRequest& request) {
 }
 
 }  // namespace
+
+RealHead real_head(Head head) {
+  return head == Head::gaussian ? kGaussian : head == Head::beta ? kBeta : kNotReal;
+}
+
+// A gaussian is one chain of a logarithm, a root and a quotient. A beta takes two or three rounds
+// for its panels and three Newton steps in the mean, each some 180 instructions most of which wait
+// for one another (residual_real.cuh).
+int real_draw_cycles(int real) { return real == kGaussian ? 400 : 6 * 700 + 400; }
 
 void check_residual_model(const ModelConfig& c) {
   WF_CHECK(c.hidden_size % 2 == 0 && c.hidden_size > 0, "hidden_size is ", c.hidden_size,

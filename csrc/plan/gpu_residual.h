@@ -27,6 +27,12 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
 std::vector<float> unpack_residual(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                                    const std::string& name);
 
+// The kernels' word for a head that draws a value from two outputs.
+RealHead real_head(Head head);
+
+// Cycles of one such draw by one warp.
+int real_draw_cycles(int real);
+
 // Labels are fed back with mu-law undone: the kernels have a table of what each is heard as.
 bool hears_expanded(const ModelConfig& config);
 // That table [C] into the packed weights, if there is one.

@@ -176,8 +176,12 @@ WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
     args.status->failed_step = static_cast<int>(slot.step);
   if (failed || forced) {
     if (lane_index() != 0) return;
-    const int otherwise = kMixtures > 0 ? 0 : kChoices / 2;
-    keep_outcome(t, s, forced ? args.forced[slot.step] : otherwise);
+    keep_outcome(t, s, forced ? args.forced[slot.step] : silence());
+    return;
+  }
+  if (kReal != kNotReal) {
+    const float value = draw_real(args, logits, first);
+    if (lane_index() == 0) keep_outcome(t, s, bits_of_float(value));
     return;
   }
   // Sums of weights take the places of the logits, unless means and scales are wanted yet.

@@ -110,6 +110,14 @@ WF_INLINE float value_of_mixture(const KernelArgs& args, const float* logits, in
   return logistic(mean, logits[2 * kMixtures + k], reciprocal(args.inv_temperature), word);
 }
 
+// The value of a gaussian or a beta, in every lane of a warp.
+WF_INLINE float draw_real(const KernelArgs& args, const float* outputs, unsigned word) {
+  return kReal == kGaussian ? draw_gaussian(args, outputs, word) : draw_beta(args, outputs, word);
+}
+
+// What is drawn where nothing can be: silence.
+WF_INLINE int silence() { return kMixtures > 0 || kReal != kNotReal ? 0 : kChoices / 2; }
+
 // Of several bands, in the outcome: its logits are not finite. The warps that draw may not write
 // one status together.
 constexpr int kFailedBand = 1 << 30;
@@ -123,8 +131,7 @@ WF_INLINE void report_band(const KernelArgs& args, unsigned step, int band) {
 // The outcome of this step where it is not drawn.
 WF_INLINE int given_outcome(const KernelArgs& args, unsigned step, int band, bool failed,
                             bool forced) {
-  const int otherwise = kMixtures > 0 || kReal != kNotReal ? 0 : kChoices / 2;
-  const int given = forced ? args.forced[step * kBands + band] : otherwise;
+  const int given = forced ? args.forced[step * kBands + band] : silence();
   return kBands > 1 && failed ? given | kFailedBand : given;
 }
 
@@ -150,8 +157,7 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, int band, fl
     return;
   }
   if (kReal != kNotReal) {
-    const float value = kReal == kGaussian ? draw_gaussian(args, logits, words[0])
-                                           : draw_beta(args, logits, words[0]);
+    const float value = draw_real(args, logits, words[0]);
     if (lane_index() == 0) *outcome = bits_of_float(value);
     return;
   }
