@@ -4,6 +4,7 @@
 #include "plan/dual.h"
 
 #include <cstring>
+#include <tuple>
 
 #include "cpu/stepper.h"
 
@@ -74,6 +75,7 @@ class DualStepper final : public Stepper {
     args.hidden_size = plan_.request.config.hidden_size;
     args.base = plan_.vectors[kInputBias].data();
     args.n_scalars = 2 + half;
+    std::tie(args.first_block, args.last_block) = unit_blocks(me, half);
     for (int i = 0; i < 3; ++i) args.scalar_weights[i] = plan_.vectors[kLastCoarse + i].data();
     for (size_t s = 0; s < streams(); ++s) {
       args.recurrent = sums.row(s);
@@ -85,12 +87,7 @@ class DualStepper final : public Stepper {
       args.scalars[0] = last[0];
       args.scalars[1] = last[1];
       args.scalars[2] = feedback[0];
-      for (int part = me.part_begin; part < me.part_end; ++part) {
-        const auto [first, end] = unit_blocks(part, half);
-        args.first_block = first;
-        args.last_block = end;
-        gru(args);
-      }
+      gru(args);
     }
     done(me, kGates);
   }

@@ -4,6 +4,7 @@
 #include "plan/embedded.h"
 
 #include <cstring>
+#include <tuple>
 
 #include "cpu/stepper.h"
 
@@ -54,8 +55,7 @@ class EmbeddedStepper final : public Stepper {
     const int h = plan_.request.config.hidden_size;
     GruArgs args{};
     args.hidden_size = h;
-    args.first_block = unit_blocks(me.part_begin, 0).first;
-    args.last_block = unit_blocks(me.part_end - 1, 0).second;
+    std::tie(args.first_block, args.last_block) = unit_blocks(me, 0);
     for (size_t s = 0; s < streams(); ++s) {
       const int label = int(me.drawn->feedback[kMostBands * s]);
       args.recurrent = recurrent_.row(s);

@@ -5,6 +5,7 @@
 #include "plan/residual.h"
 
 #include <cstring>
+#include <tuple>
 
 #include "common/real_draws.h"
 #include "cpu/stepper.h"
@@ -136,8 +137,7 @@ class ResidualStepper final : public Stepper {
 
   // Runs the gates of this member's units and returns them as [first, last).
   std::pair<int, int> update_units(const Member& me, GruArgs& args) {
-    args.first_block = unit_blocks(me.part_begin, 0).first;
-    args.last_block = unit_blocks(me.part_end - 1, 0).second;
+    std::tie(args.first_block, args.last_block) = unit_blocks(me, 0);
     gru(args);
     return {kRowsPerBlock * args.first_block, kRowsPerBlock * args.last_block};
   }

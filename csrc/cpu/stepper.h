@@ -101,9 +101,11 @@ class Stepper {
   Member alone(const Member& me) const {
     return {0, 1, nullptr, me.local, 0, plan_.request.threads, me.local, me.clock};
   }
-  // First and last 16-unit block that part `part` updates in a range of units.
-  std::pair<int, int> unit_blocks(int part, int range) const {
-    return {plan_.unit_edges[range][part], plan_.unit_edges[range][part + 1]};
+  // First and last 16-unit block of a range of units that this member updates. Its parts follow
+  // each other: as one piece they leave fewer blocks that are not done side by side with others.
+  std::pair<int, int> unit_blocks(const Member& me, int range) const {
+    const std::vector<int>& edges = plan_.unit_edges[range];
+    return {edges[me.part_begin], edges[me.part_end]};
   }
   // First and last output of a matrix (not of gates) that this member multiplies.
   std::pair<int, int> rows_of(const Member& me, int matrix) const {
