@@ -13,7 +13,7 @@ from engine_work import DTYPES, Work, make
 
 from wavernn_fast import _C
 from wavernn_fast.conditioning import Conditioner
-from wavernn_fast.errors import DeviceError, EngineError, InputError
+from wavernn_fast.errors import EngineError, InputError
 
 CONFIGS = cases.band_configs()
 
@@ -105,11 +105,6 @@ def test_a_logit_that_is_not_finite_is_named_by_its_sample(work):
     rows = [[r] for r in work.rows.values()]
     with pytest.raises(EngineError, match="stream 0 is not finite at step 1;"):
         engine.run([engine.open(1)], [config.bands], *rows)
-
-
-def test_many_streams_on_a_gpu_draw_one_band(work):
-    with pytest.raises(DeviceError, match="draw one band a step"):
-        work.engine(device="emu", streams=8)
 
 
 def test_greedy_takes_the_likeliest_of_every_band(work):

@@ -105,14 +105,14 @@ def test_every_shape_of_a_plan_equals_the_double_reference(hidden, fc, options, 
 
 
 class Streams:
-    """Streams of any lengths with their own conditioning, and what each gives alone."""
+    """Streams of any numbers of steps with their own conditioning, and what each gives alone."""
 
     def __init__(self, config, count: int, seed: int = 0, longest: int = 70) -> None:
         self.config = config
         self.tensors = cases.random_tensors(config, seed=seed)
         twin = make(config, self.tensors, device="reference")
         rng = np.random.default_rng(seed)
-        self.lengths = [int(n) for n in rng.integers(1, longest, count)]
+        self.lengths = [config.bands * int(n) for n in rng.integers(1, longest, count)]
         self.rows = []
         for n in self.lengths:
             frames = n // config.hop_length + 2

@@ -22,6 +22,7 @@ LABELS, MORE_LABELS, VALUES = {"bits": 9}, {"bits": 10}, {"mixtures": 10}
 GAUSSIAN, BETA = ({"head": head, "n_classes": 2} for head in ("gaussian", "beta"))
 EIGHT, MOST, SPLIT = {"streams": 8}, {"streams": 0}, {"streams": 4, "split": True}
 BOTH = {"exact": True, "full": True}
+BANDS = {"bits": 9, "bands": 4, "hop_length": 128}
 
 
 class Case(NamedTuple):
@@ -62,6 +63,8 @@ COVERING = [
     (12, Case(75, BETA, EIGHT | BOTH)),
     (12, Case(90, BETA, MOST)),
     (12, Case(90, BETA, SPLIT | BOTH)),
+    (12, Case(90, BANDS, MOST)),
+    (12, Case(80, BANDS, EIGHT | BOTH)),
     (13, Case(120, LABELS, MOST, 128)),
 ]
 

@@ -99,11 +99,11 @@ def test_a_stall_names_the_word_that_did_not_come(head):
         3 * units: "h2 0 and 1",
         4 * units + 8: "p 2 and 3",
         4 * units + rows + 8 * 7: "q 14 and 15",
-        outcomes + 4: "the outcome of slot (2|10)",
+        outcomes + 4 * config.bands: "the outcome of slot (2|10)",
     }
     if head == "labels":
         words[logits + 4 * shape["choice_words"]] = "(the logits of slot 12|the outcome of slot 12)"
-    size = outcomes + 16
+    size = outcomes + 16 * config.bands
     healthy = many(config, work.tensors, **options)
     whole = work.run(healthy, range(16))
     for word, name in words.items():

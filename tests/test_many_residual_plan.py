@@ -31,6 +31,7 @@ MODELS: list[tuple[int, dict[str, Any]]] = [
     (512, {"mixtures": 10}),
     (512, {"head": "gaussian", "n_classes": 2}),
     (512, {"head": "beta", "n_classes": 2}),
+    (512, {"bits": 9, "bands": 4, "hop_length": 128}),
 ]
 
 HEADER = """\
@@ -49,7 +50,8 @@ HEADER = """\
 def row(size: int, head: dict[str, Any], gpu: str, streams: int, split: bool = False) -> str:
     """One line of the table; where a model does not fit, the sentence that says so."""
     config = usual(size, head)
-    title = f"{size:4} {config.head:7} {config.n_classes:4} {gpu:8} {streams:3}" + " split" * split
+    outputs = f"{config.n_classes:4}" + (f" x {config.bands}" if config.bands > 1 else "")
+    title = f"{size:4} {config.head:7} {outputs} {gpu:8} {streams:3}" + " split" * split
     try:
         plan = plan_of(config, gpu=gpu, streams=streams, split=split)
     except DeviceError as error:

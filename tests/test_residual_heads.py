@@ -264,11 +264,3 @@ def test_an_output_that_is_not_finite_is_named(head):
     engine = make(config, tensors, device="emu", blocks=2, warps=2)
     with pytest.raises(EngineError, match="stream 0 is not finite at step 0"):
         engine.run([engine.open(0)], [3], [None], [None])
-
-
-# --- refusals -------------------------------------------------------------------------------------
-
-
-def test_many_streams_of_bands_are_refused_with_the_reason(works):
-    with pytest.raises(DeviceError, match=r"one band a step; this model has 2\."):
-        emulated(works["2 bands"], exchanges=0, streams=8, dtype="fp16")

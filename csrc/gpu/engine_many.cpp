@@ -45,9 +45,9 @@ class ManyEngine final : public Engine {
   int lanes() const override { return plan_.slots(); }
   uint64_t weight_bytes() const override { return uint64_t(macs_per_step()) * 2; }
   int64_t macs_per_step() const override {
-    const int64_t h = config().hidden_size, f = config().fc_size, n = config().n_classes;
-    return config().core == Core::dual ? 3 * h * h + 2 * (f * h / 2 + n * f)
-                                       : 9 * h * h + f * h + f * f + n * f;
+    const int64_t h = config().hidden_size, f = config().fc_size;
+    return config().core == Core::dual ? 3 * h * h + f * h + config().logits_size() * f
+                                       : 9 * h * h + f * h + f * f + config().logits_size() * f;
   }
   bool compiled() const override { return device_->compiled(); }
   std::string describe() const override { return plan_.describe(); }

@@ -59,12 +59,12 @@ const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const ui
     if (s.job->logits) logit_steps += size_t(s.steps);
     args.push_back(stream_arguments(s, weights, words));
     const StreamState& state = *s.job->state;
-    state_.add(state.hidden.data(), width - 2);
-    state_.add(state.feedback, 2);
+    state_.add(state.hidden.data(), width - heard());
+    state_.add(state.feedback, heard());
     put_conditioning(args.back(), s, places[i]);
     put_outcomes(s, places[i]);
   }
-  labels_.reserve(steps);
+  labels_.reserve(steps * size_t(config_.bands));
   logits_.reserve(logit_steps * logits_width());
   const std::vector<KernelStatus> fresh(slices.size(), KernelStatus{0, -1, 0});
   status_.upload(fresh.data(), fresh.size());
@@ -83,7 +83,7 @@ const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const ui
     a.state = state_.buffer.get() + i * width;
     a.status = status_.get() + i;
     a.labels = labels_.get() + label;
-    label += size_t(slices[i].steps);
+    label += size_t(slices[i].steps) * size_t(config_.bands);
     if (!job.logits) continue;
     a.logits = logits_.get() + logit * logits_width();
     logit += size_t(slices[i].steps);
@@ -93,19 +93,18 @@ const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const ui
 }
 
 // Random words and outcomes that are given, as in the engine for one stream: the kernel takes two
-// words a step.
+// words a step, or four.
 void StreamBatch::put_outcomes(const Slice& s, Places& places) {
   const Job& job = *s.job;
   places.uniforms = uniforms_.values.size();
-  if (job.words && config_.draws_per_step() == 2)
-    uniforms_.add(job.words + 2 * *s.done, 2 * size_t(s.steps));
-  else if (job.words)
-    for (int64_t i = 0; i < s.steps; ++i) {
-      uniforms_.values.push_back(job.words[*s.done + i]);
-      uniforms_.values.push_back(0);
-    }
+  const int draws = config_.draws_per_step(), taken = draws > 2 ? 4 : 2, bands = config_.bands;
+  if (job.words)
+    for (int64_t i = *s.done; i < *s.done + s.steps; ++i)
+      for (int k = 0; k < taken; ++k)
+        uniforms_.values.push_back(k < draws ? job.words[i * draws + k] : 0);
   places.forced = forced_.values.size();
-  if (job.forced_labels) forced_.add(job.forced_labels + *s.done, size_t(s.steps));
+  if (job.forced_labels)
+    forced_.add(job.forced_labels + bands * *s.done, size_t(bands) * size_t(s.steps));
   if (job.forced_values) {
     forced_.values.resize(places.forced + size_t(s.steps));
     std::memcpy(forced_.values.data() + places.forced, job.forced_values + *s.done,
@@ -177,7 +176,7 @@ int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
     steps += size_t(s.steps);
     if (s.job->logits) logit_steps += size_t(s.steps);
   }
-  std::vector<int> labels(steps);
+  std::vector<int> labels(steps * size_t(config_.bands));
   std::vector<float> logits(logit_steps * logits_width()), state(slices.size() * width);
   labels_.download(labels.data(), labels.size());
   logits_.download(logits.data(), logits.size());
@@ -198,23 +197,26 @@ int StreamBatch::take(std::vector<Slice>& slices, KernelStatus& first_status) {
       logit += count;
     }
     if (whole) take_one(s, status[i], label, state.data() + i * width);
-    label += s.steps;
+    label += s.steps * config_.bands;
   }
   return first;
 }
 
 void StreamBatch::take_one(const Slice& s, const KernelStatus& status, const int* labels,
                            const float* state) const {
+  const int64_t bands = config_.bands;
   if (config_.draws_values())  // the kernel's labels are the bits of its values
     std::memcpy(s.job->values + *s.done, labels, size_t(s.steps) * sizeof(int));
   else
-    std::copy(labels, labels + s.steps, s.job->labels + *s.done);
+    std::copy(labels, labels + s.steps * bands, s.job->labels + bands * *s.done);
   StreamState& to = *s.job->state;
   std::copy(state, state + to.hidden.size(), to.hidden.begin());
-  std::copy(state + to.hidden.size(), state + to.hidden.size() + 2, to.feedback);
+  std::copy(state + to.hidden.size(), state + to.hidden.size() + heard(), to.feedback);
   to.step += uint64_t(s.steps);
-  if (status.failed_step >= 0 && s.job->failed_step < 0)
-    s.job->failed_step = *s.done + status.failed_step;
+  if (status.failed_step >= 0 && s.job->failed_step < 0) {
+    s.job->failed_step = *s.done + status.failed_step / bands;
+    s.job->failed_band = int(status.failed_step % bands);
+  }
   *s.done += s.steps;
 }
 

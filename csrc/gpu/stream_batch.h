@@ -2,6 +2,7 @@
 // state of each stream, in few transfers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -69,9 +70,11 @@ class StreamBatch {
   void add_biased(const float* hold, int64_t rows);  // to the pool: rows of the host, with biases
   void take_one(const Slice& slice, const KernelStatus& status, const int* labels,
                 const float* state) const;
-  // Floats of a stream's state on the device, and of its logits in a step.
+  // Floats of a stream's state on the device, those of them that it hears, and its logits in a
+  // step.
+  size_t heard() const { return size_t(std::max(2, config_.bands)); }
   size_t state_width() const {
-    return size_t(config_.hidden_arrays()) * size_t(config_.hidden_size) + 2;
+    return size_t(config_.hidden_arrays()) * size_t(config_.hidden_size) + heard();
   }
   size_t logits_width() const { return size_t(config_.logits_size()); }
 

@@ -137,7 +137,7 @@ std::string many_residual_name(const Shape& s, int64_t at, int64_t team) {
   else if (at < outcomes)
     out << "the logits of slot " << (at - logits) / s.choice_words + team * s.streams;
   else
-    out << "the outcome of slot " << (at - outcomes) / 2 + team * s.streams;
+    out << "the outcome of slot " << (at - outcomes) / (2 * s.bands) + team * s.streams;
   return out.str();
 }
 

@@ -302,16 +302,7 @@ const char* place_name(int place) {
   return place == kInRegisters ? "registers" : place == kInShared ? "shared memory" : "L2";
 }
 
-void check_bands(const ModelConfig& c) {
-  if (c.bands > 1)
-    fail<DeviceError>("The GPU kernels for many streams draw one band a step; this model has ",
-                      c.bands,
-                      ". Let one stream run at a time (gpu_streams=1; of an Engine streams=1), or "
-                      "use device=\"cpu\".");
-}
-
 void check_model(const ModelConfig& c) {
-  check_bands(c);
   if (c.core != Core::dual)
     fail<DeviceError>(
         "This GPU kernel runs the dual core; this model has another. Let one stream run at a time "

@@ -70,8 +70,6 @@ const char* place_name(int place);
 
 // Error if the kernels of the dual core do not run such a model.
 void check_model(const ModelConfig& config);
-// DeviceError of a model of several bands, which only the kernel for one stream runs.
-void check_bands(const ModelConfig& config);
 
 // How many blocks the output layers are dealt to; the others, in other clusters, have copies.
 // output_parts in the kernel.

@@ -120,7 +120,8 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
   plan.shape.coarse_fc2_place = plan.shape.fine_fc2_place = places.fc2;
   const DeviceLimits& d = request.gpu.limits;
   plan.teams = d.multiprocessors / plan.shape.blocks;
-  if (plan.teams < 1 || 12 * unit_tiles + many_working_registers(d.arch) > 255) return std::nullopt;
+  if (plan.teams < 1 || 12 * unit_tiles + many_working_registers(d.arch, 1) > 255)
+    return std::nullopt;
   keep_in_registers(plan, plan.shape.gru_columns);
   lay_out_shared(plan);
   if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
@@ -162,7 +163,7 @@ ManyPlan with_stream_tiles(const ManyPlan& plan, int stream_tiles) {
 }
 
 double ManyPlan::predicted_samples_per_s() const {
-  return 1000.0 * request.gpu.limits.clock_khz / latency.total();
+  return 1000.0 * request.gpu.limits.clock_khz / latency.total() * request.gpu.config.bands;
 }
 
 std::string ManyPlan::describe() const {

@@ -42,7 +42,7 @@ void keep_in_registers(ManyPlan& plan, int columns) {
   Shape& s = plan.shape;
   const DeviceLimits& d = plan.request.gpu.limits;
   const int all = std::min(255, d.registers / s.threads / 8 * 8);
-  const int room = all - many_working_registers(d.arch) - 12 * s.unit_tiles;
+  const int room = all - many_working_registers(d.arch, s.bands) - 12 * s.unit_tiles;
   s.gru_kept = std::clamp(room / (12 * s.unit_tiles), 0, columns);
   plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
 }
@@ -116,9 +116,9 @@ std::string describe_prediction(const ManyPlan& plan) {
   std::ostringstream out;
   out << plan.weight_registers << " registers a thread hold weights, " << plan.shared_bytes
       << " bytes of shared memory a block, " << plan.resident_bytes << " bytes resident a team\n"
-      << "predicted: " << plan.latency.total() << " cycles a sample, "
-      << int64_t(plan.predicted_samples_per_s()) << " samples/s a stream, "
-      << int64_t(plan.predicted_throughput()) << " samples/s in all\n";
+      << "predicted: " << plan.latency.total() << " cycles a "
+      << (plan.shape.bands > 1 ? "step, " : "sample, ") << int64_t(plan.predicted_samples_per_s())
+      << " samples/s a stream, " << int64_t(plan.predicted_throughput()) << " samples/s in all\n";
   return out.str();
 }
 

@@ -36,11 +36,11 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
   s.mixtures = c.head == Head::mol ? s.choices : 0;
   s.real = real_head(c.head);
-  s.classes = up(c.n_classes, 2) * 2;
+  s.classes = up(c.logits_size(), 2) * 2;
   s.draw_pairs = up(s.choices, 64);
-  s.choice_words = up(s.classes, 64) * 64;
-  s.bands = 1;
-  s.band_words = s.choice_words;
+  s.bands = c.bands;
+  s.band_words = up(s.classes / s.bands, 64) * 64;
+  s.choice_words = s.bands * s.band_words;
   s.weight_bits = weight_bits(s.choices);
   s.fc1_place = outputs.fc1;
   s.fc2_place = outputs.fc2;
@@ -52,7 +52,7 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.gru_columns = up(s.hidden_tiles, s.warps);
   s.gate_rounds = up(64 * unit_tiles * (request.split ? 4 : 8), s.threads);
   s.buffer_words = s.stream_tiles * 64 * (4 * s.hidden_tiles + 2 * s.fc_tiles) +
-                   s.streams * ((s.fc3_whole ? 0 : s.choice_words) + 2);
+                   s.streams * ((s.fc3_whole ? 0 : s.choice_words) + 2 * s.bands);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
   s.column_words = up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) * 32 + 4;
   return s;
@@ -73,7 +73,7 @@ void lay_out_weights(ManyPlan& plan) {
   plan.resident_bytes =
       4 * (int64_t(s.fc3_at) + int64_t(s.blocks) * s.fc2_tiles * s.fc_tiles * kTileFloats);
   s.sample_at = places.at();
-  s.inner_bias_at = s.sample_at + 4 * s.hidden;
+  s.inner_bias_at = s.sample_at + 4 * s.hidden * s.bands;
   s.fc_bias_at = s.inner_bias_at + 2 * s.hidden;
   s.expanded_at = s.fc_bias_at + s.classes;
   const ModelConfig& c = plan.request.gpu.config;
@@ -93,9 +93,9 @@ void lay_out_shared(ManyPlan& plan) {
   SharedPlaces shared;
   shared.place(s.shared_slots, int64_t(kSlotWords) * s.streams);
   shared.place(s.shared_slot_args, int64_t(kArgsWords) * s.streams);
-  shared.place(s.shared_inputs, int64_t(4) * s.streams);
-  shared.place(s.shared_chance, int64_t(64) * s.streams);
-  shared.place(s.shared_sample, 4 * units);
+  shared.place(s.shared_inputs, int64_t(2) * std::max(2, s.bands) * s.streams);
+  shared.place(s.shared_chance, int64_t(s.bands > 2 ? 128 : 64) * s.streams);
+  shared.place(s.shared_sample, 4 * units * s.bands);
   shared.place(s.shared_inner_bias, 2 * units);
   shared.place(s.shared_biases, int64_t(32) * s.fc1_tiles * s.streams + 16 * s.fc2_tiles);
   if (hears_expanded(plan.request.gpu.config)) shared.place(s.shared_expanded, s.choices);
@@ -178,8 +178,8 @@ ManyLatency predict(const ManyPlan& plan) {
   const int one = s.real != kNotReal
                       ? real_draw_cycles(s.real)
                       : 400 + 40 * std::max(0, s.draw_pairs - 4) + (s.mixtures > 0 ? 150 : 0);
-  l.draw = one * up(int(drawn), s.warps) + 60 +
-           (s.draw_apart ? costs.message(int64_t(2) * s.streams) : 0);
+  l.draw = s.bands * one * up(int(drawn), s.warps) + 60 +
+           (s.draw_apart ? costs.message(int64_t(2) * s.bands * s.streams) : 0);
   l.advance = 100;
   return l;
 }
@@ -191,7 +191,8 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
   plan.shape = make_shape(request, unit_tiles, stream_tiles, outputs);
   const DeviceLimits& d = request.gpu.limits;
   plan.teams = d.multiprocessors / plan.shape.blocks;
-  if (plan.teams < 1 || 12 * unit_tiles + many_working_registers(d.arch) > 255) return std::nullopt;
+  const int working = many_working_registers(d.arch, request.gpu.config.bands);
+  if (plan.teams < 1 || 12 * unit_tiles + working > 255) return std::nullopt;
   keep_in_registers(plan, kMatrices * plan.shape.gru_columns);
   lay_out_shared(plan);
   if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
@@ -202,13 +203,12 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
 
 void check_config(const ModelConfig& c) {
   constexpr const char* kOne = " Use gpu_streams=1, or device=\"cpu\".";
-  if (c.bands > 1)
-    fail<DeviceError>("Many streams side by side draw one band a step; this model has ", c.bands,
-                      ".", kOne);
   WF_CHECK(c.hidden_size > 0 && c.hidden_size % 16 == 0, "hidden_size is ", c.hidden_size,
            ", many streams side by side need a multiple of 16");
   WF_CHECK(c.fc_size > 0 && c.fc_size % 2 == 0, "fc_size is ", c.fc_size,
            ", many streams side by side need an even number");
+  WF_CHECK(c.bands == 1 || c.n_classes % 2 == 0, "n_classes is ", c.n_classes,
+           ", the GPU kernels need an even number in a model of several bands");
   const bool mixtures = c.head == Head::mol;
   if (mixtures ? c.n_classes > 3 * kMostMixtures : c.n_classes > kMostLabels)
     fail<DeviceError>("Many streams side by side draw from at most ", kMostLabels, " labels or ",
@@ -225,7 +225,8 @@ ManyPlan choose_many_residual_plan(const ManyRequest& request) {
   check_many_request(request, tiles, "both GRUs");
   constexpr Place S = kInShared, L = kInL2;
   constexpr Place kPlaces[][3] = {{S, S, S}, {S, S, L}, {S, L, L}, {L, L, L}};
-  const bool few = up(c.n_classes, 64) == 1;  // rows of fc3, so few that all blocks may have all
+  const bool few =
+      up(c.logits_size(), 64) == 1;  // rows of fc3, so few that all blocks may have all
   std::optional<ManyPlan> best;
   for (const auto& place : kPlaces)
     for (const bool whole : {false, true})

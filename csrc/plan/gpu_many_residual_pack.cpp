@@ -3,9 +3,9 @@
 //   [block][warp][W_ih2 (columns of v), R1, R2][tile of columns][reset, update, candidate][tile of
 //   units]; fc1, fc2 (columns of w and p), fc3 [block][tile of rows][tile of columns], fc3 once if
 //   every block has all of it;
-// then columns times x [u, reset, update, candidate][H], recurrent biases of the candidates [GRU 1,
-// GRU 2][H], and the bias of fc3; where labels are heard with mu-law undone, what each is heard as
-// [C]. Missing rows and columns are zero.
+// then columns times x [band][u, reset, update, candidate][H], recurrent biases of the candidates
+// [GRU 1, GRU 2][H], and the bias of fc3; where labels are heard with mu-law undone, what each is
+// heard as [C]. Missing rows and columns are zero.
 #include <cstring>
 
 #include "common/error.h"
@@ -58,7 +58,7 @@ std::vector<ManyLayer> layers(const Shape& s, const ModelConfig& c) {
   const int parts = s.fc3_whole ? 1 : g;
   return {{"fc1", f, h, fc1, s.fc1_tiles, s.hidden_tiles, s.fc1_at, g, h + a},
           {"fc2", f, f, fc1, s.fc1_tiles, s.fc_tiles, s.fc2_at, g, f + a},
-          {"fc3", c.n_classes, f, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.fc3_at, parts, f}};
+          {"fc3", c.logits_size(), f, s.fc2_rows, s.fc2_tiles, s.fc_tiles, s.fc3_at, parts, f}};
 }
 
 void put(std::vector<uint32_t>& out, int at, const float* values, int count) {
@@ -87,11 +87,13 @@ std::vector<uint32_t> pack_many_residual(const ManyPlan& plan, const CanonicalWe
     walk_layer(layer, put_half(weights.get(name, {layer.rows, layer.stride}), layer.stride, name));
   }
   const residual::InputLayer input = residual::hoist_input(c, weights);
-  put(out, s.sample_at, input.x_columns.data(), h);
-  put(out, s.sample_at + h, input.gru1_x.data(), 3 * h);
+  for (int band = 0; band < c.bands; ++band) {
+    put(out, s.sample_at + 4 * band * h, input.x_columns.data() + band * h, h);
+    put(out, s.sample_at + (4 * band + 1) * h, input.gru1_x.data() + 3 * band * h, 3 * h);
+  }
   put(out, s.inner_bias_at, weights.get("gru1.b_recurrent", {3 * h}) + 2 * h, h);
   put(out, s.inner_bias_at + h, weights.get("gru2.b_recurrent", {3 * h}) + 2 * h, h);
-  put(out, s.fc_bias_at, weights.get("fc3.bias", {c.n_classes}), c.n_classes);
+  put(out, s.fc_bias_at, weights.get("fc3.bias", {c.logits_size()}), c.logits_size());
   put_expanded(out, s.expanded_at, c);
   return out;
 }

@@ -61,9 +61,11 @@ WF_INLINE void advance_slots(const Team& t) {
     slot.changes = 0;
     if (!slot.active) continue;
     const KernelArgs& args = stream_args(t.shared, s);
-    const int outcome = *class_of(t.shared, 0, s);
-    if (rank_in_team() == 0) args.labels[slot.step] = outcome;
-    *input_of(t.shared, 0, s) = fed_back(t.shared, outcome);
+    for (int band = 0; band < kBands; ++band) {
+      const int outcome = *class_of(t.shared, band, s);
+      if (rank_in_team() == 0) args.labels[slot.step * kBands + band] = outcome;
+      *input_of(t.shared, band, s) = fed_back(t.shared, outcome);
+    }
     slot.at = next(args, slot.at);
     if (++slot.step < args.steps) continue;
     slot.changes = 1;
@@ -75,7 +77,8 @@ WF_INLINE void advance_slots(const Team& t) {
 
 // --- streams that end and begin ------------------------------------------------------------------
 
-// The state of each slot's stream has h1 [H], h2 [H], the last sample and a zero.
+// The state of each slot's stream has h1 [H], h2 [H], and the last sample of each band; a zero
+// behind that of one.
 WF_INLINE void end_residual_streams(const Team& t) {
   WF_ROLLED
   for (int i = thread_index(); i < 2 * own_units() * kStreams; i += kThreads) {
@@ -90,8 +93,8 @@ WF_INLINE void end_residual_streams(const Team& t) {
     const Slot& slot = slot_of(t.shared, s);
     if (!slot.active || !slot.changes) continue;
     const KernelArgs& args = stream_args(t.shared, s);
-    args.state[2 * kHidden] = *input_of(t.shared, 0, s);
-    args.state[2 * kHidden + 1] = 0.0f;
+    for (int side = 0; side < input_rows(); ++side)
+      args.state[2 * kHidden + side] = side < kBands ? *input_of(t.shared, side, s) : 0.0f;
     args.status->steps_done = slot.step;
   }
   block_sync(kManyResidualStored);
@@ -155,7 +158,7 @@ WF_INLINE void load_residual_team(const KernelArgs& launch, float* shared) {
     choice_biases(shared)[i] =
         i < rows && before + i < kClasses ? load_constant(packed + kFcBiasAt + before + i) : 0.0f;
   WF_ROLLED
-  for (int i = thread_index(); i < 4 * own_units(); i += kThreads) {
+  for (int i = thread_index(); i < 4 * kBands * own_units(); i += kThreads) {
     const int unit = first_unit() + i % own_units(), row = i / own_units();
     const bool there = unit < kHidden;
     shared[kSharedSample + i] =

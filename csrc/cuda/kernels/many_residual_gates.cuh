@@ -26,10 +26,10 @@ WF_INLINE int state_words(int message) { return message * kStreamTiles * 64 * kH
 WF_INLINE int layer_words(int layer) {
   return state_words(kStateMessages) + layer * kStreamTiles * 64 * kFcTiles;
 }
-// Logits of a stream, unless every block has all rows of fc3; its outcome, in two halves.
+// Logits of a stream, unless every block has all rows of fc3; its outcomes [band], in two halves.
 WF_INLINE int stream_choices(int s) { return layer_words(2) + s * kChoiceWords; }
 WF_INLINE int stream_outcome(int s) {
-  return layer_words(2) + (kFc3Whole ? 0 : kStreams * kChoiceWords) + 2 * s;
+  return layer_words(2) + (kFc3Whole ? 0 : kStreams * kChoiceWords) + 2 * kBands * s;
 }
 
 // --- what a block keeps, [..., unit, stream] -----------------------------------------------------
@@ -166,13 +166,16 @@ WF_INLINE void product_ahead(const RecurrentTiles& tiles, int gru, Wanted wanted
 
 // --- gates ---------------------------------------------------------------------------------------
 
-// h1 and v of one unit of one stream, which are also stored. Columns times x: [u, reset, update,
-// candidate][own units].
+// h1 and v of one unit of one stream, which are also stored. Columns times x: [band][u, reset,
+// update, candidate][own units].
 WF_INLINE Float2 first_unit_of_stream(int unit, int s, float* shared) {
   const float* columns = shared + kSharedSample + unit;
-  const float x = *input_of(shared, 0, s);
   const auto pre = [&](int kind, int column) {
-    return fma(columns[column * own_units()], x, *first_pre(shared, kind, unit, s));
+    float sum = *first_pre(shared, kind, unit, s);
+    WF_ROLLED
+    for (int band = 0; band < kBands; ++band)
+      sum = fma(columns[(4 * band + column) * own_units()], *input_of(shared, band, s), sum);
+    return sum;
   };
   float* hidden = hidden_of(shared, 0, unit, s);
   *hidden = next_state(pre(0, 1), pre(1, 2), *first_pre(shared, kInner, unit, s), pre(kOuter, 3),

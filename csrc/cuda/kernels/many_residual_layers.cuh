@@ -89,10 +89,19 @@ WF_INLINE float* drawn_logits(float* shared, int s) {
   return shared + kSharedLogits + (kFc3Whole ? s : warp_index()) * kChoiceWords;
 }
 
+// The same of rows that fc3 has not, which stand for the places behind each band's choices.
+WF_INLINE int any_choice_place(int row) {
+  if (kBands == 1 || row < kClasses) return choice_place(row);
+  const int missing = kBandWords - kChoices, band = (row - kClasses) / missing;
+  const int k = kChoices + (row - kClasses) % missing, lane = k / (2 * kDrawPairs);
+  const int e = k % (2 * kDrawPairs);
+  return band * kBandWords + e / 2 * 64 + 2 * lane + (e & 1);
+}
+
 // Dealt out are all places of logits: those that no row of fc3 has get what they are masked by.
 WF_INLINE void hand_on_choices(const Team& t) {
   const int rows = kFc3Whole ? kClasses : kFc2Rows, all = kFc3Whole ? kClasses : kChoiceWords;
-  const int outputs = kMixtures > 0 ? 3 * kMixtures : kChoices;
+  const int outputs = kMixtures > 0 ? 3 * kMixtures : kBands * kChoices;
   WF_ROLLED
   for (int i = thread_index(); i < 16 * kFc2Tiles * kStreams; i += kThreads) {
     const int s = i % kStreams, row = i / kStreams;
@@ -105,9 +114,9 @@ WF_INLINE void hand_on_choices(const Team& t) {
     const unsigned bits = static_cast<unsigned>(bits_of_float(logit)) & ~1u;
     const float given = float_of_bits(static_cast<int>(bits));
     if (kFc3Whole)
-      t.shared[kSharedLogits + s * kChoiceWords + choice_place(k)] = given;
+      t.shared[kSharedLogits + s * kChoiceWords + any_choice_place(k)] = given;
     else
-      send(t.exchange, stream_choices(s) + choice_place(k), bits);
+      send(t.exchange, stream_choices(s) + any_choice_place(k), bits);
     const Slot& slot = slot_of(t.shared, s);
     const KernelArgs& args = stream_args(t.shared, s);
     if (kFull && slot.active && args.logits != nullptr && k < outputs &&
@@ -148,22 +157,22 @@ WF_INLINE void collect_stream(const Team& t, int s) {
 
 // The outcome of a stream's step, as stage_outcome of residual_draw.cuh. In two halves it travels
 // whole, beside the flags.
-WF_INLINE void keep_outcome(const Team& t, int s, int outcome) {
-  *class_of(t.shared, 0, s) = outcome;
+WF_INLINE void keep_outcome(const Team& t, int s, int band, int outcome) {
+  *class_of(t.shared, band, s) = outcome;
   if (!kDrawApart) return;
   const unsigned bits = static_cast<unsigned>(outcome);
-  send(t.exchange, stream_outcome(s), bits >> 16 << 1);
-  send(t.exchange, stream_outcome(s) + 1, (bits & 0xffffu) << 1);
+  const int place = stream_outcome(s) + 2 * band;
+  send(t.exchange, place, bits >> 16 << 1);
+  send(t.exchange, place + 1, (bits & 0xffffu) << 1);
 }
 
-// By one warp, for one stream. `speaks`: this block reports a logit that is not finite.
-WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
+// By one warp, for one band of one stream, whose logits it has. `speaks`: this block reports a
+// logit that is not finite.
+WF_INLINE void draw_band(const Team& t, int s, int band, float* logits, bool speaks) {
   const Slot& slot = slot_of(t.shared, s);
   const KernelArgs& args = stream_args(t.shared, s);
-  const unsigned first = random_word(args, 0, slot.step, s, t.shared);
+  const unsigned first = random_word(args, band, slot.step, s, t.shared);
   const unsigned second = kMixtures > 0 ? random_word(args, 1, slot.step, s, t.shared) : 0;
-  if (!kFc3Whole) collect_stream(t, s);
-  float* logits = drawn_logits(t.shared, s);
   float top = -1e30f;
   WF_UNROLL
   for (int i = 0; i < kDrawPairs; ++i) {
@@ -172,16 +181,15 @@ WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
   }
   top = warp_max(top);
   const bool failed = not_finite(logits), forced = kFull && args.forced != nullptr;
-  if (failed && speaks && lane_index() == 0 && args.status->failed_step < 0)
-    args.status->failed_step = static_cast<int>(slot.step);
+  if (failed && speaks && lane_index() == 0) report_band(args, slot.step, band);
   if (failed || forced) {
     if (lane_index() != 0) return;
-    keep_outcome(t, s, forced ? args.forced[slot.step] : silence());
+    keep_outcome(t, s, band, forced ? args.forced[slot.step * kBands + band] : silence());
     return;
   }
   if (kReal != kNotReal) {
     const float value = draw_real(args, logits, first);
-    if (lane_index() == 0) keep_outcome(t, s, bits_of_float(value));
+    if (lane_index() == 0) keep_outcome(t, s, band, bits_of_float(value));
     return;
   }
   // Sums of weights take the places of the logits, unless means and scales are wanted yet.
@@ -190,7 +198,16 @@ WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
   const int k = kFull && args.greedy ? largest_choice(logits, top)
                                      : draw_choice(args, logits, top, first, weighed);
   if (k < 0) return;
-  keep_outcome(t, s, kMixtures > 0 ? bits_of_float(value_of_mixture(args, logits, k, second)) : k);
+  const bool mixes = kMixtures > 0;
+  keep_outcome(t, s, band, mixes ? bits_of_float(value_of_mixture(args, logits, k, second)) : k);
+}
+
+// By one warp, for one stream: its bands one after the other.
+WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
+  if (!kFc3Whole) collect_stream(t, s);
+  WF_ROLLED
+  for (int band = 0; band < kBands; ++band)
+    draw_band(t, s, band, drawn_logits(t.shared, s) + band * kBandWords, speaks);
 }
 
 WF_INLINE void draw_outcomes(const Team& t) {
@@ -201,17 +218,17 @@ WF_INLINE void draw_outcomes(const Team& t) {
     if (slot_of(t.shared, s).active)
       draw_outcome(t, s, kDrawApart || rank_in_team() == 0);
     else if (lane_index() == 0)
-      keep_outcome(t, s, 0);
+      for (int band = 0; band < kBands; ++band) keep_outcome(t, s, band, 0);
   }
   if (!kDrawApart) return;
   WF_ROLLED
-  for (int i = thread_index(); i < kStreams / 2; i += kThreads) {
+  for (int i = thread_index(); i < kStreams * kBands / 2; i += kThreads) {
     WF_REGISTERS(unsigned, halves, 4);
-    const int place = stream_outcome(2 * i);
+    const int place = stream_outcome(0) + 4 * i;
     receive(t.exchange, &place, 1, halves);
     WF_UNROLL
     for (int e = 0; e < 2; ++e)
-      *class_of(t.shared, 0, 2 * i + e) =
+      *class_of(t.shared, (2 * i + e) % kBands, (2 * i + e) / kBands) =
           static_cast<int>(halves[2 * e] >> 1 << 16 | halves[2 * e + 1] >> 1);
   }
 }

@@ -36,12 +36,13 @@ WF_INLINE int slots_of_launch(const KernelArgs& launch) {
 }
 
 // Scaled classes of the last step, [coarse, fine][stream]; the classes of this one behind them. Of
-// the residual core the first row is the last sample, the third the outcome of this step.
+// the residual core: the last sample of each band, and their outcomes of this step.
+WF_INLINE int input_rows() { return kResidual && kBands > 2 ? kBands : 2; }
 WF_INLINE float* input_of(float* shared, int side, int s) {
   return shared + kSharedInputs + side * kStreams + s;
 }
 WF_INLINE int* class_of(float* shared, int side, int s) {
-  return reinterpret_cast<int*>(shared + kSharedInputs) + (2 + side) * kStreams + s;
+  return reinterpret_cast<int*>(shared + kSharedInputs) + (input_rows() + side) * kStreams + s;
 }
 
 // By one thread: the slot's next stream, or none.
@@ -50,8 +51,10 @@ WF_INLINE void begin_stream(const KernelArgs& launch, Slot& slot, int s, float* 
   slot.changes = 1;
   slot.step = 0;
   if (!slot.active) {
-    *input_of(shared, 0, s) = *input_of(shared, 1, s) = 0.0f;
-    *class_of(shared, 0, s) = *class_of(shared, 1, s) = 0;
+    for (int side = 0; side < input_rows(); ++side) {
+      *input_of(shared, side, s) = 0.0f;
+      *class_of(shared, side, s) = 0;
+    }
     return;
   }
   const unsigned* from = reinterpret_cast<const unsigned*>(launch.streams + slot.stream);
@@ -60,7 +63,8 @@ WF_INLINE void begin_stream(const KernelArgs& launch, Slot& slot, int s, float* 
   const KernelArgs& args = stream_args(shared, s);
   slot.at = {0, args.phase0};
   const int states = (kResidual ? 2 : 1) * kHidden;
-  for (int side = 0; side < 2; ++side) *input_of(shared, side, s) = args.state[states + side];
+  for (int side = 0; side < input_rows(); ++side)
+    *input_of(shared, side, s) = args.state[states + side];
 }
 
 // Conditioning of one row of those that are interpolated, 3H or 4H, for a step.

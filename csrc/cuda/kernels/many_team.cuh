@@ -18,22 +18,29 @@ struct Team {
   unsigned step;
 };
 
-// Random words of 32 steps of a stream, made where the first of them is wanted: [half][32].
+// Random words of 32 steps of a stream, made where the first of them is wanted: [half][32]; of more
+// than two bands there are four a step.
+WF_INLINE int words_of_step() { return kResidual && kBands > 2 ? 4 : 2; }
 WF_INLINE unsigned random_word(const KernelArgs& args, int side, unsigned step, int s,
                                float* shared) {
-  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + 64 * s;
+  unsigned* kept = reinterpret_cast<unsigned*>(shared + kSharedChance) + 32 * words_of_step() * s;
   if (side == 0 && (step & 31) == 0) {
     const unsigned own = step + static_cast<unsigned>(lane_index());
-    WF_REGISTERS(unsigned, words, 2);
-    words[0] = words[1] = 0;
+    const int count = words_of_step();
+    WF_REGISTERS(unsigned, words, 4);
+    WF_UNROLL
+    for (int i = 0; i < count; ++i) words[i] = 0;
     if (!kFull || args.uniforms == nullptr) {
-      philox(args, args.step0 + own, words);
+      if (count == 4)
+        philox<4>(args, args.step0 + own, words);
+      else
+        philox<2>(args, args.step0 + own, words);
     } else if (own < args.steps) {
-      words[0] = args.uniforms[2 * own];
-      words[1] = args.uniforms[2 * own + 1];
+      WF_UNROLL
+      for (int i = 0; i < count; ++i) words[i] = args.uniforms[count * own + i];
     }
-    kept[lane_index()] = words[0];
-    kept[32 + lane_index()] = words[1];
+    WF_UNROLL
+    for (int i = 0; i < count; ++i) kept[32 * i + lane_index()] = words[i];
     warp_sync();
   }
   return kept[32 * side + static_cast<int>(step & 31)];
