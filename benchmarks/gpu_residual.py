@@ -95,7 +95,9 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
         gpu_models.add_stages(record, f"residual {size}, {head}", model(size, head), options)
     crowds = [(head, n) for head in USUAL for n in (8, 0)]
     crowds += [("gaussian", 0), ("beta", 0)]
-    if max(options.sizes, default=0) >= 512:  # a smaller model has too few blocks for all its rows
+    if (
+        options.sizes and options.sizes[0] >= 512
+    ):  # a smaller model has too few blocks for all its rows
         crowds.append(("4 bands of 512 labels", 0))
     for head, streams in crowds if options.sizes else ():
         with record.attempt(f"{streams or 'most'} streams, {head}"):

@@ -60,20 +60,20 @@ def make_run(config):
     return config, tensors, mel, uniforms, result
 
 
-def free_run(engine, run, n):
-    """n samples of the engine, and the steps at which they had to be joined to the reference's."""
+def free_run(engine, run):
+    """Samples of the engine and the steps at which they had to be joined to the reference's."""
     config, tensors, mel, uniforms, result = run
     interp = hold = None
     if mel is not None:
-        frames = -(-n // config.hop_length)
+        frames = -(-N_STEPS // config.hop_length)
         interp, hold = make_conditioner(config, tensors).window(mel, 0, frames)
-    samples, ties = np.empty_like(result["samples"][:n]), []
+    samples, ties = np.empty_like(result["samples"]), []
     stream, done = engine.open(0), 0
-    while done < n:
+    while done < N_STEPS:
         before, row = stream.copy(), done // config.hop_length
         rows = [[None if r is None else r[row:]] for r in (interp, hold)]
-        part = engine.run([stream], [n - done], *rows, uniforms=[uniforms[done:n]])[0][0]
-        wrong = np.flatnonzero(part != result["samples"][done:n])
+        part = engine.run([stream], [N_STEPS - done], *rows, uniforms=[uniforms[done:]])[0][0]
+        wrong = np.flatnonzero(part != result["samples"][done:])
         if wrong.size == 0:
             samples[done:] = part
             break
@@ -94,15 +94,13 @@ def test_free_running_fp32_draws_equal_the_reference(class_run, isa, record_prop
     config, tensors, *_, result = class_run
     assert len(np.unique(result["samples"])) > 100
     engine = _C.Engine(dataclasses.asdict(config), tensors, isa=isa, threads=1)
-    # Scalar code makes some 200 samples a second: 2,000 of the paper's model and of the residual.
-    n = 500 if isa == "scalar" and config in (CONFIGS[0], CONFIGS[-1]) else N_STEPS
-    samples, ties = free_run(engine, class_run, n)
+    samples, ties = free_run(engine, class_run)
     for step in ties:
         margin = float(result["margin"][step].min())
         record_property("tie", f"step {step}, margin {margin:.1e}")
         assert margin < tolerances.TIE_MARGIN_FP32, (step, margin)
     assert len(ties) <= 2
-    assert np.array_equal(samples, result["samples"][:n])
+    assert np.array_equal(samples, result["samples"])
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8", "int8-fast"])

@@ -81,12 +81,12 @@ SHAPES = [
     (
         cases.residual_config(32, 48, bits=4, bands=4, **EIGHT, **AUX),
         {"blocks": 2, "isa": "starve:1"},
-        "fc3",
+        r"64 of fc3 \(whole\); every",
     ),
     (
         cases.residual_config(32, 48, bits=9, bands=2, **FRAMES),
         {"blocks": 2, "warps": 8, "gpu": "H200"},
-        "fc3",
+        "512 of fc3; every",
     ),
 ]
 

@@ -35,17 +35,6 @@ std::vector<float> bias_of(const ModelConfig& c, const CanonicalWeights& weights
                                     : embedded_bias(c, weights);
 }
 
-// Weights of the matrices that are multiplied a sample.
-int64_t multiplied(const ModelConfig& c) {
-  const int64_t h = c.hidden_size, f = c.fc_size, n = c.n_classes;
-  if (c.core == Core::dual) return 3 * h * h + 2 * (f * h / 2 + n * f);
-  if (c.core == Core::residual) return 9 * h * h + f * h + f * f + c.bands * n * f;
-  return 3 * h * h + f * h + n * f;
-}
-
-// What a stream hears of itself, behind the states in KernelArgs::state.
-int feedback_size(const ModelConfig& c) { return std::max(2, c.bands); }
-
 class GpuEngine final : public Engine {
  public:
   // `note`: a line of describe().

@@ -44,11 +44,7 @@ class ManyEngine final : public Engine {
   int threads() const override { return plan_.teams * plan_.shape.blocks; }
   int lanes() const override { return plan_.slots(); }
   uint64_t weight_bytes() const override { return uint64_t(macs_per_step()) * 2; }
-  int64_t macs_per_step() const override {
-    const int64_t h = config().hidden_size, f = config().fc_size;
-    return config().core == Core::dual ? 3 * h * h + f * h + config().logits_size() * f
-                                       : 9 * h * h + f * h + f * f + config().logits_size() * f;
-  }
+  int64_t macs_per_step() const override { return multiplied(config()); }
   bool compiled() const override { return device_->compiled(); }
   std::string describe() const override { return plan_.describe(); }
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }

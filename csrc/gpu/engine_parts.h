@@ -45,6 +45,17 @@ std::vector<std::pair<std::string, int64_t>> read_ticks(
   return result;
 }
 
+// Weights of the matrices that are multiplied a sample.
+inline int64_t multiplied(const ModelConfig& c) {
+  const int64_t h = c.hidden_size, f = c.fc_size, n = c.logits_size();
+  if (c.core == Core::dual) return 3 * h * h + f * h + n * f;
+  if (c.core == Core::residual) return 9 * h * h + f * h + f * f + n * f;
+  return 3 * h * h + f * h + n * f;
+}
+
+// What a stream hears of itself, behind the states in KernelArgs::state.
+inline int feedback_size(const ModelConfig& c) { return std::max(2, c.bands); }
+
 // [3H] biases of the gates that are added before the activations; the candidate's recurrent bias is
 // not among them, it stands inside the reset product.
 std::vector<float> gate_bias(const ModelConfig& config, const CanonicalWeights& weights);

@@ -98,7 +98,9 @@ void StreamBatch::put_outcomes(const Slice& s, Places& places) {
   const Job& job = *s.job;
   places.uniforms = uniforms_.values.size();
   const int draws = config_.draws_per_step(), taken = draws > 2 ? 4 : 2, bands = config_.bands;
-  if (job.words)
+  if (job.words && draws == taken)
+    uniforms_.add(job.words + draws * *s.done, size_t(draws) * size_t(s.steps));
+  else if (job.words)
     for (int64_t i = *s.done; i < *s.done + s.steps; ++i)
       for (int k = 0; k < taken; ++k)
         uniforms_.values.push_back(k < draws ? job.words[i * draws + k] : 0);

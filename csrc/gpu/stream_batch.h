@@ -2,13 +2,13 @@
 // state of each stream, in few transfers.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "engine/engine.h"
 #include "gpu/buffer.h"
 #include "gpu/device.h"
+#include "gpu/engine_parts.h"
 #include "model/weights.h"
 
 namespace wavernn_fast::gpu {
@@ -72,7 +72,7 @@ class StreamBatch {
                 const float* state) const;
   // Floats of a stream's state on the device, those of them that it hears, and its logits in a
   // step.
-  size_t heard() const { return size_t(std::max(2, config_.bands)); }
+  size_t heard() const { return size_t(feedback_size(config_)); }
   size_t state_width() const {
     return size_t(config_.hidden_arrays()) * size_t(config_.hidden_size) + heard();
   }

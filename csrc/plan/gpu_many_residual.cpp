@@ -33,15 +33,7 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   set_many_shape(s, request, stream_tiles);
   // A beta takes so long that no warp should draw a second one.
   if (c.head == Head::beta) s.draw_apart = s.streams > s.warps && s.blocks > 1;
-  s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
-  s.mixtures = c.head == Head::mol ? s.choices : 0;
-  s.real = real_head(c.head);
-  s.classes = up(c.logits_size(), 2) * 2;
-  s.draw_pairs = up(s.choices, 64);
-  s.bands = c.bands;
-  s.band_words = up(s.classes / s.bands, 64) * 64;
-  s.choice_words = s.bands * s.band_words;
-  s.weight_bits = weight_bits(s.choices);
+  set_draw_shape(s, c);
   s.fc1_place = outputs.fc1;
   s.fc2_place = outputs.fc2;
   s.fc3_place = outputs.fc3;
@@ -225,8 +217,7 @@ ManyPlan choose_many_residual_plan(const ManyRequest& request) {
   check_many_request(request, tiles, "both GRUs");
   constexpr Place S = kInShared, L = kInL2;
   constexpr Place kPlaces[][3] = {{S, S, S}, {S, S, L}, {S, L, L}, {L, L, L}};
-  const bool few =
-      up(c.logits_size(), 64) == 1;  // rows of fc3, so few that all blocks may have all
+  const bool few = up(c.logits_size(), 64) == 1;  // rows of fc3: all blocks may have all
   std::optional<ManyPlan> best;
   for (const auto& place : kPlaces)
     for (const bool whole : {false, true})

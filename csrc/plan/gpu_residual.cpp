@@ -45,9 +45,6 @@ std::vector<RowMatrix> matrices(const Shape& s) {
 
 static_assert(kMostBands == wavernn_fast::kMostBands);
 
-// What is drawn from, of a band: labels, mixtures of logistics, or the two outputs of a real head.
-int choices_of(const ModelConfig& c) { return c.head == Head::mol ? c.n_classes / 3 : c.n_classes; }
-
 // `whole`: one bit a layer that every block has all rows of.
 Shape make_shape(const GpuRequest& request, int blocks, int warps, int whole) {
   const ModelConfig& c = request.config;
@@ -63,15 +60,7 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps, int whole) {
   s.fc2_whole = whole >> 1 & 1;
   s.fc3_whole = whole >> 2 & 1;
   s.exchanges = 4 - s.fc1_whole - s.fc2_whole - s.fc3_whole;
-  s.bands = c.bands;
-  s.real = real_head(c.head);
-  s.classes = up(c.logits_size(), 2) * 2;  // words travel in pairs; a row more is zero
-  s.choices = choices_of(c);
-  s.mixtures = c.head == Head::mol ? s.choices : 0;
-  s.draw_pairs = up(s.choices, 64);
-  s.band_words = up(s.classes / s.bands, 64) * 64;
-  s.choice_words = s.bands * s.band_words;
-  s.weight_bits = weight_bits(s.choices);
+  set_draw_shape(s, c);
   s.unit_slots = up(most_dealt(s.hidden, blocks), warps);
   s.fc1_slots = up(s.fc1_whole ? s.fc : most_dealt(s.fc, blocks), warps);
   s.fc2_slots = up(s.fc2_whole ? s.fc : most_dealt(s.fc, blocks), warps);
@@ -226,8 +215,17 @@ void check_request(const GpuRequest& request) {
 
 }  // namespace
 
-RealHead real_head(Head head) {
-  return head == Head::gaussian ? kGaussian : head == Head::beta ? kBeta : kNotReal;
+void set_draw_shape(Shape& s, const ModelConfig& c) {
+  s.bands = c.bands;
+  s.real = c.head == Head::gaussian ? kGaussian : c.head == Head::beta ? kBeta : kNotReal;
+  s.classes = up(c.logits_size(), 2) * 2;  // words travel in pairs; a row more is zero
+  // Of a band: labels, mixtures of logistics, or the two outputs of a real head.
+  s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
+  s.mixtures = c.head == Head::mol ? s.choices : 0;
+  s.draw_pairs = up(s.choices, 64);
+  s.band_words = up(s.classes / s.bands, 64) * 64;
+  s.choice_words = s.bands * s.band_words;
+  s.weight_bits = weight_bits(s.choices);
 }
 
 // A gaussian is one chain of a logarithm, a root and a quotient. A beta takes two or three rounds

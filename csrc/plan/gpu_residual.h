@@ -27,10 +27,10 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
 std::vector<float> unpack_residual(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                                    const std::string& name);
 
-// The kernels' word for a head that draws a value from two outputs.
-RealHead real_head(Head head);
+// What both kernels of this core draw from, and where its logits are: bands, head, choices.
+void set_draw_shape(Shape& shape, const ModelConfig& config);
 
-// Cycles of one such draw by one warp.
+// Cycles of one draw of a RealHead by one warp.
 int real_draw_cycles(int real);
 
 // Labels are fed back with mu-law undone: the kernels have a table of what each is heard as.

@@ -92,10 +92,8 @@ WF_INLINE float* drawn_logits(float* shared, int s) {
 // The same of rows that fc3 has not, which stand for the places behind each band's choices.
 WF_INLINE int any_choice_place(int row) {
   if (kBands == 1 || row < kClasses) return choice_place(row);
-  const int missing = kBandWords - kChoices, band = (row - kClasses) / missing;
-  const int k = kChoices + (row - kClasses) % missing, lane = k / (2 * kDrawPairs);
-  const int e = k % (2 * kDrawPairs);
-  return band * kBandWords + e / 2 * 64 + 2 * lane + (e & 1);
+  const int missing = kBandWords - kChoices, i = row - kClasses;
+  return place_of_choice(i / missing, kChoices + i % missing);
 }
 
 // Dealt out are all places of logits: those that no row of fc3 has get what they are masked by.

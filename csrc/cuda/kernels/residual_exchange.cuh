@@ -25,10 +25,12 @@ WF_INLINE Word* step_words(const KernelArgs& args, unsigned tag) {
 // Place of a class among the logits: the lane that draws from classes 2 n lane + 0 .. 2 n - 1, with
 // n = kDrawPairs, reads them in pairs, and all lanes' pairs of one read are neighbours. Of a
 // mixture n is 1, and every value stands where it is. Of several bands each has places of its own.
-WF_INLINE int choice_place(int row) {
-  const int band = kBands > 1 ? row / kChoices : 0, k = kBands > 1 ? row % kChoices : row;
+WF_INLINE int place_of_choice(int band, int k) {
   const int lane = k / (2 * kDrawPairs), e = k % (2 * kDrawPairs);
   return band * kBandWords + e / 2 * 64 + 2 * lane + (e & 1);
+}
+WF_INLINE int choice_place(int row) {
+  return kBands > 1 ? place_of_choice(row / kChoices, row % kChoices) : place_of_choice(0, row);
 }
 // Whether there is a class at this place and the next; they are an even number.
 WF_INLINE bool is_choice(int place) {
