@@ -29,6 +29,7 @@ ENTRIES = {
     "wavernn_sparse": "cuda/kernels/entry_sparse.cuh",
     "wavernn_many": "cuda/kernels/entry_many.cuh",
     "wavernn_many_residual": "cuda/kernels/entry_many_residual.cuh",
+    "wavernn_many_embedded": "cuda/kernels/entry_many_embedded.cuh",
     "wavernn_residual": "cuda/kernels/entry_residual.cuh",
     "wavernn_embedded": "cuda/kernels/entry_embedded.cuh",
 }

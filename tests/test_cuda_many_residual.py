@@ -17,7 +17,7 @@ from many_engines import random_rows, slots_of
 from residual_works import HEADS
 from test_cuda_gpu import DEVICE
 from test_cuda_gpu import pytestmark as pytestmark  # the same GPU, or the same reason for none
-from test_residual_emulation import rounded
+from truths import rounded
 
 from wavernn_fast import _C
 

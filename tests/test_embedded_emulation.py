@@ -13,8 +13,9 @@ import cases
 import numpy as np
 import pytest
 import tolerances
-from embedded_works import LAUNCH, MODELS, SCHEDULES, Truth, emulated
+from embedded_works import LAUNCH, MODELS, SCHEDULES, emulated
 from engine_work import Work, make
+from truths import Truth, rounded
 from voices import joined, same_bits
 
 from wavernn_fast import _C
@@ -49,14 +50,6 @@ def test_draws_of_every_size_equal_the_double_references(size, launch):
     truth = Truth(SIZES[size], 24, seed=2)
     assert truth.expected["margin"].min() > 1e-6
     truth.check(truth.engine(isa="random:3", **launch))
-
-
-def rounded(tensors: dict) -> dict:
-    """The matrices that fp16 stores in two bytes, rounded; the table of labels is float32."""
-    found = dict(tensors)
-    for name in ("gru.w_recurrent", "fc1.weight", "fc2.weight"):
-        found[name] = tensors[name].astype(np.float16).astype(np.float32)
-    return found
 
 
 # Few multiprocessors of little memory: the matrices spill from registers to shared memory to L2.
@@ -250,7 +243,7 @@ def test_a_vocoder_on_the_emulator_has_the_samples_of_the_cpu():
         ({"cluster": 2}, InputError, "cluster is 2: the kernel of the embedded core has no clust"),
         ({"blocks": 1, "warps": 1}, DeviceError, "does not fit on H200 with blocks=1, warps=1"),
         ({"dtype": "bf16"}, DeviceError, "bf16 is not available on a GPU; use fp32 or fp16"),
-        ({"streams": 8, "dtype": "fp16"}, DeviceError, "dual and the residual core; this model"),
+        ({"streams": 8, "dtype": "fp32"}, DeviceError, "weights in fp16; dtype is fp32"),
         ({"sparse": "on"}, DeviceError, "dual core only"),
     ],
 )

@@ -1,7 +1,7 @@
 """Models that hear their labels with mu-law undone, in both kernels of the residual core on fibers.
 
 What the heads have in common is proved in test_residual_emulation.py and
-test_many_residual_emulation.py; here is what differs: a table of what each label is heard as.
+test_many_units_emulation.py; here is what differs: a table of what each label is heard as.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import tolerances
 from engine_work import Work, make
 from residual_works import AUX, FRAMES
 from test_many_emulation import Streams, same
-from test_many_residual_emulation import many
-from test_residual_emulation import Truth, rounded
+from test_many_units_emulation import many
+from truths import Truth, rounded
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig

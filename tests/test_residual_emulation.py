@@ -18,50 +18,12 @@ import reference
 import tolerances
 from engine_work import Work, make
 from residual_works import AUX, EVERY_WAY, FRAMES, HEADS, LAUNCH, SCHEDULES, WAYS, emulated
+from truths import Truth, rounded
 
 from wavernn_fast import _C
-from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.errors import DeviceError, EngineError, InputError
 
 # --- draws ----------------------------------------------------------------------------------------
-
-
-class Truth:
-    """A model whose draws the numpy reference made, under uniforms that both sides get."""
-
-    def __init__(self, config, n_steps: int, seed: int, alter=dict) -> None:
-        self.config, self.n = config, n_steps
-        self.tensors = alter(cases.random_tensors(config, seed=seed))
-        mel = cases.mel_for(config, n_steps, seed=seed)
-        self.uniforms = cases.random_uniforms(config, n_steps, seed=seed)
-        self.expected = reference.run(
-            config, self.tensors, mel, n_steps=n_steps, uniforms=self.uniforms
-        )
-        self.rows = [None, None]
-        if mel is not None:
-            frames = -(-n_steps // config.hop_length)
-            self.rows = list(Conditioner(config, self.tensors).window(mel, 0, frames))
-
-    def run(self, engine: _C.Engine, n: int | None = None, **options):
-        rows = [[r] for r in self.rows]
-        return engine.run([engine.open(0)], [n or self.n], *rows, return_logits=True, **options)[0]
-
-    def check(self, engine: _C.Engine, n: int | None = None) -> None:
-        """Draw (the first n) freely, every outcome the reference's; then follow it, every logit
-        near its."""
-        n = n or self.n
-        samples, _ = self.run(engine, n, uniforms=[self.uniforms[:n]])
-        expected = self.expected["samples"][:n]
-        if self.config.draws_values:
-            assert np.abs(samples - expected).max() <= tolerances.KERNEL_VALUE
-        else:
-            assert np.array_equal(samples, expected)
-        logits = self.run(engine, n, forced=[expected])[1]
-        error = tolerances.logit_error(logits, self.expected["logits"][:n])
-        assert error <= tolerances.KERNEL_EXACT[0]
-
-    def engine(self, **options) -> _C.Engine:
-        return make(self.config, self.tensors, device="emu", **options)
 
 
 @pytest.fixture(scope="module", params=HEADS)
@@ -119,18 +81,6 @@ def test_forced_logits_of_every_case_match_the_double_twin(config, dtype):
     assert tolerances.logit_error(logits, work.logits) <= tolerances.logit_limit(work.logits, dtype)
     if dtype == "fp32":
         assert tolerances.logit_error(logits, work.logits) <= tolerances.KERNEL_EXACT[0]
-
-
-def rounded(tensors: dict) -> dict:
-    """The matrices that fp16 stores in two bytes, rounded; the conditioning columns as they are."""
-    found = dict(tensors)
-    hidden, fc = len(tensors["input.bias"]), len(tensors["fc1.bias"])
-    kept = {"gru2.w_input": hidden, "fc1.weight": hidden, "fc2.weight": fc}
-    for name in ("gru1.w_recurrent", "gru2.w_recurrent", "fc3.weight", *kept):
-        matrix = found[name] = tensors[name].copy()
-        part = matrix[:, : kept.get(name)]
-        part[...] = part.astype(np.float16)
-    return found
 
 
 # Few multiprocessors of little memory: the matrices spill from registers to shared memory to L2.

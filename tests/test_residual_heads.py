@@ -14,8 +14,9 @@ import pytest
 import tolerances
 from engine_work import Work, make
 from residual_works import AUX, FRAMES
-from test_residual_emulation import Truth, bits, rounded
+from test_residual_emulation import bits
 from test_residual_faults import barriers
+from truths import Truth, rounded
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError, EngineError

@@ -4,6 +4,7 @@
 // The stages need the primitives above.
 #include "cuda/kernels/embedded.cuh"
 #include "cuda/kernels/many.cuh"
+#include "cuda/kernels/many_embedded.cuh"
 #include "cuda/kernels/many_residual.cuh"
 #include "cuda/kernels/persistent.cuh"
 #include "cuda/kernels/residual.cuh"
@@ -22,6 +23,8 @@ void WF_FIBER_THREAD(void* args) {
     gpu::run_many_residual(given);
   else if (gpu::kResidual)
     gpu::run_residual(given);
+  else if (gpu::kEmbedded && gpu::kStreamTiles > 0)
+    gpu::run_many_embedded(given);
   else if (gpu::kEmbedded)
     gpu::run_embedded(given);
   else if (gpu::kStreamTiles > 0)

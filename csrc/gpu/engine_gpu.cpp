@@ -28,11 +28,15 @@ int64_t channels_of(const ModelConfig& c) {
   return c.core == Core::residual ? 7 * c.hidden_size + 2 * c.fc_size : 3 * c.hidden_size;
 }
 
-// What is added to those channels, with or without conditioning.
-std::vector<float> bias_of(const ModelConfig& c, const CanonicalWeights& weights) {
-  return c.core == Core::dual       ? gate_bias(c, weights)
-         : c.core == Core::residual ? residual_bias(c, weights)
-                                    : embedded_bias(c, weights);
+// [3H] biases of the gates of the dual core that are added before the activations; the candidate's
+// recurrent bias is not among them, it stands inside the reset product.
+std::vector<float> gate_bias(const ModelConfig& c, const CanonicalWeights& weights) {
+  const int64_t rows = 3 * int64_t(c.hidden_size);
+  const float* input = weights.get("gru.b_input", {rows});
+  const float* recurrent = weights.get("gru.b_recurrent", {rows});
+  std::vector<float> bias(input, input + rows);
+  for (int64_t i = 0; i < 2 * rows / 3; ++i) bias[i] += recurrent[i];  // the candidate's is inside
+  return bias;
 }
 
 class GpuEngine final : public Engine {
@@ -124,7 +128,7 @@ class GpuEngine final : public Engine {
   // What does not depend on the plan.
   void bring_constants() {
     // Not before the core is known to have a kernel.
-    bias_ = bias_of(config(), canonical_);
+    bias_ = channel_bias(config(), canonical_);
     base_.upload(bias_.data(), bias_.size());
     if (plan_.shape.taps > 0) {
       const int64_t hop = config().hop_length, taps = plan_.shape.taps;
@@ -334,13 +338,10 @@ class GpuEngine final : public Engine {
 
 }  // namespace
 
-std::vector<float> gate_bias(const ModelConfig& c, const CanonicalWeights& weights) {
-  const int64_t rows = 3 * int64_t(c.hidden_size);
-  const float* input = weights.get("gru.b_input", {rows});
-  const float* recurrent = weights.get("gru.b_recurrent", {rows});
-  std::vector<float> bias(input, input + rows);
-  for (int64_t i = 0; i < 2 * rows / 3; ++i) bias[i] += recurrent[i];  // the candidate's is inside
-  return bias;
+std::vector<float> channel_bias(const ModelConfig& c, const CanonicalWeights& weights) {
+  return c.core == Core::dual       ? gate_bias(c, weights)
+         : c.core == Core::residual ? residual_bias(c, weights)
+                                    : embedded_bias(c, weights);
 }
 
 KernelSpec kernel_spec(const GpuPlan& plan, bool full) {

@@ -55,8 +55,15 @@ class ManyEngine final : public Engine {
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return config().core == Core::dual ? read_ticks(clocks_)
-                                       : read_ticks(clocks_, kResidualStageNames);
+    switch (config().core) {
+      case Core::dual:
+        return read_ticks(clocks_);
+      case Core::residual:
+        return read_ticks(clocks_, kResidualStageNames);
+      case Core::embedded:
+        return read_ticks(clocks_, kEmbeddedStageNames);
+    }
+    return {};
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -242,9 +249,13 @@ KernelSpec kernel_spec(const ManyPlan& plan, bool full) {
   KernelSpec spec;
   spec.shape = plan.shape;
   spec.shape.full = full;
-  spec.name = plan.shape.residual ? "wavernn_many_residual" : "wavernn_many";
-  spec.entry =
-      plan.shape.residual ? "cuda/kernels/entry_many_residual.cuh" : "cuda/kernels/entry_many.cuh";
+  const bool residual = plan.shape.residual, embedded = plan.shape.embedded;
+  spec.name = residual   ? "wavernn_many_residual"
+              : embedded ? "wavernn_many_embedded"
+                         : "wavernn_many";
+  spec.entry = residual   ? "cuda/kernels/entry_many_residual.cuh"
+               : embedded ? "cuda/kernels/entry_many_embedded.cuh"
+                          : "cuda/kernels/entry_many.cuh";
   spec.sources = kernel_sources();
   spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.teams * plan.shape.blocks;

@@ -56,8 +56,8 @@ inline int64_t multiplied(const ModelConfig& c) {
 // What a stream hears of itself, behind the states in KernelArgs::state.
 inline int feedback_size(const ModelConfig& c) { return std::max(2, c.bands); }
 
-// [3H] biases of the gates that are added before the activations; the candidate's recurrent bias is
-// not among them, it stands inside the reset product.
-std::vector<float> gate_bias(const ModelConfig& config, const CanonicalWeights& weights);
+// What is added to the channels of conditioning, with or without it: biases that stand before the
+// activations, in the order of `hold` (docs/architecture.md).
+std::vector<float> channel_bias(const ModelConfig& config, const CanonicalWeights& weights);
 
 }  // namespace wavernn_fast::gpu

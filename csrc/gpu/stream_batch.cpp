@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "gpu/engine_parts.h"
-#include "plan/gpu_residual.h"
 
 namespace wavernn_fast::gpu {
 
@@ -25,8 +24,7 @@ std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& job
 StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights)
     : config_(config),
       taps_(config.interp_size() > 0 ? config.taps() : 0),
-      bias_(config.core == Core::residual ? residual_bias(config, weights)
-                                          : gate_bias(config, weights)),
+      bias_(channel_bias(config, weights)),
       base_(device),
       upsample_(device),
       logits_(device),

@@ -141,11 +141,31 @@ std::string many_residual_name(const Shape& s, int64_t at, int64_t team) {
   return out.str();
 }
 
+// The same of cuda/kernels/many_embedded.cuh.
+std::string many_embedded_name(const Shape& s, int64_t at, int64_t team) {
+  const int64_t units = int64_t(s.stream_tiles) * 64 * s.hidden_tiles;
+  const int64_t logits = units + int64_t(s.stream_tiles) * 64 * s.fc_tiles;
+  const int64_t outcomes = logits + int64_t(s.streams) * s.choice_words;
+  std::ostringstream out;
+  if (at < logits) {
+    const int64_t i = at < units ? at : at - units;
+    const int64_t pair = i / 8 % (8 * (at < units ? s.hidden_tiles : s.fc_tiles));
+    out << (at < units ? "h " : "p ") << 2 * pair << " and " << 2 * pair + 1;
+  } else if (at < outcomes) {
+    out << "the logits of slot " << (at - logits) / s.choice_words + team * s.streams;
+  } else {
+    out << "the label of slot " << (at - outcomes) / 2 + team * s.streams;
+  }
+  return out.str();
+}
+
 }  // namespace
 
 std::string many_word_name(const Shape& s, int64_t word) {
   const int64_t at = word % s.buffer_words, team = word / (2 * int64_t(s.buffer_words));
-  return s.residual ? many_residual_name(s, at, team) : many_dual_name(s, at, team);
+  return s.residual   ? many_residual_name(s, at, team)
+         : s.embedded ? many_embedded_name(s, at, team)
+                      : many_dual_name(s, at, team);
 }
 
 }  // namespace wavernn_fast::gpu

@@ -5,7 +5,6 @@
 #include <sstream>
 
 #include "common/error.h"
-#include "common/sampling.h"
 #include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
@@ -39,13 +38,7 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps) {
   s.threads = s.gate_threads = 32 * warps;
   s.cluster = 1;
   s.exchanges = 2;
-  s.choices = c.n_classes;
-  s.classes = up(c.n_classes, 2) * 2;
-  s.draw_pairs = up(s.choices, 64);
-  s.choice_words = up(s.classes, 64) * 64;
-  s.bands = 1;
-  s.band_words = s.choice_words;
-  s.weight_bits = weight_bits(s.choices);
+  set_draw_shape(s, c);
   s.unit_slots = up(up(s.hidden, blocks), warps);
   s.fc1_slots = up(up(s.fc, blocks), warps);
   s.fc2_slots = up(up(s.classes, blocks), warps);

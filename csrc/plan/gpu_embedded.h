@@ -26,6 +26,11 @@ std::vector<uint32_t> pack_embedded(const GpuPlan& plan, const CanonicalWeights&
 std::vector<float> unpack_embedded(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                                    const std::string& name);
 
+// What both kernels of this core have beside the matrices, where the shape says: the recurrent bias
+// of the candidate, biases of both layers, and gate inputs of all labels.
+void put_embedded_vectors(const Shape& shape, const ModelConfig& config,
+                          const CanonicalWeights& weights, std::vector<uint32_t>& out);
+
 // [3H], in the order of `hold`: what is added to each channel before the activations. The input
 // bias is in the table of labels, the candidate's recurrent bias stands inside the reset product.
 std::vector<float> embedded_bias(const ModelConfig& config, const CanonicalWeights& weights);

@@ -25,17 +25,22 @@ std::vector<RowSource> sources(const GpuPlan& plan) {
 
 }  // namespace
 
-std::vector<uint32_t> pack_embedded(const GpuPlan& plan, const CanonicalWeights& weights) {
-  const Shape& s = plan.shape;
-  const ModelConfig& c = plan.request.config;
+void put_embedded_vectors(const Shape& s, const ModelConfig& c, const CanonicalWeights& weights,
+                          std::vector<uint32_t>& out) {
   const int h = c.hidden_size;
-  std::vector<uint32_t> out(size_t(plan.packed_words), 0);
-  pack_rows(s, sources(plan), weights, out);
   put_floats(out, s.inner_bias_at, weights.get("gru.b_recurrent", {3 * h}) + 2 * h, h);
   put_floats(out, s.fc_bias_at, weights.get("fc1.bias", {c.fc_size}), c.fc_size);
   put_floats(out, s.fc_bias_at + s.fc, weights.get("fc2.bias", {c.n_classes}), c.n_classes);
   const std::vector<float> table = embedded::label_gates(c, weights);
   put_floats(out, s.table_at, table.data(), int(table.size()));
+}
+
+std::vector<uint32_t> pack_embedded(const GpuPlan& plan, const CanonicalWeights& weights) {
+  const Shape& s = plan.shape;
+  const ModelConfig& c = plan.request.config;
+  std::vector<uint32_t> out(size_t(plan.packed_words), 0);
+  pack_rows(s, sources(plan), weights, out);
+  put_embedded_vectors(s, c, weights, out);
   return out;
 }
 

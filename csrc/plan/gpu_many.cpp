@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "plan/gpu_many_embedded.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_many_residual.h"
 #include "plan/gpu_vectors.h"
@@ -135,10 +136,7 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
 ManyPlan choose_many_plan(const ManyRequest& request) {
   const ModelConfig& c = request.gpu.config;
   if (c.core == Core::residual) return choose_many_residual_plan(request);
-  if (c.core != Core::dual)
-    fail<DeviceError>(
-        "Many streams side by side run the dual and the residual core; this model has another. Use "
-        "gpu_streams=1, or device=\"cpu\".");
+  if (c.core == Core::embedded) return choose_many_embedded_plan(request);
   check_model(c);
   const int tiles = c.half() / 16;
   check_many_request(request, tiles, "each half");
@@ -154,10 +152,11 @@ ManyPlan choose_many_plan(const ManyRequest& request) {
 
 ManyPlan with_stream_tiles(const ManyPlan& plan, int stream_tiles) {
   const Shape& s = plan.shape;
-  ManyPlan fewer = s.residual ? residual_with_stream_tiles(plan, stream_tiles)
-                              : plan_of(plan.request, s.unit_tiles, stream_tiles,
-                                        {Place(s.fc1_place), Place(s.fine_fc2_place)})
-                                    .value();
+  ManyPlan fewer = s.residual   ? residual_with_stream_tiles(plan, stream_tiles)
+                   : s.embedded ? embedded_with_stream_tiles(plan, stream_tiles)
+                                : plan_of(plan.request, s.unit_tiles, stream_tiles,
+                                          {Place(s.fc1_place), Place(s.fine_fc2_place)})
+                                      .value();
   fewer.teams = plan.teams;
   return fewer;
 }
@@ -168,6 +167,7 @@ double ManyPlan::predicted_samples_per_s() const {
 
 std::string ManyPlan::describe() const {
   if (shape.residual) return describe_many_residual(*this);
+  if (shape.embedded) return describe_many_embedded(*this);
   const Shape& s = shape;
   std::ostringstream out;
   out << describe_teams(*this) << "a block: " << 16 * s.unit_tiles << " units of each half, "

@@ -7,8 +7,7 @@
 // then what plan/gpu_vectors.h says. Missing rows and columns are zero.
 #include <algorithm>
 
-#include "common/error.h"
-#include "common/half.h"
+#include "plan/gpu_many_embedded.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_many_residual.h"
 #include "plan/gpu_vectors.h"
@@ -54,19 +53,12 @@ std::vector<ManyLayer> layers(const Shape& s) {
 
 std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& weights) {
   if (plan.shape.residual) return pack_many_residual(plan, weights);
+  if (plan.shape.embedded) return pack_many_embedded(plan, weights);
   const Shape& s = plan.shape;
   std::vector<uint32_t> out(size_t(plan.packed_words), 0);
-  const auto put = [&out](const float* w, int cols, const std::string& name) {
-    return [&out, w, cols, name](int64_t word, int e, int row, int col) {
-      out[size_t(word)] |= uint32_t(checked_fp16(w[int64_t(row) * cols + col], name)) << 16 * e;
-    };
-  };
-  walk_recurrent(s, put(weights.get("gru.w_recurrent", {3 * s.hidden, s.hidden}), s.hidden,
-                        "gru.w_recurrent"));
-  for (const ManyLayer& layer : layers(s)) {
-    const std::string name = std::string(layer.name) + ".weight";
-    walk_layer(layer, put(weights.get(name, {layer.rows, layer.cols}), layer.cols, name));
-  }
+  const float* gru = weights.get("gru.w_recurrent", {3 * s.hidden, s.hidden});
+  walk_recurrent(s, put_halves(out, gru, s.hidden, "gru.w_recurrent"));
+  put_layers(layers(s), weights, out);
   pack_vectors(s, plan.request.gpu.config.fc_size, weights, out);
   return out;
 }
@@ -74,26 +66,12 @@ std::vector<uint32_t> pack_many(const ManyPlan& plan, const CanonicalWeights& we
 std::vector<float> unpack_many(const ManyPlan& plan, const std::vector<uint32_t>& packed,
                                const std::string& name) {
   if (plan.shape.residual) return unpack_many_residual(plan, packed, name);
+  if (plan.shape.embedded) return unpack_many_embedded(plan, packed, name);
   const Shape& s = plan.shape;
+  if (name != "gru") return take_layer(layers(s), packed, name);
   std::vector<float> out;
-  const auto take = [&](int cols) {
-    return [&, cols](int64_t word, int e, int row, int col) {
-      // Added: a weight that stands in two places is seen to be wrong.
-      out[size_t(int64_t(row) * cols + col)] += from_fp16(uint16_t(packed[size_t(word)] >> 16 * e));
-    };
-  };
-  if (name == "gru") {
-    out.assign(size_t(3) * size_t(s.hidden) * size_t(s.hidden), 0.0f);
-    walk_recurrent(s, take(s.hidden));
-    return out;
-  }
-  for (const ManyLayer& layer : layers(s)) {
-    if (name != layer.name) continue;
-    out.assign(size_t(layer.rows) * size_t(layer.cols), 0.0f);
-    walk_layer(layer, take(layer.cols));
-    return out;
-  }
-  fail("There is no packed matrix ", name, ".");
+  walk_recurrent(s, take_halves(packed, out, 3 * s.hidden, s.hidden));
+  return out;
 }
 
 }  // namespace wavernn_fast::gpu

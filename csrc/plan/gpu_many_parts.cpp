@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
 namespace {
@@ -58,6 +59,36 @@ double ManyCosts::layer(int rows, int columns, int place) const {
   const double tile = place == kInShared ? 4.0 : kTileFromL2;
   return 150 + tile * s_.stream_tiles * rows * columns + (place == kInShared ? 0 : 300) +
          meet(int64_t(16) * rows * s_.streams, s_.warps);
+}
+
+double ManyCosts::queued_layer(int rows, int columns, int place) const {
+  const double queued = std::max(0.0, 4 * kTileFloats / bytes_ - kTileFromL2);  // a tile in L2
+  return layer(rows, columns, place) +
+         (place == kInL2 ? queued * s_.stream_tiles * rows * columns : 0.0);
+}
+
+double ManyCosts::unit_product(int matrices) const {
+  const int all = matrices * s_.gru_columns;
+  return 100 + 2.0 * 3 * s_.unit_tiles * s_.hidden_tiles * (1 + double(all - s_.gru_kept) / all);
+}
+
+double ManyCosts::ahead(int matrices, int64_t words, int loads, double conditioning) const {
+  const int64_t items = int64_t(16) * s_.unit_tiles * (s_.split ? 4 : 8);  // of a tile of streams
+  return reading(words) + s_.stream_tiles * (unit_product(matrices) + meet(3 * items, s_.warps) +
+                                             50 + double(items) * loads * 4 / conditioning);
+}
+
+int ManyCosts::logits(int place) const {
+  return int(queued_layer(s_.fc2_tiles, s_.fc_tiles, place)) +
+         (s_.fc3_whole ? 40 : message(s_.choice_words * drawn()));
+}
+
+int ManyCosts::draw() const {
+  const int one = s_.real != kNotReal
+                      ? real_draw_cycles(s_.real)
+                      : 400 + 40 * std::max(0, s_.draw_pairs - 4) + (s_.mixtures > 0 ? 150 : 0);
+  return s_.bands * one * many_up(int(drawn()), s_.warps) + 60 +
+         (s_.draw_apart ? message(int64_t(2) * s_.bands * s_.streams) : 0);
 }
 
 void check_many_request(const ManyRequest& request, int tiles, const char* what) {
@@ -128,6 +159,26 @@ ManyColumns many_columns(int tiles, int groups, int group, bool from_end) {
   const int count = each + (group < more ? 1 : 0);
   const int before = group * each + std::min(group, more);
   return {from_end ? tiles - before - count : before, count};
+}
+
+void put_layers(const std::vector<ManyLayer>& layers, const CanonicalWeights& weights,
+                std::vector<uint32_t>& out) {
+  for (const ManyLayer& layer : layers) {
+    const std::string name = std::string(layer.name) + ".weight";
+    walk_layer(layer,
+               put_halves(out, weights.get(name, {layer.rows, layer.stride}), layer.stride, name));
+  }
+}
+
+std::vector<float> take_layer(const std::vector<ManyLayer>& layers,
+                              const std::vector<uint32_t>& packed, const std::string& name) {
+  for (const ManyLayer& layer : layers) {
+    if (name != layer.name) continue;
+    std::vector<float> out;
+    walk_layer(layer, take_halves(packed, out, layer.rows, layer.cols));
+    return out;
+  }
+  fail("There is no packed matrix ", name, ".");
 }
 
 }  // namespace wavernn_fast::gpu

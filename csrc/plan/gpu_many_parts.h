@@ -4,8 +4,13 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "common/half.h"
 #include "plan/gpu_many.h"
+#include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 
@@ -81,7 +86,23 @@ class ManyCosts {
   // in 2.
   double layer(int rows, int columns, int place) const;
 
+  // Of cores whose units are dealt as a whole, with `matrices` of gates (many_units.cuh).
+  // The same of a layer, with tiles from L2 that wait for those of other blocks.
+  double queued_layer(int rows, int columns, int place) const;
+  // Gates of own units times one tile of streams: 2 cycles a tile of weights, 4 of those in shared
+  // memory.
+  double unit_product(int matrices) const;
+  // That of all streams for the next step, beside `words` of state that it is multiplied with and
+  // `loads` of conditioning a unit and stream, `conditioning` bytes a cycle.
+  double ahead(int matrices, int64_t words, int loads, double conditioning) const;
+  // The last layer and handing on its logits; drawing, and handing on outcomes.
+  int logits(int place) const;
+  int draw() const;
+
  private:
+  // Streams that a block draws for.
+  int64_t drawn() const { return s_.draw_apart ? many_up(s_.streams, s_.blocks) : s_.streams; }
+
   const Shape& s_;
   double bytes_, hop_, pace_;
 };
@@ -132,6 +153,29 @@ void walk_tile(int64_t at, const Visit& visit) {
         visit(at + 4 * lane + i, e, lane / 4 + 8 * (i % 2), lane % 4 * 2 + 8 * (i / 2) + e);
 }
 
+// Visits the weights of matrix `matrix` of the `matrices` of gates of a core whose units are dealt
+// as a whole, [block][warp][matrix][tile of columns][reset, update, candidate][tile of units]:
+// visit(word, half of it, canonical row, canonical column).
+template <class Visit>
+void walk_units(const Shape& s, int matrices, int matrix, const Visit& visit) {
+  const int units = 16 * s.unit_tiles, rows = 3 * s.unit_tiles;
+  const int64_t of_matrix = int64_t(s.gru_columns) * rows * kTileFloats;
+  for (int block = 0; block < s.blocks; ++block)
+    for (int warp = 0; warp < s.warps; ++warp) {
+      const ManyColumns own = many_columns(s.hidden_tiles, s.warps, warp, false);
+      const int64_t from =
+          s.gru_at + ((int64_t(block) * s.warps + warp) * matrices + matrix) * of_matrix;
+      for (int column = 0; column < own.count; ++column)
+        for (int m = 0; m < rows; ++m)
+          walk_tile(from + (int64_t(column) * rows + m) * kTileFloats, [&](int64_t word, int e,
+                                                                           int row, int col) {
+            const int unit = block * units + m % s.unit_tiles * 16 + row;
+            if (unit < s.hidden)
+              visit(word, e, m / s.unit_tiles * s.hidden + unit, 16 * (own.begin + column) + col);
+          });
+    }
+}
+
 // An output layer as packed: [block][tile of rows][tile of columns].
 struct ManyLayer {
   const char* name;
@@ -153,5 +197,26 @@ void walk_layer(const ManyLayer& layer, const Visit& visit) {
             visit(word, e, canonical, 16 * k + col);
         });
 }
+
+// Visitors that pack weights `w`, `stride` to a row, or add packed ones to `out`, `cols` to a row:
+// a weight that stands in two places is seen to be wrong.
+inline auto put_halves(std::vector<uint32_t>& out, const float* w, int stride, std::string name) {
+  return [&out, w, stride, name = std::move(name)](int64_t word, int e, int row, int col) {
+    out[size_t(word)] |= uint32_t(checked_fp16(w[int64_t(row) * stride + col], name)) << 16 * e;
+  };
+}
+inline auto take_halves(const std::vector<uint32_t>& packed, std::vector<float>& out, int rows,
+                        int cols) {
+  out.assign(size_t(rows) * size_t(cols), 0.0f);
+  return [&packed, &out, cols](int64_t word, int e, int row, int col) {
+    out[size_t(int64_t(row) * cols + col)] += from_fp16(uint16_t(packed[size_t(word)] >> 16 * e));
+  };
+}
+
+// Layers "name.weight" to where they are packed; and the one of that name back.
+void put_layers(const std::vector<ManyLayer>& layers, const CanonicalWeights& weights,
+                std::vector<uint32_t>& out);
+std::vector<float> take_layer(const std::vector<ManyLayer>& layers,
+                              const std::vector<uint32_t>& packed, const std::string& name);
 
 }  // namespace wavernn_fast::gpu

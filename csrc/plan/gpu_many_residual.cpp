@@ -8,12 +8,12 @@
 #include "common/sampling.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_residual.h"
+#include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
 namespace {
 
 constexpr int kMatrices = 3;  // W_ih2, R1, R2
-constexpr int kMostLabels = 1024;
 constexpr int kMostMixtures = 64;
 constexpr auto up = many_up;
 
@@ -137,41 +137,21 @@ ManyLatency predict(const ManyPlan& plan) {
   const int64_t units = 16 * s.unit_tiles;
   const int64_t state = int64_t(64) * s.hidden_tiles * s.stream_tiles;  // words of a message
   const int64_t hidden = int64_t(64) * s.fc_tiles * s.stream_tiles;
-  // Products of one GRU matrix with one tile of streams: 2 cycles a tile of weights, 4 of those in
-  // shared memory.
-  const int in_shared = kMatrices * s.gru_columns - s.gru_kept;
-  const double product = 100 + 2.0 * 3 * s.unit_tiles * s.hidden_tiles *
-                                   (1 + double(in_shared) / (kMatrices * s.gru_columns));
-  const double second =
-      s.stream_tiles *
-      (product + 50 + costs.rounds(units * streams) * costs.pace() * (3 * (4 + 3 * s.warps) + 110));
+  const double second = s.stream_tiles * (costs.unit_product(kMatrices) + 50 +
+                                          costs.rounds(units * streams) * costs.pace() *
+                                              (3 * (4 + 3 * s.warps) + 110));
   // Beside words of h1 or h2, and conditioning: u and three gates of GRU 1 from every tap, three
   // gates of GRU 2.
-  const auto ahead = [&](int loads) {
-    return costs.reading(state) +
-           s.stream_tiles * (product + costs.meet(3 * units * streams, s.warps) + 50 +
-                             double(units) * streams * loads * 4 / conditioning);
-  };
-  const double queued = std::max(0.0, 4 * kTileFloats / bytes - kTileFromL2);  // a tile in L2
-  const auto layer = [&](int rows, int columns, int place) {
-    return costs.layer(rows, columns, place) +
-           (place == kInL2 ? queued * s.stream_tiles * rows * columns : 0.0);
-  };
+  const auto ahead = [&](int loads) { return costs.ahead(kMatrices, state, loads, conditioning); };
   ManyLatency l;
   l.stretches = 1;
   l.gates = int(100 + costs.rounds(units / 2 * s.streams) * 150 * costs.pace() + second);
   l.hidden = costs.message(state) + costs.message_beside(state, ahead(4 * (1 + s.taps)));
-  l.y = int(layer(s.fc1_tiles, s.hidden_tiles, s.fc1_place) +
-            layer(s.fc1_tiles, s.fc_tiles, s.fc2_place)) +
+  l.y = int(costs.queued_layer(s.fc1_tiles, s.hidden_tiles, s.fc1_place) +
+            costs.queued_layer(s.fc1_tiles, s.fc_tiles, s.fc2_place)) +
         costs.message_beside(hidden, ahead(3)) + costs.message(hidden);
-  const int64_t drawn = s.draw_apart ? up(s.streams, s.blocks) : s.streams;
-  l.logits = int(layer(s.fc2_tiles, s.fc_tiles, s.fc3_place)) +
-             (s.fc3_whole ? 40 : costs.message(s.choice_words * drawn));
-  const int one = s.real != kNotReal
-                      ? real_draw_cycles(s.real)
-                      : 400 + 40 * std::max(0, s.draw_pairs - 4) + (s.mixtures > 0 ? 150 : 0);
-  l.draw = s.bands * one * up(int(drawn), s.warps) + 60 +
-           (s.draw_apart ? costs.message(int64_t(2) * s.bands * s.streams) : 0);
+  l.logits = costs.logits(s.fc3_place);
+  l.draw = costs.draw();
   l.advance = 100;
   return l;
 }

@@ -27,12 +27,6 @@ std::vector<uint32_t> pack_residual(const GpuPlan& plan, const CanonicalWeights&
 std::vector<float> unpack_residual(const GpuPlan& plan, const std::vector<uint32_t>& packed,
                                    const std::string& name);
 
-// What both kernels of this core draw from, and where its logits are: bands, head, choices.
-void set_draw_shape(Shape& shape, const ModelConfig& config);
-
-// Cycles of one draw of a RealHead by one warp.
-int real_draw_cycles(int real);
-
 // Labels are fed back with mu-law undone: the kernels have a table of what each is heard as.
 bool hears_expanded(const ModelConfig& config);
 // That table [C] into the packed weights, if there is one.

@@ -6,6 +6,7 @@
 
 #include "common/error.h"
 #include "common/half.h"
+#include "common/sampling.h"
 #include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
@@ -43,6 +44,24 @@ void walk(const Shape& s, const RowSource& m, const Visit& visit) {
 }
 
 }  // namespace
+
+void set_draw_shape(Shape& s, const ModelConfig& c) {
+  s.bands = c.bands;
+  s.real = c.head == Head::gaussian ? kGaussian : c.head == Head::beta ? kBeta : kNotReal;
+  s.classes = up(c.logits_size(), 2) * 2;  // words travel in pairs; a row more is zero
+  // Of a band: labels, mixtures of logistics, or the two outputs of a real head.
+  s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
+  s.mixtures = c.head == Head::mol ? s.choices : 0;
+  s.draw_pairs = up(s.choices, 64);
+  s.band_words = up(s.classes / s.bands, 64) * 64;
+  s.choice_words = s.bands * s.band_words;
+  s.weight_bits = weight_bits(s.choices);
+}
+
+// A gaussian is one chain of a logarithm, a root and a quotient. A beta takes two or three rounds
+// for its panels and three Newton steps in the mean, each some 180 instructions most of which wait
+// for one another (residual_real.cuh).
+int real_draw_cycles(int real) { return real == kGaussian ? 400 : 6 * 700 + 400; }
 
 int words_of(const Shape& s, const RowMatrix& m) { return m.pairs * (s.fp16 ? 1 : 2); }
 

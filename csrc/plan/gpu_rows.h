@@ -15,6 +15,12 @@ inline constexpr int kMostSums = 32;   // one warp reduces at most this many at 
 inline constexpr int kMostWarps = 16;  // a thread of more warps has too few registers for weights
 inline constexpr int kMostLabels = 1024;
 
+// What the kernels of these cores draw from, and where logits are: bands, head, choices.
+void set_draw_shape(Shape& shape, const ModelConfig& config);
+
+// Cycles of one draw of a RealHead by one warp.
+int real_draw_cycles(int real);
+
 struct RowMatrix {
   int Shape::* place;
   int pairs;  // a lane

@@ -35,6 +35,9 @@ WF_INLINE int slots_of_launch(const KernelArgs& launch) {
   return static_cast<int>(launch.blocks) / kBlocks * kStreams;
 }
 
+// Of how many GRUs a stream has a state.
+WF_INLINE int states_of_stream() { return kResidual ? 2 : 1; }
+
 // Scaled classes of the last step, [coarse, fine][stream]; the classes of this one behind them. Of
 // the residual core: the last sample of each band, and their outcomes of this step.
 WF_INLINE int input_rows() { return kResidual && kBands > 2 ? kBands : 2; }
@@ -62,9 +65,8 @@ WF_INLINE void begin_stream(const KernelArgs& launch, Slot& slot, int s, float* 
   for (int i = 0; i < kArgsWords; ++i) to[i] = from[i];
   const KernelArgs& args = stream_args(shared, s);
   slot.at = {0, args.phase0};
-  const int states = (kResidual ? 2 : 1) * kHidden;
   for (int side = 0; side < input_rows(); ++side)
-    *input_of(shared, side, s) = args.state[states + side];
+    *input_of(shared, side, s) = args.state[states_of_stream() * kHidden + side];
 }
 
 // Conditioning of one row of those that are interpolated, 3H or 4H, for a step.

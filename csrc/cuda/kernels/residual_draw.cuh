@@ -177,8 +177,9 @@ WF_INLINE void load_expanded(const KernelArgs& args, float* shared) {
     shared[kSharedExpanded + i] = load_constant(packed + i);
 }
 
-// The outcome as the network is given it, in [-1, 1].
+// The outcome as the network is given it, in [-1, 1]; an embedded core is given the label.
 WF_INLINE float fed_back(const float* shared, int outcome) {
+  if (kEmbedded) return to_float(outcome);
   if (kMixtures > 0 || kReal != kNotReal) return float_of_bits(outcome);
   if (kSharedExpanded != 0) return shared[kSharedExpanded + outcome];
   const int most = kChoices - 1;

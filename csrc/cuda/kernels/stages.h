@@ -65,35 +65,38 @@ enum ResidualBarrier : int {
   kResidualBarriers
 };
 
-// The same of many streams of the residual core (many_residual.cuh).
-enum ManyResidualBarrier : int {
-  kManyResidualV = kResidualBarriers,  // v of all units as activations
-  kManyResidualSumsV,                  // products of W_ih2, by warp
-  kManyResidualH1,                     // h1 as activations
-  kManyResidualH2,
-  kManyResidualSumsH1,  // products of R1, by warp
-  kManyResidualSumsH2,  // of R2
-  kManyResidualW,       // w as activations
-  kManyResidualSumsP,   // products of fc1, by warp
-  kManyResidualP,
-  kManyResidualSumsQ,
-  kManyResidualQ,
-  kManyResidualSumsLogits,
-  kManyResidualLogits,    // logits, if every block has all rows of fc3
-  kManyResidualDrawn,     // outcomes of all streams
-  kManyResidualAdvanced,  // every slot is at its next step
-  kManyResidualStored,    // states of the streams that end
-  kManyResidualBegun,     // arguments of those that begin; at first everything
-  kManyResidualLoadedH1,  // a state of theirs as activations
-  kManyResidualLoadedH2,
-  kManyResidualBarriers
+// The same of many streams of the residual and the embedded core (many_residual.cuh,
+// many_embedded.cuh): of the embedded one those of h1, p, logits and all from kManyUnitsDrawn on.
+enum ManyUnitsBarrier : int {
+  kManyUnitsV = kResidualBarriers,  // v of all units as activations
+  kManyUnitsSumsV,                  // products of W_ih2, by warp
+  kManyUnitsH1,                     // h1 as activations
+  kManyUnitsH2,
+  kManyUnitsSumsH1,  // products of R1, by warp
+  kManyUnitsSumsH2,  // of R2
+  kManyUnitsW,       // w as activations
+  kManyUnitsSumsP,   // products of fc1, by warp
+  kManyUnitsTakenP,  // they have been read; embedded
+  kManyUnitsP,
+  kManyUnitsSumsQ,
+  kManyUnitsQ,
+  kManyUnitsSumsLogits,
+  kManyUnitsLogits,    // logits, if every block has all rows of fc3
+  kManyUnitsDrawn,     // outcomes of all streams
+  kManyUnitsAdvanced,  // every slot is at its next step
+  kManyUnitsStored,    // states of the streams that end
+  kManyUnitsBegun,     // arguments of those that begin; at first everything
+  kManyUnitsLoadedH1,  // a state of theirs as activations
+  kManyUnitsLoadedH2,
+  kManyUnitsReady,  // pre-activations of their first gates; embedded
+  kManyUnitsBarriers
 };
 
 // The same of the embedded core (embedded.cuh).
 enum EmbeddedBarrier : int {
-  kEmbeddedReady = kManyResidualBarriers,  // the state, before the first product
-  kEmbeddedRead,                           // the first product, before the state changes
-  kEmbeddedHidden,                         // the new state
+  kEmbeddedReady = kManyUnitsBarriers,  // the state, before the first product
+  kEmbeddedRead,                        // the first product, before the state changes
+  kEmbeddedHidden,                      // the new state
   kEmbeddedP,
   kEmbeddedLogits,
   kEmbeddedDrawn,  // the label

@@ -1,7 +1,8 @@
-"""The kernel for many streams of the residual core on fibers: draws, company, refusals.
+"""The kernels for many streams of the residual and the embedded core on fibers.
 
-As `test_many_emulation.py` for the dual core; what both share (queues, jobs of clips) is there and
-in `test_many_slots.py`. Planted faults are in `test_many_residual_faults.py`.
+Draws, company, refusals. As `test_many_emulation.py` for the dual core; what all share (queues,
+jobs of clips) is there and in `test_many_slots.py`. Planted faults are in
+`test_many_units_faults.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tolerances
 from engine_work import make
 from residual_works import AUX, FRAMES
 from test_many_emulation import Streams, same
-from test_residual_emulation import Truth, rounded
+from truths import Truth, rounded
 
 from wavernn_fast import _C
 from wavernn_fast.errors import DeviceError, EngineError, InputError
@@ -31,6 +32,9 @@ GAUSSIAN, BETA = (
 EIGHT = FRAMES | {"hop_length": 8}  # samples a frame: a step has one of each band
 BANDS = cases.residual_config(48, 48, bits=6, bands=4, **EIGHT, **AUX)
 HEADS = {"labels": LABELS, "values": VALUES, "gaussian": GAUSSIAN, "beta": BETA, "bands": BANDS}
+EMBEDDED = cases.embedded_config(48, 48, 8, hop_length=6)
+MORE_LABELS = cases.embedded_config(48, 32, 10, hop_length=6)
+MODELS = HEADS | {"embedded": EMBEDDED}
 # 20 teams of two blocks, the second with half the units; only the teams that are needed run.
 LAUNCH = {"gpu": "T4", "blocks": 2, "warps": 4, "streams": 100}
 
@@ -88,6 +92,28 @@ SHAPES = [
         {"blocks": 2, "warps": 8, "gpu": "H200"},
         "512 of fc3; every",
     ),
+    (EMBEDDED, {}, "32 units, 32 rows of fc1, 128 of fc2; every block draws"),
+    (EMBEDDED, {"warps": 2, "streams": 300, "isa": "slow:0"}, "128 of fc2; a block draws for a"),
+    (MORE_LABELS, {"gpu": "A100", "isa": "random:5"}, "512 of fc2; a block draws"),
+    (
+        MORE_LABELS,
+        {"blocks": 3, "gpu": "H200", "isa": "starve:2"},
+        "16 units, .* 342 of fc2",
+    ),
+    (
+        dataclasses.replace(cases.embedded_config(32, 48, 6), n_classes=61),
+        {"warps": 16, "isa": "starve:0"},
+        "16 units, 32 rows of fc1, 32 of fc2",
+    ),
+    (cases.embedded_config(16, 16, 1, n_mels=0, hop_length=1), {"blocks": 1}, "64 of fc2; every"),
+    (cases.embedded_config(64, 48, 8, network=("gru", 2, 8, 1)), {"blocks": 4}, "64 of fc2"),
+    (
+        cases.embedded_config(96, 800, 9),
+        {"blocks": 1, "warps": 2, "gpu": "H200"},
+        "R: 1 of 3 tiles of columns a warp in registers; fc1 in L2; fc2 in L2",
+    ),
+    (cases.embedded_config(32, 608, 6), {"blocks": 1, "gpu": "A100", "warps": 2}, "; fc1 in L2; 2"),
+    (cases.embedded_config(32, 400, 9), {"gpu": "A100", "warps": 8}, "registers; fc2 in L2"),
 ]
 
 
@@ -124,8 +150,9 @@ def test_the_usual_model_on_32_blocks_draws_as_the_double_reference():
     truth.check(engine)
 
 
-def test_the_inexact_kernel_stays_within_the_table():
-    truth = Truth(LABELS, 18, seed=3)
+@pytest.mark.parametrize("config", [LABELS, EMBEDDED], ids=["residual", "embedded"])
+def test_the_inexact_kernel_stays_within_the_table(config):
+    truth = Truth(config, 18, seed=3)
     engine = truth.engine(dtype="fp16", exact=False, **LAUNCH)
     logits = truth.run(engine, forced=[truth.expected["samples"]])[1]
     limit = tolerances.logit_limit(truth.expected["logits"], "fp16")
@@ -138,9 +165,9 @@ COUNT = 60  # more than the 32 slots of 4 teams
 FEW = {"streams": 2, "isa": "fair/room:8"}
 
 
-@pytest.fixture(scope="module", params=HEADS)
+@pytest.fixture(scope="module", params=MODELS)
 def streams(request) -> Streams:
-    return Streams(HEADS[request.param], COUNT, longest=16)
+    return Streams(MODELS[request.param], COUNT, longest=16)
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +201,9 @@ def test_plans_of_any_size_give_the_same_bits_in_any_order(streams, together, op
     assert same(streams.run(engine, order), [together[i] for i in order])
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_streams_that_go_on_run_beside_streams_that_begin(head):
-    config, hop = HEADS[head], HEADS[head].hop_length
+@pytest.mark.parametrize("model", MODELS)
+def test_streams_that_go_on_run_beside_streams_that_begin(model):
+    config, hop = MODELS[model], MODELS[model].hop_length
     work = Streams(config, 30, seed=2, longest=40)
     engine = many(config, work.tensors, streams=2)
     expected = [work.run(engine, [i])[0][0] for i in range(30)]
@@ -201,15 +228,17 @@ def test_streams_that_go_on_run_beside_streams_that_begin(head):
         assert np.array_equal(both[30 + i], expected[i]), i
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_streams_that_are_forced_given_chance_or_greedy_may_run_beside_others(head):
-    config = HEADS[head]
+@pytest.mark.parametrize("model", MODELS)
+def test_streams_that_are_forced_given_chance_or_greedy_may_run_beside_others(model):
+    config = MODELS[model]
     n = 36 * config.bands  # more than 32 steps: random words are made twice
     work = Streams(config, 1, seed=4)
     frames = n // config.hop_length + 2
     rng = np.random.default_rng(1)
-    interp = rng.normal(size=(frames + 2, 4 * config.hidden_size)).astype(np.float32)
-    hold = rng.normal(size=(frames, work.rows[0][1].shape[1])).astype(np.float32)
+    interp, hold = (
+        None if r is None else rng.normal(size=(rows, r.shape[1])).astype(np.float32)
+        for r, rows in zip(work.rows[0], (frames + 2, frames), strict=True)
+    )
     # 40 streams in 16 slots of 2 blocks, each drawn by one of these.
     engine = many(config, work.tensors, warps=2, isa="fair/room:4")
     ways = [
@@ -243,12 +272,19 @@ def test_streams_that_are_forced_given_chance_or_greedy_may_run_beside_others(he
         assert np.abs(found[:8] - expected[:8]).max() <= 10 * tolerances.KERNEL_VALUE
 
 
-def test_stages_of_a_sample_have_clocks_when_asked_for():
-    work = Streams(LABELS, 1)
-    engine = many(LABELS, work.tensors, clocks=True)
+@pytest.mark.parametrize(
+    ("config", "stages"),
+    [
+        (LABELS, ["gates of GRU 1", "GRU 2", "p", "q", "logits", "draw"]),
+        (EMBEDDED, ["gates", "p", "logits", "draw"]),
+    ],
+    ids=["residual", "embedded"],
+)
+def test_stages_of_a_sample_have_clocks_when_asked_for(config, stages):
+    work = Streams(config, 1)
+    engine = many(config, work.tensors, clocks=True)
     work.run(engine, [0])
-    names = [name for name, _ in engine.stage_ticks()]
-    assert names == ["gates of GRU 1", "GRU 2", "p", "q", "logits", "draw"]
+    assert [name for name, _ in engine.stage_ticks()] == stages
 
 
 # --- logits that are not numbers ------------------------------------------------------------------
@@ -315,9 +351,9 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers():
 # --- through the package --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", ["values", "bands"])
-def test_a_vocoder_for_many_streams_gives_each_what_it_gives_alone(head):
-    config = HEADS[head]
+@pytest.mark.parametrize("model", ["values", "bands", "embedded"])
+def test_a_vocoder_for_many_streams_gives_each_what_it_gives_alone(model):
+    config = MODELS[model]
     tensors = cases.random_tensors(config)
     vocoder = Vocoder(config, tensors, device="emu", gpu_streams=12)
     assert (vocoder.dtype, vocoder.engine.lanes) == ("fp16", vocoder.streams)
