@@ -1,11 +1,11 @@
-"""Samples a second of embedded models, one utterance, beside the prediction.
+"""Samples a second of embedded models, one utterance and many, beside the prediction.
 
     python benchmarks/gpu_embedded.py --output out.json
     python benchmarks/gpu_embedded.py --device emu --sizes 64,48 --labels 256 --first-steps 8
 
 896 units and output layers of 256 with 1,024 labels (univoc 0.2), 512 (0.1) and 256 (ZeroSpeech),
 in both number formats; the first of them exact as well, with other numbers of blocks, and with
-ticks of every stage.
+ticks of every stage. All of them for many streams side by side: 8 and the planner's choice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from wavernn_fast.config import ModelConfig
 
 SIZES = "896,256"
 LABELS = (1024, 512, 256)
+MANY = {"dtype": "fp16", "exact": False}  # of the rows that are measured with many streams too
 BLOCKS = (28, 38, 84, 112)  # beside the planner's choice
 
 
@@ -56,6 +57,10 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     jobs = wanted(options)
     rows = gpu_models.measure_jobs(record, jobs, options)
     gpu_models.add_stages(record, jobs[0].model, jobs[0].config, options)
+    crowds = [(job.model, job.config) for job in jobs if job.asked == MANY]
+    gpu_models.measure_crowds(
+        record, [(*model, streams) for model in crowds for streams in (8, 0)], options
+    )
     if rows:
         record.result = f"{rows[0]['model']}, fp32: {rows[0]['samples_per_s']:.0f} samples/s"
 
@@ -70,7 +75,7 @@ def main() -> None:
     if options.compile:
         gpu_models.compile_share(wanted(options), options.compile, options.device)
         return
-    with gpu_record.Record("embedded", options.output, rows=[], stages=[]) as record:
+    with gpu_record.Record("embedded", options.output, rows=[], stages=[], many=[]) as record:
         run(record, options)
 
 

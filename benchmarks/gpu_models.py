@@ -226,6 +226,57 @@ def measure_jobs(
     return list(record["rows"])
 
 
+# --- rows of many streams -------------------------------------------------------------------------
+
+
+class Crowd(Voice):
+    """As many streams as the engine has places, all under the same conditioning."""
+
+    def run(self, n_steps: int, **options: Any) -> Any:
+        interp, hold = self.conditioning(n_steps)
+        count = self.engine.lanes
+        if not hasattr(self, "streams"):
+            self.streams = [self.engine.open(seed) for seed in range(count)]
+        rows = [interp] * count, [hold] * count
+        return self.engine.run(self.streams, [n_steps] * count, *rows, **options)[0]
+
+
+def measure_crowd(
+    model: str, config: ModelConfig, streams: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One row: an engine made for so many streams, or with 0 for most samples; all places run."""
+    asked: dict[str, Any] = {"dtype": "fp16", "exact": False, "streams": streams}
+    room = {"isa": "fair/room:8"} if options.device == "emu" else {}  # few teams
+    crowd = Crowd(config, device=options.device, **asked, **room)
+    row: dict[str, Any] = {"model": model, "wanted": streams}
+    row |= {"streams": crowd.engine.lanes, "plan": crowd.engine.describe()}
+    row |= measure(crowd, options.seconds, options.repeats, options.first_steps)
+    row["samples_per_s_in_all"] = row["streams"] * row["samples_per_s"]
+    return row
+
+
+def measure_crowds(
+    record: gpu_record.Record,
+    models: Iterable[tuple[str, ModelConfig, int]],
+    options: argparse.Namespace,
+) -> None:
+    """Add a row for each (model, config, streams) to the record's `many`."""
+    for model, config, streams in models:
+        with record.attempt(f"{streams or 'most'} streams, {model}"):
+            row = measure_crowd(model, config, streams, options)
+            record["many"].append(row)
+            share = 100 * row.get("share_of_prediction", 0.0)
+            print(
+                f"MEASURED {model}: {row['streams']} streams, "
+                f"{row['samples_per_s_in_all']:.0f} samples/s, {share:.0f} % of the prediction",
+                flush=True,
+            )
+        record.save()
+
+
+# --- ticks ----------------------------------------------------------------------------------------
+
+
 def add_stages(
     record: gpu_record.Record, model: str, config: ModelConfig, options: argparse.Namespace
 ) -> None:

@@ -47,29 +47,6 @@ def job(size: int, head: str, **asked: Any) -> gpu_models.Job:
     return gpu_models.Job(f"residual {size}, {head}", model(size, head), asked)
 
 
-class Crowd(gpu_models.Voice):
-    """As many streams as the engine has places, all under the same conditioning."""
-
-    def run(self, n_steps: int, **options: Any) -> Any:
-        interp, hold = self.conditioning(n_steps)
-        count = self.engine.lanes
-        if not hasattr(self, "streams"):
-            self.streams = [self.engine.open(seed) for seed in range(count)]
-        rows = [interp] * count, [hold] * count
-        return self.engine.run(self.streams, [n_steps] * count, *rows, **options)[0]
-
-
-def crowd_of(options: argparse.Namespace, size: int, head: str, streams: int) -> dict[str, Any]:
-    asked: dict[str, Any] = {"dtype": "fp16", "exact": False, "streams": streams}
-    room = {"isa": "fair/room:8"} if options.device == "emu" else {}  # few teams
-    crowd = Crowd(model(size, head), device=options.device, **asked, **room)
-    row: dict[str, Any] = {"model": f"residual {size}, {head}", "wanted": streams}
-    row |= {"streams": crowd.engine.lanes, "plan": crowd.engine.describe()}
-    row |= gpu_models.measure(crowd, options.seconds, options.repeats, options.first_steps)
-    row["samples_per_s_in_all"] = row["streams"] * row["samples_per_s"]
-    return row
-
-
 def wanted(options: argparse.Namespace) -> list[gpu_models.Job]:
     """Every row of one utterance."""
     jobs = []
@@ -93,23 +70,14 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     for size in options.sizes:
         head = "512 labels"
         gpu_models.add_stages(record, f"residual {size}, {head}", model(size, head), options)
-    crowds = [(head, n) for head in USUAL for n in (8, 0)]
-    crowds += [("gaussian", 0), ("beta", 0)]
-    if (
-        options.sizes and options.sizes[0] >= 512
-    ):  # a smaller model has too few blocks for all its rows
-        crowds.append(("4 bands of 512 labels", 0))
-    for head, streams in crowds if options.sizes else ():
-        with record.attempt(f"{streams or 'most'} streams, {head}"):
-            row = crowd_of(options, options.sizes[0], head, streams)
-            record["many"].append(row)
-            share = 100 * row.get("share_of_prediction", 0.0)
-            print(
-                f"MEASURED {row['model']}: {row['streams']} streams, "
-                f"{row['samples_per_s_in_all']:.0f} samples/s, {share:.0f} % of the prediction",
-                flush=True,
-            )
-        record.save()
+    if options.sizes:
+        size = options.sizes[0]
+        crowds = [(head, n) for head in USUAL for n in (8, 0)]
+        crowds += [("gaussian", 0), ("beta", 0)]
+        if size >= 512:  # a smaller model has too few blocks for all its rows
+            crowds.append(("4 bands of 512 labels", 0))
+        models = [(f"residual {size}, {head}", model(size, head), n) for head, n in crowds]
+        gpu_models.measure_crowds(record, models, options)
     if rows:
         record.result = f"{rows[0]['model']}, fp32: {rows[0]['samples_per_s']:.0f} samples/s"
 

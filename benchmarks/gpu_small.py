@@ -35,9 +35,12 @@ def main() -> None:
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--exchanges", type=int, default=0, help="0: the planner's choice")
     parser.add_argument("--cluster", type=int, default=0, help="blocks of a cluster; 0: none")
+    parser.add_argument("--streams", type=int, default=1, help="side by side, in fp16")
     parser.add_argument("--sparse", action="store_true", help="a model of which 80 % is zero")
     options = parser.parse_args()
-    voice = gpu_models.Voice(
+    kind = gpu_models.Voice if options.streams == 1 else gpu_models.Crowd
+    many = {} if options.streams == 1 else {"streams": options.streams}
+    voice = kind(
         model(options),
         density=0.2 if options.sparse else 1.0,
         device=options.device,
@@ -45,6 +48,7 @@ def main() -> None:
         exact=options.exact,
         exchanges=options.exchanges,
         cluster=options.cluster,
+        **many,
     )
     for _ in range(options.runs):
         labels, _ = voice.run(options.steps)

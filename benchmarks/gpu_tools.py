@@ -115,6 +115,7 @@ def junit(path: Path) -> list[dict[str, Any]]:
 # --- compute-sanitizer ----------------------------------------------------------------------------
 
 RACECHECK = ["--tool", "racecheck", "--racecheck-report", "all"]
+MANY = ["--dtype", "fp16", "--streams", "8", "--steps", "12"]
 # Name: (flags of the sanitizer, flags of the run)
 SANITIZED = {
     "memcheck": (["--tool", "memcheck"], ["--exchanges", "2"]),
@@ -136,13 +137,22 @@ SANITIZED = {
     "racecheck residual": (RACECHECK, ["--core", "residual"]),
     "memcheck embedded": (["--tool", "memcheck"], ["--core", "embedded", "--dtype", "fp16"]),
     "racecheck embedded": (RACECHECK, ["--core", "embedded"]),
+    # The kernels for many streams.
+    "memcheck many": (["--tool", "memcheck"], MANY),
+    "racecheck many": (RACECHECK, MANY),
+    "memcheck many residual": (["--tool", "memcheck"], ["--core", "residual", *MANY]),
+    "racecheck many residual": (RACECHECK, ["--core", "residual", *MANY]),
+    "memcheck many embedded": (["--tool", "memcheck"], ["--core", "embedded", *MANY]),
+    "racecheck many embedded": (RACECHECK, ["--core", "embedded", *MANY]),
 }
 
 
 def sanitize(record: gpu_record.Record, options: argparse.Namespace) -> None:
     program = tool("compute-sanitizer")
     record["runs"] = {}
-    for asked in (["--exchanges", "2"], ["--exchanges", "4"], ["--cluster", "8"], ["--sparse"]):
+    ways = (["--exchanges", "2"], ["--exchanges", "4"], ["--cluster", "8"], ["--sparse"])
+    many = ([], ["--core", "residual"], ["--core", "embedded"])
+    for asked in (*ways, *([*core, *MANY] for core in many)):
         run([*SMALL, *asked], 60)  # compiled before the clock of a run starts
     for name, (flags, model) in SANITIZED.items():
         if "clusters" in name and not gpu_models.has_clusters("cuda"):

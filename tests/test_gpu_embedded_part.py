@@ -57,7 +57,13 @@ def test_the_part_for_embedded_models_measures_and_predicts(tmp_path):
     [stages] = record["stages"]
     assert list(stages["stages"]) == ["gates", "p", "logits", "draw"]
     assert record["result"].startswith("embedded 64, 128 labels, fp32: ")
-    assert done.stdout.count("MEASURED") == len(rows)
+    assert [(row["model"], row["wanted"]) for row in record["many"]] == [
+        (name, streams) for name in (names[0], names[-1]) for streams in (8, 0)
+    ]
+    for row in record["many"]:
+        assert row["samples_per_s_in_all"] == row["streams"] * row["samples_per_s"]
+        assert "a block" in row["plan"]
+    assert done.stdout.count("MEASURED") == len(rows) + 4
 
 
 @pytest.mark.parametrize(
@@ -121,20 +127,35 @@ def test_a_share_makes_its_engines_and_goes_on_after_a_refusal(capsys):
 def test_every_file_of_tests_for_a_gpu_is_run():
     """Those that import the mark were left out once."""
     found = {path.name for path in gpu_tools.of_a_gpu(sorted((ROOT / "tests").glob("test_*.py")))}
-    kernels = ("gpu", "many", "many_residual", "residual", "sparse", "subscale", "embedded")
+    kernels = ("gpu", "many", "many_units", "residual", "sparse", "subscale", "embedded")
     assert found >= {f"test_cuda_{kernel}.py" for kernel in kernels}
     assert "test_cuda_driver.py" not in found  # needs none
 
 
-@pytest.mark.parametrize("core", ["residual", "embedded"])
-def test_the_sanitizer_is_given_models_of_every_core(core, monkeypatch, capsys):
-    asked = [flags for _, flags in gpu_tools.SANITIZED.values() if core in flags]
+@pytest.mark.parametrize(
+    ("core", "many", "said"),
+    [
+        ("residual", False, "W2 in registers"),
+        ("residual", True, "W2, R1, R2: "),
+        ("embedded", False, "gate inputs of labels"),
+        ("embedded", True, "streams a team"),
+        ("dual", True, "units of each half"),
+    ],
+)
+def test_the_sanitizer_is_given_models_of_every_core(core, many, said, monkeypatch, capsys):
+    asked = [
+        flags
+        for _, flags in gpu_tools.SANITIZED.values()
+        if (core in flags or (core == "dual" and "--core" not in flags))
+        and ("--streams" in flags) == many
+    ]
     assert len(asked) == 2
-    monkeypatch.setattr(sys, "argv", ["gpu_small.py", "--device", "emu", "--steps", "2", *asked[0]])
+    command = ["gpu_small.py", "--device", "emu", *asked[0], "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", command)
     gpu_small.main()
-    assert "1 x 2 steps, last samples [" in (said := capsys.readouterr().out)
-    assert "fp16" in said
-    assert {"residual": "W2 in registers", "embedded": "gate inputs of labels"}[core] in said
+    assert "1 x 2 steps, last samples [" in (shown := capsys.readouterr().out)
+    assert "fp16" in shown
+    assert said in shown
 
 
 def test_the_page_has_the_limit_of_every_part():

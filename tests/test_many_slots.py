@@ -541,8 +541,8 @@ def test_models_without_such_a_kernel_are_refused_with_the_reason():
     with pytest.raises(DeviceError) as refusal:
         _C.many_plan(vars(cases.dual_config(2048, 1024)), gpu="T4")
     assert str(refusal.value) == FIT
-    with pytest.raises(DeviceError, match="run the dual and the residual core; this"):
-        _C.many_plan(vars(cases.embedded_config(32, 32, 8)))
+    with pytest.raises(DeviceError, match=r"does not fit on T4 .*: 1024 units and outputs of 512"):
+        _C.many_plan(vars(cases.embedded_config(1024, 512, 8)), gpu="T4")
     with pytest.raises(ModelError, match="hidden_size 48 not divisible by 32"):
         _C.many_plan(vars(cases.dual_config(48, 32)))
 

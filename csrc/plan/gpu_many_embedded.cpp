@@ -69,6 +69,11 @@ int kept_tiles(const Shape& s) {
          (s.fc2_place == kInShared ? s.fc2_tiles * s.fc_tiles : 0);
 }
 
+// Warps of a block that draw: see draw_outcomes in the kernel.
+int drawing_warps(const Shape& s) {
+  return std::min(s.warps, s.draw_apart ? up(s.streams, s.blocks) : s.streams);
+}
+
 void lay_out_shared(ManyPlan& plan) {
   Shape& s = plan.shape;
   const int units = 16 * s.unit_tiles;
@@ -81,9 +86,9 @@ void lay_out_shared(ManyPlan& plan) {
   shared.place(s.shared_biases, 16 * (s.fc1_tiles + s.fc2_tiles));
   shared.place(s.shared_hidden, int64_t(units) * s.streams);
   shared.place(s.shared_pre, int64_t(4) * units * s.streams);
-  // Draws are where activations were: the logits of every warp.
+  // Draws are where activations were: the logits of every warp that draws.
   shared.place(s.shared_columns, std::max(int64_t(8) * s.stream_tiles * s.column_words,
-                                          int64_t(s.warps) * s.choice_words));
+                                          int64_t(drawing_warps(s)) * s.choice_words));
   s.shared_logits = s.shared_columns;
   // Products of R by turns in two places.
   const int turns = s.stream_tiles > 1 ? 2 : 1;
@@ -112,8 +117,8 @@ ManyLatency predict(const ManyPlan& plan) {
   const int row = of_tables <= plan.request.gpu.limits.l2_bytes ? 320 : 800;
   ManyLatency l;
   l.stretches = 1;
-  l.gates = int(100 + costs.rounds(pairs) * 150 * costs.pace() +
-                row * up(int(costs.rounds(pairs)), 2) + double(pairs) * 6 * 4 / bytes);
+  l.gates = int(100 + costs.rounds(pairs) * 150 * costs.pace() + costs.rounds(pairs) * row +
+                double(pairs) * 6 * 4 / bytes);
   l.hidden = costs.message(state);
   l.y = int(costs.queued_layer(s.fc1_tiles, s.hidden_tiles, s.fc1_place)) +
         costs.message_beside(hidden, costs.ahead(kMatrices, 0, 3, bytes));
@@ -140,12 +145,14 @@ std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int 
   return plan;
 }
 
-// Of both ways to draw the faster one.
+// Of both ways to draw the faster one; for many labels there may be room for one block's draws
+// only.
 std::optional<ManyPlan> faster_of(const ManyRequest& request, int unit_tiles, int stream_tiles,
                                   Place fc1, Place fc2) {
   std::optional<ManyPlan> all = plan_of(request, unit_tiles, stream_tiles, {fc1, fc2, false});
   std::optional<ManyPlan> one = plan_of(request, unit_tiles, stream_tiles, {fc1, fc2, true});
-  return one && all && one->latency.total() < all->latency.total() ? one : all;
+  if (!all || !one) return all ? all : one;
+  return one->latency.total() < all->latency.total() ? one : all;
 }
 
 void check_config(const ModelConfig& c) {

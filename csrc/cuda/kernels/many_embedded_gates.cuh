@@ -42,29 +42,16 @@ WF_INLINE float label_unit(float* shared, int unit, int s, float reset, float up
                               add(pre(kOuter), candidate), *hidden);
 }
 
-// The new state, two units of one stream a thread. Rows of a thread are asked for two at a time:
-// they come from L2, or from memory.
+// The new state, two units of one stream a thread.
 WF_INLINE void label_gates(const Team& t) {
   const float* table = static_cast<const float*>(t.launch.weights) + kTableAt;
-  const int count = own_units() / 2 * kStreams;
   WF_ROLLED
-  for (int first = thread_index(); first < count; first += 2 * kThreads) {
-    WF_REGISTERS(LabelledPair, pairs, 2);
-    const auto is_there = [&](int j) {
-      const int i = first + j * kThreads;
-      return i < count && first_unit() + i / kStreams * 2 < kHidden;
-    };
-    WF_UNROLL
-    for (int j = 0; j < 2; ++j)
-      if (is_there(j)) pairs[j] = labelled_pair(table, first + j * kThreads, t.shared);
-    WF_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      if (!is_there(j)) continue;
-      const LabelledPair& p = pairs[j];
-      const float even = label_unit(t.shared, p.unit, p.s, p.reset.x, p.update.x, p.candidate.x);
-      const float odd = label_unit(t.shared, p.unit + 1, p.s, p.reset.y, p.update.y, p.candidate.y);
-      send_units(t, kMessageHidden, p.s, p.unit, even, odd);
-    }
+  for (int i = thread_index(); i < own_units() / 2 * kStreams; i += kThreads) {
+    if (first_unit() + i / kStreams * 2 >= kHidden) continue;
+    const LabelledPair p = labelled_pair(table, i, t.shared);
+    const float even = label_unit(t.shared, p.unit, p.s, p.reset.x, p.update.x, p.candidate.x);
+    const float odd = label_unit(t.shared, p.unit + 1, p.s, p.reset.y, p.update.y, p.candidate.y);
+    send_units(t, kMessageHidden, p.s, p.unit, even, odd);
   }
 }
 

@@ -1,4 +1,6 @@
-"""The kernel for many streams of the residual core on a real GPU, as test_cuda_many.py.
+"""The kernels for many streams of the residual and the embedded core on a real GPU.
+
+As test_cuda_many.py.
 
 Skipped where there is no GPU; `WAVERNN_FAST_TEST_GPU=emu` as in test_cuda_gpu.py.
 """
@@ -27,12 +29,14 @@ AUX = {"aux_size": 32, "aux_channels": 16, "aux_blocks": 1, "aux_kernel": 5}
 FULL = {
     "512 labels": cases.residual_config(512, 512, bits=9, **FRAMES, **AUX),
     "10 logistics": cases.residual_config(512, 512, mixtures=10, **FRAMES, **AUX),
+    "univoc": cases.embedded_config(896, 256, 10, hop_length=25, n_mels=20),
 }
 SMALL = [
     *HEADS.values(),
     cases.residual_config(48, 32, head="gaussian", n_classes=2, **SHORT_FRAMES, **AUX),
     cases.residual_config(48, 32, head="beta", n_classes=2, **SHORT_FRAMES, **AUX),
     cases.residual_config(48, 48, bits=6, bands=4, **(SHORT_FRAMES | {"hop_length": 8}), **AUX),
+    cases.embedded_config(64, 48, 8, hop_length=6),
 ]
 
 
