@@ -12,9 +12,9 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from gpu_chips import SHARED_LIMIT
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from many_plans import GPUS, PLACES, cells, check_within_the_chip, plan_of, plan_that_fits
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig
@@ -23,15 +23,6 @@ from wavernn_fast.errors import DeviceError
 GOLDEN = Path(__file__).parent / "golden" / "gpu_many_plans.txt"
 SIZES = [(224, 112), (512, 256), (896, 448), (1024, 512)]
 STREAMS = (1, 32, 128, 0)
-GPUS = [name for name in _C.known_gpus() if _C.known_gpu(name)["arch"] >= 75]
-PLACES = "RSL"  # registers, shared memory, L2
-WORKING_REGISTERS = 62  # at least, besides weights and sums: csrc/plan/gpu_many.cpp
-
-
-def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
-    return _C.many_plan(dataclasses.asdict(config), **options)
-
-
 HEADER = """\
 # Plans of the kernel for many streams; written by tests/test_many_plan.py. fc is hidden / 2.
 # streams: that are wanted; 0: those of most samples. "split": activations in two halves. Places of
@@ -51,16 +42,9 @@ def row(hidden: int, fc: int, gpu: str, streams: int, split: bool = False) -> st
         plan = plan_of(cases.dual_config(hidden, fc), gpu=gpu, streams=streams, split=split)
     except DeviceError as error:
         return f"{head} | {error}"
-    s, latency = plan["shape"], plan["latency"]
+    s = plan["shape"]
     places = PLACES[s["fc1_place"]] + PLACES[s["fine_fc2_place"]] + " apart" * s["draw_apart"]
-    terms = " ".join(str(latency[n]) for n in ("gates", "hidden", "y", "logits", "draw"))
-    return (
-        f"{head} | {plan['teams']:2} x {s['blocks']:2} x {s['warps']} | {s['streams']:3}"
-        f" | {s['unit_tiles']} | {s['gru_kept']:2} / {s['gru_columns']:2} | {places}"
-        f" | {plan['weight_registers']:3} | {plan['shared_bytes']:6} | {plan['resident_bytes']:8}"
-        f" | {terms} | {plan['cycles']:5} | {plan['samples_per_s']:.0f}"
-        f" | {plan['throughput']:.0f}"
-    )
+    return f"{head} | {cells(plan, places)}"
 
 
 def table() -> str:
@@ -95,12 +79,7 @@ def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
 
 def fitting(request) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     config, options = request
-    try:
-        plan = plan_of(config, **options)
-    except DeviceError:
-        plan = None
-    assume(plan is not None)
-    return config, options, plan
+    return config, options, plan_that_fits(config, options)
 
 
 def buffer_words(s: dict[str, int]) -> int:
@@ -112,26 +91,12 @@ def buffer_words(s: dict[str, int]) -> int:
 @given(requests())
 def test_every_plan_keeps_within_the_chip(request):
     config, options, plan = fitting(request)
-    s = plan["shape"]
-    assert plan["shared_bytes"] <= SHARED_LIMIT[plan["arch"]]
-    assert s["threads"] == 32 * s["warps"] <= 512
-    # A thread has its weights, the sums of its tiles and what it works with.
-    registers = plan["weight_registers"] + 12 * s["unit_tiles"] + WORKING_REGISTERS
-    assert registers <= 255
-    assert registers * s["threads"] <= 65536
+    check_within_the_chip(config, options, plan)
+    s, latency = plan["shape"], plan["latency"]
     assert 0 <= s["gru_kept"] <= s["gru_columns"]
-    assert s["streams"] == s["stream_tiles"] * (4 if options["split"] else 8)
-    assert plan["slots"] == plan["teams"] * s["streams"]
-    assert plan["teams"] >= 1
-    assert plan["teams"] * s["blocks"] <= _C.known_gpu(options["gpu"])["multiprocessors"]
-    for name in ("blocks", "warps"):
-        assert not options[name] or s[name] == options[name]
-    latency = plan["latency"]
     halves = sum(latency[n] for n in ("gates", "hidden", "y", "logits", "draw"))
     assert plan["cycles"] == 2 * halves + latency["advance"]
-    assert plan["throughput"] == pytest.approx(plan["slots"] * plan["samples_per_s"])
     assert s["draw_apart"] == int(s["streams"] > 2 * s["warps"] and s["blocks"] > 1)
-    assert plan == plan_of(config, **options)  # a plan is a function of the request
 
 
 @settings(deadline=None, max_examples=80)

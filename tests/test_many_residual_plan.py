@@ -12,10 +12,17 @@ from typing import Any
 
 import cases
 import numpy as np
-from gpu_chips import SHARED_LIMIT
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_many_plan import GPUS, PLACES, WORKING_REGISTERS, plan_of
+from many_plans import (
+    GPUS,
+    PLACES,
+    cells,
+    check_units_have_owners,
+    check_within_the_chip,
+    plan_of,
+    plan_that_fits,
+)
 from test_residual_plan import usual
 
 from wavernn_fast import _C
@@ -56,17 +63,10 @@ def row(size: int, head: dict[str, Any], gpu: str, streams: int, split: bool = F
         plan = plan_of(config, gpu=gpu, streams=streams, split=split)
     except DeviceError as error:
         return f"{title} | {error}"
-    s, latency = plan["shape"], plan["latency"]
+    s = plan["shape"]
     places = "".join(PLACES[s[f"fc{i}_place"]] for i in (1, 2, 3))
     places += " whole" * s["fc3_whole"] + " apart" * s["draw_apart"]
-    terms = " ".join(str(latency[n]) for n in ("gates", "hidden", "y", "logits", "draw"))
-    return (
-        f"{title} | {plan['teams']:2} x {s['blocks']:2} x {s['warps']} | {s['streams']:3}"
-        f" | {s['unit_tiles']} | {s['gru_kept']:2} / {3 * s['gru_columns']:2} | {places}"
-        f" | {plan['weight_registers']:3} | {plan['shared_bytes']:6} | {plan['resident_bytes']:8}"
-        f" | {terms} | {plan['cycles']:5} | {plan['samples_per_s']:.0f}"
-        f" | {plan['throughput']:.0f}"
-    )
+    return f"{title} | {cells(plan, places, matrices=3)}"
 
 
 def table() -> str:
@@ -97,39 +97,19 @@ def fitting(draw) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
         "warps": draw(st.sampled_from([0, 0, 2, 4, 8, 16])),
     }
     asked = {"streams": draw(st.integers(0, 1500)), "split": draw(st.booleans())}
-    try:
-        plan = plan_of(config, **options, **asked)
-    except DeviceError:
-        plan = None
-    assume(plan is not None)
-    return config, options | asked, plan
+    return config, options | asked, plan_that_fits(config, options | asked)
 
 
 @settings(deadline=None, max_examples=60)
 @given(fitting())
 def test_every_plan_keeps_within_the_chip_and_leaves_nothing_without_an_owner(request):
     config, options, plan = request
+    check_within_the_chip(config, options, plan)
     s = plan["shape"]
-    assert plan["shared_bytes"] <= SHARED_LIMIT[plan["arch"]]
-    registers = plan["weight_registers"] + 12 * s["unit_tiles"] + WORKING_REGISTERS
-    assert registers <= 255
-    assert registers * s["threads"] <= 65536
-    assert s["streams"] == s["stream_tiles"] * (4 if options["split"] else 8)
-    assert 1 <= plan["teams"] * s["blocks"] <= _C.known_gpu(options["gpu"])["multiprocessors"]
-    units = 16 * s["unit_tiles"]
-    owned = [min(config.hidden_size, units * (b + 1)) - units * b for b in range(s["blocks"])]
-    assert min(owned) >= 1
-    assert sum(owned) == config.hidden_size
-    assert s["gru_columns"] * s["warps"] >= s["hidden_tiles"]
-    assert s["blocks"] * s["fc1_tiles"] * 16 >= config.fc_size
+    check_units_have_owners(config, s)
     dealt = s["fc2_rows"] * (1 if s["fc3_whole"] else s["blocks"])
     assert dealt >= (config.n_classes if s["fc3_whole"] else s["choice_words"])
-    assert s["fc2_tiles"] * 16 >= s["fc2_rows"]
-    # Words have names of 24 bits in a report, two words one.
-    assert plan["teams"] * s["buffer_words"] <= 1 << 24
-    latency = plan["latency"]
-    assert plan["cycles"] == sum(latency.values())
-    assert plan == plan_of(config, **options)  # a plan is a function of the request
+    assert plan["cycles"] == sum(plan["latency"].values())
 
 
 @settings(deadline=None, max_examples=15)

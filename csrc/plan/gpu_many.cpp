@@ -114,21 +114,10 @@ constexpr Places kPlaces[] = {{kInShared, kInShared}, {kInShared, kInL2}, {kInL2
 
 std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int stream_tiles,
                                 Places places) {
-  ManyPlan plan;
-  plan.request = request;
-  plan.shape = make_shape(request, unit_tiles, stream_tiles);
-  plan.shape.fc1_place = places.fc1;
-  plan.shape.coarse_fc2_place = plan.shape.fine_fc2_place = places.fc2;
-  const DeviceLimits& d = request.gpu.limits;
-  plan.teams = d.multiprocessors / plan.shape.blocks;
-  if (plan.teams < 1 || 12 * unit_tiles + many_working_registers(d.arch, 1) > 255)
-    return std::nullopt;
-  keep_in_registers(plan, plan.shape.gru_columns);
-  lay_out_shared(plan);
-  if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
-  lay_out_weights(plan);
-  plan.latency = predict(plan);
-  return plan;
+  Shape shape = make_shape(request, unit_tiles, stream_tiles);
+  shape.fc1_place = places.fc1;
+  shape.coarse_fc2_place = shape.fine_fc2_place = places.fc2;
+  return form_many(request, shape, {1, lay_out_shared, lay_out_weights, predict});
 }
 
 }  // namespace

@@ -130,19 +130,8 @@ ManyLatency predict(const ManyPlan& plan) {
 
 std::optional<ManyPlan> plan_of(const ManyRequest& request, int unit_tiles, int stream_tiles,
                                 const Outputs& outputs) {
-  ManyPlan plan;
-  plan.request = request;
-  plan.shape = make_shape(request, unit_tiles, stream_tiles, outputs);
-  const DeviceLimits& d = request.gpu.limits;
-  plan.teams = d.multiprocessors / plan.shape.blocks;
-  if (plan.teams < 1 || 12 * unit_tiles + many_working_registers(d.arch, 1) > 255)
-    return std::nullopt;
-  keep_in_registers(plan, kMatrices * plan.shape.gru_columns);
-  lay_out_shared(plan);
-  if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
-  lay_out_weights(plan);
-  plan.latency = predict(plan);
-  return plan;
+  return form_many(request, make_shape(request, unit_tiles, stream_tiles, outputs),
+                   {kMatrices, lay_out_shared, lay_out_weights, predict});
 }
 
 // Of both ways to draw the faster one; for many labels there may be room for one block's draws

@@ -10,6 +10,16 @@ namespace {
 
 constexpr int kFewestArch = 75;  // with mma of fp16 and fp32 sums
 
+// As many of a warp's `columns` tiles of columns in registers as there is room for.
+void keep_in_registers(ManyPlan& plan, int columns) {
+  Shape& s = plan.shape;
+  const DeviceLimits& d = plan.request.gpu.limits;
+  const int all = std::min(255, d.registers / s.threads / 8 * 8);
+  const int room = all - many_working_registers(d.arch, s.bands) - 12 * s.unit_tiles;
+  s.gru_kept = std::clamp(room / (12 * s.unit_tiles), 0, columns);
+  plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
+}
+
 }  // namespace
 
 void set_many_shape(Shape& s, const ManyRequest& request, int stream_tiles) {
@@ -39,13 +49,21 @@ void PackedPlaces::place(int& field, int64_t tiles) {
            " exceed 2^30 words.");
 }
 
-void keep_in_registers(ManyPlan& plan, int columns) {
-  Shape& s = plan.shape;
-  const DeviceLimits& d = plan.request.gpu.limits;
-  const int all = std::min(255, d.registers / s.threads / 8 * 8);
-  const int room = all - many_working_registers(d.arch, s.bands) - 12 * s.unit_tiles;
-  s.gru_kept = std::clamp(room / (12 * s.unit_tiles), 0, columns);
-  plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
+std::optional<ManyPlan> form_many(const ManyRequest& request, const Shape& shape,
+                                  const ManyCore& core) {
+  ManyPlan plan;
+  plan.request = request;
+  plan.shape = shape;
+  const DeviceLimits& d = request.gpu.limits;
+  plan.teams = d.multiprocessors / shape.blocks;
+  const int working = many_working_registers(d.arch, shape.bands);
+  if (plan.teams < 1 || 12 * shape.unit_tiles + working > 255) return std::nullopt;
+  keep_in_registers(plan, core.matrices * shape.gru_columns);
+  core.lay_out_shared(plan);
+  if (plan.shared_bytes > d.shared_per_block) return std::nullopt;
+  core.lay_out_weights(plan);
+  plan.latency = core.predict(plan);
+  return plan;
 }
 
 ManyCosts::ManyCosts(const ManyPlan& plan, double bytes)

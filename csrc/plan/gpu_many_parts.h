@@ -56,8 +56,17 @@ class PackedPlaces {
   int64_t at_ = 0;
 };
 
-// As many of a warp's `columns` tiles of columns in registers as there is room for.
-void keep_in_registers(ManyPlan& plan, int columns);
+// What makes a plan of a shape: places of weights and of shared memory, and the model of a sample.
+// `matrices` of gates with gru_columns each are kept in registers as far as there is room.
+struct ManyCore {
+  int matrices;
+  void (*lay_out_shared)(ManyPlan&);
+  void (*lay_out_weights)(ManyPlan&);
+  ManyLatency (*predict)(const ManyPlan&);
+};
+// Nothing if the device has no room for it.
+std::optional<ManyPlan> form_many(const ManyRequest& request, const Shape& shape,
+                                  const ManyCore& core);
 
 constexpr double kTileFromL2 = 8.0;    // cycles
 constexpr double kBytesOfL1 = 64.0;    // a cycle, to one block
