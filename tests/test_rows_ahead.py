@@ -16,20 +16,23 @@ from wavernn_fast import rows_ahead
 from wavernn_fast.rows_ahead import FRAMES, RowsAhead
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", sorted(CONDITIONED))
 @settings(deadline=None)
 @given(st.integers(12, 150), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 70))))
-def test_any_walk_gives_the_rows_of_one_window(name, n_frames, steps):
+def test_any_walk_gives_the_rows_of_one_window(name, threads, n_frames, steps):
     config = CONDITIONED[name]
     conditioner = voice(config).conditioner
     frames = mel(config, n_frames)
     total = config.n_output_frames(n_frames)
     context = config.upsample_left + config.upsample_right
     whole = conditioner.window(frames, 0, total)
-    ahead, first = RowsAhead(conditioner.of(frames), total, context), 0
+    ahead, first = RowsAhead(conditioner.of(frames), total, context, threads), 0
     for skip, count in [(0, 1), *steps, (0, 2)]:
         first = min(first + skip, total - 1)
         count = min(count, total - first)
+        if count % 3:  # a caller may ask, or not
+            ahead.ask(first, count)
         interp, hold = ahead.rows(first, count)
         for found, rows, extra in ((interp, whole[0], context), (hold, whole[1], 0)):
             if rows is None:
@@ -56,6 +59,20 @@ def test_windows_are_made_by_another_thread_one_at_a_time():
     assert [name.startswith("wavernn-fast-rows") for _, name in made] == [False] + [True] * 5
 
 
+def test_rows_of_several_utterances_are_made_side_by_side():
+    """Each thread waits until all of them are at work."""
+    together = threading.Barrier(3, timeout=60)
+
+    def window(first, count):
+        together.wait()
+        return None, np.full((count, 1), first, np.float32)
+
+    several = [RowsAhead(window, FRAMES, 0, threads=3) for _ in range(3)]
+    for one in several:
+        one.ask(0, 5)
+    assert [one.rows(0, 5)[1][4, 0] for one in several] == [0.0] * 3
+
+
 def test_what_a_window_raises_is_raised_to_who_asks():
     def window(first, count):
         if first:
@@ -73,7 +90,7 @@ def test_a_forked_child_has_a_thread_of_its_own():
     config = CONDITIONED["dual"]
     frames = mel(config, 200)
     expected = voice(config).generate(frames)
-    assert rows_ahead._pool is not None
+    assert rows_ahead._pools
     child = os.fork()
     if child == 0:
         code = 1

@@ -139,6 +139,9 @@ class FrameFeed:
         """See `subscale_run.FrameSource`."""
         return self._stream.window(first, count)
 
+    def ask(self, first_frame: int, n_frames: int) -> None:
+        """See `lanes.RowSource`. Rows are made when they are wanted."""
+
     def rows(self, first_frame: int, n_frames: int) -> Any:
         """See `lanes.RowSource`."""
         with self.place.scope():

@@ -17,14 +17,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .conditioning_frames import Frames, StreamedMel, WholeMel, check_window
-from .conditioning_products import BLOCK, AuxNetwork, Dense, Network, hoist, speaker_matrix
+from .conditioning_products import (
+    BLOCK,
+    AuxNetwork,
+    Dense,
+    Network,
+    hoist,
+    overlapping,
+    speaker_matrix,
+)
 from .config import ModelConfig
 from .errors import InputError
 
@@ -44,6 +51,8 @@ class Conditioner:
     xp : module
         Array module in the style of the array API standard: numpy, or cupy on a GPU.
     """
+
+    _at_once: ClassVar[bool] = True  # the network takes several blocks in one array
 
     def __init__(
         self, config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]], xp: Any = np
@@ -145,15 +154,16 @@ class Conditioner:
         InputError
             If the window does not lie within the output frames.
         """
-        if self._interp is None and not self._hold:
-            return None, None
-        frames = WholeMel(mel, self._xp, self.config.pad_value)
-        check_window(first, count, self.config.n_output_frames(frames.n_frames))
-        return self._rows(frames, first, count, {})
+        return self.of(mel)(first, count)
 
     def of(self, mel: Any) -> Callable[[int, int], Rows]:
-        """`window` of one whole mel [n_mels, n_frames], to be asked for many windows."""
-        return partial(self.window, mel)
+        """`window` of one whole mel [n_mels, n_frames], to be asked for many windows.
+
+        Of windows that follow each other no block is computed twice. By one thread at a time.
+        """
+        if self._interp is None and not self._hold:
+            return lambda first, count: (None, None)
+        return _Windows(self, WholeMel(mel, self._xp, self.config.pad_value))
 
     def stream(self) -> ConditioningStream:
         """Start an utterance whose mel frames come piece by piece."""
@@ -170,41 +180,87 @@ class Conditioner:
             )
             empty = self._xp.zeros((0, self.hold_size), dtype=self._xp.float32)
             return context, empty if self._hold else None
+        if self._interp is None:
+            left = right = 0
+        self._fill(frames, first - left, count + left + right, cache)
         interp = None
         if self._interp is not None:
-            interp = self._gather(frames, first - left, count + left + right, cache, 0)
-        hold = self._gather(frames, first, count, cache, 1) if self._hold else None
+            interp = self._gather(first - left, count + left + right, cache, 0)
+        hold = self._gather(first, count, cache, 1) if self._hold else None
         return interp, hold
 
-    def _gather(
-        self, frames: Frames, first: int, count: int, cache: dict[int, Rows], part: int
-    ) -> Any:
+    def _fill(self, frames: Frames, first: int, count: int, cache: dict[int, Rows]) -> None:
+        """Compute the blocks of mel frames [first, first + count) that `cache` lacks."""
+        blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
+        missing = [block for block in blocks if block not in cache]
+        if missing:  # the rest is before them, or around them where a stream forgot some
+            run = range(missing[0], missing[-1] + 1)
+            for block, rows in zip(run, self._blocks(frames, run[0], len(run)), strict=True):
+                cache.setdefault(block, rows)
+
+    def _gather(self, first: int, count: int, cache: dict[int, Rows], part: int) -> Any:
         """Part 0 (interp) or 1 (hold) of the rows of mel frames [first, first + count)."""
         size = self.hold_size if part else self.interp_size
         out = self._xp.zeros((count, size), dtype=self._xp.float32)
         for block in range(first // BLOCK, -(-(first + count) // BLOCK)):
-            if block not in cache:
-                cache[block] = self._block(frames, block)
             start = block * BLOCK
             low, high = max(first, start), min(first + count, start + BLOCK)
             out[low - first : high - first] = cache[block][part][low - start : high - start]
         return out
 
+    def _blocks(self, frames: Frames, first: int, count: int) -> list[Rows]:
+        """Rows of so many blocks of the grid: float32 [BLOCK, channels] each.
+
+        With numpy all at once, [blocks, frames, channels]: it multiplies such arrays one matrix
+        after the other, so that the bits are those of one block. Other modules may not.
+        """
+        if self._xp is not np or not self._at_once:
+            return [self._block(frames, block) for block in range(first, first + count)]
+        radius, n = self.config.aux_radius, count * BLOCK
+        mel = frames.take(first * BLOCK - radius, n + 2 * radius)
+        interp, hold = self._of_blocks(overlapping(mel, count, BLOCK, 2 * radius))
+        return [
+            (None if interp is None else interp[i], None if hold is None else hold[i])
+            for i in range(count)
+        ]
+
     def _block(self, frames: Frames, block: int) -> Rows:
         """Rows of one block of the grid: float32 [BLOCK, channels] each."""
+        radius = self.config.aux_radius
+        return self._of_blocks(frames.take(block * BLOCK - radius, BLOCK + 2 * radius))
+
+    def _of_blocks(self, mel: Any) -> Rows:
+        """Rows [..., BLOCK, channels] of mel [..., BLOCK + 2 * radius, n_mels], float64."""
         xp, radius = self._xp, self.config.aux_radius
-        mel = frames.take(block * BLOCK - radius, BLOCK + 2 * radius)
         interp = None
         if self._interp is not None:
-            interp = xp.asarray(self._interp(mel[radius : radius + BLOCK]), dtype=xp.float32)
+            interp = xp.zeros((*mel.shape[:-2], BLOCK, self.interp_size), dtype=xp.float32)
+            self._interp.put(mel[..., radius : radius + BLOCK, :], interp)
         if self._aux is None:
             return interp, None
-        hold = xp.zeros((BLOCK, self.hold_size), dtype=xp.float32)
+        hold = xp.zeros((*mel.shape[:-2], BLOCK, self.hold_size), dtype=xp.float32)
         column = 0
         for piece, dense in zip(self._aux(mel), self._hold, strict=True):
-            hold[:, column : column + dense.size] = dense(piece)
+            dense.put(piece, hold[..., column : column + dense.size])
             column += dense.size
         return interp, hold if self._hold_bias is None else hold + self._hold_bias
+
+
+class _Windows:
+    """Windows of one whole mel; blocks that the next one reads as well are kept."""
+
+    def __init__(self, conditioner: Conditioner, frames: WholeMel) -> None:
+        self._conditioner, self._frames = conditioner, frames
+        self._cache: dict[int, Rows] = {}
+
+    def __call__(self, first: int, count: int) -> Rows:
+        """See `Conditioner.window`."""
+        conditioner, config = self._conditioner, self._conditioner.config
+        check_window(first, count, config.n_output_frames(self._frames.n_frames))
+        rows = conditioner._rows(self._frames, first, count, self._cache)
+        next_first = first + count + conditioner._offset - config.upsample_left
+        self._cache = {b: r for b, r in self._cache.items() if b >= next_first // BLOCK}
+        return rows
 
 
 class ConditioningStream:

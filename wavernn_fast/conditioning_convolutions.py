@@ -44,7 +44,7 @@ class ConvNetwork:
         return twin
 
     def __call__(self, mel: Any) -> list[Any]:
-        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
+        """Output [..., BLOCK, size] for mel [..., BLOCK + 2 * radius, n_mels].
 
         `convolve` gives BLOCK frames a call, so a layer that must give more, for the context of
         those above it, is computed in steps of BLOCK; the last step may overlap the one before.
@@ -56,12 +56,12 @@ class ConvNetwork:
 
 
 def _tanh_of_convolution(xp: Any, x: Any, taps: list[Dense], bias: Any) -> Any:
-    """Rows [n - kernel + 1, out] of x [n, in], of which there are BLOCK at least."""
-    rows = x.shape[0] - len(taps) + 1
-    out = xp.zeros((rows, bias.shape[0]), dtype=xp.float64)
+    """Rows [..., n - kernel + 1, out] of x [..., n, in], of which there are BLOCK at least."""
+    rows = x.shape[-2] - len(taps) + 1
+    out = xp.zeros((*x.shape[:-2], rows, bias.shape[0]), dtype=xp.float64)
     for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
-        part = x[first : first + BLOCK + len(taps) - 1]
-        out[first : first + BLOCK] = xp.tanh(convolve(part, (taps, bias)))
+        part = x[..., first : first + BLOCK + len(taps) - 1, :]
+        out[..., first : first + BLOCK, :] = xp.tanh(convolve(part, (taps, bias)))
     return out
 
 

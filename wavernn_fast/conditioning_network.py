@@ -66,6 +66,8 @@ class HeldConditioner(Conditioner):
 class DilatedConditioner(HeldConditioner):
     """Rows of `hold` of a network of dilated convolutions, which may hear a speaker."""
 
+    _at_once = False
+
     def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
         super().__init__(config, tensors, xp)
         self._dilated = DilatedNetwork(config, tensors, xp)
@@ -92,6 +94,8 @@ class DilatedConditioner(HeldConditioner):
 
 class ResidualConvConditioner(Conditioner):
     """Rows of `interp` of a dual core that hears what residual convolutions give."""
+
+    _at_once = False
 
     def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
         super().__init__(config, tensors, xp)

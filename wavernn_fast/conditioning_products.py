@@ -24,7 +24,7 @@ class Network(Protocol):
         """Bring the weights to another array module."""
 
     def __call__(self, mel: Any) -> list[Any]:
-        """Arrays [BLOCK, channels] for mel [BLOCK + 2 * radius, n_mels]."""
+        """Arrays [..., BLOCK, channels] for mel [..., BLOCK + 2 * radius, n_mels]."""
 
 
 class AuxNetwork:
@@ -65,20 +65,20 @@ class AuxNetwork:
         return twin
 
     def __call__(self, mel: Any) -> list[Any]:
-        """Slices [BLOCK, aux_size] of the output for mel [BLOCK + 2 * radius, n_mels]."""
+        """Slices [..., BLOCK, aux_size] of the output for mel [..., BLOCK + 2 * radius, n_mels]."""
         x = relu(self._xp, convolve(mel, self._conv_in))
         for conv1, conv2 in self._blocks:
             x = x + convolve(relu(self._xp, convolve(x, conv1)), conv2)
         x = convolve(x, self._conv_out)
-        return [x[:, i : i + self._size] for i in range(0, x.shape[1], self._size)]
+        return [x[..., i : i + self._size] for i in range(0, x.shape[-1], self._size)]
 
 
 def convolve(x: Any, layer: tuple[list[Dense], Any]) -> Any:
-    """Convolve x [BLOCK + taps - 1, in] over frames; returns [BLOCK, out]."""
+    """Convolve x [..., BLOCK + taps - 1, in] over frames; returns [..., BLOCK, out]."""
     products, bias = layer
     total = bias
     for tap, product in enumerate(products):
-        total = total + product(x[tap : tap + BLOCK])
+        total = total + product(x[..., tap : tap + BLOCK, :])
     return total
 
 
@@ -105,13 +105,27 @@ class Dense:
         return twin
 
     def __call__(self, x: Any) -> Any:
-        """Multiply x [BLOCK, in]; returns float64 [BLOCK, out]."""
-        out = self._xp.zeros((x.shape[0], self.size), dtype=self._xp.float64)
+        """Multiply x [..., BLOCK, in]; returns float64 [..., BLOCK, out]."""
+        if len(self._strips) == 1:
+            return x @ self._strips[0]
+        out = self._xp.zeros((*x.shape[:-1], self.size), dtype=self._xp.float64)
+        self.put(x, out)
+        return out
+
+    def put(self, x: Any, out: Any) -> None:
+        """The same into `out` [..., BLOCK, out] of any float type, rounded there."""
         column = 0
         for strip in self._strips:
-            out[:, column : column + strip.shape[1]] = x @ strip
+            out[..., column : column + strip.shape[1]] = x @ strip
             column += strip.shape[1]
-        return out
+
+
+def overlapping(x: NDArray[Any], count: int, step: int, more: int) -> NDArray[Any]:
+    """View [count, step + more, n] of x [count * step + more, n], each `step` rows further."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, step + more, axis=0)
+    view: NDArray[Any] = windows[::step].swapaxes(1, 2)
+    assert view.shape[0] == count
+    return view
 
 
 def relu(xp: Any, x: Any) -> Any:

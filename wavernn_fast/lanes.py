@@ -52,6 +52,10 @@ class RowSource(Protocol):
         """
         ...
 
+    def ask(self, first_frame: int, n_frames: int) -> None:
+        """Say that these rows are wanted next: they may be made beside those of other lanes."""
+        ...
+
 
 @dataclass
 class Lane:
@@ -63,13 +67,21 @@ class Lane:
     remaining: int  # samples still to draw
     take: Callable[[Drawn], None]  # receives what was drawn, in order
 
+    def ask(self, n_steps: int, hop_length: int) -> None:
+        """Say that conditioning for the next `n_steps` samples is wanted next."""
+        if self.source is not None:
+            self.source.ask(*self._frames(n_steps, hop_length))
+
     def rows(self, n_steps: int, hop_length: int) -> Rows:
         """Conditioning for the next `n_steps` samples."""
         if self.source is None:
             return None, None
-        first_frame = self.position // hop_length
-        last_frame = (self.position + n_steps - 1) // hop_length
-        return self.source.rows(first_frame, last_frame - first_frame + 1)
+        return self.source.rows(*self._frames(n_steps, hop_length))
+
+    def _frames(self, n_steps: int, hop_length: int) -> tuple[int, int]:
+        """First of the frames of the next `n_steps` samples, and how many."""
+        first = self.position // hop_length
+        return first, (self.position + n_steps - 1) // hop_length - first + 1
 
 
 class Piece(NamedTuple):
@@ -186,6 +198,8 @@ def advance(
 ) -> float:
     """Draw pieces, at most `slots` at a time; returns the seconds that the engine took."""
     pieces = [piece for piece in pieces if piece.n_steps > 0]
+    for lane, n_steps in pieces:
+        lane.ask(n_steps, hop_length)
     rows = [lane.rows(n_steps, hop_length) for lane, n_steps in pieces]
     begun = time.perf_counter()
     results = engine.run(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, upsampling
+from .devices import default_threads
 from .errors import InputError
 from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane, Rows
@@ -88,7 +89,9 @@ class Voice:
         if request.speaker is not None:
             conditioner = conditioner.of_speaker(request.speaker)
         rows = MelRows if self.config.upsample == "kernel" else SampleRows
-        return rows(conditioner, request.mel, request.place)
+        # An engine on a GPU leaves the processors alone.
+        threads = 1 if self.engine.device == "cpu" else default_threads()
+        return rows(conditioner, request.mel, request.place, threads)
 
     @property
     def hop_length(self) -> int:
@@ -204,7 +207,11 @@ class MelRows:
     """
 
     def __init__(
-        self, conditioner: Conditioner, mel: Any, place: arrays.Place = arrays.HOST
+        self,
+        conditioner: Conditioner,
+        mel: Any,
+        place: arrays.Place = arrays.HOST,
+        threads: int = 1,
     ) -> None:
         self._config, self._window = conditioner.config, conditioner.of(mel)
         self._place = place
@@ -214,7 +221,16 @@ class MelRows:
         self._ahead: RowsAhead | None = None
         if place is arrays.HOST:
             context = conditioner.config.upsample_left + conditioner.config.upsample_right
-            self._ahead = RowsAhead(self._window, self._total, context)
+            self._ahead = RowsAhead(self._window, self._total, context, threads)
+
+    def ask(self, first_frame: int, n_frames: int) -> None:
+        """Have these rows made by threads, if any; see `lanes.RowSource`."""
+        if self._ahead is not None:
+            self._ahead.ask(*self._needed(first_frame, n_frames))
+
+    def _needed(self, first_frame: int, n_frames: int) -> tuple[int, int]:
+        """Output frames, first and how many, that these rows are made of."""
+        return first_frame, n_frames
 
     def rows(self, first_frame: int, n_frames: int) -> Rows:
         """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
@@ -251,17 +267,21 @@ class SampleRows(MelRows):
         """Rows of samples [first_frame, first_frame + n_frames): to the engine they are frames."""
         config, total, xp = self._config, self._total, self._place.xp
         samples = np.arange(first_frame, first_frame + n_frames)
-        # The mel's frames lie up to one frame to either side, those of `hold` too.
-        first = max(first_frame // config.hop_length - 1, 0)
-        end = min((first_frame + n_frames - 1) // config.hop_length + 2, total)
+        first, count = self._needed(first_frame, n_frames)
         with self._place.scope():
-            interp, hold = self._of_frames(first, end - first)
+            interp, hold = self._of_frames(first, count)
             places = upsampling.mel_positions(config, total, samples)
             interp = upsampling.interpolate(interp, first - config.upsample_left, places, xp)
             if hold is not None:
                 places = upsampling.aux_positions(config, total, samples)
                 hold = upsampling.interpolate(hold, first, places, xp)
             return self._exported(interp, hold)
+
+    def _needed(self, first_frame: int, n_frames: int) -> tuple[int, int]:
+        """The mel's frames lie up to one frame to either side, those of `hold` too."""
+        hop = self._config.hop_length
+        first = max(first_frame // hop - 1, 0)
+        return first, min((first_frame + n_frames - 1) // hop + 2, self._total) - first
 
 
 class Job:

@@ -1,8 +1,9 @@
-"""Several engines in one process: a thread each, and one queue of work for all.
+"""Several engines in one process, or groups of streams that take turns on one of them.
 
-An engine takes the next piece of work (a lane, or an utterance of a subscale model) when it has a
-place for it, so a faster device draws more. Which device draws it does not show: a stream is a
-state on the host, and devices of one kind compute the same.
+Each has a thread, and there is one queue of work for all. An engine takes the next piece of work (a
+lane, or an utterance of a subscale model) when it has a place for it, so a faster device draws
+more. Which device draws it does not show: a stream is a state on the host, and devices of one kind
+compute the same.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def draw_on_devices(
     Parameters
     ----------
     devices : sequence of Device
-        One or more.
+        One or more; the same one again for another group of streams on it.
     items : iterator
         The longest first. It runs on the devices' threads, one at a time.
     draw : callable
@@ -100,7 +101,8 @@ def draw_on_devices(
     Raises
     ------
     WaveRNNError
-        Of the kind that stopped a device, naming it. The others have been stopped then.
+        Of the kind that stopped a device, naming it where there are several. The others have been
+        stopped then.
     """
     messages: queue.SimpleQueue[Tally | _Failure | None] = queue.SimpleQueue()
     stop, shared = threading.Event(), _Shared(items)
@@ -127,7 +129,7 @@ def draw_on_devices(
     for thread in threads:
         thread.start()
     try:
-        yield from _follow(messages, len(threads), shared)
+        yield from _follow(messages, devices, shared)
     finally:  # on an error here, such as Ctrl-C, the devices stop too
         stop.set()
         for thread in threads:
@@ -135,10 +137,13 @@ def draw_on_devices(
 
 
 def _follow(
-    messages: queue.SimpleQueue[Tally | _Failure | None], devices: int, shared: _Shared[Any]
+    messages: queue.SimpleQueue[Tally | _Failure | None],
+    devices: Sequence[Device],
+    shared: _Shared[Any],
 ) -> Iterator[Tally]:
     """Follow the devices until all have ended; raises the first failure then."""
-    failures, left = list[_Failure](), devices
+    failures, left = list[_Failure](), len(devices)
+    several = len({device.name for device in devices}) > 1
     while left:
         try:
             message = messages.get(timeout=_WAIT_SECONDS)
@@ -146,7 +151,9 @@ def _follow(
             continue
         if isinstance(message, Tally):
             if not failures:
-                yield dataclasses.replace(message, engine_seconds=message.engine_seconds / devices)
+                yield dataclasses.replace(
+                    message, engine_seconds=message.engine_seconds / len(devices)
+                )
             continue
         left -= 1
         if message is not None:
@@ -154,7 +161,7 @@ def _follow(
     if shared.error is not None:
         raise shared.error
     for device, error in failures:
-        if isinstance(error, WaveRNNError):
+        if isinstance(error, WaveRNNError) and several:
             raise type(error)(
                 f"Device {device.name} ({device.engine.isa}) failed, and the batch was stopped on "
                 f"all devices: {error}"
