@@ -16,6 +16,7 @@ from voices import WHOLE, joined, mel, same_bits, voice
 
 from wavernn_fast import _C, devices
 from wavernn_fast.conditioning_network import HeldConditioner, make_conditioner
+from wavernn_fast.conditioning_recurrent import BidirectionalGru
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError, InputError, ModelError
 from wavernn_fast.network_config import NetworkConfig
@@ -313,3 +314,23 @@ def test_an_unknown_kind_of_network_is_named() -> None:
     text = CONFIGS[1].to_json().replace('"kind": "gru"', '"kind": "lstm"')
     with pytest.raises(ModelError, match="kind is 'lstm', expected one of gru, conv"):
         ModelConfig.from_json(text)
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, 3), (1, 1), (7, 5), (60, 32)])
+def test_the_compiled_recurrence_of_frames_is_that_of_its_twin(n: int, size: int) -> None:
+    config = cases.embedded_config(32, 16, 8, network=("gru", 2, size, 1))
+    network = BidirectionalGru(config, cases.random_tensors(config, seed=size), np)
+    rng = np.random.default_rng(n)
+    for layer in network._layers:
+        inputs = rng.normal(0.0, 4.0, (2, n, 3 * size))
+        found = _C.bidirectional_gru(inputs, layer.w_recurrent, layer.b_recurrent[:, 0])
+        assert found.shape == (n, 2 * size)
+        assert np.abs(found - network._recursion(layer, inputs)).max(initial=0.0) <= 1e-14 * (n + 1)
+    saturated = _C.bidirectional_gru(1e300 * inputs, layer.w_recurrent, layer.b_recurrent[:, 0])
+    assert np.isfinite(saturated).all()
+
+
+@pytest.mark.parametrize("wrong", [(3, 2, 6), (2, 2, 5), (2, 6)])
+def test_the_compiled_recurrence_refuses_other_shapes(wrong: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"inputs must be \[2, n, 3H\]"):
+        _C.bidirectional_gru(np.zeros(wrong), np.zeros((2, 2, 6)), np.zeros((2, 6)))

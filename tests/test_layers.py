@@ -112,7 +112,8 @@ PYTHON_LAYERS: dict[str, tuple[str, ...]] = {
 }
 TORCH_LAYERS = {"baselines", "checkpoints", "models", "train"}
 NATIVE_LAYERS = {"voice", "tools", "bench"}
-NATIVE_MODULES = {"samples"}  # one filter, with the same in Python beside it
+# A filter and a recurrence over frames, with the same in Python beside each.
+NATIVE_MODULES = {"samples", "conditioning_recurrent"}
 
 
 # --- includes -------------------------------------------------------------------------------------

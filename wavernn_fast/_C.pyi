@@ -269,6 +269,9 @@ def draw_real(
 def deemphasis(
     wave: NDArray[np.float64], coefficient: float, state: float
 ) -> tuple[NDArray[np.float64], float]: ...
+def bidirectional_gru(
+    inputs: NDArray[np.float64], weights: NDArray[np.float64], biases: NDArray[np.float64]
+) -> NDArray[np.float64]: ...
 def matvec(
     weight: NDArray[np.float32],
     *,

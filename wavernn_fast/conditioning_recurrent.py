@@ -6,6 +6,7 @@ one frame at a time, so the bits of a frame are the same however the utterance c
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -59,8 +60,17 @@ class BidirectionalGru:
 
     def _run(self, layer: _GruLayer, x: Any) -> Any:
         """One layer, both directions side by side: x [n, in] -> [n, 2 * size]."""
-        xp, size, n = self._xp, self._size, int(x.shape[0])
         inputs = layer.inputs(x)  # [2, n, 3 size], those of the second direction last frame first
+        if self._xp is np:
+            with contextlib.suppress(ImportError):  # not compiled: the same recursion, slower
+                from . import _C
+
+                return _C.bidirectional_gru(inputs, layer.w_recurrent, layer.b_recurrent[:, 0])
+        return self._recursion(layer, inputs)
+
+    def _recursion(self, layer: _GruLayer, inputs: Any) -> Any:
+        """The states [n, 2 * size] of inputs [2, n, 3 * size], frame by frame."""
+        xp, size, n = self._xp, self._size, int(inputs.shape[1])
         h = xp.zeros((2, 1, size), dtype=xp.float64)
         out = xp.zeros((n, 2 * size), dtype=xp.float64)
         for t in range(n):

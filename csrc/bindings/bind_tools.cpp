@@ -9,6 +9,7 @@
 #include "common/real_draws.h"
 #include "common/rng.h"
 #include "cpu/counted.h"
+#include "cpu/frames_gru.h"
 #include "cpu/isa.h"
 #include "cpu/matvec.h"
 #include "cpu/probe.h"
@@ -32,6 +33,26 @@ py::tuple deemphasis(const py::array_t<double, py::array::c_style | py::array::f
   double* y = out.mutable_data();
   for (py::ssize_t i = 0; i < wave.size(); ++i) y[i] = state = x[i] + coefficient * state;
   return py::make_tuple(out, state);
+}
+
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+py::array_t<double> bidirectional_gru(const Doubles& inputs, const Doubles& weights,
+                                      const Doubles& biases) {
+  const bool deep = inputs.ndim() == 3 && weights.ndim() == 3 && biases.ndim() == 2;
+  const py::ssize_t n = deep ? inputs.shape(1) : 0, hidden = deep ? weights.shape(1) : 0;
+  WF_CHECK(deep && inputs.shape(0) == 2 && weights.shape(0) == 2 && biases.shape(0) == 2 &&
+               inputs.shape(2) == 3 * hidden && weights.shape(2) == 3 * hidden &&
+               biases.shape(1) == 3 * hidden,
+           "inputs must be [2, n, 3H], weights [2, H, 3H] and biases [2, 3H]");
+  py::array_t<double> out({n, 2 * hidden});
+  const double *a = inputs.data(), *w = weights.data(), *b = biases.data();
+  double* to = out.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    cpu::bidirectional_gru(a, w, b, size_t(n), size_t(hidden), to);
+  }
+  return out;
 }
 
 py::array_t<float> draw_reals(
@@ -134,6 +155,10 @@ void bind_tools(py::module_& m) {
         "What a gaussian or beta head draws from [n, 2] outputs with [n] words (for tests).");
   m.def("deemphasis", &deemphasis, py::arg("wave"), py::arg("coefficient"), py::arg("state"),
         "y[t] = x[t] + coefficient * y[t-1] from y[-1] = state; returns (y, last y).");
+  m.def("bidirectional_gru", &bidirectional_gru, py::arg("inputs"), py::arg("weights"),
+        py::arg("biases"),
+        "Both directions of a GRU over frames in double: inputs [2, n, 3H], each in its own order; "
+        "[n, 2H] by frame.");
   m.def("probe", &cpu::probe, py::arg("kind"), py::arg("bytes_per_thread"), py::arg("threads"),
         py::arg("seconds"), py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
         "Measured rate of this machine now: read (bytes/s), fma (flop/s), int8 (MAC/s).");
