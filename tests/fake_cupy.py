@@ -128,6 +128,7 @@ def module(stream: int = 0) -> types.ModuleType:
         function = getattr(np, name)
         setattr(cupy, name, lambda *given, f=function: Array(f(*map(_bare, given))))
     cupy.concatenate = lambda arrays, axis=0: Array(np.concatenate([*map(_bare, arrays)], axis))
+    cupy.stack = lambda arrays: Array(np.stack([*map(_bare, arrays)]))
     current = types.SimpleNamespace(ptr=stream)
     cupy.cuda = types.SimpleNamespace(Device=Device, get_current_stream=lambda: current)
     return cupy

@@ -81,6 +81,18 @@ def test_a_group_has_its_rows_made_while_the_other_draws():
     assert len(engine.threads) == 2
 
 
+def test_two_groups_share_the_places_of_a_kernel_for_many_streams():
+    """One engine of the emulator and two threads; utterances are drawn for by both."""
+    config = cases.embedded_config(32, 16, 6, hop_length=4)
+    tensors = cases.random_tensors(config, seed=1)
+    vocoder = Vocoder(config, tensors, device="emu", gpu_streams=4)
+    mels = [cases.mel_for(config, 4 * (1 + i % 4), seed=i) for i in range(24)]
+    batch = Batch(vocoder.voice(), SAMPLING, streams=4, turns=2)
+    waves = run_batch(batch, make_requests(config, mels, None, "cpu"))
+    for seed, (one, wave) in enumerate(zip(mels, waves, strict=True)):
+        assert same_bits(wave, vocoder.generate(one, seed=seed)), seed
+
+
 def test_several_devices_have_two_groups_each():
     engines = [Watched(VOCODER.engine) for _ in range(2)]
     devices = [Device(f"cpu:{i}", engine) for i, engine in enumerate(engines)]  # type: ignore[arg-type]

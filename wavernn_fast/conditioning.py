@@ -16,7 +16,7 @@ frames not known (or beyond the ends) are zero, and only rows whose frames are k
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +34,9 @@ from .conditioning_products import (
 )
 from .config import ModelConfig
 from .errors import InputError
+
+# Blocks that are computed together on a device, where a call takes as long for one as for all.
+_GROUP = 32
 
 Rows = tuple[Any, Any]  # (interp [n, interp_size] | None, hold [n, hold_size] | None), float32
 
@@ -193,10 +196,13 @@ class Conditioner:
         """Compute the blocks of mel frames [first, first + count) that `cache` lacks."""
         blocks = range(first // BLOCK, -(-(first + count) // BLOCK))
         missing = [block for block in blocks if block not in cache]
-        if missing:  # the rest is before them, or around them where a stream forgot some
-            run = range(missing[0], missing[-1] + 1)
-            for block, rows in zip(run, self._blocks(frames, run[0], len(run)), strict=True):
-                cache.setdefault(block, rows)
+        if not missing:
+            return
+        run = range(missing[0], missing[-1] + 1)  # cached ones are before it, or between
+        if self._xp is not np and self._at_once:
+            run = range(run[0] // _GROUP * _GROUP, -(-(run[-1] + 1) // _GROUP) * _GROUP)
+        for block, rows in zip(run, self._blocks(frames, run), strict=True):
+            cache.setdefault(block, rows)
 
     def _gather(self, first: int, count: int, cache: dict[int, Rows], part: int) -> Any:
         """Part 0 (interp) or 1 (hold) of the rows of mel frames [first, first + count)."""
@@ -208,21 +214,24 @@ class Conditioner:
             out[low - first : high - first] = cache[block][part][low - start : high - start]
         return out
 
-    def _blocks(self, frames: Frames, first: int, count: int) -> list[Rows]:
-        """Rows of so many blocks of the grid: float32 [BLOCK, channels] each.
+    def _blocks(self, frames: Frames, run: range) -> Iterator[Rows]:
+        """Rows of neighbouring blocks of the grid: float32 [BLOCK, channels] each.
 
-        With numpy all at once, [blocks, frames, channels]: it multiplies such arrays one matrix
-        after the other, so that the bits are those of one block. Other modules may not.
+        All at once, [blocks, frames, channels]. numpy multiplies such arrays one matrix after the
+        other, so that the bits are those of one block. Other modules may not, and get groups of
+        `_GROUP` blocks on a grid of their own.
         """
-        if self._xp is not np or not self._at_once:
-            return [self._block(frames, block) for block in range(first, first + count)]
-        radius, n = self.config.aux_radius, count * BLOCK
-        mel = frames.take(first * BLOCK - radius, n + 2 * radius)
-        interp, hold = self._of_blocks(overlapping(mel, count, BLOCK, 2 * radius))
-        return [
-            (None if interp is None else interp[i], None if hold is None else hold[i])
-            for i in range(count)
-        ]
+        if not self._at_once:
+            for block in run:
+                yield self._block(frames, block)
+            return
+        size = len(run) if self._xp is np else _GROUP
+        radius = self.config.aux_radius
+        for first in range(run[0], run[-1] + 1, size):
+            mel = frames.take(first * BLOCK - radius, size * BLOCK + 2 * radius)
+            interp, hold = self._of_blocks(overlapping(self._xp, mel, BLOCK, 2 * radius))
+            for i in range(size):
+                yield None if interp is None else interp[i], None if hold is None else hold[i]
 
     def _block(self, frames: Frames, block: int) -> Rows:
         """Rows of one block of the grid: float32 [BLOCK, channels] each."""

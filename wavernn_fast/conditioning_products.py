@@ -120,12 +120,12 @@ class Dense:
             column += strip.shape[1]
 
 
-def overlapping(x: NDArray[Any], count: int, step: int, more: int) -> NDArray[Any]:
-    """View [count, step + more, n] of x [count * step + more, n], each `step` rows further."""
-    windows = np.lib.stride_tricks.sliding_window_view(x, step + more, axis=0)
-    view: NDArray[Any] = windows[::step].swapaxes(1, 2)
-    assert view.shape[0] == count
-    return view
+def overlapping(xp: Any, x: Any, step: int, more: int) -> Any:
+    """Pieces [n, step + more, channels] of x [n * step + more, channels], each `step` further."""
+    if xp is np:
+        windows = np.lib.stride_tricks.sliding_window_view(x, step + more, axis=0)
+        return windows[::step].swapaxes(1, 2)
+    return xp.stack([x[i : i + step + more] for i in range(0, x.shape[0] - more, step)])
 
 
 def relu(xp: Any, x: Any) -> Any:
