@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from wavernn_fast import _C
+from wavernn_fast import _C, arrays
 from wavernn_fast.batch import Batch, BatchReport, make_requests, run_batch
 from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.devices import default_threads
@@ -117,7 +117,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
         streams, rate = predicted(model, config)
         frames = max(1, round(args.seconds * config.sample_rate / config.hop_length))
         mels = [random_mel(config, frames, seed) for seed in range(4)]
-        requests = make_requests(config, (mels * streams)[: 2 * streams], None, "cpu")
+        requests = make_requests(config, (mels * streams)[: 2 * streams], None, arrays.HOST_MEMORY)
         for turns in (1, 2):
             engine = StandIn(config, tensors, streams, rate)
             conditioner = make_conditioner(config, tensors)

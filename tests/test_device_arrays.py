@@ -22,7 +22,7 @@ from wavernn_fast import _C, arrays
 from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.config import MelConfig
-from wavernn_fast.errors import DeviceError, InputError
+from wavernn_fast.errors import DeviceError, InputError, MissingDependencyError
 from wavernn_fast.features import MelRangeWarning
 from wavernn_fast.presets import get_preset
 from wavernn_fast.vocoder import Vocoder
@@ -105,6 +105,69 @@ def test_cupy_gives_the_samples_of_numpy_and_stays_on_its_device(config: Any) ->
     for chunks in (voc.stream(theirs, seed=4), voc.stream(pieces, seed=4)):
         parts = [values_of(chunk, "cupy") for chunk in chunks]
         assert np.concatenate(parts).tobytes() == expected.tobytes()
+
+
+@every_model
+def test_mels_of_the_host_are_conditioned_on_the_device_where_that_is_asked_for(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numpy in and out, with the samples of mels that lie there; whole, in a batch, in pieces."""
+    tensors, mel = tensors_of(config), mel_of(config)
+    there = Vocoder(config, tensors, device="emu").generate(given("torch", mel), seed=4).numpy()
+    voc = Vocoder(config, tensors, device="emu", conditioning="device")
+    assert voc.conditioner is not None
+    monkeypatch.setattr(type(voc.conditioner), "_of_blocks", _not_by_numpy(voc.conditioner))
+    pieces = (mel[:, :1], mel[:, 1:4], mel[:, 4:])
+    for found in (
+        voc.generate(mel, seed=4),
+        voc.generate_batch([mel[:, :3], mel, mel], seeds=[1, 2, 4])[2],
+        np.concatenate([*voc.stream(mel, seed=4)]),
+        np.concatenate([*voc.stream(iter(pieces), seed=4)]),
+    ):
+        assert type(found) is np.ndarray
+        assert found.tobytes() == there.tobytes()
+    sound = voc.open_stream(seed=4)
+    parts = [*map(sound.push, pieces), sound.finish()]
+    assert np.concatenate(parts).tobytes() == there.tobytes()
+    assert voc.score(mel, there) == voc.score(given("torch", mel), there)
+
+
+def _not_by_numpy(conditioner: Conditioner) -> Any:
+    made = type(conditioner)._of_blocks
+
+    def checked(self: Conditioner, mel: Any) -> Any:
+        assert type(mel) is torch.Tensor, "rows were made by the host"
+        return made(self, mel)
+
+    return checked
+
+
+def test_where_mels_are_conditioned_is_one_of_two_and_goes_with_one_device() -> None:
+    tensors = tensors_of(PLAIN)
+    with pytest.raises(InputError, match="no conditioning 'gpu'; choose host or device"):
+        Vocoder(PLAIN, tensors, device="emu", conditioning="gpu")
+    with pytest.raises(InputError, match="goes with one GPU"):
+        Vocoder(PLAIN, tensors, device="emu:0,1", conditioning="device")
+    bare = cases.dual_config(32, 16)
+    Vocoder(bare, tensors_of(bare), device="emu:0,1", conditioning="device")  # has nothing to make
+    cpu = Vocoder(PLAIN, tensors, device="cpu", conditioning="device")
+    host = Vocoder(PLAIN, tensors, device="cpu")
+    assert cpu.generate(mel_of(PLAIN)).tobytes() == host.generate(mel_of(PLAIN)).tobytes()
+
+
+def test_the_home_of_mels_is_cupys_or_torchs_place_on_the_gpu(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert arrays.home_on("cpu") is arrays.HOST
+    assert arrays.home_on("cuda:1") is arrays._place(cupy, 1)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(MissingDependencyError, match="device cuda needs CuPy, or PyTorch where"):
+        arrays.home_on("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert arrays.home_on("cuda:1") is arrays._place(torch, torch.device("cuda", 1))
+    monkeypatch.delitem(sys.modules, "torch")  # not imported for this alone
+    with pytest.raises(MissingDependencyError):
+        arrays.home_on("emu")
 
 
 @every_model
@@ -193,7 +256,7 @@ def test_a_mel_of_another_convention_warns_where_it_lies(kind: str) -> None:
     )
     mel = np.linspace(-4.0, 4.0, 80 * 30, dtype=np.float32).reshape(80, 30)
     with pytest.warns(MelRangeWarning, match="geneing"):
-        arrays.to_mel(given(kind, mel), config, "emu")
+        arrays.to_mel(given(kind, mel), config, arrays.Memory("emu"))
 
 
 # --- rows by the interface ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from voices import mel, same_bits
 
+from wavernn_fast import arrays
 from wavernn_fast.batch import Batch, BatchReport, make_requests, run_batch
 from wavernn_fast.devices import Device
 from wavernn_fast.errors import EngineError
@@ -54,7 +55,7 @@ def batch_of(engine: Any, **how: Any) -> Batch:
 
 
 def requests() -> list[Any]:
-    return make_requests(CONFIG, MELS, None, "cpu")
+    return make_requests(CONFIG, MELS, None, arrays.HOST_MEMORY)
 
 
 @pytest.mark.parametrize("streams", [1, 3, 8])
@@ -76,7 +77,7 @@ def test_a_group_has_its_rows_made_while_the_other_draws():
     engine.meet = threading.Barrier(2, timeout=60)
     batch = batch_of(engine, streams=2, turns=2)
     long = [mel(CONFIG, 200, 3)] * 4  # more than a slice: a group takes no more than two at once
-    equal = make_requests(CONFIG, long, None, "cpu")
+    equal = make_requests(CONFIG, long, None, arrays.HOST_MEMORY)
     assert len(run_batch(batch, equal)) == 4
     assert len(engine.threads) == 2
 
@@ -88,7 +89,7 @@ def test_two_groups_share_the_places_of_a_kernel_for_many_streams():
     vocoder = Vocoder(config, tensors, device="emu", gpu_streams=4)
     mels = [cases.mel_for(config, 4 * (1 + i % 4), seed=i) for i in range(24)]
     batch = Batch(vocoder.voice(), SAMPLING, streams=4, turns=2)
-    waves = run_batch(batch, make_requests(config, mels, None, "cpu"))
+    waves = run_batch(batch, make_requests(config, mels, None, arrays.HOST_MEMORY))
     for seed, (one, wave) in enumerate(zip(mels, waves, strict=True)):
         assert same_bits(wave, vocoder.generate(one, seed=seed)), seed
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelConfig
-from .errors import InputError
+from .errors import InputError, MissingDependencyError
 from .features import check_mel
 
 Restore = Callable[[NDArray[np.float32]], Any]
@@ -209,6 +209,45 @@ class Given(NamedTuple):
     place: Place
 
 
+class Memory(NamedTuple):
+    """Whose memory the engine reads, and where mels are conditioned that lie in the host's."""
+
+    device: str = "cpu"  # such as "cuda:1"; see `take`
+    home: Place = HOST
+
+
+HOST_MEMORY = Memory()
+
+
+def home_on(device: str) -> Place:
+    """The place on an engine's device to which mels of the host are brought.
+
+    CuPy's there, or PyTorch's if there is no CuPy and the program has PyTorch loaded; the host for
+    devices that read its memory. The emulator stands for a GPU, and PyTorch's tensors of the host
+    for those on it.
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is neither.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("cuda", "emu"):
+        return HOST
+    if kind == "cuda":
+        with contextlib.suppress(ImportError):
+            return _place(importlib.import_module("cupy"), int(number or 0))
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and kind == "emu":
+        return _place(torch, torch.device("cpu"))
+    if torch is not None and torch.cuda.is_available():
+        return _place(torch, torch.device("cuda", int(number or 0)))
+    raise MissingDependencyError(
+        f"Conditioning on device {device} needs CuPy, or PyTorch where the program has imported it "
+        "and it sees the GPU; install cupy-cuda12x or cupy-cuda13x, or use conditioning='host'."
+    )
+
+
 def take(value: Any, what: str, device: str = "cpu") -> Given:
     """Leave an array where it is if an engine on `device` reads that memory, else `to_array` it.
 
@@ -257,8 +296,8 @@ def _lies_in(value: Any, memory: tuple[tuple[int, int], ...]) -> bool:
         return False
 
 
-def to_mel(value: Any, config: ModelConfig, device: str = "cpu") -> Given:
-    """Check one mel spectrogram and bring it where an engine on `device` has it: `take`.
+def to_mel(value: Any, config: ModelConfig, memory: Memory = HOST_MEMORY) -> Given:
+    """Check one mel spectrogram and bring it where the engine has it: `take`, or to its home.
 
     Integers are refused where floats are expected, before they are converted. A mel that does
     not look like the model's convention gives a `features.MelRangeWarning`.
@@ -268,9 +307,14 @@ def to_mel(value: Any, config: ModelConfig, device: str = "cpu") -> Given:
     Given
         `array` is float32 [n_mels, n_frames].
     """
-    array, restore, place = take(value, "mel", device)
+    array, restore, place = take(value, "mel", memory.device)
     with place.scope():
-        return Given(check_mel(array, config, xp=place.xp), restore, place)
+        checked = check_mel(array, config, xp=place.xp)
+    if place is HOST and memory.home is not HOST:
+        place = memory.home
+        with place.scope():
+            checked = place.xp.asarray(checked)
+    return Given(checked, restore, place)
 
 
 def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:

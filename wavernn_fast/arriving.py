@@ -86,9 +86,10 @@ class FrameFeed:
         check_arrivals(voice.config)
         self._voice, self._speaker = voice, speaker
         self._pieces = 0
-        self.place = arrays.HOST
+        self.place = voice.memory.home
         self.restore: arrays.Restore = arrays.as_it_is
-        self._stream = self._start()
+        with self.place.scope():
+            self._stream = self._start()
 
     @property
     def finished(self) -> bool:
@@ -110,14 +111,15 @@ class FrameFeed:
         """
         number, self._pieces = self._pieces, self._pieces + 1
         try:
-            given = arrays.take(piece, "mel frame", self._voice.memory)
+            given = arrays.take(piece, "mel frame", self._voice.memory.device)
             if number and given.place is not self.place:
                 given = arrays.take(piece, "mel frame")
             frames = check_frames(given, self._voice.config)
         except InputError as error:
             raise InputError(f"Piece {number} of the mel stream: {error}") from error
         if number == 0:
-            self.restore, self.place = given.restore, given.place
+            self.restore = given.restore
+            self.place = self._voice.memory.home if given.place is arrays.HOST else given.place
         with self.place.scope():
             if number == 0:
                 self._stream = self._start()
@@ -125,7 +127,8 @@ class FrameFeed:
 
     def add(self, frames: NDArray[np.float32]) -> None:
         """Add frames [n_mels, n] of the host that `check_frames` has seen."""
-        self._stream.push(frames)
+        with self.place.scope():
+            self._stream.push(frames)
 
     def finish(self) -> None:
         """Announce that no more frames come."""

@@ -64,7 +64,7 @@ def make_requests(
     config: ModelConfig,
     mels: Iterable[Any],
     seeds: Sequence[int] | None,
-    memory: str,
+    memory: arrays.Memory,
     speakers: Sequence[Any] | None = None,
 ) -> list[Request]:
     """Check what a batch is asked for with; see `Vocoder.generate_batch` and `make_request`.
@@ -85,7 +85,7 @@ def each_request(
     config: ModelConfig,
     mels: Iterable[Any],
     seeds: Iterable[int] | None,
-    memory: str,
+    memory: arrays.Memory,
     speakers: Iterable[Any] | None = None,
 ) -> Iterator[Request]:
     """Check items one by one, as they are asked for; see `Vocoder.generate_each`.
@@ -187,7 +187,7 @@ class Batch:
     def draw(self, work: Iterator[Any], slots: Sequence[int]) -> Iterator[Tally]:
         """Draw all work, slice by slice; places of each group in `slots`."""
         draw = _draw_of(self.voice)
-        devices = list(self.devices) or [Device(self.voice.memory, self.voice.engine)]
+        devices = list(self.devices) or [Device(self.voice.memory.device, self.voice.engine)]
         if len(slots) == 1:
             return draw(devices[0].engine, work, slots=slots[0])
         return draw_on_devices(devices * (len(slots) // len(devices)), work, draw, slots=slots)

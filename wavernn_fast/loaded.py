@@ -16,12 +16,15 @@ from .codes import TABLES as CODE_TABLES
 from .codes import features as features_of_codes
 from .config import ModelConfig
 from .devices import Device, make_devices, resolve_devices
+from .errors import InputError
 from .fold import Folding
 
 if TYPE_CHECKING:
     from . import _C
     from .conditioning import Conditioner
     from .subscale_network import SubscaleNetwork
+
+CONDITIONING = ("host", "device")
 
 Self = TypeVar("Self", bound="LoadedModel")  # typing.Self is of Python 3.11
 
@@ -34,7 +37,7 @@ class LoadedModel:
     config : ModelConfig
     tensors : mapping of str to float32 array
         Canonical weights (docs/formats.md).
-    device, dtype, cpu_threads, gpu_streams
+    device, dtype, cpu_threads, gpu_streams, conditioning
         As in `from_pretrained`.
 
     Raises
@@ -54,6 +57,7 @@ class LoadedModel:
         dtype: str = "auto",
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
+        conditioning: str = "host",
     ) -> None:
         from . import canonical, conditioning_network, subscale_network, upsampling
 
@@ -66,6 +70,7 @@ class LoadedModel:
             gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
         self._devices = self._open_devices(cell, device, dtype, cpu_threads, gpu_streams)
         self._engine = self._devices[0].engine
+        self._memory = arrays.Memory(self._devices[0].name, self._home(conditioning))
         self._network: SubscaleNetwork | None = None
         if config.subscale is not None:
             columns = subscale_network.SLICE_COLUMNS[self._engine.device]
@@ -74,6 +79,20 @@ class LoadedModel:
         if config.n_mels:
             self._conditioner = conditioning_network.make_conditioner(config, tensors)
         self._elsewhere: dict[arrays.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
+
+    def _home(self, conditioning: str) -> arrays.Place:
+        """Where mels of the host are conditioned."""
+        if conditioning not in CONDITIONING:
+            names = " or ".join(CONDITIONING)
+            raise InputError(f"There is no conditioning {conditioning!r}; choose {names}.")
+        if conditioning == "host" or not self._config.n_mels:
+            return arrays.HOST
+        if len(self._devices) > 1:
+            raise InputError(
+                "conditioning='device' goes with one GPU: rows on one are of no use to another. "
+                "Use conditioning='host', or a process for each GPU."
+            )
+        return arrays.home_on(self._devices[0].name)
 
     def _open_devices(
         self,
@@ -95,6 +114,7 @@ class LoadedModel:
         preset: str | None = None,
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
+        conditioning: str = "host",
     ) -> Self:
         """Load a checkpoint: a canonical .safetensors file, or a .pt file of a known family.
 
@@ -122,13 +142,19 @@ class LoadedModel:
             can be; more (0: as many as give most samples a second) makes many at once many times
             as fast, with weights and activations in fp16 ("auto" is fp16 then). Another kernel,
             and so other samples; for each, the same ones in any batch.
+        conditioning : {"host", "device"}
+            Where mels of the host become what the kernel hears: on the processors, or on the GPU by
+            CuPy (or PyTorch, if it is imported), so that many streams do not wait for the host.
+            Rows then differ in the last bit, and samples of a seed may. On the CPU both are the
+            same.
 
         Raises
         ------
         ModelError
             If the file is unreadable, of no known family, incomplete or misshapen.
         MissingDependencyError
-            If the file needs PyTorch and it is not installed.
+            If the file needs PyTorch, or the device CuPy or PyTorch for conditioning, and it is
+            not installed.
         DeviceError
             If the device or instruction set is not available here.
         InputError
@@ -146,6 +172,7 @@ class LoadedModel:
             dtype=dtype,
             cpu_threads=cpu_threads,
             gpu_streams=gpu_streams,
+            conditioning=conditioning,
         )
 
     # --- what it is ---
@@ -267,13 +294,11 @@ class LoadedModel:
         if not fade_out and config.output.fade_out_frames:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)
-        name, engine = self._devices[0]
         return utterance.Voice(
-            config, engine, self._conditioner, self._elsewhere, name, self._network
+            config, self._engine, self._conditioner, self._elsewhere, self._memory, self._network
         )
 
     def _request(
         self, mel: Any, n_samples: int | None, seed: Any, speaker: Any
     ) -> utterance.Request:
-        memory = self._devices[0].name
-        return utterance.make_request(self._config, mel, n_samples, seed, memory, speaker)
+        return utterance.make_request(self._config, mel, n_samples, seed, self._memory, speaker)

@@ -42,7 +42,7 @@ class Voice:
     engine: _C.Engine
     conditioner: Conditioner | None  # None: unconditioned
     elsewhere: dict[arrays.Place, Elsewhere] = field(default_factory=dict)  # made when needed
-    memory: str = "cpu"  # device whose memory the engine reads, such as "cuda:1"; see `arrays.take`
+    memory: arrays.Memory = arrays.HOST_MEMORY
     network: SubscaleNetwork | None = None  # of a subscale model
 
     def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
@@ -168,13 +168,13 @@ def make_request(
     mel: Any,
     n_samples: int | None,
     seed: Any,
-    device: str = "cpu",
+    memory: arrays.Memory = arrays.HOST_MEMORY,
     speaker: Any = None,
 ) -> Request:
     """Check what one utterance is asked for with: a mel, or for some models a number of samples.
 
-    A mel in the memory of the engine's `device` stays there (`arrays.take`). A model that hears a
-    speaker needs the speaker's vector [speaker_size].
+    A mel in the memory of the engine's device stays there, another goes to its home
+    (`arrays.to_mel`). A model that hears a speaker needs the speaker's vector [speaker_size].
 
     Raises
     ------
@@ -190,7 +190,7 @@ def make_request(
         raise InputError(
             f"This model is conditioned: give a mel [{config.n_mels}, n_frames] and no n_samples."
         )
-    checked, restore, place = arrays.to_mel(mel, config, device)
+    checked, restore, place = arrays.to_mel(mel, config, memory)
     if n_samples is not None:
         raise InputError("The mel says how long the audio is; give no n_samples beside it.")
     frames = config.n_output_frames(checked.shape[1])

@@ -31,7 +31,7 @@ class Vocoder(LoadedModel):
     config : ModelConfig
     tensors : mapping of str to float32 array
         Canonical weights (docs/formats.md).
-    device, dtype, cpu_threads, gpu_streams
+    device, dtype, cpu_threads, gpu_streams, conditioning
         As in `from_pretrained`.
 
     Raises
@@ -147,7 +147,7 @@ class Vocoder(LoadedModel):
         InputError, EngineError
             As in `generate`; the message names the item.
         """
-        requests = make_requests(self._config, mels, seeds, self._memory, speakers)
+        requests = make_requests(self._config, mels, seeds, self._batch_memory, speakers)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         batch = self._batch(self.voice(fade_out, fold), sampling, streams)
         return run_batch(batch, requests, progress=progress, report=report)
@@ -194,7 +194,7 @@ class Vocoder(LoadedModel):
             As in `generate`; the message names the item. Waveforms that had not been handed out
             are lost.
         """
-        requests = each_request(self._config, mels, seeds, self._memory, speakers)
+        requests = each_request(self._config, mels, seeds, self._batch_memory, speakers)
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         batch = self._batch(self.voice(fade_out, fold), sampling, streams)
         return run_each(batch, requests, progress=progress, report=report)
@@ -357,9 +357,9 @@ class Vocoder(LoadedModel):
         return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))
 
     @property
-    def _memory(self) -> str:
+    def _batch_memory(self) -> arrays.Memory:
         """Where the mels of a batch may lie: what is on one GPU is of no use to another."""
-        return "cpu" if len(self._devices) > 1 else self._devices[0].name
+        return arrays.HOST_MEMORY if len(self._devices) > 1 else self._memory
 
     def _batch(
         self, voice: utterance.Voice, sampling: utterance.Sampling, streams: int | None

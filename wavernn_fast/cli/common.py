@@ -85,6 +85,13 @@ engine_options = stack(
         help="On a GPU, utterances that the engine is made for side by side (0: as many as are "
         "fastest); more than one is fp16, another kernel and so other samples.",
     ),
+    click.option(
+        "--conditioning",
+        type=click.Choice(("host", "device")),
+        default="host",
+        show_default=True,
+        help="Where mels become what the kernel hears; device: on the GPU, by CuPy or PyTorch.",
+    ),
 )
 _preset_option = click.option(
     "--preset", help="Mel and output rules when the checkpoint does not say (see 'inspect')."
@@ -156,6 +163,7 @@ def load_vocoder(options: dict[str, Any]) -> Vocoder:
         preset=options["preset"],
         cpu_threads=options["threads"],
         gpu_streams=options["gpu_streams"],
+        conditioning=options["conditioning"],
     )
 
 

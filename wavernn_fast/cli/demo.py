@@ -70,6 +70,7 @@ def _sound(output: str, options: dict[str, Any]) -> dict[str, Any]:
         dtype=options["dtype"],
         cpu_threads=options["threads"],
         gpu_streams=options["gpu_streams"],
+        conditioning=options["conditioning"],
     )
     mel = voices.mel(voices.DEFAULT)
     if options["seconds"] is not None:

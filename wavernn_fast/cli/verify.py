@@ -46,6 +46,7 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
         dtype=options["dtype"],
         cpu_threads=options["threads"],
         gpu_streams=options["gpu_streams"],
+        conditioning=options["conditioning"],
     )
     mel = (
         None if options["mel_file"] is None else voc.check_mel(audio.read_mel(options["mel_file"]))
