@@ -35,7 +35,8 @@ from .conditioning_products import (
 from .config import ModelConfig
 from .errors import InputError
 
-# Blocks that are computed together on a device, where a call takes as long for one as for all.
+# Blocks that are computed together: a call costs as much as some of them on the host, and on a
+# device as all of them.
 _GROUP = 32
 
 Rows = tuple[Any, Any]  # (interp [n, interp_size] | None, hold [n, hold_size] | None), float32
@@ -217,17 +218,17 @@ class Conditioner:
     def _blocks(self, frames: Frames, run: range) -> Iterator[Rows]:
         """Rows of neighbouring blocks of the grid: float32 [BLOCK, channels] each.
 
-        All at once, [blocks, frames, channels]. numpy multiplies such arrays one matrix after the
-        other, so that the bits are those of one block. Other modules may not, and get groups of
-        `_GROUP` blocks on a grid of their own.
+        Up to `_GROUP` at once, [blocks, frames, channels]. numpy multiplies such arrays one matrix
+        after the other, so that the bits are those of one block. Other modules may not, and `run`
+        is of whole groups, on a grid of their own.
         """
         if not self._at_once:
             for block in run:
                 yield self._block(frames, block)
             return
-        size = len(run) if self._xp is np else _GROUP
         radius = self.config.aux_radius
-        for first in range(run[0], run[-1] + 1, size):
+        for first in range(run.start, run.stop, _GROUP):
+            size = min(_GROUP, run.stop - first)
             mel = frames.take(first * BLOCK - radius, size * BLOCK + 2 * radius)
             interp, hold = self._of_blocks(overlapping(self._xp, mel, BLOCK, 2 * radius))
             for i in range(size):
