@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import cases
+import numpy as np
 import pytest
 from gpu_chips import SHARED_LIMIT
 from hypothesis import assume
@@ -15,6 +17,7 @@ from wavernn_fast.errors import DeviceError
 
 GPUS = [name for name in _C.known_gpus() if _C.known_gpu(name)["arch"] >= 75]
 PLACES = "RSL"  # registers, shared memory, L2
+Stands = dict[str, tuple[str, int | None]]
 WORKING_REGISTERS = 62  # at least, besides weights and sums: csrc/plan/gpu_many_parts.h
 
 
@@ -77,3 +80,25 @@ def check_units_have_owners(config: ModelConfig, shape: dict[str, Any]) -> None:
     assert shape["gru_columns"] * shape["warps"] >= shape["hidden_tiles"]
     assert shape["blocks"] * shape["fc1_tiles"] * 16 >= config.fc_size
     assert shape["fc2_tiles"] * 16 >= shape["fc2_rows"]
+
+
+def check_packing(config: ModelConfig, options: dict[str, Any], seed: int, stands: Stands) -> None:
+    """Every weight of the matrices that are multiplied comes back, so each stands in one place:
+    those of two are added. `stands`: the tensor of each packed matrix, and columns of it (or all).
+    """
+    options = {name: options[name] for name in ("gpu", "blocks", "warps")}
+    tensors = {
+        name: np.where(x == 0, np.float32(0.5), x)
+        for name, x in cases.random_tensors(config, seed=seed).items()
+    }
+    try:
+        unpacked = _C.unpack_many_plan(dataclasses.asdict(config), tensors, **options)
+    except DeviceError:
+        unpacked = None  # it fits with activations in two halves only
+    assume(unpacked is not None)
+    assert unpacked is not None
+    assert set(unpacked) == set(stands)
+    for name, flat in unpacked.items():
+        tensor, columns = stands[name]
+        kept = tensors[tensor][:, :columns].astype(np.float16).astype(np.float32)
+        assert np.array_equal(flat.reshape(kept.shape), kept), name

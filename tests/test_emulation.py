@@ -13,12 +13,11 @@ import re
 import cases
 import numpy as np
 import pytest
-import reference
 import tolerances
+import truths
 from engine_work import Work, make
 
 from wavernn_fast import _C
-from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.errors import DeviceError, EngineError, InputError
 
 SMALL = cases.dual_config(64, 33)  # an odd fc: its last word has no row
@@ -53,21 +52,8 @@ def barriers() -> list[str]:
 # --- draws ----------------------------------------------------------------------------------------
 
 
-class Truth:
-    """A model whose draws the numpy reference made, under uniforms that both sides get."""
-
-    def __init__(self, config, n_steps: int, seed: int, alter=dict) -> None:
-        self.config, self.n = config, n_steps
-        self.tensors = alter(cases.random_tensors(config, seed=seed))
-        mel = cases.mel_for(config, n_steps, seed=seed)
-        self.uniforms = cases.random_uniforms(config, n_steps, seed=seed)
-        self.expected = reference.run(
-            config, self.tensors, mel, n_steps=n_steps, uniforms=self.uniforms
-        )
-        self.rows = [None, None]
-        if mel is not None:
-            frames = -(-n_steps // config.hop_length)
-            self.rows = list(Conditioner(config, self.tensors).window(mel, 0, frames))
+class Truth(truths.Truth):
+    """Its draws are compared while it draws freely, and its logits as well."""
 
     def check(self, engine: _C.Engine, n: int | None = None) -> None:
         """Draw (the first n) freely: every sample the reference's, every logit within rounding."""
@@ -81,9 +67,6 @@ class Truth:
         assert np.array_equal(samples, self.expected["samples"][:n])
         error = tolerances.logit_error(logits, self.expected["logits"][:n])
         assert error <= tolerances.KERNEL_EXACT[0]
-
-    def engine(self, **options) -> _C.Engine:
-        return make(self.config, self.tensors, device="emu", **options)
 
 
 @pytest.fixture(scope="module")
