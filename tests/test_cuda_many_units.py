@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cases
 import numpy as np
@@ -96,3 +97,20 @@ def test_a_stream_is_given_the_same_bits_in_any_company(config, exact):
         [alone] = run(made, config, [lengths[i]], [i])
         assert np.array_equal(together[i][0], alone[0]), i
     assert len({samples.tobytes() for samples, _ in together}) > count // 2
+
+
+@pytest.mark.parametrize("config", [SMALL[0], SMALL[-1]], ids=cases.case_id)
+def test_calls_at_the_same_time_give_what_they_give_one_after_the_other(config):
+    """While a kernel runs for one, another brings its streams to the device and takes them back."""
+    made, calls = engine(config, exact=False), 6
+    most = 900 if DEVICE == "cuda" else 12
+    lengths = [
+        [config.bands * (1 + (37 * i + call) % most) for i in range(20)] for call in range(calls)
+    ]
+    seeds = [range(100 * call, 100 * call + 20) for call in range(calls)]
+    expected = [run(made, config, lengths[i], seeds[i]) for i in range(calls)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda i: run(made, config, lengths[i], seeds[i]), range(calls)))
+    for one, other in zip(found, expected, strict=True):
+        for (samples, _), (same, _) in zip(one, other, strict=True):
+            assert np.array_equal(samples, same)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import cases
 import numpy as np
@@ -199,6 +200,37 @@ def test_plans_of_any_size_give_the_same_bits_in_any_order(streams, together, op
     engine = many(streams.config, streams.tensors, **options)
     order = list(np.random.default_rng(1).permutation(COUNT))
     assert same(streams.run(engine, order), [together[i] for i in order])
+
+
+@pytest.mark.parametrize("model", ["labels", "embedded"])
+def test_calls_at_the_same_time_give_what_they_give_one_after_the_other(model):
+    """Of two calls one brings its streams and takes them back while the kernel runs for the other;
+    a third waits. Nobody has more teams than there is room for, which all find out at once."""
+    work = Streams(MODELS[model], COUNT, longest=16)
+    chosen = [range(i, COUNT, 5) for i in range(5)]
+    alone = many(work.config, work.tensors, **FEW)
+    expected = [work.run(alone, part) for part in chosen]
+    engine = many(work.config, work.tensors, **FEW)
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda part: work.run(engine, part), chosen))
+        assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_call_that_fails_leaves_the_other_and_the_engine_usable():
+    work = Streams(EMBEDDED, 8, longest=16)
+    engine = many(EMBEDDED, work.tensors, **FEW)
+    expected = work.run(engine, range(8))
+
+    def refused() -> None:
+        with pytest.raises(InputError):
+            engine.run([engine.open(0)], [-1], [None], [None])
+
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            wrong = [pool.submit(refused) for _ in range(2)]
+            assert same(pool.submit(work.run, engine, range(8)).result(), expected)
+            assert [w.result() for w in wrong] == [None, None]
 
 
 @pytest.mark.parametrize("model", MODELS)

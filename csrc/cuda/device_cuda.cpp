@@ -240,6 +240,13 @@ std::unique_ptr<gpu::Kernel> DeviceCuda::load(const gpu::KernelSpec& spec) {
   throw DeviceError(refused);
 }
 
+// A stream of its own in the context that all libraries of the process share.
+std::unique_ptr<gpu::Device> DeviceCuda::beside() {
+  OpenOptions options;
+  options.ordinal = context_->ordinal();
+  return open_device(options);
+}
+
 std::unique_ptr<gpu::Device> open_device(const OpenOptions& options) {
   return std::make_unique<DeviceCuda>(options);
 }

@@ -62,6 +62,7 @@ class DeviceCuda final : public gpu::Device {
   std::string unreadable(uint64_t address) const override;
   void await(uint64_t stream) override;
   std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override;
+  std::unique_ptr<gpu::Device> beside() override;
   bool compiled() const override { return compiled_; }
 
  private:

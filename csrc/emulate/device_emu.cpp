@@ -102,6 +102,9 @@ class EmuDevice final : public gpu::Device {
             {"pushes", c.pushes},     {"barriers", c.barriers}, {"hops", c.hops}};
   }
 
+  std::unique_ptr<gpu::Device> beside() override {
+    return std::make_unique<EmuDevice>(limits_, options_);
+  }
   std::unique_ptr<gpu::Kernel> load(const gpu::KernelSpec& spec) override {
     if (spec.blocks > limits_.multiprocessors)
       fail<DeviceError>("The kernel has ", spec.blocks, " blocks, ", limits_.name, " has ",

@@ -38,7 +38,8 @@ class Kernel {
   virtual void launch(const KernelArgs& args) = 0;
 };
 
-// Device memory is named by its address. All calls act in order.
+// Device memory is named by its address. All calls act in order, and uploads, downloads and
+// launches have happened when they return.
 class Device {
  public:
   virtual ~Device() = default;
@@ -60,7 +61,10 @@ class Device {
   // The blocks of a kernel that can be resident together are asked first; DeviceError if fewer
   // than spec.blocks.
   virtual std::unique_ptr<Kernel> load(const KernelSpec& spec) = 0;
-  // Whether one of them had to be compiled, since nobody had kept it.
+  // The same device once more: calls there do not wait for those here, nor these for them, and the
+  // memory of either is that of both.
+  virtual std::unique_ptr<Device> beside() = 0;
+  // Whether a kernel had to be compiled, since nobody had kept it.
   virtual bool compiled() const { return false; }
 };
 

@@ -1,9 +1,13 @@
 #include "gpu/engine_many.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <queue>
 
 #include "common/error.h"
@@ -29,7 +33,7 @@ class ManyEngine final : public Engine {
              std::unique_ptr<Device> device)
       : device_(std::move(device)),
         plan_(choose_many_plan(request)),
-        batch_(*device_, request.gpu.config, weights) {
+        model_(*device_, request.gpu.config, weights) {
     kernel_of(plan_.shape.stream_tiles, false);  // now, not when the first sample is wanted
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
@@ -50,11 +54,11 @@ class ManyEngine final : public Engine {
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
   void await(uint64_t stream) override { device_->await(stream); }
   std::vector<float> hold_bias() const override {
-    return config().hold_size() > 0 ? batch_.bias() : std::vector<float>();
+    return config().hold_size() > 0 ? model_.bias() : std::vector<float>();
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(launching_);
     switch (config().core) {
       case Core::dual:
         return read_ticks(clocks_);
@@ -66,15 +70,16 @@ class ManyEngine final : public Engine {
     return {};
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(launching_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
 
   // Any number of streams of any lengths: in every launch each slot runs several, one after the
-  // other, so that slots are empty only when no stream is left.
+  // other, so that slots are empty only when no stream is left. Of two calls at the same time one
+  // brings its streams to the device and takes them back while the kernel runs for the other.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
     check_jobs(config(), jobs);
+    const Claim claim(*this);
     std::vector<int64_t> done;
     std::vector<Slice> slices = begin_slices(config(), jobs, done);
     for (;;) {
@@ -82,7 +87,7 @@ class ManyEngine final : public Engine {
                                   [](const Slice& s) { return steps_left(s) == 0; }),
                    slices.end());
       if (slices.empty()) return;
-      run_launch(slices);
+      run_launch(*claim.carrier, slices);
       if (interrupt) interrupt();
     }
   }
@@ -91,7 +96,51 @@ class ManyEngine final : public Engine {
   // Of the plan with so many tiles of streams a team.
   struct Form {
     ManyPlan plan;
-    std::unique_ptr<Kernel> plain, full;  // null until a job needs them
+    std::shared_ptr<Kernel> plain, full;  // null until a job needs them
+  };
+
+  // What brings the streams of one call to the device and back.
+  struct Carrier {
+    explicit Carrier(Device& engines, const StreamBatch& model)
+        : device(engines), batch(engines, model), queues(engines), status(engines) {}
+    Device& device;
+    StreamBatch batch;
+    Buffer<unsigned> queues;
+    Buffer<KernelStatus> status;
+  };
+
+  // A carrier for the time of a call: of two, waits for one. Once two calls have met, each has
+  // calls to the device of its own.
+  struct Claim {
+    explicit Claim(ManyEngine& engine) : engine(engine) {
+      std::unique_lock<std::mutex> lock(engine.claiming_);
+      engine.freed_.wait(lock, [&] { return !engine.taken_[0] || !engine.taken_[1]; });
+      number = engine.taken_[0] ? 1 : 0;
+      engine.apart_ = engine.apart_ || engine.taken_[0];
+      std::unique_ptr<Carrier>& mine = engine.carriers_[number];
+      std::unique_ptr<Device>& beside = engine.beside_[number];
+      if (engine.apart_ && !beside) {
+        mine.reset();
+        beside = engine.device_->beside();
+      }
+      if (!mine)
+        mine = std::make_unique<Carrier>(beside ? *beside : *engine.device_, engine.model_);
+      carrier = mine.get();
+      engine.taken_[number] = true;
+    }
+    ~Claim() {
+      {
+        const std::lock_guard<std::mutex> lock(engine.claiming_);
+        engine.taken_[number] = false;
+      }
+      engine.freed_.notify_one();
+    }
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+
+    ManyEngine& engine;
+    size_t number = 0;
+    Carrier* carrier = nullptr;
   };
 
   Form& form_of(int stream_tiles) {
@@ -101,11 +150,11 @@ class ManyEngine final : public Engine {
         .first->second;
   }
 
-  Kernel& kernel_of(int stream_tiles, bool full) {
+  std::shared_ptr<Kernel> kernel_of(int stream_tiles, bool full) {
     for (;;) {
       Form& form = form_of(stream_tiles);
-      std::unique_ptr<Kernel>& kernel = full ? form.full : form.plain;
-      if (kernel) return *kernel;
+      std::shared_ptr<Kernel>& kernel = full ? form.full : form.plain;
+      if (kernel) return kernel;
       try {
         kernel = device_->load(kernel_spec(form.plan, full));
       } catch (const TooManyBlocks& refusal) {
@@ -141,63 +190,85 @@ class ManyEngine final : public Engine {
     return slice_steps(*device_, seconds_per_step_, most);
   }
 
-  // One launch of as many steps as fit into it. If there is no room for so many teams, nothing has
-  // happened but that there are fewer from now on.
-  void run_launch(std::vector<Slice>& all) {
+  // What a launch runs.
+  struct Work {
+    Shape shape;
+    int teams;
+    std::shared_ptr<Kernel> kernel;  // others may give up the form that had it
+    std::vector<Slice> slices;       // in the order of their slots
+    std::vector<unsigned> queues;
+    unsigned steps;  // of the team that runs longest
+  };
+
+  // As many steps of all streams as fit into one launch; none if there is no room for so many
+  // teams: then nothing has happened but that there are fewer from now on.
+  std::optional<Work> plan_launch(std::vector<Slice>& all) {
+    const std::lock_guard<std::mutex> lock(planning_);
     const int tiles = tiles_for(all.size());
     const Shape shape = form_of(tiles).plan.shape;
     const int needed = int(std::min<size_t>(
         size_t(plan_.teams), (all.size() + size_t(shape.streams) - 1) / size_t(shape.streams)));
     const auto slots = fill_slots(all, needed * shape.streams, launch_steps(all));
+    Work work{shape, needed, {}, {}, {0}, 0};
     bool full = false;
-    std::vector<Slice> slices;  // in the order of their slots
-    std::vector<unsigned> queues{0};
     std::vector<unsigned> team_steps(size_t(needed), 0u);
     for (size_t slot = 0; slot < slots.size(); ++slot) {
       unsigned steps = 0;
       for (const int i : slots[slot]) {
-        slices.push_back(all[size_t(i)]);
+        work.slices.push_back(all[size_t(i)]);
         full = full || needs_full(*all[size_t(i)].job);
         steps += unsigned(all[size_t(i)].steps);
       }
-      queues.push_back(unsigned(slices.size()));
+      work.queues.push_back(unsigned(work.slices.size()));
       unsigned& most = team_steps[slot / size_t(shape.streams)];
       most = std::max(most, steps);
     }
-    const unsigned longest = *std::max_element(team_steps.begin(), team_steps.end());
-    queues.insert(queues.end(), team_steps.begin(), team_steps.end());
-    Kernel& kernel = kernel_of(tiles, full);
-    if (plan_.teams < needed) return;
-    KernelArgs launch = arguments(slices, queues);
-    launch.blocks = unsigned(needed * shape.blocks);
-    // A launch begins with its first round.
-    device_->zero(uint64_t(uintptr_t(words_.get())),
-                  size_t(2 * needed) * size_t(shape.buffer_words) * sizeof(unsigned));
-    const auto begin = Clock::now();
-    try {
-      kernel.launch(launch);
-    } catch (const TooManyBlocks& refusal) {
-      reduce(refusal);
-      return;
-    }
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    seconds_per_step_ = seconds / longest;
-    KernelStatus status{0, -1, 0}, whole;
-    const int failed = batch_.take(slices, status);
-    status_.download(&whole, 1);
-    if (whole.stall != 0 || failed >= 0) report_stall(shape, whole);
+    work.steps = *std::max_element(team_steps.begin(), team_steps.end());
+    work.queues.insert(work.queues.end(), team_steps.begin(), team_steps.end());
+    work.kernel = kernel_of(tiles, full);
+    if (plan_.teams < needed) return std::nullopt;
+    return work;
   }
 
-  KernelArgs arguments(const std::vector<Slice>& slices, const std::vector<unsigned>& queues) {
+  void run_launch(Carrier& carrier, std::vector<Slice>& all) {
+    std::optional<Work> work = plan_launch(all);
+    if (!work) return;
+    KernelArgs launch = arguments(carrier, *work);
+    try {
+      launch_alone(*work, launch);
+    } catch (const TooManyBlocks& refusal) {
+      const std::lock_guard<std::mutex> lock(planning_);
+      if (plan_.teams >= work->teams) reduce(refusal);  // or another call has done so
+      return;
+    }
+    KernelStatus status{0, -1, 0}, whole;
+    const int failed = carrier.batch.take(work->slices, status);
+    carrier.status.download(&whole, 1);
+    if (whole.stall != 0 || failed >= 0) report_stall(work->shape, whole);
+  }
+
+  // One kernel at a time: all use the same words.
+  void launch_alone(const Work& work, const KernelArgs& launch) {
+    const std::lock_guard<std::mutex> lock(launching_);
+    // A launch begins with its first round.
+    device_->zero(uint64_t(uintptr_t(words_.get())),
+                  size_t(2 * work.teams) * size_t(work.shape.buffer_words) * sizeof(unsigned));
+    const auto begin = Clock::now();
+    work.kernel->launch(launch);
+    seconds_per_step_ = std::chrono::duration<double>(Clock::now() - begin).count() / work.steps;
+  }
+
+  KernelArgs arguments(Carrier& carrier, const Work& work) {
     KernelArgs a{};
     a.weights = weights_.get();
     a.words = reinterpret_cast<Word*>(words_.get());
     a.poll_limit = kPollLimit;
-    a.streams = batch_.upload(slices, weights_.get(), a.words, nullptr);
-    a.queues = queues_.upload(queues.data(), queues.size());
+    a.streams = carrier.batch.upload(work.slices, weights_.get(), a.words, nullptr);
+    a.queues = carrier.queues.upload(work.queues.data(), work.queues.size());
     const KernelStatus fresh{0, -1, 0};
-    a.status = status_.upload(&fresh, 1);
+    a.status = carrier.status.upload(&fresh, 1);
     if (plan_.shape.clocks) a.clocks = clocks_.get();
+    a.blocks = unsigned(work.teams * work.shape.blocks);
     return a;
   }
 
@@ -215,15 +286,22 @@ class ManyEngine final : public Engine {
 
   std::unique_ptr<Device> device_;  // outlives the kernels and the buffers
   ManyPlan plan_;                   // with most streams
-  StreamBatch batch_;
-  std::map<int, Form> forms_;  // by tiles of streams a team
+  StreamBatch model_;               // carries nothing: carriers are made after it
   Buffer<uint32_t> weights_{*device_};
   Buffer<unsigned> words_{*device_};
-  Buffer<unsigned> queues_{*device_};
-  Buffer<KernelStatus> status_{*device_};
   Buffer<long long> clocks_{*device_};
-  std::mutex mutex_;
-  double seconds_per_step_ = 0;
+
+  std::mutex planning_;        // of the teams of plan_, and of what follows
+  std::map<int, Form> forms_;  // by tiles of streams a team
+  std::mutex launching_;       // of the device's words and clocks
+  std::atomic<double> seconds_per_step_ = 0;
+
+  std::mutex claiming_;  // of what follows
+  std::condition_variable freed_;
+  std::array<std::unique_ptr<Device>, 2> beside_;  // outlive the carriers
+  std::array<std::unique_ptr<Carrier>, 2> carriers_;
+  std::array<bool, 2> taken_{};
+  bool apart_ = false;  // two calls have met
 };
 
 }  // namespace

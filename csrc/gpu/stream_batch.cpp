@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "gpu/engine_parts.h"
 
@@ -21,10 +22,29 @@ std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& job
   return slices;
 }
 
+namespace {
+
+std::vector<float> kernel_of(const ModelConfig& config, const CanonicalWeights& weights) {
+  if (config.interp_size() == 0) return {};
+  const int64_t hop = config.hop_length, taps = config.taps();
+  const float* kernel = weights.get("upsample.kernel", {hop, taps});
+  return {kernel, kernel + hop * taps};
+}
+
+}  // namespace
+
 StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights)
+    : StreamBatch(device, config, channel_bias(config, weights), kernel_of(config, weights)) {}
+
+StreamBatch::StreamBatch(Device& device, const StreamBatch& twin)
+    : StreamBatch(device, twin.config_, twin.bias_, twin.kernel_) {}
+
+StreamBatch::StreamBatch(Device& device, const ModelConfig& config, std::vector<float> bias,
+                         std::vector<float> kernel)
     : config_(config),
       taps_(config.interp_size() > 0 ? config.taps() : 0),
-      bias_(channel_bias(config, weights)),
+      bias_(std::move(bias)),
+      kernel_(std::move(kernel)),
       base_(device),
       upsample_(device),
       logits_(device),
@@ -37,9 +57,7 @@ StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const Canoni
       status_(device),
       args_(device) {
   base_.upload(bias_.data(), bias_.size());
-  if (taps_ == 0) return;
-  const int64_t hop = config.hop_length;
-  upsample_.upload(weights.get("upsample.kernel", {hop, taps_}), size_t(hop * taps_));
+  if (taps_ > 0) upsample_.upload(kernel_.data(), kernel_.size());
 }
 
 const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const uint32_t* weights,

@@ -31,6 +31,8 @@ std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& job
 class StreamBatch {
  public:
   StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights);
+  // One more for the same model.
+  StreamBatch(Device& device, const StreamBatch& twin);
 
   // Brings everything to the device; returns where the arguments of the slices are there, in order.
   const KernelArgs* upload(const std::vector<Slice>& slices, const uint32_t* weights, Word* words,
@@ -44,6 +46,9 @@ class StreamBatch {
   const std::vector<float>& bias() const { return bias_; }
 
  private:
+  StreamBatch(Device& device, const ModelConfig& config, std::vector<float> bias,
+              std::vector<float> kernel);
+
   // Values of several streams that travel in one transfer.
   template <class T>
   struct Pool {
@@ -80,7 +85,7 @@ class StreamBatch {
 
   ModelConfig config_;
   int taps_;
-  std::vector<float> bias_;
+  std::vector<float> bias_, kernel_;  // [hop, taps]
   Buffer<float> base_, upsample_, logits_;
   Pool<float> hold_, interp_, state_;
   Pool<uint32_t> uniforms_;
