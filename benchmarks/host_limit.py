@@ -57,11 +57,11 @@ class StandIn:
     def run(
         self, streams: Sequence[Any], steps: Sequence[int], interp: Any, hold: Any, **_: Any
     ) -> list[tuple[Any, None]]:
+        for rows in (interp, hold):
+            given = [one for one in rows if one is not None]
+            if given:
+                np.concatenate(given).copy()
         with self._alone:
-            for rows in (interp, hold):
-                given = [one for one in rows if one is not None]
-                if given:
-                    np.concatenate(given).copy()
             seconds = sum(steps) / self.rate
             time.sleep(seconds)
             self.busy += seconds
