@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import gc
 import os
+import signal
 from pathlib import Path
 
 import few_threads  # noqa: F401 (what it sets is read when numpy is loaded)
@@ -35,7 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     Compile the package, once for all processes. Tests start hundreds of programs; where the
     environment keeps no bytecode, as in many containers, a third of what each takes would go into
     compiling it again.
+
+    Let those programs be interrupted: a shell without job control starts what it runs in the
+    background with Ctrl-C ignored, and every program inherits that.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.option.loadscopereorder = False
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(PACKAGE, quiet=2)
