@@ -101,9 +101,8 @@ class ManyEngine final : public Engine {
 
   // What brings the streams of one call to the device and back.
   struct Carrier {
-    explicit Carrier(Device& engines, const StreamBatch& model)
-        : device(engines), batch(engines, model), queues(engines), status(engines) {}
-    Device& device;
+    Carrier(Device& device, const StreamBatch& model)
+        : batch(device, model), queues(device), status(device) {}
     StreamBatch batch;
     Buffer<unsigned> queues;
     Buffer<KernelStatus> status;
