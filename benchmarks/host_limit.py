@@ -136,7 +136,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
             conditioner = make_conditioner(config, tensors)
             engine.free = args.free_rows
             kind = FreeVoice if args.free_rows else Voice
-            voice = kind(config, engine, conditioner)  # type: ignore[arg-type]
+            voice = kind(config, engine, conditioner, row_threads=default_threads())  # type: ignore[arg-type]
             batch = Batch(voice, Sampling(1.0, False, None), turns=turns)
 
             def run(batch: Batch = batch, requests: Any = requests) -> BatchReport:

@@ -217,6 +217,20 @@ def test_calls_at_the_same_time_give_what_they_give_one_after_the_other(model):
         assert all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_a_stream_of_two_calls_at_the_same_time_goes_on_in_one_after_the_other():
+    work = Streams(EMBEDDED, 1)
+    engine = many(EMBEDDED, work.tensors, **FEW)
+    rows = [None], [np.repeat(work.rows[0][1][:1], 20, axis=0)]
+    [[whole, _]] = engine.run([engine.open(7)], [90], *rows)
+    for _ in range(5):
+        stream = engine.open(7)
+        with ThreadPoolExecutor(3) as pool:
+            parts = [pool.submit(engine.run, [stream], [30], *rows) for _ in range(3)]
+        found = {part.result()[0][0].tobytes() for part in parts}
+        assert found == {whole[i : i + 30].tobytes() for i in (0, 30, 60)}
+        assert stream.step == 90
+
+
 def test_a_call_that_fails_leaves_the_other_and_the_engine_usable():
     work = Streams(EMBEDDED, 8, longest=16)
     engine = many(EMBEDDED, work.tensors, **FEW)

@@ -15,7 +15,7 @@ from .batch import default_streams
 from .codes import TABLES as CODE_TABLES
 from .codes import features as features_of_codes
 from .config import ModelConfig
-from .devices import Device, make_devices, resolve_devices
+from .devices import Device, default_threads, make_devices, resolve_devices
 from .errors import InputError
 from .fold import Folding
 
@@ -70,6 +70,9 @@ class LoadedModel:
             gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
         self._devices = self._open_devices(cell, device, dtype, cpu_threads, gpu_streams)
         self._engine = self._devices[0].engine
+        # An engine on a GPU leaves the processors alone.
+        on_cpu = self._engine.device == "cpu"
+        self._row_threads = 1 if on_cpu else cpu_threads or default_threads()
         self._memory = arrays.Memory(self._devices[0].name, self._home(conditioning))
         self._network: SubscaleNetwork | None = None
         if config.subscale is not None:
@@ -136,7 +139,7 @@ class LoadedModel:
             Mel and output rules, for checkpoints that do not carry them.
         cpu_threads : int, optional
             Default: what the environment variable WAVERNN_FAST_THREADS says, or else the processors
-            this process may use.
+            this process may use. On a GPU they make its conditioning.
         gpu_streams : int
             On a GPU: utterances that are to run side by side. 1 makes one utterance as fast as
             can be; more (0: as many as give most samples a second) makes many at once many times
@@ -295,7 +298,13 @@ class LoadedModel:
             output = dataclasses.replace(config.output, fade_out_frames=0)
             config = dataclasses.replace(config, output=output)
         return utterance.Voice(
-            config, self._engine, self._conditioner, self._elsewhere, self._memory, self._network
+            config,
+            self._engine,
+            self._conditioner,
+            self._elsewhere,
+            self._memory,
+            self._network,
+            self._row_threads,
         )
 
     def _request(

@@ -31,10 +31,12 @@ if hasattr(os, "register_at_fork"):
 
 def _submit(threads: int, make: Callable[[], list[Rows]]) -> Future[list[Rows]] | None:
     """Have something made by one of so many threads; None where there can be none, at exit."""
-    if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="wavernn-fast-rows")
+    pool = _pools.get(threads)
+    if pool is None:  # of two callers at once one keeps its own, which has no threads yet
+        made = ThreadPoolExecutor(threads, thread_name_prefix="wavernn-fast-rows")
+        pool = _pools.setdefault(threads, made)
     try:
-        return _pools[threads].submit(make)
+        return pool.submit(make)
     except RuntimeError:
         return None
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays, upsampling
-from .devices import default_threads
 from .errors import InputError
 from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane, Rows
@@ -44,6 +43,7 @@ class Voice:
     elsewhere: dict[arrays.Place, Elsewhere] = field(default_factory=dict)  # made when needed
     memory: arrays.Memory = arrays.HOST_MEMORY
     network: SubscaleNetwork | None = None  # of a subscale model
+    row_threads: int = 1  # that make rows of all utterances; more where the engine leaves them
 
     def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
         """Start a stream with a fresh state at sample `start` of the utterance."""
@@ -89,9 +89,7 @@ class Voice:
         if request.speaker is not None:
             conditioner = conditioner.of_speaker(request.speaker)
         rows = MelRows if self.config.upsample == "kernel" else SampleRows
-        # An engine on a GPU leaves the processors alone.
-        threads = 1 if self.engine.device == "cpu" else default_threads()
-        return rows(conditioner, request.mel, request.place, threads)
+        return rows(conditioner, request.mel, request.place, self.row_threads)
 
     @property
     def hop_length(self) -> int:

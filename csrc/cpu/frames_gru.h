@@ -10,8 +10,9 @@ namespace wavernn_fast::cpu {
 //   r = sigmoid(a_r + R_r h + b_r)    z = sigmoid(a_z + R_z h + b_z)
 //   e = tanh(a_e + r (R_e h + b_e))   h' = z h + (1 - z) e
 // `inputs` [2][n][3H]: a of each direction in its own order of frames; `weights` [2][H][3H]: R
-// turned; `biases` [2][3H]. Into `out` [n][2H] by frame, forward first. Bits do not depend on the
-// processor: sums go over units of h one after the other, without fused multiply-adds.
+// turned; `biases` [2][3H]. Into `out` [n][2H] by frame, forward first. Sums do not depend on
+// the processor: they go over units of h one after the other, without fused multiply-adds. std::exp
+// may, in its last digit.
 void bidirectional_gru(const double* inputs, const double* weights, const double* biases, size_t n,
                        size_t hidden, double* out);
 

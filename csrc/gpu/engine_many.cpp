@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <queue>
+#include <unordered_set>
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
@@ -33,7 +34,7 @@ class ManyEngine final : public Engine {
              std::unique_ptr<Device> device)
       : device_(std::move(device)),
         plan_(choose_many_plan(request)),
-        model_(*device_, request.gpu.config, weights) {
+        model_(request.gpu.config, weights) {
     kernel_of(plan_.shape.stream_tiles, false);  // now, not when the first sample is wanted
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
@@ -54,7 +55,7 @@ class ManyEngine final : public Engine {
   std::string unreadable(uint64_t address) const override { return device_->unreadable(address); }
   void await(uint64_t stream) override { device_->await(stream); }
   std::vector<float> hold_bias() const override {
-    return config().hold_size() > 0 ? model_.bias() : std::vector<float>();
+    return config().hold_size() > 0 ? model_.bias : std::vector<float>();
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
@@ -79,7 +80,7 @@ class ManyEngine final : public Engine {
   // brings its streams to the device and takes them back while the kernel runs for the other.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
     check_jobs(config(), jobs);
-    const Claim claim(*this);
+    const Claim claim(*this, jobs);
     std::vector<int64_t> done;
     std::vector<Slice> slices = begin_slices(config(), jobs, done);
     for (;;) {
@@ -101,19 +102,25 @@ class ManyEngine final : public Engine {
 
   // What brings the streams of one call to the device and back.
   struct Carrier {
-    Carrier(Device& device, const StreamBatch& model)
+    Carrier(Device& device, const StreamConstants& model)
         : batch(device, model), queues(device), status(device) {}
     StreamBatch batch;
     Buffer<unsigned> queues;
     Buffer<KernelStatus> status;
   };
 
-  // A carrier for the time of a call: of two, waits for one. Once two calls have met, each has
-  // calls to the device of its own.
+  // A carrier for the time of a call: of two, waits for one, and for streams that another call
+  // runs. Once two calls have met, each has calls to the device of its own.
   struct Claim {
-    explicit Claim(ManyEngine& engine) : engine(engine) {
+    Claim(ManyEngine& engine, const std::vector<Job>& jobs) : engine(engine) {
       std::unique_lock<std::mutex> lock(engine.claiming_);
-      engine.freed_.wait(lock, [&] { return !engine.taken_[0] || !engine.taken_[1]; });
+      for (const Job& job : jobs) streams.push_back(job.state);
+      engine.freed_.wait(lock, [&] {
+        return !(engine.taken_[0] && engine.taken_[1]) &&
+               std::none_of(streams.begin(), streams.end(), [&](const StreamState* stream) {
+                 return engine.running_.count(stream) > 0;
+               });
+      });
       number = engine.taken_[0] ? 1 : 0;
       engine.apart_ = engine.apart_ || engine.taken_[0];
       std::unique_ptr<Carrier>& mine = engine.carriers_[number];
@@ -125,19 +132,22 @@ class ManyEngine final : public Engine {
       if (!mine)
         mine = std::make_unique<Carrier>(beside ? *beside : *engine.device_, engine.model_);
       carrier = mine.get();
+      engine.running_.insert(streams.begin(), streams.end());
       engine.taken_[number] = true;
     }
     ~Claim() {
       {
         const std::lock_guard<std::mutex> lock(engine.claiming_);
         engine.taken_[number] = false;
+        for (const StreamState* stream : streams) engine.running_.erase(stream);
       }
-      engine.freed_.notify_one();
+      engine.freed_.notify_all();  // who waits for a stream may not be the first
     }
     Claim(const Claim&) = delete;
     Claim& operator=(const Claim&) = delete;
 
     ManyEngine& engine;
+    std::vector<const StreamState*> streams;
     size_t number = 0;
     Carrier* carrier = nullptr;
   };
@@ -285,7 +295,7 @@ class ManyEngine final : public Engine {
 
   std::unique_ptr<Device> device_;  // outlives the kernels and the buffers
   ManyPlan plan_;                   // with most streams
-  StreamBatch model_;               // carries nothing: carriers are made after it
+  StreamConstants model_;
   Buffer<uint32_t> weights_{*device_};
   Buffer<unsigned> words_{*device_};
   Buffer<long long> clocks_{*device_};
@@ -300,6 +310,7 @@ class ManyEngine final : public Engine {
   std::array<std::unique_ptr<Device>, 2> beside_;  // outlive the carriers
   std::array<std::unique_ptr<Carrier>, 2> carriers_;
   std::array<bool, 2> taken_{};
+  std::unordered_set<const StreamState*> running_;
   bool apart_ = false;  // two calls have met
 };
 

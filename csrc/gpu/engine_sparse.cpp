@@ -31,7 +31,9 @@ class SparseEngine final : public Engine {
  public:
   SparseEngine(const GpuRequest& request, const std::string& sparse,
                const CanonicalWeights& weights, std::unique_ptr<Device> device)
-      : device_(std::move(device)), canonical_(weights), batch_(*device_, request.config, weights) {
+      : device_(std::move(device)),
+        canonical_(weights),
+        batch_(*device_, StreamConstants(request.config, weights)) {
     const auto model = sparse_tiles(request, sparse, canonical_);
     fill_bins(*model);
     one_ = std::make_unique<Form>(choose_sparse_plan({request, false}, model), *device_);

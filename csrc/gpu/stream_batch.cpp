@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
 #include "gpu/engine_parts.h"
 
@@ -22,29 +21,18 @@ std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& job
   return slices;
 }
 
-namespace {
-
-std::vector<float> kernel_of(const ModelConfig& config, const CanonicalWeights& weights) {
-  if (config.interp_size() == 0) return {};
-  const int64_t hop = config.hop_length, taps = config.taps();
-  const float* kernel = weights.get("upsample.kernel", {hop, taps});
-  return {kernel, kernel + hop * taps};
+StreamConstants::StreamConstants(const ModelConfig& c, const CanonicalWeights& weights)
+    : config(c), bias(channel_bias(c, weights)) {
+  if (c.interp_size() == 0) return;
+  const int64_t hop = c.hop_length, taps = c.taps();
+  const float* values = weights.get("upsample.kernel", {hop, taps});
+  kernel.assign(values, values + hop * taps);
 }
 
-}  // namespace
-
-StreamBatch::StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights)
-    : StreamBatch(device, config, channel_bias(config, weights), kernel_of(config, weights)) {}
-
-StreamBatch::StreamBatch(Device& device, const StreamBatch& twin)
-    : StreamBatch(device, twin.config_, twin.bias_, twin.kernel_) {}
-
-StreamBatch::StreamBatch(Device& device, const ModelConfig& config, std::vector<float> bias,
-                         std::vector<float> kernel)
-    : config_(config),
-      taps_(config.interp_size() > 0 ? config.taps() : 0),
-      bias_(std::move(bias)),
-      kernel_(std::move(kernel)),
+StreamBatch::StreamBatch(Device& device, const StreamConstants& model)
+    : config_(model.config),
+      taps_(config_.interp_size() > 0 ? config_.taps() : 0),
+      bias_(model.bias),
       base_(device),
       upsample_(device),
       logits_(device),
@@ -57,7 +45,7 @@ StreamBatch::StreamBatch(Device& device, const ModelConfig& config, std::vector<
       status_(device),
       args_(device) {
   base_.upload(bias_.data(), bias_.size());
-  if (taps_ > 0) upsample_.upload(kernel_.data(), kernel_.size());
+  if (taps_ > 0) upsample_.upload(model.kernel.data(), model.kernel.size());
 }
 
 const KernelArgs* StreamBatch::upload(const std::vector<Slice>& slices, const uint32_t* weights,

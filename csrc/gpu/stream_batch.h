@@ -28,11 +28,17 @@ bool needs_full(const Job& job);
 std::vector<Slice> begin_slices(const ModelConfig& config, std::vector<Job>& jobs,
                                 std::vector<int64_t>& done);
 
+// What every batch of a model needs of it.
+struct StreamConstants {
+  StreamConstants(const ModelConfig& config, const CanonicalWeights& weights);
+  ModelConfig config;
+  std::vector<float> bias;    // [channels of a row of `base`], see Engine::hold_bias
+  std::vector<float> kernel;  // [hop, taps] of the upsampling, if rows are interpolated
+};
+
 class StreamBatch {
  public:
-  StreamBatch(Device& device, const ModelConfig& config, const CanonicalWeights& weights);
-  // One more for the same model.
-  StreamBatch(Device& device, const StreamBatch& twin);
+  StreamBatch(Device& device, const StreamConstants& model);
 
   // Brings everything to the device; returns where the arguments of the slices are there, in order.
   const KernelArgs* upload(const std::vector<Slice>& slices, const uint32_t* weights, Word* words,
@@ -46,9 +52,6 @@ class StreamBatch {
   const std::vector<float>& bias() const { return bias_; }
 
  private:
-  StreamBatch(Device& device, const ModelConfig& config, std::vector<float> bias,
-              std::vector<float> kernel);
-
   // Values of several streams that travel in one transfer.
   template <class T>
   struct Pool {
@@ -85,7 +88,7 @@ class StreamBatch {
 
   ModelConfig config_;
   int taps_;
-  std::vector<float> bias_, kernel_;  // [hop, taps]
+  std::vector<float> bias_;
   Buffer<float> base_, upsample_, logits_;
   Pool<float> hold_, interp_, state_;
   Pool<uint32_t> uniforms_;
