@@ -101,6 +101,14 @@ def rest() -> list[tuple[int, Case]]:
     return [(12, case) for case in found] + [(13, Case(90, 896, fp32)), (13, Case(100, 896, fp16))]
 
 
+def check_compiled(compiled: nvrtc_compiler.Compiled, plan: dict[str, Any]) -> None:
+    """The code of a planned kernel keeps within the device and spills next to nothing."""
+    assert compiled.registers <= 255
+    assert max(compiled.spill_stores, compiled.spill_loads) <= SPILL_LIMIT
+    assert compiled.registers * plan["shape"]["threads"] <= 65536
+    assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
+
+
 def compiler_of(major: int) -> nvrtc_compiler.Compiler:
     for compiler in COMPILERS:
         if compiler.version[0] == major:
@@ -116,10 +124,7 @@ def test_the_choice_lacks_nothing_that_the_grid_has():
 def test_a_planned_kernel_compiles_without_spilling(major, case):
     plan = case.plan()
     compiled = compiler_of(major).compile(plan["macros"], case.target)
-    assert compiled.registers <= 255
-    assert max(compiled.spill_stores, compiled.spill_loads) <= SPILL_LIMIT
-    assert compiled.registers * plan["shape"]["threads"] <= 65536
-    assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
+    check_compiled(compiled, plan)
 
 
 def test_a_kernel_with_more_weights_than_registers_is_seen_to_spill():

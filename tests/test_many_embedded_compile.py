@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import nvrtc_compiler
 import pytest
-from gpu_chips import SHARED_LIMIT, TARGETS
+from gpu_chips import TARGETS
 from test_embedded_plan import usual
-from test_gpu_compile import READ_ONLY_LOAD, SPILL_LIMIT, compiler_of, longest_loop
+from test_gpu_compile import READ_ONLY_LOAD, check_compiled, compiler_of, longest_loop
 from test_many_compile import PRODUCT
 
 from wavernn_fast import _C
@@ -58,10 +58,7 @@ def test_a_planned_kernel_compiles_without_spilling(major, case, record_property
     plan = case.plan()
     compiled = compiler_of(major).compile(plan["macros"], case.target, NAME)
     record_property("registers", compiled.registers)
-    assert compiled.registers <= 255
-    assert max(compiled.spill_stores, compiled.spill_loads) <= SPILL_LIMIT
-    assert compiled.registers * plan["shape"]["threads"] <= 65536
-    assert plan["shared_bytes"] + compiled.static_shared <= SHARED_LIMIT[plan["arch"]]
+    check_compiled(compiled, plan)
 
 
 # What the sample loop has now, and a little more, so that it does not grow unseen. Loads are of

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import nvrtc_compiler
 import pytest
-from gpu_chips import SHARED_LIMIT, TARGETS
+from gpu_chips import TARGETS
 from quick import first_is_quick
-from test_gpu_compile import READ_ONLY_LOAD, SPILL_LIMIT, compiler_of, longest_loop
+from test_gpu_compile import READ_ONLY_LOAD, SPILL_LIMIT, check_compiled, compiler_of, longest_loop
 from test_residual_plan import plan_of, usual
 
 pytestmark = pytest.mark.skipif(
@@ -99,10 +99,7 @@ def test_the_choice_lacks_nothing_that_the_grid_has():
 @pytest.mark.parametrize(("major", "case"), nvrtc_compiler.chosen(covering(), rest()), ids=str)
 def test_a_planned_kernel_compiles_without_spilling(major, case):
     plan, made = case.plan(), compiled(major, case)
-    assert made.registers <= 255
-    assert max(made.spill_stores, made.spill_loads) <= SPILL_LIMIT
-    assert made.registers * plan["shape"]["threads"] <= 65536
-    assert plan["shared_bytes"] + made.static_shared <= SHARED_LIMIT[plan["arch"]]
+    check_compiled(made, plan)
 
 
 FULL = {"labels": LABELS, "values": VALUES, "beta": BETA, "bands": BANDS}
