@@ -118,6 +118,22 @@ WF_INLINE RecurrentTiles load_recurrent(const KernelArgs& launch, unsigned* kept
   return {kept, rest};
 }
 
+// Adds all rows of one of this warp's tiles of columns times two words of activations.
+WF_INLINE void multiply_column(const RecurrentTiles& r, int column, unsigned low, unsigned high,
+                               float* sums) {
+  WF_UNROLL
+  for (int m = 0; m < 3 * kUnitTiles; ++m) {
+    const int i = column * 3 * kUnitTiles + m;
+    if (column < kGruKept) {
+      multiply_tile(r.kept + kTileWords * i, low, high, sums + 4 * m);
+    } else {
+      unsigned weights[kTileWords];
+      shared_tile(r.shared + 32 * kTileWords * (i - kGruKept * 3 * kUnitTiles), weights);
+      multiply_tile(weights, low, high, sums + 4 * m);
+    }
+  }
+}
+
 // Sums of this warp's gate rows for one tile of streams: R times half `part` of the state. Which of
 // its tiles of columns are of that half only the one in the middle depends on.
 WF_INLINE void multiply_gates(const RecurrentTiles& r, int part, int tile, float* shared,
@@ -134,18 +150,7 @@ WF_INLINE void multiply_gates(const RecurrentTiles& r, int part, int tile, float
   for (int j = 0; j < most; ++j) {
     const int column = first + j;
     if (column < from || column >= from + own.count) continue;  // the same for a whole warp
-    const unsigned low = x[8 * column], high = x[8 * column + 4];
-    WF_UNROLL
-    for (int m = 0; m < 3 * kUnitTiles; ++m) {
-      const int i = column * 3 * kUnitTiles + m;
-      if (column < kGruKept) {
-        multiply_tile(r.kept + kTileWords * i, low, high, sums + 4 * m);
-      } else {
-        unsigned weights[kTileWords];
-        shared_tile(r.shared + 32 * kTileWords * (i - kGruKept * 3 * kUnitTiles), weights);
-        multiply_tile(weights, low, high, sums + 4 * m);
-      }
-    }
+    multiply_column(r, column, x[8 * column], x[8 * column + 4], sums);
   }
 }
 

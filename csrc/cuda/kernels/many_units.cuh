@@ -51,19 +51,7 @@ WF_INLINE void multiply_rows(const RecurrentTiles& r, int matrix, int tile, floa
   WF_UNROLL
   for (int j = 0; j < kGruColumns; ++j) {
     if (j >= own.count) continue;  // the same for a whole warp
-    const unsigned low = x[8 * j], high = x[8 * j + 4];
-    const int column = matrix * kGruColumns + j;
-    WF_UNROLL
-    for (int m = 0; m < 3 * kUnitTiles; ++m) {
-      const int i = column * 3 * kUnitTiles + m;
-      if (column < kGruKept) {
-        multiply_tile(r.kept + kTileWords * i, low, high, sums + 4 * m);
-      } else {
-        unsigned weights[kTileWords];
-        shared_tile(r.shared + 32 * kTileWords * (i - kGruKept * 3 * kUnitTiles), weights);
-        multiply_tile(weights, low, high, sums + 4 * m);
-      }
-    }
+    multiply_column(r, matrix * kGruColumns + j, x[8 * j], x[8 * j + 4], sums);
   }
 }
 
