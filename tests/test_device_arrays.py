@@ -166,7 +166,7 @@ def test_the_home_of_mels_is_cupys_or_torchs_place_on_the_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert arrays.home_on("cuda:1") is arrays._place(torch, torch.device("cuda", 1))
     monkeypatch.delitem(sys.modules, "torch")  # not imported for this alone
-    with pytest.raises(MissingDependencyError):
+    with pytest.raises(MissingDependencyError, match="on the emulator needs PyTorch"):
         arrays.home_on("emu")
 
 

@@ -242,6 +242,11 @@ def home_on(device: str) -> Place:
         return _place(torch, torch.device("cpu"))
     if torch is not None and torch.cuda.is_available():
         return _place(torch, torch.device("cuda", int(number or 0)))
+    if kind == "emu":
+        raise MissingDependencyError(
+            "Conditioning on the emulator needs PyTorch, imported by the program; use "
+            "conditioning='host'."
+        )
     raise MissingDependencyError(
         f"Conditioning on device {device} needs CuPy, or PyTorch where the program has imported it "
         "and it sees the GPU; install cupy-cuda12x or cupy-cuda13x, or use conditioning='host'."
