@@ -84,6 +84,18 @@ def test_pieces_joined_equal_the_whole(work, dtype):
         assert np.array_equal(work.pieces(engine, cuts), whole), cuts
 
 
+ON_CPU = [case for case in CASES if case[1] == "cpu"]
+
+
+@pytest.mark.parametrize("work", ON_CPU, indirect=True, ids=id_of)
+def test_slices_of_smaller_and_larger_teams_join(work):
+    """A slice of 16 steps is long enough to count, so that other teams get a try soon."""
+    engine, alone = work.engine(threads=8), work.engine(threads=1)
+    for seed in range(2):
+        joined = work.pieces(engine, list(range(16, work.n, 16)), seed)
+        assert np.array_equal(joined, work.run(alone, seed=seed)[0]), seed
+
+
 BATCHES = [(c, n, t) for c in CASES[: len(SMALL)] for n in (2, 5, 9, 17, 40) for t in (1, 2)]
 BATCHES += [(case, 3, 1) for case in CASES[len(SMALL) :]]
 BATCHES = quick_where(lambda batch: batch[1] in (3, 5, 17), BATCHES)

@@ -87,6 +87,20 @@ def test_threads_batches_slices_and_instruction_sets_give_the_same_bits(dtype, l
                 assert np.array_equal(work.pieces(engine, cuts, seed=0), alone[0][0])
 
 
+@pytest.mark.parametrize(("dtype", "layout"), quick_where(lambda pair: pair[0] == "fp32", PAIRS))
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_teams_of_every_size_give_the_same_bits(dtype, layout, data):
+    """Each has panels of its own. A slice of ten steps is enough for another team to get a try."""
+    case = data.draw(models(layout))
+    work = Work(case.config, 100, tensors=case.tensors())
+    engine = work.engine(dtype=dtype, sparse=layout, threads=8)
+    alone = work.engine(dtype=dtype, sparse=layout, threads=1)
+    for seed in range(2):
+        joined = work.pieces(engine, list(range(10, work.n, 10)), seed)
+        assert np.array_equal(joined, work.run(alone, seed=seed)[0]), seed
+
+
 def batch(work: Work, engine, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Streams 0 to n - 1 side by side, each a sample shorter: every smaller batch comes by."""
     interp, hold = ([rows] * n for rows in work.rows.values())

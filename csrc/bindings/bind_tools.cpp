@@ -13,6 +13,7 @@
 #include "cpu/isa.h"
 #include "cpu/matvec.h"
 #include "cpu/probe.h"
+#include "cpu/team_choice.h"
 #include "cpu/threads.h"
 
 namespace py = pybind11;
@@ -138,6 +139,12 @@ void bind_errors(py::module_&) {
 }
 
 void bind_tools(py::module_& m) {
+  py::class_<cpu::TeamChoice>(m, "TeamChoice",
+                              "How many threads the next slice of a run is given to (for tests).")
+      .def(py::init<int>(), py::arg("threads"))
+      .def_property_readonly("members", &cpu::TeamChoice::members)
+      .def("record", &cpu::TeamChoice::record, py::arg("lanes"), py::arg("seconds_per_step"),
+           py::arg("held_up") = false, "What a slice of so many threads has taken.");
   m.def("available_isas", &cpu::available_isas, "Instruction sets of this processor, best last.");
   m.def("available_devices", &available_devices, "Devices of this build.");
   m.def("available_threads", &cpu::available_threads, py::arg("cgroup_root") = "/sys/fs/cgroup",

@@ -12,6 +12,7 @@
 #include "cpu/isa.h"
 #include "cpu/stage_clock.h"
 #include "cpu/stepper.h"
+#include "cpu/team_choice.h"
 #include "cpu/threads.h"
 #include "plan/sparse.h"
 
@@ -30,8 +31,6 @@ constexpr int kFirstSlice = 8;                                 // steps, before 
 constexpr int kSplitStreams = 8, kSplitStreamsFar = 16;
 constexpr uint64_t kBesideACore = 2 << 20;  // bytes of weights that a core keeps to itself
 constexpr int kBestStreams = 32;            // streams a thread from which more make it no faster
-constexpr int kCalmSlices = 50;             // slices for which the choice of members stands
-constexpr int kFirstCalmSlices = 4;         // the same of one thread, which the next one doubles
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -85,7 +84,10 @@ class Queue {
 class CpuEngine final : public Engine {
  public:
   CpuEngine(Plan plan, const KernelTable& kernels, std::vector<float> upsample_kernel, bool clocks)
-      : plan_(std::move(plan)), kernels_(kernels), upsample_kernel_(std::move(upsample_kernel)) {
+      : plan_(std::move(plan)),
+        kernels_(kernels),
+        upsample_kernel_(std::move(upsample_kernel)),
+        choice_(plan_.request.threads) {
     if (clocks) clock_ = std::make_unique<StageClock>();
     start_threads();
   }
@@ -155,7 +157,9 @@ class CpuEngine final : public Engine {
     pid_ = getpid();
     const int n = plan_.request.threads;
     pool_ = std::make_unique<ThreadPool>(n);
-    barrier_ = std::make_unique<Barrier>(n, n > available_threads());
+    barriers_.clear();
+    for (int members : team_sizes(n))
+      barriers_.push_back(std::make_unique<Barrier>(members, members > available_threads()));
     steppers_.clear();
     apart_seconds_.assign(n, 0.0);
     for (int i = 0; i < n; ++i) steppers_.push_back(make_stepper());
@@ -186,53 +190,25 @@ class CpuEngine final : public Engine {
     seconds_per_lane_step_ = seconds_since(begin) / double(done) / double(active.size());
   }
 
-  // All threads share every product; they meet several times a sample.
+  // Some or all threads share every product; they meet several times a sample.
   int run_together(const std::vector<Lane*>& active, int n, Clock::time_point deadline) {
     Stepper& stepper = *steppers_[0];
-    const int members = calm_slices_ > 0 ? 1 : threads();
+    const int members = choice_.members();
+    Barrier& barrier = *barriers_[choice_.team()];
     stepper.load(active);
     const auto begin = Clock::now();
     int done = 0;
     pool_->run(members, [&](int i) {
-      const int mine = stepper.steps(i, members, barrier_.get(), n, deadline);
+      const int mine = stepper.steps(i, members, &barrier, n, deadline);
       if (i == 0) done = mine;
     });
     const double seconds = seconds_since(begin) / done;
     stepper.store(done);
-    if (threads() > 1 && done > kFirstSlice) choose_members(members, seconds, done < n);
+    const Barrier::Counts counts = barrier.take_counts(0);
+    const bool slow_meetings = counts.slow >= 3 && counts.slow * 50 > counts.all;
+    if (done > kFirstSlice)
+      choice_.record(int(active.size()), seconds, members > 1 && (slow_meetings || done < n));
     return done;
-  }
-
-  // One thread is faster for a small or pruned model, whose meetings take longer than what they
-  // share, and for any while a stolen core makes every meeting wait for the scheduler. A few slow
-  // meetings prove nothing (a neighbour's burst on the memory, a tick of the system), so one slice
-  // is tried on one thread, at first and when meetings are slow, and the faster way goes on for a
-  // while: of one thread a short one at first, for the team's slice may have been a bad moment (its
-  // first has cold caches, and conditioning is being made beside it), longer each time it wins.
-  void choose_members(int members, double seconds_per_step, bool late) {
-    if (members == 1) {
-      --calm_slices_;
-      if (trying_alone_) {
-        doubtful_ = seconds_per_step < team_seconds_;
-        if (doubtful_) {
-          calm_slices_ = next_calm_;
-          next_calm_ = std::min(2 * next_calm_, kCalmSlices);
-        } else {
-          trusted_slices_ = kCalmSlices;
-          next_calm_ = kFirstCalmSlices;
-        }
-        trying_alone_ = false;
-      }
-      return;
-    }
-    const Barrier::Counts counts = barrier_->take_counts(0);
-    if (trusted_slices_ > 0) {
-      --trusted_slices_;
-    } else if (doubtful_ || late || (counts.slow >= 3 && counts.slow * 50 > counts.all)) {
-      team_seconds_ = seconds_per_step;
-      trying_alone_ = true;
-      calm_slices_ = 1;
-    }
   }
 
   // What threads that work apart share.
@@ -288,19 +264,14 @@ class CpuEngine final : public Engine {
   const KernelTable& kernels_;
   std::vector<float> upsample_kernel_;  // [hop_length, taps]
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Barrier> barrier_;
-  std::unique_ptr<StageClock> clock_;  // null: off
+  std::vector<std::unique_ptr<Barrier>> barriers_;  // [team sizes]
+  std::unique_ptr<StageClock> clock_;               // null: off
   std::vector<std::unique_ptr<Stepper>> steppers_;
   std::mutex mutex_;
   pid_t pid_ = 0;
   double seconds_per_lane_step_ = 0;
   std::vector<double> apart_seconds_;  // the same of each thread that works alone
-  int calm_slices_ = 0;                // to be run on one thread
-  int next_calm_ = kFirstCalmSlices;   // slices that one thread gets the next time it wins
-  int trusted_slices_ = 0;  // of the team in which slow meetings are no reason to try one thread
-  bool doubtful_ = true;    // whether a team is faster
-  bool trying_alone_ = false;
-  double team_seconds_ = 0;  // a step of the slice that had slow meetings
+  TeamChoice choice_;
 };
 
 }  // namespace

@@ -29,9 +29,13 @@ class StageClock {
   StageClock() : first_tick_(tick()), first_time_(Time::now()) {}
   void begin() { last_ = tick(); }
   void done(int place) {
+    spent(place);
+    ++counts_[place];
+  }
+  // Until now it was this stage, which goes on later.
+  void spent(int place) {
     const uint64_t now = tick();
     ticks_[place] += now - last_;
-    ++counts_[place];
     last_ = now;
   }
   int64_t count(int place) const { return int64_t(counts_[place]); }

@@ -66,8 +66,10 @@ void Stepper::store(int n_steps) {
 
 Stepper::Member Stepper::member_of(int member, int members, Barrier* barrier) {
   const int parts = plan_.request.threads;
+  const std::vector<int> sizes = team_sizes(parts);
   return {member,
           members,
+          int(std::find(sizes.begin(), sizes.end(), members) - sizes.begin()),
           members > 1 ? barrier : nullptr,
           &locals_[member],
           part_begin(parts, members, member),
@@ -103,8 +105,11 @@ int Stepper::steps_alone(int n, Clock::time_point deadline, const std::atomic<bo
 void Stepper::matmul(const Member& me, const Product& p) const {
   if (plan_.matrices[p.matrix].layout != Layout::dense) return matmul_sparse(me, p);
   const auto& ranges = plan_.matrices[p.matrix].ranges;
-  for (int i = 0; i < int(ranges.size()); ++i)
-    if (p.range < 0 || p.range == i) matmul_range(me, p, i);
+  for (int i = 0; i < int(ranges.size()); ++i) {
+    if (p.range >= 0 && p.range != i) continue;
+    matmul_range(me, p, i);
+    spent(me, p.matrix);  // before the next range is quantised
+  }
   done(me, p.matrix);
 }
 
@@ -160,11 +165,10 @@ void Stepper::matmul_sparse(const Member& me, const Product& p) const {
     args.ldx = local.quantised.width;
     args.x_scale = local.scales.data();
   }
-  for (int part = me.part_begin; part < me.part_end; ++part) {
-    args.panels = m.sparse_parts[part].data();
-    args.n_panels = int(m.sparse_parts[part].size());
-    kernels_.sparse[int(dtype)][int(m.layout)](args);
-  }
+  const std::vector<SparsePanel>& panels = m.sparse_teams[me.team][me.index];
+  args.panels = panels.data();
+  args.n_panels = int(panels.size());
+  kernels_.sparse[int(dtype)][int(m.layout)](args);
   done(me, p.matrix);
 }
 

@@ -69,6 +69,7 @@ class Stepper {
   };
   struct Member {
     int index, members;
+    int team;  // number of this size in team_sizes()
     Barrier* barrier;
     Local* local;
     int part_begin, part_end;  // parts of every matrix that this member multiplies
@@ -99,7 +100,7 @@ class Stepper {
   }
   // Member 0 doing a whole team's work by itself.
   Member alone(const Member& me) const {
-    return {0, 1, nullptr, me.local, 0, plan_.request.threads, me.local, me.clock};
+    return {0, 1, 0, nullptr, me.local, 0, plan_.request.threads, me.local, me.clock};
   }
   // First and last 16-unit block of a range of units that this member updates. Its parts follow
   // each other: as one piece they leave fewer blocks that are not done side by side with others.
@@ -120,6 +121,9 @@ class Stepper {
   // What this member did since it last said so was this stage, or the product of this matrix.
   void done(const Member& me, int stage) const {
     if (me.clock != nullptr) me.clock->done(stage);
+  }
+  void spent(const Member& me, int stage) const {
+    if (me.clock != nullptr) me.clock->spent(stage);
   }
   void prepare_sample(const Member& me, int step) const;
   // The class drawn from `logits`, or the greedy one; -1 when a logit is not finite.

@@ -93,41 +93,45 @@ Barrier::Counts Barrier::take_counts(int member) {
   return counts;
 }
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : slots_(threads) {
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  generation_.fetch_add(1);
-  generation_.notify_all();
+  for (int i = 1; i < threads(); ++i) wake(i);
   for (std::thread& worker : workers_) worker.join();
 }
 
+void ThreadPool::wake(int index) {
+  slots_[index].generation.fetch_add(1, std::memory_order_acq_rel);
+  slots_[index].generation.notify_one();
+}
+
 void ThreadPool::work(int index) {
+  std::atomic<uint32_t>& generation = slots_[index].generation;
   uint32_t seen = 0;
   for (;;) {
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen && spins < kPoolSpins;
+    for (int spins = 0; generation.load(std::memory_order_acquire) == seen && spins < kPoolSpins;
          ++spins)
       pause_cpu();
-    generation_.wait(seen, std::memory_order_acquire);
-    seen = generation_.load(std::memory_order_acquire);
+    generation.wait(seen, std::memory_order_acquire);
+    seen = generation.load(std::memory_order_acquire);
     if (stop_.load()) return;
-    if (index < members_) (*job_)(index);
+    (*job_)(index);
     if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
   }
 }
 
 void ThreadPool::run(int members, const std::function<void(int)>& job) {
-  if (members <= 1 || workers_.empty()) {
+  members = std::min(members, threads());
+  if (members <= 1) {
     job(0);
     return;
   }
   job_ = &job;
-  members_ = members;
-  busy_.store(uint32_t(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_acq_rel);
-  generation_.notify_all();
+  busy_.store(uint32_t(members - 1), std::memory_order_relaxed);
+  for (int i = 1; i < members; ++i) wake(i);
   job(0);
   for (int spins = 0; spins < kPoolSpins && busy_.load(std::memory_order_acquire) != 0; ++spins)
     pause_cpu();

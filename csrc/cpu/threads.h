@@ -39,7 +39,8 @@ class Barrier {
   const bool sleeps_;
 };
 
-// Workers 1..n-1 wait for jobs: they spin briefly, then sleep in the kernel.
+// Workers 1..n-1 wait for jobs: they spin briefly, then sleep in the kernel. A job that needs fewer
+// leaves the others asleep.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);
@@ -52,9 +53,12 @@ class ThreadPool {
 
  private:
   void work(int index);
+  void wake(int index);
   const std::function<void(int)>* job_ = nullptr;
-  int members_ = 0;
-  std::atomic<uint32_t> generation_{0};
+  struct alignas(128) Slot {
+    std::atomic<uint32_t> generation{0};
+  };
+  std::vector<Slot> slots_;  // [threads], of a worker each
   std::atomic<uint32_t> busy_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;

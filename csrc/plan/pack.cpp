@@ -47,6 +47,13 @@ size_t dtype_bytes(Dtype dtype) { return dtype == Dtype::fp32 ? 4 : is_int8(dtyp
 
 int part_begin(int n, int parts, int part) { return int(int64_t(n) * part / parts); }
 
+std::vector<int> team_sizes(int threads) {
+  std::vector<int> sizes;
+  for (int n = 1; n < threads; n *= 2) sizes.push_back(n);
+  sizes.push_back(threads);
+  return sizes;
+}
+
 namespace {
 
 // Weights to multiply, by 16-row block.
@@ -164,9 +171,7 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
     m.kept = int64_t(source.n_rows) * source.n_cols;
     add_dense(source, m);
   } else {
-    const size_t before = bytes_.size();
-    pack_sparse(source, plan_.request, m, bytes_);
-    plan_.weight_bytes += bytes_.size() - before;
+    plan_.weight_bytes += pack_sparse(source, plan_.request, m, bytes_);
   }
   plan_.macs_per_step += m.kept;
   plan_.matrices.push_back(std::move(m));
@@ -275,7 +280,7 @@ std::string show_layout(const PackedMatrix& m) {
   std::ostringstream text;
   if (m.layout != Layout::dense) {
     text << show_blocks(m) << ", in panels";
-    for (const auto& part : m.sparse_parts) {
+    for (const auto& part : m.sparse_teams.back()) {
       int64_t entries = 0;
       for (const SparsePanel& p : part)
         for (int l = 0; l < p.lists; ++l) entries += p.counts[l];

@@ -67,8 +67,10 @@ struct PackedMatrix {
   std::vector<int> row_of;
   std::vector<ColumnRange> ranges;  // most matrices have one; none where `layout` is not dense
   Layout layout = Layout::dense;
-  std::vector<std::vector<SparsePanel>> sparse_parts;  // [threads]
-  int64_t kept = 0;                                    // weights in blocks, or all
+  // [team sizes][members]: a panel is all the more even the more lists it is chosen from, so every
+  // team has panels of its own.
+  std::vector<std::vector<std::vector<SparsePanel>>> sparse_teams;
+  int64_t kept = 0;           // weights in blocks, or all
   std::vector<int> edges;     // [threads + 1] 16-row blocks of each part, where dealt in one run
   AlignedBuffer<float> bias;  // [rows]
   AlignedBuffer<float> row_scale;  // [rows], int8
@@ -95,6 +97,10 @@ struct Plan {
 
 // Splits `n` blocks into contiguous shares, as even as possible: first block of part `part`.
 int part_begin(int n, int parts, int part);
+
+// How many of so many threads a slice may be given to, in order: 1, 2, 4, ... and all. Member i of
+// a team of n has the parts [part_begin(threads, n, i), part_begin(threads, n, i + 1)).
+std::vector<int> team_sizes(int threads);
 
 // What a matrix is made of before packing; `weight` is [n_rows][n_cols] with row stride `stride`.
 struct MatrixSource {

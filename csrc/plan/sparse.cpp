@@ -76,26 +76,42 @@ class Packer {
         m_(m),
         bytes_(bytes) {}
 
-  void pack() {
+  size_t pack() {
+    size_t before = 0;  // the team of all threads
     const int rows = int(source_.row_of.size());
     const BlockMap map = find_blocks(source_.weight, rows, source_.n_cols, source_.stride,
                                      entry_.shape, source_.row_of);
     m_.kept = weights_in(map);
-    for (const auto& ranges : source_.part_blocks) {
-      std::vector<int> own;
-      for (const auto& [begin, end] : ranges)
-        for (int r = kRowsPerBlock * begin; r < kRowsPerBlock * end; ++r) own.push_back(r);
-      const std::vector<List> lists =
-          source_.layout == Layout::single ? single_lists(map, own) : block_lists(map, own, entry_);
-      std::vector<SparsePanel> panels;
-      for (size_t i = 0; i < lists.size(); i += width_)
-        panels.push_back(
-            panel({lists.begin() + i, lists.begin() + std::min(lists.size(), i + width_)}));
-      m_.sparse_parts.push_back(std::move(panels));
+    const int threads = int(source_.part_blocks.size());
+    for (int members : team_sizes(threads)) {
+      before = bytes_.size();
+      auto& team = m_.sparse_teams.emplace_back();
+      for (int i = 0; i < members; ++i)
+        team.push_back(panels(
+            map, rows_of(part_begin(threads, members, i), part_begin(threads, members, i + 1))));
     }
+    return bytes_.size() - before;
   }
 
  private:
+  std::vector<int> rows_of(int first_part, int last_part) const {
+    std::vector<int> rows;
+    for (int part = first_part; part < last_part; ++part)
+      for (const auto& [begin, end] : source_.part_blocks[part])
+        for (int r = kRowsPerBlock * begin; r < kRowsPerBlock * end; ++r) rows.push_back(r);
+    return rows;
+  }
+
+  std::vector<SparsePanel> panels(const BlockMap& map, const std::vector<int>& rows) {
+    const std::vector<List> lists =
+        source_.layout == Layout::single ? single_lists(map, rows) : block_lists(map, rows, entry_);
+    std::vector<SparsePanel> made;
+    for (size_t i = 0; i < lists.size(); i += width_)
+      made.push_back(
+          panel({lists.begin() + i, lists.begin() + std::min(lists.size(), i + width_)}));
+    return made;
+  }
+
   size_t reserve(size_t size) {
     const size_t offset = (bytes_.size() + 63) / 64 * 64;
     bytes_.resize(offset + size);
@@ -303,9 +319,9 @@ std::vector<int> deal_by_work(const std::vector<int64_t>& work, int parts) {
   return edges;
 }
 
-void pack_sparse(const MatrixSource& source, const PlanRequest& request, PackedMatrix& m,
-                 std::vector<uint8_t>& bytes) {
-  Packer(source, request, m, bytes).pack();
+size_t pack_sparse(const MatrixSource& source, const PlanRequest& request, PackedMatrix& m,
+                   std::vector<uint8_t>& bytes) {
+  return Packer(source, request, m, bytes).pack();
 }
 
 void unpack_sparse(const Plan& plan, const PackedMatrix& m, int n_cols, std::vector<float>& out) {
@@ -313,7 +329,7 @@ void unpack_sparse(const Plan& plan, const PackedMatrix& m, int n_cols, std::vec
   const Entry e = entry_of(m.layout, dtype);
   const int width = plan.request.sparse_lists, each = e.weights / e.rows;
   const bool scattered = m.layout == Layout::single;
-  for (const auto& part : m.sparse_parts) {
+  for (const auto& part : m.sparse_teams.back()) {
     for (const SparsePanel& p : part) {
       const auto* rows = reinterpret_cast<const int32_t*>(&plan.blob[p.rows]);
       const auto* columns = reinterpret_cast<const uint16_t*>(&plan.blob[p.columns]);

@@ -26,9 +26,9 @@ std::vector<int64_t> weights_by_block(const MatrixSource& source);
 std::vector<int> deal_by_work(const std::vector<int64_t>& work, int parts);
 
 // Appends the panels of `source` to `bytes` and describes them in `m`, whose rows, scales and bias
-// are set.
-void pack_sparse(const MatrixSource& source, const PlanRequest& request, PackedMatrix& m,
-                 std::vector<uint8_t>& bytes);
+// are set. Gives the bytes that the team of all threads reads.
+size_t pack_sparse(const MatrixSource& source, const PlanRequest& request, PackedMatrix& m,
+                   std::vector<uint8_t>& bytes);
 
 // Adds the weights of `m` to `out` [n_rows][n_cols], which is zero.
 void unpack_sparse(const Plan& plan, const PackedMatrix& m, int n_cols, std::vector<float>& out);
