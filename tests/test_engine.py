@@ -281,6 +281,51 @@ def test_the_engine_works_in_a_forked_child(device):
     assert np.array_equal(work.run(engine)[0], expected)
 
 
+class Over(Exception):
+    """The parent has drawn enough."""
+
+
+def draw_until(over: threading.Event, begun: threading.Event, engine: _C.Engine) -> None:
+    def look() -> None:
+        begun.set()
+        if over.is_set():
+            raise Over
+
+    with pytest.raises(Over):
+        engine.run([engine.open(1)], [10**9], [None], [None], interrupt=look)
+
+
+def test_a_child_forked_while_a_thread_draws_may_draw_too():
+    """The child has its parent's engine as it was in the middle of a slice, and not that thread."""
+    work = Work(SMALL[0], 200)
+    engine = work.engine(threads=2)
+    expected = work.run(engine)[0]
+    begun, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=draw_until, args=(over, begun, engine))
+    thread.start()
+    assert begun.wait(60)
+    for _ in range(5):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)  # a child that waits for a lock that nobody holds
+            found = [work.run(engine)[0], *drawn_by_threads(work, engine)]
+            os._exit(0 if all(np.array_equal(one, expected) for one in found) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    over.set()
+    thread.join()
+    assert np.array_equal(work.run(engine)[0], expected)
+
+
+def drawn_by_threads(work: Work, engine: _C.Engine) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: found.append(work.run(engine)[0])) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
 INTERRUPT = """
 import dataclasses, signal, sys, time
 sys.path.insert(0, {tests!r})

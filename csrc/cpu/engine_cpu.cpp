@@ -7,6 +7,7 @@
 #include <chrono>
 #include <exception>
 #include <mutex>
+#include <thread>
 
 #include "common/error.h"
 #include "cpu/isa.h"
@@ -81,6 +82,18 @@ class Queue {
   std::mutex mutex_;
 };
 
+// The threads of a process, and what only one run at a time may use.
+struct Crew {
+  explicit Crew(int threads) : pool(threads) {
+    for (int members : team_sizes(threads))
+      barriers.push_back(std::make_unique<Barrier>(members, members > available_threads()));
+  }
+  std::mutex mutex;
+  ThreadPool pool;
+  std::vector<std::unique_ptr<Barrier>> barriers;  // [team sizes]
+  std::vector<std::unique_ptr<Stepper>> steppers;  // [threads]
+};
+
 class CpuEngine final : public Engine {
  public:
   CpuEngine(Plan plan, const KernelTable& kernels, std::vector<float> upsample_kernel, bool clocks)
@@ -89,11 +102,11 @@ class CpuEngine final : public Engine {
         upsample_kernel_(std::move(upsample_kernel)),
         choice_(plan_.request.threads) {
     if (clocks) clock_ = std::make_unique<StageClock>();
-    start_threads();
+    make_crew();
   }
 
   ~CpuEngine() override {
-    if (getpid() != pid_) (void)pool_.release();  // the threads live in the parent process
+    if (getpid() != pid_) (void)crew_.release();  // its threads live in the parent process
   }
 
   const ModelConfig& config() const override { return plan_.request.config; }
@@ -109,11 +122,11 @@ class CpuEngine final : public Engine {
   int lanes() const override { return kBestStreams * threads(); }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(crew().mutex);
     return of_stages([this](int place) { return clock_->nanoseconds(place); });
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(crew().mutex);
     return of_stages([this](int place) { return clock_->count(place); });
   }
 
@@ -122,10 +135,9 @@ class CpuEngine final : public Engine {
   }
 
   void run_in(std::vector<Job>& jobs, int places, const Interrupt& interrupt) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(crew().mutex);
     check_jobs(config(), jobs);
     const Timed timed(clock_.get());
-    if (getpid() != pid_) start_threads();  // after fork() only the calling thread exists
     std::vector<Lane> lanes;
     lanes.reserve(jobs.size());
     // Rows handed over start at the first frame; `position` moves on, `first_frame` stays.
@@ -152,18 +164,28 @@ class CpuEngine final : public Engine {
     return plan_.weight_bytes > kBesideACore ? kSplitStreamsFar : kSplitStreams;
   }
 
-  void start_threads() {
-    (void)pool_.release();  // null at first; after fork() its threads are not ours to join
-    pid_ = getpid();
+  void make_crew() {
     const int n = plan_.request.threads;
-    pool_ = std::make_unique<ThreadPool>(n);
-    barriers_.clear();
-    for (int members : team_sizes(n))
-      barriers_.push_back(std::make_unique<Barrier>(members, members > available_threads()));
-    steppers_.clear();
+    crew_ = std::make_unique<Crew>(n);
+    for (int i = 0; i < n; ++i) crew_->steppers.push_back(make_stepper());
+    crew_->steppers[0]->set_clock(clock_.get());  // thread 0 is the caller's
     apart_seconds_.assign(n, 0.0);
-    for (int i = 0; i < n; ++i) steppers_.push_back(make_stepper());
-    steppers_[0]->set_clock(clock_.get());  // thread 0 is the caller's
+    pid_ = getpid();
+  }
+
+  // A child of fork() has only the thread that called it, and a copy of the crew as it was at that
+  // moment, perhaps in the middle of a run: it is left alone, and the first caller makes another.
+  Crew& crew() {
+    const pid_t mine = getpid();
+    for (pid_t seen = pid_; seen != mine; seen = pid_) {
+      if (seen == -mine || !pid_.compare_exchange_strong(seen, -mine)) {
+        std::this_thread::yield();
+        continue;
+      }
+      (void)crew_.release();
+      make_crew();
+    }
+    return *crew_;
   }
 
   // By name: matrices as in the plan, then what else happens. Empty without a clock.
@@ -192,13 +214,13 @@ class CpuEngine final : public Engine {
 
   // Some or all threads share every product; they meet several times a sample.
   int run_together(const std::vector<Lane*>& active, int n, Clock::time_point deadline) {
-    Stepper& stepper = *steppers_[0];
+    Stepper& stepper = *crew_->steppers[0];
     const int members = choice_.members();
-    Barrier& barrier = *barriers_[choice_.team()];
+    Barrier& barrier = *crew_->barriers[choice_.team()];
     stepper.load(active);
     const auto begin = Clock::now();
     int done = 0;
-    pool_->run(members, [&](int i) {
+    crew_->pool.run(members, [&](int i) {
       const int mine = stepper.steps(i, members, &barrier, n, deadline);
       if (i == 0) done = mine;
     });
@@ -230,7 +252,7 @@ class CpuEngine final : public Engine {
     for (int i = 0; i < count; ++i)
       apart.shares.emplace_back(active.begin() + part_begin(n, count, i),
                                 active.begin() + part_begin(n, count, i + 1));
-    pool_->run(count, [&](int i) { work_apart(apart, i); });
+    crew_->pool.run(count, [&](int i) { work_apart(apart, i); });
     active.clear();
     for (const std::vector<Lane*>& share : apart.shares)
       active.insert(active.end(), share.begin(), share.end());
@@ -239,14 +261,15 @@ class CpuEngine final : public Engine {
 
   void work_apart(Apart& apart, int i) {
     std::vector<Lane*>& share = apart.shares[i];
+    Stepper& stepper = *crew_->steppers[i];
     const size_t places = share.size();
     try {
       while (!apart.over) {
         const auto begin = Clock::now();
         const int n = slice_steps(share, apart_seconds_[i]);
-        steppers_[i]->load(share);
-        const int done = steppers_[i]->steps_alone(n, begin + kLongestSlice, apart.over);
-        steppers_[i]->store(done);
+        stepper.load(share);
+        const int done = stepper.steps_alone(n, begin + kLongestSlice, apart.over);
+        stepper.store(done);
         apart_seconds_[i] = seconds_since(begin) / double(done) / double(share.size());
         drop_finished(share);
         apart.queue.fill(share, places);
@@ -263,12 +286,9 @@ class CpuEngine final : public Engine {
   Plan plan_;
   const KernelTable& kernels_;
   std::vector<float> upsample_kernel_;  // [hop_length, taps]
-  std::unique_ptr<ThreadPool> pool_;
-  std::vector<std::unique_ptr<Barrier>> barriers_;  // [team sizes]
-  std::unique_ptr<StageClock> clock_;               // null: off
-  std::vector<std::unique_ptr<Stepper>> steppers_;
-  std::mutex mutex_;
-  pid_t pid_ = 0;
+  std::unique_ptr<StageClock> clock_;   // null: off
+  std::unique_ptr<Crew> crew_;
+  std::atomic<pid_t> pid_ = 0;  // of the process whose crew it is; negative while it makes one
   double seconds_per_lane_step_ = 0;
   std::vector<double> apart_seconds_;  // the same of each thread that works alone
   TeamChoice choice_;
