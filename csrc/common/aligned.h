@@ -10,6 +10,8 @@
 #include <new>
 #include <utility>
 
+#include "common/integers.h"
+
 namespace wavernn_fast {
 
 template <class T>
@@ -35,7 +37,7 @@ class AlignedBuffer {
     constexpr size_t kHugePage = size_t(2) << 20;
     size_t bytes = count * sizeof(T);
     const size_t align = bytes >= kHugePage / 2 ? kHugePage : 64;
-    bytes = (bytes + align - 1) / align * align;
+    bytes = round_up(bytes, align);
     data_ = static_cast<T*>(std::aligned_alloc(align, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE

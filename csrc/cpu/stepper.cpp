@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/integers.h"
 #include "cpu/isa.h"
 
 namespace wavernn_fast::cpu {
@@ -223,7 +224,7 @@ int Stepper::draw(const Member& me, size_t lane, const float* logits, int n_clas
                   uint32_t word) const {
   const StreamState& state = *lanes_[lane]->job->state;
   Local& local = *me.local;
-  const int padded = (n_classes + 15) / 16 * 16;
+  const int padded = round_up(n_classes, 16);
   if (!kernels_.categorical(logits, padded, state.inv_temperature, weight_bits(n_classes),
                             local.weights.data(), local.sums.data()))
     return -1;

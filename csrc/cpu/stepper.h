@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/integers.h"
 #include "common/sampling.h"
 #include "cpu/kernels.h"
 #include "cpu/stage_clock.h"
@@ -30,7 +31,7 @@ struct Rows {
   AlignedBuffer<T> data;
   ptrdiff_t width = 0;
   void resize(size_t streams, int columns) {
-    width = (columns + 63) / 64 * 64;
+    width = round_up(columns, 64);
     if (data.size() < streams * width) data.resize(streams * width);
   }
   T* row(size_t s) { return data.data() + s * width; }

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_embedded.h"
 #include "plan/gpu_residual.h"
 #include "plan/gpu_vectors.h"
@@ -19,8 +20,6 @@ constexpr int kMostSums = 32;     // one warp reduces at most this many rows at 
 constexpr int kMostBlocks = 255;  // a sum counts them in 8 bits
 constexpr int kMostWarps = 16;    // a thread of more warps has too few registers for weights
 constexpr int kMostInCluster = 16;
-
-int up(int a, int b) { return (a + b - 1) / b; }
 
 int most_dealt(int n, int blocks) {
   int most = 0;
@@ -70,23 +69,23 @@ Shape make_shape(const GpuRequest& request, int exchanges, int blocks, int warps
   Shape s;
   s.hidden = c.hidden_size;
   s.half = c.half();
-  s.fc = up(c.fc_size, 2) * 2;  // words travel in pairs; a row more is zero
+  s.fc = round_up(c.fc_size, 2);  // words travel in pairs; a row more is zero
   s.blocks = blocks;
   s.warps = warps;
   s.threads = s.gate_threads = 32 * warps;
-  s.unit_slots = up(2 * most_dealt(s.half, blocks), warps);
+  s.unit_slots = ceil_div(2 * most_dealt(s.half, blocks), warps);
   s.cluster = cluster;
   const int parts = output_parts(s);
-  s.fc1_slots = up(most_dealt(s.fc, parts), warps);
+  s.fc1_slots = ceil_div(most_dealt(s.fc, parts), warps);
   s.exchanges = exchanges;
-  s.fc2_slots = exchanges == 4 ? up(most_dealt(kClasses, parts), warps) : 0;
-  s.class_rounds = exchanges == 2 ? up(kClasses, s.threads) : 0;
-  s.y_pairs = exchanges == 2 ? up(most_dealt(s.fc, blocks), 2) : 0;
+  s.fc2_slots = exchanges == 4 ? ceil_div(most_dealt(kClasses, parts), warps) : 0;
+  s.class_rounds = exchanges == 2 ? ceil_div(kClasses, s.threads) : 0;
+  s.y_pairs = exchanges == 2 ? ceil_div(most_dealt(s.fc, blocks), 2) : 0;
   s.row_slots = std::max(s.fc1_slots, s.fc2_slots);
-  s.half_pairs = up(s.half, 64);
-  s.fc_pairs = up(s.fc, 64);
-  s.gate_rounds = up(s.half / 2, s.threads);
-  s.fc_rounds = up(s.fc / 2, s.threads);
+  s.half_pairs = ceil_div(s.half, 64);
+  s.fc_pairs = ceil_div(s.fc, 64);
+  s.gate_rounds = ceil_div(s.half / 2, s.threads);
+  s.fc_rounds = ceil_div(s.fc / 2, s.threads);
   s.taps = c.interp_size() > 0 ? c.taps() : 0;
   s.fp16 = request.dtype == Dtype::fp16;
   s.exact = request.exact;
@@ -114,14 +113,14 @@ void lay_out_shared(GpuPlan& plan) {
   s.shared_arrivals = kSharedControl;
   s.shared_hidden = s.shared_arrivals + (clusters ? 4 : 0);
   s.shared_y = s.shared_hidden + 2 * 64 * s.half_pairs;
-  s.shared_seen = s.shared_y + (s.exchanges == 4 ? 64 * s.fc_pairs : up(2 * s.y_pairs, 4) * 4);
+  s.shared_seen = s.shared_y + (s.exchanges == 4 ? 64 * s.fc_pairs : round_up(2 * s.y_pairs, 4));
   s.shared_logits = s.shared_seen + (s.exchanges == 2 ? 4 * kClasses : 0);
   s.shared_chance = s.shared_logits + (clusters ? kClasses : 0);
   s.shared_rows = s.shared_chance + 2 * 64;
   s.shared_gate_rows = s.shared_rows + 4 * s.warps * s.row_slots * 2;
   s.shared_sample = s.shared_gate_rows + 4 * s.warps * 3 * s.unit_slots;
   const int kept = s.coarse_sample_place == kInShared ? 15 : 9;
-  s.shared_weights = up(s.shared_sample + kept * s.half, 4) * 4;
+  s.shared_weights = round_up(s.shared_sample + kept * s.half, 4);
   int64_t words = s.shared_weights;
   plan.weight_registers = 0;
   plan.resident_bytes = plan.streamed_bytes = 0;
@@ -156,12 +155,12 @@ Latency predict(const GpuPlan& plan) {
   // Cycles from one instruction of a warp to its next: other warps of its scheduler are in between,
   // and a warp alone waits for its own results.
   const auto pace = [schedulers](int warps) {
-    return std::max(1.6, double(up(warps, schedulers)));
+    return std::max(1.6, double(ceil_div(warps, schedulers)));
   };
   const double share = pace(s.warps);
   Latency l;
   // About 100 instructions a pair of units, in the warps that have one; latency of the chain 100.
-  const int busy = up(std::min(s.half / 2, s.threads), 32);
+  const int busy = ceil_div(std::min(s.half / 2, s.threads), 32);
   l.gates = int(100 + 100 * s.gate_rounds * pace(busy) + 60);
   // Rows: shared reads, multiply-adds, the shuffles of their sums; weights that are themselves in
   // shared memory cost a read of two cycles a pair.

@@ -4,10 +4,10 @@
 #include <array>
 #include <numeric>
 
+#include "common/integers.h"
+
 namespace wavernn_fast::gpu {
 namespace {
-
-int up(int a, int b) { return (a + b - 1) / b; }
 
 // Shared memory serves 16-byte loads by eight lanes at a time, 4-byte loads by all 32; what lies in
 // one bank at different addresses takes turns. Counts who reads what.
@@ -96,7 +96,7 @@ void fill_bins(BinnedMatrix& m) {
   std::vector<int> order(m.map.columns.size());
   std::iota(order.begin(), order.end(), 0);
   const auto chunks = [&](int row) {
-    return up(int(m.map.columns[size_t(row)].size()), kChunkTiles);
+    return ceil_div(int(m.map.columns[size_t(row)].size()), kChunkTiles);
   };
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return chunks(a) > chunks(b); });
   for (const int row : order) {
@@ -161,7 +161,7 @@ int64_t BinnedModel::weights() const {
 double BinnedModel::sparsity() const {
   int64_t all = 0;
   for (const BinnedMatrix& m : matrices)
-    all += int64_t(m.map.columns.size()) * up(m.cols, tile.cols) * tile.weights();
+    all += int64_t(m.map.columns.size()) * ceil_div(m.cols, tile.cols) * tile.weights();
   return 1.0 - double(weights()) / double(all);
 }
 

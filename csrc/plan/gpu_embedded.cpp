@@ -5,12 +5,11 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
 namespace {
-
-int up(int a, int b) { return (a + b - 1) / b; }
 
 // Where R, fc1 and fc2 live. R is multiplied while words are on their way, so it is the first that
 // registers do without.
@@ -32,21 +31,21 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps) {
   Shape s;
   s.embedded = 1;
   s.hidden = c.hidden_size;
-  s.fc = up(c.fc_size, 2) * 2;  // words travel in pairs; a row more is zero
+  s.fc = round_up(c.fc_size, 2);  // words travel in pairs; a row more is zero
   s.blocks = blocks;
   s.warps = warps;
   s.threads = s.gate_threads = 32 * warps;
   s.cluster = 1;
   s.exchanges = 2;
   set_draw_shape(s, c);
-  s.unit_slots = up(up(s.hidden, blocks), warps);
-  s.fc1_slots = up(up(s.fc, blocks), warps);
-  s.fc2_slots = up(up(s.classes, blocks), warps);
-  s.hidden_pairs = up(s.hidden, 64);
-  s.fc_pairs = up(s.fc, 64);
-  s.gate_rounds = up(s.hidden / 2, s.threads);
-  s.fc_rounds = up(s.fc / 2, s.threads);
-  s.logit_rounds = up(s.choice_words / 2, s.threads);
+  s.unit_slots = ceil_div(ceil_div(s.hidden, blocks), warps);
+  s.fc1_slots = ceil_div(ceil_div(s.fc, blocks), warps);
+  s.fc2_slots = ceil_div(ceil_div(s.classes, blocks), warps);
+  s.hidden_pairs = ceil_div(s.hidden, 64);
+  s.fc_pairs = ceil_div(s.fc, 64);
+  s.gate_rounds = ceil_div(s.hidden / 2, s.threads);
+  s.fc_rounds = ceil_div(s.fc / 2, s.threads);
+  s.logit_rounds = ceil_div(s.choice_words / 2, s.threads);
   s.buffer_words = 3 * s.hidden + s.fc + s.choice_words;
   s.fp16 = request.dtype == Dtype::fp16;
   s.exact = request.exact;
@@ -57,7 +56,7 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps) {
 void lay_out_shared(Shape& s) {
   auto place = [at = kSharedControl](int words) mutable {
     const int from = at;
-    at += up(words, 4) * 4;
+    at += round_up(words, 4);
     return from;
   };
   s.shared_hidden = place(64 * s.hidden_pairs);
@@ -102,7 +101,7 @@ Latency predict(const GpuPlan& plan) {
   // table and what is streamed leave no room for it there.
   const bool near = 4 * table_words(s) + plan.streamed_bytes <= d.l2_bytes;
   const int table = near ? 320 : 800;
-  const int busy = up(std::min(s.hidden / 2, s.threads), 32);
+  const int busy = ceil_div(std::min(s.hidden / 2, s.threads), 32);
   l.gates = table + int(100 + 100 * s.gate_rounds * cost.pace(busy) + 60);
   l.product = cost.rows(s.fc1_slots, s.hidden_pairs, s.fc1_place) +
               cost.rows(s.fc2_slots, s.fc_pairs, s.fc2_place) + 3 * 30;

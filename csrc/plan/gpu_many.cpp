@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_many_embedded.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_many_residual.h"
@@ -14,7 +15,6 @@ namespace wavernn_fast::gpu {
 namespace {
 
 constexpr int kClasses = 256;
-constexpr auto up = many_up;
 
 // Tiles of R's columns a warp has of both halves: see columns_of in the kernel. One in the middle
 // serves either half where few groups of warps have one more.
@@ -29,17 +29,17 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles) {
   s.half = c.half();
   s.half_tiles = s.half / 16;
   s.unit_tiles = unit_tiles;
-  s.blocks = up(s.half_tiles, unit_tiles);
+  s.blocks = ceil_div(s.half_tiles, unit_tiles);
   set_many_shape(s, request, stream_tiles);
-  s.fc1_tiles = up(s.fc_tiles, s.blocks);
-  s.fc2_rows = up(kClasses, s.blocks);
-  s.fc2_tiles = up(s.fc2_rows, 16);
+  s.fc1_tiles = ceil_div(s.fc_tiles, s.blocks);
+  s.fc2_rows = ceil_div(kClasses, s.blocks);
+  s.fc2_tiles = ceil_div(s.fc2_rows, 16);
   s.gru_columns = gru_columns(s.half_tiles, s.warps / 2);
   s.buffer_words =
       s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (kClasses + 1);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
-  s.column_words = up(8 * std::max(s.half_tiles, s.fc_tiles), 32) * 32 + 4;
-  s.gate_rounds = up(96 * unit_tiles * (request.split ? 4 : 8), s.threads);
+  s.column_words = round_up(8 * std::max(s.half_tiles, s.fc_tiles), 32) + 4;
+  s.gate_rounds = ceil_div(96 * unit_tiles * (request.split ? 4 : 8), s.threads);
   return s;
 }
 
@@ -98,10 +98,11 @@ ManyLatency predict(const ManyPlan& plan) {
                         costs.meet(96 * s.unit_tiles * int64_t(s.split ? 4 : 8), s.warps / 2) + 50);
   const int y = costs.message(int64_t(8) * s.fc_tiles * 8 * s.stream_tiles);
   l.y = int(costs.layer(s.fc1_tiles, s.half_tiles, s.fc1_place) + std::max(double(y), product));
-  const int64_t drawn = s.draw_apart ? up(s.streams, s.blocks) : s.streams;
+  const int64_t drawn = s.draw_apart ? ceil_div(s.streams, s.blocks) : s.streams;
   l.logits =
       int(costs.layer(s.fc2_tiles, s.fc_tiles, s.fine_fc2_place)) + costs.message(kClasses * drawn);
-  l.draw = int(400 * up(int(drawn), s.warps) + 60) + (s.draw_apart ? costs.message(s.streams) : 0);
+  l.draw =
+      int(400 * ceil_div(int(drawn), s.warps) + 60) + (s.draw_apart ? costs.message(s.streams) : 0);
   l.advance = 100;
   return l;
 }

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_embedded.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_rows.h"
@@ -13,7 +14,6 @@ namespace wavernn_fast::gpu {
 namespace {
 
 constexpr int kMatrices = 1;  // R
-constexpr auto up = many_up;
 
 // Where both layers are, and whether a label is drawn by one block or by every block.
 struct Outputs {
@@ -29,22 +29,22 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.embedded = 1;
   s.hidden_tiles = c.hidden_size / 16;
   s.unit_tiles = unit_tiles;
-  s.blocks = up(s.hidden_tiles, unit_tiles);
+  s.blocks = ceil_div(s.hidden_tiles, unit_tiles);
   set_many_shape(s, request, stream_tiles);
-  s.fc = up(c.fc_size, 2) * 2;  // biases stand before those of fc2, rows of the table go in pairs
+  s.fc = round_up(c.fc_size, 2);  // biases stand before those of fc2, rows of the table go in pairs
   s.draw_apart = outputs.draw_apart && s.blocks > 1;
   set_draw_shape(s, c);
   s.fc1_place = outputs.fc1;
   s.fc2_place = outputs.fc2;
-  s.fc1_tiles = up(s.fc_tiles, s.blocks);
-  s.fc2_rows = up(s.choice_words, s.blocks);
-  s.fc2_tiles = up(s.fc2_rows, 16);
-  s.gru_columns = up(s.hidden_tiles, s.warps);
-  s.gate_rounds = up(48 * unit_tiles * (request.split ? 4 : 8), s.threads);
+  s.fc1_tiles = ceil_div(s.fc_tiles, s.blocks);
+  s.fc2_rows = ceil_div(s.choice_words, s.blocks);
+  s.fc2_tiles = ceil_div(s.fc2_rows, 16);
+  s.gru_columns = ceil_div(s.hidden_tiles, s.warps);
+  s.gate_rounds = ceil_div(48 * unit_tiles * (request.split ? 4 : 8), s.threads);
   s.buffer_words =
       s.stream_tiles * 64 * (s.hidden_tiles + s.fc_tiles) + s.streams * (s.choice_words + 2);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
-  s.column_words = up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) * 32 + 4;
+  s.column_words = round_up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) + 4;
   return s;
 }
 
@@ -71,7 +71,7 @@ int kept_tiles(const Shape& s) {
 
 // Warps of a block that draw: see draw_outcomes in the kernel.
 int drawing_warps(const Shape& s) {
-  return std::min(s.warps, s.draw_apart ? up(s.streams, s.blocks) : s.streams);
+  return std::min(s.warps, s.draw_apart ? ceil_div(s.streams, s.blocks) : s.streams);
 }
 
 void lay_out_shared(ManyPlan& plan) {

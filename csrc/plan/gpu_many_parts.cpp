@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
@@ -29,7 +30,7 @@ void set_many_shape(Shape& s, const ManyRequest& request, int stream_tiles) {
   s.fc = c.fc_size;
   s.warps = r.warps ? r.warps : 8;
   s.threads = 32 * s.warps;
-  s.fc_tiles = many_up(s.fc, 16);
+  s.fc_tiles = ceil_div(s.fc, 16);
   s.cluster = 1;
   s.stream_tiles = stream_tiles;
   s.split = request.split;
@@ -105,7 +106,7 @@ int ManyCosts::draw() const {
   const int one = s_.real != kNotReal
                       ? real_draw_cycles(s_.real)
                       : 400 + 40 * std::max(0, s_.draw_pairs - 4) + (s_.mixtures > 0 ? 150 : 0);
-  return s_.bands * one * many_up(int(drawn()), s_.warps) + 60 +
+  return s_.bands * one * ceil_div(int(drawn()), s_.warps) + 60 +
          (s_.draw_apart ? message(int64_t(2) * s_.bands * s_.streams) : 0);
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/half.h"
+#include "common/integers.h"
 #include "plan/gpu_many.h"
 #include "plan/gpu_vectors.h"
 
@@ -18,8 +19,6 @@ constexpr int kTileFloats = 128;      // of a lane's share of a tile, all lanes:
 constexpr int kArgsWords = 44;        // of KernelArgs; the engine checks it
 constexpr int kSlotWords = 8;         // of a Slot
 constexpr int kMostStreamTiles = 64;  // of a team
-
-inline int many_up(int a, int b) { return (a + b - 1) / b; }
 
 // Registers a thread that the compiler needs besides weights and sums. Counted on its reports
 // (tests/test_many_compile.py asserts that no plan of the table spills).
@@ -36,7 +35,7 @@ class SharedPlaces {
  public:
   void place(int& field, int64_t floats) {
     field = int(std::min<int64_t>(at_, INT32_MAX));
-    at_ += many_up(int(std::min<int64_t>(floats, INT32_MAX - 4)), 4) * int64_t(4);
+    at_ += ceil_div(int(std::min<int64_t>(floats, INT32_MAX - 4)), 4) * int64_t(4);
   }
   int bytes() const { return int(std::min<int64_t>(4 * at_, INT32_MAX)); }
 
@@ -110,7 +109,7 @@ class ManyCosts {
 
  private:
   // Streams that a block draws for.
-  int64_t drawn() const { return s_.draw_apart ? many_up(s_.streams, s_.blocks) : s_.streams; }
+  int64_t drawn() const { return s_.draw_apart ? ceil_div(s_.streams, s_.blocks) : s_.streams; }
 
   const Shape& s_;
   double bytes_, hop_, pace_;
@@ -127,9 +126,9 @@ void find_best(const ManyRequest& request, int tiles, std::optional<ManyPlan>& b
                const PlanOf& plan_of) {
   const int wanted = request.gpu.blocks;
   for (int unit_tiles = 1; unit_tiles <= tiles; ++unit_tiles) {
-    const int blocks = many_up(tiles, unit_tiles);
+    const int blocks = ceil_div(tiles, unit_tiles);
     // Only the last block may have fewer, so that no other number of tiles gives as many blocks.
-    if (wanted ? blocks != wanted : many_up(tiles, blocks) != unit_tiles) continue;
+    if (wanted ? blocks != wanted : ceil_div(tiles, blocks) != unit_tiles) continue;
     for (int stream_tiles = 1; stream_tiles <= kMostStreamTiles; ++stream_tiles) {
       const std::optional<ManyPlan> plan = plan_of(unit_tiles, stream_tiles);
       if (!plan) break;  // more streams need more of everything

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "common/sampling.h"
 #include "plan/gpu_many_parts.h"
 #include "plan/gpu_residual.h"
@@ -15,7 +16,6 @@ namespace {
 
 constexpr int kMatrices = 3;  // W_ih2, R1, R2
 constexpr int kMostMixtures = 64;
-constexpr auto up = many_up;
 
 // Where the three layers are, and whether every block has all rows of fc3.
 struct Outputs {
@@ -29,7 +29,7 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.residual = 1;
   s.hidden_tiles = c.hidden_size / 16;
   s.unit_tiles = unit_tiles;
-  s.blocks = up(s.hidden_tiles, unit_tiles);
+  s.blocks = ceil_div(s.hidden_tiles, unit_tiles);
   set_many_shape(s, request, stream_tiles);
   // A beta takes so long that no warp should draw a second one.
   if (c.head == Head::beta) s.draw_apart = s.streams > s.warps && s.blocks > 1;
@@ -38,15 +38,15 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.fc2_place = outputs.fc2;
   s.fc3_place = outputs.fc3;
   s.fc3_whole = outputs.fc3_whole;
-  s.fc1_tiles = up(s.fc_tiles, s.blocks);
-  s.fc2_rows = s.fc3_whole ? s.classes : up(s.choice_words, s.blocks);
-  s.fc2_tiles = up(s.fc2_rows, 16);
-  s.gru_columns = up(s.hidden_tiles, s.warps);
-  s.gate_rounds = up(64 * unit_tiles * (request.split ? 4 : 8), s.threads);
+  s.fc1_tiles = ceil_div(s.fc_tiles, s.blocks);
+  s.fc2_rows = s.fc3_whole ? s.classes : ceil_div(s.choice_words, s.blocks);
+  s.fc2_tiles = ceil_div(s.fc2_rows, 16);
+  s.gru_columns = ceil_div(s.hidden_tiles, s.warps);
+  s.gate_rounds = ceil_div(64 * unit_tiles * (request.split ? 4 : 8), s.threads);
   s.buffer_words = s.stream_tiles * 64 * (4 * s.hidden_tiles + 2 * s.fc_tiles) +
                    s.streams * ((s.fc3_whole ? 0 : s.choice_words) + 2 * s.bands);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
-  s.column_words = up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) * 32 + 4;
+  s.column_words = round_up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) + 4;
   return s;
 }
 
@@ -186,7 +186,7 @@ ManyPlan choose_many_residual_plan(const ManyRequest& request) {
   check_many_request(request, tiles, "both GRUs");
   constexpr Place S = kInShared, L = kInL2;
   constexpr Place kPlaces[][3] = {{S, S, S}, {S, S, L}, {S, L, L}, {L, L, L}};
-  const bool few = up(c.logits_size(), 64) == 1;  // rows of fc3: all blocks may have all
+  const bool few = ceil_div(c.logits_size(), 64) == 1;  // rows of fc3: all blocks may have all
   std::optional<ManyPlan> best;
   for (const auto& place : kPlaces)
     for (const bool whole : {false, true})

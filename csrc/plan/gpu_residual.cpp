@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_rows.h"
 
 namespace wavernn_fast::gpu {
@@ -13,9 +14,7 @@ namespace {
 
 constexpr int kMatrices = 6;  // R1, R2, W_ih2, fc1, fc2, fc3
 
-int up(int a, int b) { return (a + b - 1) / b; }
-
-int most_dealt(int n, int blocks) { return up(n, blocks); }
+int most_dealt(int n, int blocks) { return ceil_div(n, blocks); }
 
 // Where R1, R2 and W_ih2 live, and fc1, fc2 and fc3. Both recurrent products run while words are on
 // their way, so they are the first that registers do without.
@@ -60,15 +59,15 @@ Shape make_shape(const GpuRequest& request, int blocks, int warps, int whole) {
   s.fc3_whole = whole >> 2 & 1;
   s.exchanges = 4 - s.fc1_whole - s.fc2_whole - s.fc3_whole;
   set_draw_shape(s, c);
-  s.unit_slots = up(most_dealt(s.hidden, blocks), warps);
-  s.fc1_slots = up(s.fc1_whole ? s.fc : most_dealt(s.fc, blocks), warps);
-  s.fc2_slots = up(s.fc2_whole ? s.fc : most_dealt(s.fc, blocks), warps);
-  s.fc3_slots = up(s.fc3_whole ? s.classes : most_dealt(s.classes, blocks), warps);
-  s.hidden_pairs = up(s.hidden, 64);
-  s.fc_pairs = up(s.fc, 64);
-  s.gate_rounds = up(s.hidden / 2, s.threads);
-  s.fc_rounds = up(s.fc / 2, s.threads);
-  s.logit_rounds = up(s.choice_words / 2, s.threads);
+  s.unit_slots = ceil_div(most_dealt(s.hidden, blocks), warps);
+  s.fc1_slots = ceil_div(s.fc1_whole ? s.fc : most_dealt(s.fc, blocks), warps);
+  s.fc2_slots = ceil_div(s.fc2_whole ? s.fc : most_dealt(s.fc, blocks), warps);
+  s.fc3_slots = ceil_div(s.fc3_whole ? s.classes : most_dealt(s.classes, blocks), warps);
+  s.hidden_pairs = ceil_div(s.hidden, 64);
+  s.fc_pairs = ceil_div(s.fc, 64);
+  s.gate_rounds = ceil_div(s.hidden / 2, s.threads);
+  s.fc_rounds = ceil_div(s.fc / 2, s.threads);
+  s.logit_rounds = ceil_div(s.choice_words / 2, s.threads);
   s.buffer_words = 4 * s.hidden + 2 * s.fc + s.choice_words;
   s.taps = c.interp_size() > 0 ? c.taps() : 0;
   s.fp16 = request.dtype == Dtype::fp16;
@@ -81,7 +80,7 @@ void lay_out_shared(GpuPlan& plan) {
   Shape& s = plan.shape;
   auto place = [at = kSharedControl](int words) mutable {
     const int from = at;
-    at += up(words, 4) * 4;
+    at += round_up(words, 4);
     return from;
   };
   s.shared_first = place(64 * s.hidden_pairs);
@@ -137,7 +136,7 @@ int draw_cycles(const Shape& s, const RowCosts& cost) {
   if (s.real != kNotReal) return real_draw_cycles(s.real);
   const int heard = s.shared_expanded != 0 ? 30 : 0;  // a load that waits for the outcome
   const int one = cost.draw_of_labels() + (s.mixtures > 0 ? 150 : 0) + heard;
-  return up(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
+  return ceil_div(s.bands, s.warps) * one + 20 * (s.bands - 1);  // a warp a band
 }
 
 Latency predict(const GpuPlan& plan) {
@@ -146,7 +145,7 @@ Latency predict(const GpuPlan& plan) {
   Latency l;
   l.stretches = 1;
   l.exchanges = s.exchanges;
-  const int busy = up(std::min(s.hidden / 2, s.threads), 32);
+  const int busy = ceil_div(std::min(s.hidden / 2, s.threads), 32);
   constexpr int kOwnGates = 140;  // one lane's gates: a chain with nothing beside it
   // A band more is eight multiply-adds and four loads a pair of units.
   const int pair_of_units = 100 + 12 * (s.bands - 1);

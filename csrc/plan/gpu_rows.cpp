@@ -6,13 +6,12 @@
 
 #include "common/error.h"
 #include "common/half.h"
+#include "common/integers.h"
 #include "common/sampling.h"
 #include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
 namespace {
-
-int up(int a, int b) { return (a + b - 1) / b; }
 
 // Canonical row of (part, warp, slot), or -1: residual_unit, layer_row and row_of_slot in the
 // kernels.
@@ -48,12 +47,12 @@ void walk(const Shape& s, const RowSource& m, const Visit& visit) {
 void set_draw_shape(Shape& s, const ModelConfig& c) {
   s.bands = c.bands;
   s.real = c.head == Head::gaussian ? kGaussian : c.head == Head::beta ? kBeta : kNotReal;
-  s.classes = up(c.logits_size(), 2) * 2;  // words travel in pairs; a row more is zero
+  s.classes = round_up(c.logits_size(), 2);  // words travel in pairs; a row more is zero
   // Of a band: labels, mixtures of logistics, or the two outputs of a real head.
   s.choices = c.head == Head::mol ? c.n_classes / 3 : c.n_classes;
   s.mixtures = c.head == Head::mol ? s.choices : 0;
-  s.draw_pairs = up(s.choices, 64);
-  s.band_words = up(s.classes / s.bands, 64) * 64;
+  s.draw_pairs = ceil_div(s.choices, 64);
+  s.band_words = round_up(s.classes / s.bands, 64);
   s.choice_words = s.bands * s.band_words;
   s.weight_bits = weight_bits(s.choices);
 }
@@ -84,7 +83,7 @@ bool fits(const GpuPlan& plan) {
   const GpuRequest& r = plan.request;
   const Shape& s = plan.shape;
   // The compiler counts a block in whole rounds of its four schedulers.
-  const int registers = std::min(255, r.limits.registers / (128 * up(s.warps, 4)) / 8 * 8);
+  const int registers = std::min(255, r.limits.registers / (128 * ceil_div(s.warps, 4)) / 8 * 8);
   return plan.weight_registers + working_registers(r.limits, s) <= registers &&
          plan.shared_bytes <= r.limits.shared_per_block && plan.streamed_bytes <= r.limits.l2_bytes;
 }
@@ -122,7 +121,7 @@ RowCosts::RowCosts(const Shape& shape, const DeviceLimits& limits)
       hop_(int(hop_us(limits.arch, shape.blocks) * limits.clock_khz / 1000.0)) {}
 
 double RowCosts::pace(int warps) const {
-  return std::max(1.6, double(up(warps, d_.arch < 70 ? 2 : 4)));
+  return std::max(1.6, double(ceil_div(warps, d_.arch < 70 ? 2 : 4)));
 }
 
 int RowCosts::rows(int slots, int pairs, int place) const {

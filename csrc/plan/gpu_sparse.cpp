@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/gpu_vectors.h"
 
 namespace wavernn_fast::gpu {
@@ -17,8 +18,6 @@ constexpr int kColumnWords = 64;  // of a head, before its runs
 constexpr int kMostWarps = 16;    // a thread of more has too few registers
 constexpr int kMostBins = 1023;   // of a block: the kernel counts them in 10 bits
 constexpr int kArgsWords = 64;    // static_assert in the kernel
-
-int up(int a, int b) { return (a + b - 1) / b; }
 
 int most_runs(const BinnedMatrix& m) {
   size_t most = 1;
@@ -32,15 +31,15 @@ Shape make_shape(const SparseRequest& request, const BinnedModel& model, int clu
   Shape s;
   s.hidden = c.hidden_size;
   s.half = c.half();
-  s.fc = up(c.fc_size, 2) * 2;
+  s.fc = round_up(c.fc_size, 2);
   s.blocks = s.cluster = cluster;  // of a team: the kernel knows of no other
   s.warps = chain + recurrent;
   s.threads = 32 * s.warps;
   s.chain_warps = chain;
   s.gate_threads = 32 * chain;
-  s.half_pairs = up(s.half, 64);
-  s.fc_pairs = up(s.fc, 64);
-  s.gate_rounds = up(s.half / 2, s.gate_threads);
+  s.half_pairs = ceil_div(s.half, 64);
+  s.fc_pairs = ceil_div(s.fc, 64);
+  s.gate_rounds = ceil_div(s.half / 2, s.gate_threads);
   s.taps = c.interp_size() > 0 ? c.taps() : 0;
   s.fp16 = request.gpu.dtype == Dtype::fp16;
   s.exact = request.gpu.exact;
@@ -51,7 +50,7 @@ Shape make_shape(const SparseRequest& request, const BinnedModel& model, int clu
   s.gru_runs = std::max(most_runs(m[0]), most_runs(m[1]));
   s.fc1_runs = std::max(most_runs(m[2]), most_runs(m[4]));
   s.fc2_runs = std::max(most_runs(m[3]), most_runs(m[5]));
-  s.head_words = kColumnWords + up(std::max({s.gru_runs, s.fc1_runs, s.fc2_runs}), 4) * 4;
+  s.head_words = kColumnWords + round_up(std::max({s.gru_runs, s.fc1_runs, s.fc2_runs}), 4);
   return s;
 }
 
@@ -159,7 +158,7 @@ void lay_out_shared(SparsePlan& plan) {
   const Count count = most_counted(plan);
   auto place = [at = kSharedControl](int words) mutable {
     const int from = at;
-    at += up(words, 4) * 4;
+    at += round_up(words, 4);
     return from;
   };
   s.shared_args = place(kArgsWords);
@@ -184,7 +183,7 @@ void lay_out_packed(SparsePlan& plan) {
   int64_t bins = 0;
   for (const BinnedMatrix& m : plan.model->matrices) bins += int64_t(m.bins.size());
   const int shares = 2 * s.cluster * recurrent_warps(s) + 4 * s.chain_warps;
-  s.heads_at = up(2 * shares, 4) * 4;
+  s.heads_at = round_up(2 * shares, 4);
   const int64_t bins_at = s.heads_at + bins * s.head_words;
   const int64_t end = bins_at + bins * 32 * chunk_words(s);
   WF_CHECK(end < INT32_MAX / 2, "The packed weights of ", plan.request.gpu.config.describe(),

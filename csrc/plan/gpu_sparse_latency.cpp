@@ -1,12 +1,11 @@
 // How long a sample of a pruned model takes: docs/kernel.md has the terms.
 #include <algorithm>
 
+#include "common/integers.h"
 #include "plan/gpu_sparse.h"
 
 namespace wavernn_fast::gpu {
 namespace {
-
-int up(int a, int b) { return (a + b - 1) / b; }
 
 int longest_run(const Bin& bin) {
   int most = 0;
@@ -18,7 +17,7 @@ int longest_run(const Bin& bin) {
 // is around a tile, and the sums of its runs, four rows a lane.
 int bin_instructions(const Shape& s, const Bin& bin) {
   const int tile = kTileWeights * (s.fp16 ? 2 : 1) + 4;
-  const int rounds = up(int(bin.runs.size()) * s.tile_rows, 128);
+  const int rounds = ceil_div(int(bin.runs.size()) * s.tile_rows, 128);
   return kChunkTiles * tile + 20 + 30 * rounds + 8 * longest_run(bin);
 }
 
@@ -66,7 +65,7 @@ SparseLatency predict_sparse(const SparsePlan& plan) {
   const DeviceLimits& d = plan.request.gpu.limits;
   const int schedulers = d.arch < 70 ? 2 : 4;
   const auto pace = [schedulers](int warps) {
-    return std::max(1.6, double(up(warps, schedulers)));
+    return std::max(1.6, double(ceil_div(warps, schedulers)));
   };
   SparseLatency l;
   double fetch = 0;
@@ -84,7 +83,8 @@ SparseLatency predict_sparse(const SparsePlan& plan) {
     int& stage = i % 2 == 0 ? l.y : l.logits;
     stage = std::max(stage, int(work.most * pace(work.busy)) + 100 + kBarrier);
   }
-  l.gates = int(160 + 100 * s.gate_rounds * pace(up(std::min(s.half / 2, s.gate_threads), 32)));
+  l.gates =
+      int(160 + 100 * s.gate_rounds * pace(ceil_div(std::min(s.half / 2, s.gate_threads), 32)));
   l.draw = (d.arch < 80 ? 500 : 400) + kBarrier;
   // Rows of R are multiplied from the fine half of the state on, beside the output layers, with
   // which they share the schedulers; those of the coarse gates are wanted at the end of the sample,

@@ -5,13 +5,12 @@
 #include <sstream>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/sparse.h"
 #include "plan/weight_format.h"
 
 namespace wavernn_fast {
 namespace {
-
-int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Byte position of row `r` (within the panel) and column `k` (within its column range).
 size_t position(Dtype dtype, const Panel& panel, int r, int k) {
@@ -195,7 +194,7 @@ void PlanBuilder::add_dense(const MatrixSource& source, PackedMatrix& m) {
 void PlanBuilder::add_panel(const MatrixSource& source, const PackedMatrix& m, ColumnRange& range,
                             Panel& panel) {
   const Dtype dtype = plan_.request.dtype;
-  panel.offset = (bytes_.size() + 63) / 64 * 64;
+  panel.offset = round_up(bytes_.size(), size_t(64));
   const size_t size = size_t(kRowsPerBlock) * panel.blocks * range.cols * dtype_bytes(dtype);
   bytes_.resize(panel.offset + size);
   const int end = std::min(range.first + range.cols, source.n_cols);

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "common/error.h"
+#include "common/integers.h"
 #include "plan/weight_format.h"
 
 namespace wavernn_fast {
@@ -113,7 +114,7 @@ class Packer {
   }
 
   size_t reserve(size_t size) {
-    const size_t offset = (bytes_.size() + 63) / 64 * 64;
+    const size_t offset = round_up(bytes_.size(), size_t(64));
     bytes_.resize(offset + size);
     return offset;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/integers.h"
 #include "common/real_draws.h"
 #include "common/sampling.h"
 
@@ -118,7 +119,7 @@ class ReferenceEngine final : public Engine {
       top = std::max(top, logits[k]);
     }
     const double one = double(1u << weight_bits(n));
-    std::vector<int32_t> w((n + 15) / 16 * 16, 0);
+    std::vector<int32_t> w(round_up(n, 16), 0);
     std::vector<uint32_t> sums(w.size() / 16, 0);
     int best = 0;
     for (int k = 0; k < n; ++k) {
