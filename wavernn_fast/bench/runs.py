@@ -25,6 +25,28 @@ _WARM_UP_STEPS = 25
 _GROWTH = 8  # of the number of steps, from one run of the calibration to the next, at the most
 
 
+def steps_that_take(seconds: float, run: Runner, fewest: int, whole: int = 1) -> int:
+    """Steps of a run that takes about `seconds`; the runs it takes to find out warm up everything.
+
+    Parameters
+    ----------
+    seconds : float
+    run : Runner
+    fewest : int
+        Steps of the first run, and the fewest that are returned.
+    whole : int
+        All numbers of steps are multiples of it, such as the hop length of what makes its
+        conditioning by the frame.
+    """
+    steps = least = whole * -(-fewest // whole)
+    while True:
+        made, took = run(steps)
+        if took >= seconds / 4:
+            return max(least, whole * int(made / took * seconds / whole))
+        wanted = int(steps * max(2.0, seconds / max(took, 1e-6)))
+        steps = whole * -(-min(steps * _GROWTH, wanted) // whole)
+
+
 class Probe:
     """The floor of some work, asked for in these very minutes.
 
@@ -64,15 +86,8 @@ class Run:
 
     def calibrate(self, seconds: float) -> None:
         """Find the steps that take about `seconds`; warms everything up on the way."""
-        steps = _FEWEST_STEPS if self.runner != ENGINE else _WARM_UP_STEPS
-        least = steps
-        while True:
-            made, took = self.run(steps)
-            if took >= seconds / 4:
-                break
-            wanted = int(steps * max(2.0, seconds / max(took, 1e-6)))
-            steps = min(steps * _GROWTH, wanted)
-        self.steps = max(least, int(made / took * seconds))
+        fewest = _FEWEST_STEPS if self.runner != ENGINE else _WARM_UP_STEPS
+        self.steps = steps_that_take(seconds, self.run, fewest)
 
     def measure(self) -> None:
         """One turn."""

@@ -29,7 +29,7 @@ from ..canonical import expected_shapes
 from ..config import ModelConfig
 from ..errors import InputError
 from .clocks import Clock, Now
-from .runs import mel_for
+from .runs import mel_for, steps_that_take
 from .split import Operation, Split
 from .split_engine import SEQUENTIAL
 from .split_points import can_be_taken_apart, clocks_in
@@ -38,7 +38,6 @@ REST = "rest"  # what no operation is named for
 WHOLE = "loop"  # of a loop that cannot be taken apart
 _WARM_UP_STEPS = 8
 _FEWEST_STEPS = 16
-_GROWTH = 8
 
 
 class _Timed(NamedTuple):
@@ -187,11 +186,9 @@ class _Bench:
         """Steps that take about so long, whole frames; warms everything up on the way."""
         frame = int(self.baseline.config.hop_length)  # its conditioning is made at once
         self._run(_WARM_UP_STEPS)
-        steps = least = frame * -(-_FEWEST_STEPS // frame)
-        while (took := self._run(steps)) < 0.25e9 * seconds:
-            wanted = int(steps * max(2.0, 1e9 * seconds / max(took, 1)))
-            steps = frame * -(-min(steps * _GROWTH, wanted) // frame)
-        return max(least, frame * int(steps * 1e9 * seconds / took / frame))
+        return steps_that_take(
+            seconds, lambda steps: (steps, 1e-9 * self._run(steps)), _FEWEST_STEPS, frame
+        )
 
     def _clocked(self) -> _Timed:
         clock, (own, beside) = self.clock, self.cost

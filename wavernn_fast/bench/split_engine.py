@@ -23,7 +23,7 @@ from ..config import ModelConfig
 from ..devices import Device, make_devices
 from ..errors import InputError
 from ..vocoder import Vocoder
-from .runs import engine_runner
+from .runs import engine_runner, steps_that_take
 from .split import Operation, Split
 from .split_gpu import operations_of_ticks
 
@@ -219,12 +219,13 @@ def _calibrate(voc: Vocoder, streams: int, seconds: float) -> int:
     The rows of a subscale model begin and end one after the other: most steps must have them all.
     """
     rows = voc.config.subscale_factor
-    least = steps = max(_FIRST_STEPS, _LAGS * voc.lag_samples // rows)
-    while True:
-        one = _measure(voc, streams, steps)
-        if one.seconds >= seconds / 4:
-            return max(least, int(one.steps / one.seconds * seconds))
-        steps = min(8 * steps, int(steps * max(2.0, seconds / max(one.seconds, 1e-6))))
+    samples = engine_runner(voc, streams)
+
+    def run(steps: int) -> tuple[int, float]:
+        made, took = samples(steps * rows)
+        return made // rows, took
+
+    return steps_that_take(seconds, run, max(_FIRST_STEPS, _LAGS * voc.lag_samples // rows))
 
 
 # --- operations -----------------------------------------------------------------------------------
