@@ -12,9 +12,17 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from gpu_chips import SHARED_LIMIT
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_plans import (
+    PLACES,
+    check_refusal,
+    check_within_the_chip,
+    fitting,
+    kept,
+    plan_of,
+    tensors_without_zeros,
+)
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig
@@ -22,7 +30,6 @@ from wavernn_fast.errors import DeviceError
 
 GOLDEN = Path(__file__).parent / "golden" / "gpu_embedded_plans.txt"
 MATRICES = {"gru": "gru.w_recurrent", "fc1": "fc1.weight", "fc2": "fc2.weight"}
-PLACES = "RSL"  # registers, shared memory, L2
 # Hidden size, fc and bits of a label: univoc 0.2 and 0.1, ZeroSpeech, a small one.
 MODELS = [(896, 256, 10), (896, 256, 9), (896, 256, 8), (256, 128, 8)]
 
@@ -31,10 +38,6 @@ def usual(hidden: int, fc: int, bits: int) -> ModelConfig:
     """80 mels, as the originals have."""
     fields = {"sample_rate": 16000, "hop_length": 160, "n_mels": 80, "embedding_size": 256}
     return cases.embedded_config(hidden, fc, bits, **fields)
-
-
-def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
-    return _C.gpu_plan(dataclasses.asdict(config), **options)
 
 
 def row(size: tuple[int, int, int], dtype: str, gpu: str) -> str:
@@ -80,12 +83,7 @@ def test_the_plans_of_usual_models_are_those_of_the_table():
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers():
-    with pytest.raises(DeviceError) as refusal:
-        plan_of(usual(896, 256, 10), gpu="T4")
-    weights = 3 * 896**2 + 256 * 896 + 1024 * 256
-    for part in (f"{weights} weights in fp32", f"{4 * weights} bytes", "40 multiprocessors", "L2"):
-        assert part in str(refusal.value)
-    assert 'dtype="fp16"' in str(refusal.value)
+    check_refusal(usual(896, 256, 10), 3 * 896**2 + 256 * 896 + 1024 * 256)
 
 
 def test_a_table_that_l2_does_not_hold_is_predicted_to_take_longer():
@@ -118,29 +116,13 @@ def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
     return config, options
 
 
-def fitting(request) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
-    """The plan of a request; one that does not fit is drawn again, if they are not too many."""
-    config, options = request
-    try:
-        plan = plan_of(config, **options)
-    except DeviceError:
-        plan = None
-    assume(plan is not None)
-    return config, options, plan
-
-
 @settings(deadline=None, max_examples=40)
 @given(requests())
 def test_every_plan_keeps_within_the_chip_and_deals_every_row(request):
     config, options, plan = fitting(request)
     s = plan["shape"]
-    assert plan["shared_bytes"] <= SHARED_LIMIT[plan["arch"]]
-    assert plan["weight_registers"] <= 255 - 60
-    assert s["threads"] == 32 * s["warps"] <= 512
-    assert plan["weight_registers"] * s["threads"] <= 65536
+    check_within_the_chip(plan, options, working=60)
     assert 3 * s["unit_slots"] <= 32  # sums that one warp reduces together
-    for name in ("blocks", "warps"):
-        assert not options[name] or s[name] == options[name]
     assert plan["streamed_bytes"] == 0 or any(s[f"{name}_place"] == 2 for name in MATRICES)
 
     def shares(n: int) -> np.ndarray:
@@ -164,16 +146,12 @@ def test_packing_and_unpacking_gives_every_weight_back(request, seed):
     The packed places start as zero and the weights here are not.
     """
     config, options, _ = fitting(request)
-    tensors = {
-        name: np.where(x == 0, np.float32(0.5), x)
-        for name, x in cases.random_tensors(config, seed=seed).items()
-    }
+    tensors = tensors_without_zeros(config, seed)
     unpacked = _C.unpack_gpu_plan(dataclasses.asdict(config), tensors, **options)
     assert list(unpacked) == list(MATRICES)
     for name, flat in unpacked.items():
         weight = tensors[MATRICES[name]]
-        if options["dtype"] == "fp16":
-            weight = weight.astype(np.float16).astype(np.float32)
+        weight = kept(weight, options["dtype"])
         assert np.array_equal(flat.reshape(weight.shape), weight), name
 
 

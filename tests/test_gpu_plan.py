@@ -12,9 +12,17 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from gpu_chips import SHARED_LIMIT
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_plans import (
+    PLACES,
+    check_refusal,
+    check_within_the_chip,
+    fitting,
+    kept,
+    plan_of,
+    tensors_without_zeros,
+)
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig
@@ -22,11 +30,6 @@ from wavernn_fast.errors import DeviceError
 
 GOLDEN = Path(__file__).parent / "golden" / "gpu_plans.txt"
 SIZES = [(224, 112), (384, 192), (512, 256), (896, 448), (1024, 512)]
-PLACES = "RSL"  # registers, shared memory, L2
-
-
-def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
-    return _C.gpu_plan(dataclasses.asdict(config), **options)
 
 
 def row(hidden: int, fc: int, dtype: str, gpu: str, cluster: int = 0) -> str:
@@ -79,12 +82,7 @@ def test_the_plans_of_usual_models_are_those_of_the_table():
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers():
-    with pytest.raises(DeviceError) as refusal:
-        plan_of(cases.dual_config(2048, 1024), gpu="T4")
-    weights = 3 * 2048**2 + 2 * 1024 * (1024 + 256)
-    for part in (f"{weights} weights in fp32", f"{4 * weights} bytes", "40 multiprocessors", "L2"):
-        assert part in str(refusal.value)
-    assert 'dtype="fp16"' in str(refusal.value)
+    check_refusal(cases.dual_config(2048, 1024), 3 * 2048**2 + 2 * 1024 * (1024 + 256))
 
 
 # --- every plan -----------------------------------------------------------------------------------
@@ -109,31 +107,15 @@ def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
     return config, options
 
 
-def fitting(request) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
-    """The plan of a request; one that does not fit is drawn again, if they are not too many."""
-    config, options = request
-    try:
-        plan = plan_of(config, **options)
-    except DeviceError:
-        plan = None
-    assume(plan is not None)
-    return config, options, plan
-
-
 @settings(deadline=None, max_examples=60)
 @given(requests())
 def test_every_plan_keeps_within_the_chip(request):
     config, options, plan = fitting(request)
     s = plan["shape"]
-    assert plan["shared_bytes"] <= SHARED_LIMIT[plan["arch"]]
-    assert plan["weight_registers"] <= 255 - 32
-    assert s["threads"] == 32 * s["warps"] <= 512
-    assert plan["weight_registers"] * s["threads"] <= 65536
+    check_within_the_chip(plan, options, working=32)
     assert 3 * s["unit_slots"] <= 32  # rows that one warp reduces together
     assert s["row_slots"] <= 32
     assert 1 <= s["blocks"] <= config.hidden_size // 2
-    for name in ("exchanges", "blocks", "warps"):
-        assert not options[name] or s[name] == options[name]
     assert s["cluster"] == options.get("cluster", 1)
     assert s["blocks"] % s["cluster"] == 0
     assert plan == plan_of(config, **options)  # a plan is a function of the request
@@ -169,15 +151,11 @@ def test_packing_and_unpacking_gives_every_weight_back(request, seed):
     The packed places start as zero and the weights here are not.
     """
     config, options, _ = fitting(request)
-    tensors = {
-        name: np.where(x == 0, np.float32(0.5), x)
-        for name, x in cases.random_tensors(config, seed=seed).items()
-    }
+    tensors = tensors_without_zeros(config, seed)
     unpacked = _C.unpack_gpu_plan(dataclasses.asdict(config), tensors, **options)
     for name, flat in unpacked.items():
         weight = tensors["gru.w_recurrent" if name == "gru" else f"{name}.weight"]
-        if options["dtype"] == "fp16":
-            weight = weight.astype(np.float16).astype(np.float32)
+        weight = kept(weight, options["dtype"])
         assert np.array_equal(flat.reshape(weight.shape), weight), name
 
 

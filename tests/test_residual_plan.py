@@ -12,9 +12,17 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from gpu_chips import SHARED_LIMIT
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_plans import (
+    PLACES,
+    check_refusal,
+    check_within_the_chip,
+    fitting,
+    kept,
+    plan_of,
+    tensors_without_zeros,
+)
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig
@@ -23,7 +31,6 @@ from wavernn_fast.errors import DeviceError, InputError
 GOLDEN = Path(__file__).parent / "golden" / "gpu_residual_plans.txt"
 LAYERS = ("fc1", "fc2", "fc3")
 MATRICES = ("gru1", "gru2", "gru2_input", *LAYERS)
-PLACES = "RSL"  # registers, shared memory, L2
 AUX = {"aux_size": 3, "aux_channels": 10, "aux_blocks": 2, "aux_kernel": 5}
 # Hidden size and fc, and what is drawn.
 MODELS: list[tuple[int, dict[str, Any]]] = [
@@ -43,10 +50,6 @@ def usual(size: int, head: dict[str, Any]) -> ModelConfig:
     fields = {"hop_length": 275, "n_mels": 80, "upsample_left": 2, "upsample_right": 2}
     aux = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
     return cases.residual_config(size, size, **(fields | aux | {"sample_rate": 22050} | head))
-
-
-def plan_of(config: ModelConfig, **options) -> dict[str, Any]:
-    return _C.gpu_plan(dataclasses.asdict(config), **options)
 
 
 def row(size: int, head: dict[str, Any], dtype: str, gpu: str) -> str:
@@ -95,12 +98,7 @@ def test_the_plans_of_usual_models_are_those_of_the_table():
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers():
-    with pytest.raises(DeviceError) as refusal:
-        plan_of(usual(512, {"bits": 9}), gpu="T4")
-    weights = 9 * 512**2 + 2 * 512**2 + 512 * 512
-    for part in (f"{weights} weights in fp32", f"{4 * weights} bytes", "40 multiprocessors", "L2"):
-        assert part in str(refusal.value)
-    assert 'dtype="fp16"' in str(refusal.value)
+    check_refusal(usual(512, {"bits": 9}), 9 * 512**2 + 2 * 512**2 + 512 * 512)
 
 
 def test_an_odd_width_is_refused():
@@ -141,30 +139,14 @@ def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
     return config, options
 
 
-def fitting(request) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
-    """The plan of a request; one that does not fit is drawn again, if they are not too many."""
-    config, options = request
-    try:
-        plan = plan_of(config, **options)
-    except DeviceError:
-        plan = None
-    assume(plan is not None)
-    return config, options, plan
-
-
 @settings(deadline=None, max_examples=60)
 @given(requests())
 def test_every_plan_keeps_within_the_chip(request):
     _, options, plan = fitting(request)
     s = plan["shape"]
-    assert plan["shared_bytes"] <= SHARED_LIMIT[plan["arch"]]
-    assert plan["weight_registers"] <= 255 - 60
-    assert s["threads"] == 32 * s["warps"] <= 512
-    assert plan["weight_registers"] * s["threads"] <= 65536
+    check_within_the_chip(plan, options, working=60)
     assert 4 * s["unit_slots"] <= 32  # sums that one warp reduces together
     assert max(s["fc1_slots"], s["fc2_slots"], s["fc3_slots"]) <= 32
-    for name in ("exchanges", "blocks", "warps"):
-        assert not options[name] or s[name] == options[name]
     assert s["exchanges"] == 4 - sum(s[f"{name}_whole"] for name in LAYERS)
     assert plan["streamed_bytes"] == 0 or any(s[f"{name}_place"] == 2 for name in MATRICES)
 
@@ -199,18 +181,14 @@ def test_packing_and_unpacking_gives_every_weight_back(request, seed):
     The packed places start as zero and the weights here are not.
     """
     config, options, _ = fitting(request)
-    tensors = {
-        name: np.where(x == 0, np.float32(0.5), x)
-        for name, x in cases.random_tensors(config, seed=seed).items()
-    }
+    tensors = tensors_without_zeros(config, seed)
     unpacked = _C.unpack_gpu_plan(dataclasses.asdict(config), tensors, **options)
     names = ("gru1.w_recurrent", "gru2.w_recurrent", "gru2.w_input")
     names += ("fc1.weight", "fc2.weight", "fc3.weight")
     for (name, flat), tensor in zip(unpacked.items(), names, strict=True):
         weight = tensors[tensor]
         weight = weight[:, : flat.size // len(weight)]  # without what conditioning brings
-        if options["dtype"] == "fp16":
-            weight = weight.astype(np.float16).astype(np.float32)
+        weight = kept(weight, options["dtype"])
         assert np.array_equal(flat.reshape(weight.shape), weight), name
 
 
