@@ -6,17 +6,18 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
+import checkpoint_builders
 import numpy as np
 import pytest
 
-from wavernn_fast import floors
+from wavernn_fast import checkpoints, floors, voices
 from wavernn_fast.baselines import BASELINES, Baseline, Made
 from wavernn_fast.baselines.numpy_loop import NumpyLoop
 from wavernn_fast.bench import compare, peers, runs
 from wavernn_fast.bench.rows import Case, speeds
 from wavernn_fast.bench.session import Session, measure
 from wavernn_fast.errors import DeviceError, InputError
-from wavernn_fast.synthetic import random_model
+from wavernn_fast.synthetic import random_model, random_speaker
 from wavernn_fast.vocoder import Vocoder
 
 NAME = "dual:32"
@@ -191,6 +192,23 @@ def test_every_core_has_a_baseline_and_a_reference(name):
     assert 0.0 < peers.check(peer, peers.Readable(*model)).error < 1e-6
 
 
+@pytest.mark.parametrize(
+    "state",
+    [checkpoint_builders.scwavernn(hidden=32), checkpoint_builders.yukarin(speakers=3)],
+    ids=["residual", "embedded"],
+)
+def test_a_model_that_hears_a_speaker_is_measured_and_compared(state, tmp_path):
+    model = checkpoints.load(checkpoint_builders.save(tmp_path / "voice.pt", state))
+    peer, readable = peers.make("torch-eager", *model), peers.Readable(*model)
+    assert 0.0 < peers.check(peer, readable).error < 1e-6
+    peer.model.hear(random_speaker(model[0], 1))
+    assert peers.check(peer, readable).error > 1e-4  # the speaker of the reference is another
+    case = Case("voice", "fp32", 1, 2)
+    result = measure({"voice": model}, [case], baselines="torch-eager", **QUICK)
+    assert [row.is_baseline for row in result.rows] == [False, True, True]  # one stream and two
+    assert not result.left_out
+
+
 def test_large_logits_may_differ_by_more_and_a_wrong_weight_is_found_still():
     config, tensors = random_model(NAME)
     for name in ("coarse_fc2", "fine_fc2"):
@@ -205,8 +223,6 @@ def test_large_logits_may_differ_by_more_and_a_wrong_weight_is_found_still():
 
 @pytest.mark.parametrize("name", ["numpy", "torch-eager", "torch-inference"])
 def test_a_trained_voice_is_not_refused(name):
-    from wavernn_fast import checkpoints, voices
-
     model = checkpoints.load(voices.resolve(voices.DEFAULT))
     readable = peers.Readable(*model)
     for streams in (1, 3):

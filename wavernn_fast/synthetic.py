@@ -197,3 +197,20 @@ def random_mel(config: ModelConfig, n_frames: int, seed: int = 0) -> NDArray[np.
     random = np.random.default_rng(seed)
     frames = random.uniform(low, high, (config.n_mels, n_frames))
     return frames.astype(np.float32)
+
+
+def random_speaker(config: ModelConfig, seed: int = 0) -> NDArray[np.float64]:
+    """Make a vector of about unit length for a model that hears a speaker.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    seed : int
+        Equal seeds give equal vectors.
+
+    Returns
+    -------
+    float64 array [speaker_size]
+    """
+    size = config.speaker_size
+    return np.random.default_rng(seed).normal(0.0, size**-0.5, size)

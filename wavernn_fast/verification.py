@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .likelihood import draw, teacher_forced_logits
 from .scoring import negative_log_likelihood
-from .synthetic import random_mel
+from .synthetic import random_mel, random_speaker
 from .utterance import Sampling, make_request
 
 if TYPE_CHECKING:
@@ -88,8 +88,6 @@ def compare(
         If torch is not installed.
     """
     from .models.eager import make_eager
-    from .models.eager_embedded import EagerEmbedded
-    from .models.eager_residual import EagerResidual
     from .vocoder import Vocoder
 
     config = voc.config
@@ -106,10 +104,7 @@ def compare(
     drawing = voc if voc.dtype == stored == "fp32" else Vocoder(config, tensors, dtype="fp32")
     speaker = None
     if config.speaker_size:
-        assert isinstance(torch_model, (EagerEmbedded, EagerResidual))  # other cores hear none
-        speaker = np.random.default_rng(seed).normal(
-            0.0, config.speaker_size**-0.5, config.speaker_size
-        )
+        speaker = random_speaker(config, seed)
         torch_model.hear(speaker)
     samples = _draw(drawing, mel, steps, seed, speaker)
     ours = _forced(voc, mel, samples, speaker)

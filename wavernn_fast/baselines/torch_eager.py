@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..config import ModelConfig
 from ..errors import InputError
 from ..models.eager import make_eager, torch_threads
+from ..synthetic import random_speaker
 from .base import Baseline, Made
 
 
@@ -32,6 +33,8 @@ class TorchEager(Baseline):
 
     def _build(self) -> None:
         self.model = make_eager(self.config, self.tensors)
+        if self.config.speaker_size:
+            self.model.hear(random_speaker(self.config))
         if self.device == "cpu":
             return
         if self.config.subscale is not None:

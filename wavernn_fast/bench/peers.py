@@ -15,6 +15,7 @@ from ..baselines import BASELINES, Baseline, make
 from ..config import ModelConfig
 from ..errors import InputError
 from ..likelihood import teacher_forced_logits
+from ..synthetic import random_speaker
 from ..utterance import make_request
 from ..vocoder import Vocoder
 from .rows import Case, Left
@@ -132,7 +133,10 @@ class Readable:
     def logits(self, samples: NDArray[Any], mel: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Logits [n, logits_size] while the model follows `samples` [n]."""
         voice = self._voice
-        request = make_request(voice.config, mel, None if mel is not None else len(samples), 0)
+        config = voice.config
+        speaker = random_speaker(config) if config.speaker_size else None  # as the baselines hear
+        n_samples = None if mel is not None else len(samples)
+        request = make_request(config, mel, n_samples, 0, speaker=speaker)
         found = np.empty((len(samples), voice.engine.logits_size), np.float32)
         for numbers, part in teacher_forced_logits(voice, request, samples):
             found[numbers] = part

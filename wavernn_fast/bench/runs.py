@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .. import floors
 from ..config import ModelConfig
-from ..synthetic import random_mel
+from ..synthetic import random_mel, random_speaker
 from ..vocoder import Vocoder
 from .rows import ENGINE, Case
 
@@ -177,8 +177,11 @@ def engine_runner(voc: Vocoder, streams: int) -> Runner:
         if config.n_mels == 0:
             return _unconditioned(voc, streams, steps)
         mels = [random_mel(config, frames(config, steps), seed) for seed in range(streams)]
+        speakers = None
+        if config.speaker_size:
+            speakers = [random_speaker(config, seed) for seed in range(streams)]
         started = time.perf_counter()
-        waves = voc.generate_batch(mels, streams=streams)
+        waves = voc.generate_batch(mels, speakers=speakers, streams=streams)
         return len(waves[0]), time.perf_counter() - started
 
     return run

@@ -66,7 +66,14 @@ class EagerModel(ABC):
             name: torch.from_numpy(np.array(value)).to(self.dtype)
             for name, value in tensors.items()
         }
+        self.hear(np.zeros(config.speaker_size))
         self._build()
+
+    def hear(self, speaker: NDArray[Any]) -> None:
+        """Take the vector [speaker_size] that the model hears from now on; zeros at first."""
+        import torch
+
+        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     # -- what a core supplies ----------------------------------------------------------------------
 

@@ -29,13 +29,6 @@ class EagerEmbedded(EagerModel):
         self._w_input = torch.cat(inputs, dim=1)
         self.rnn = self._gru(self._w_input, "gru", "GRUCell")
         self.fc1, self.fc2 = self._layer("fc1"), self._layer("fc2")
-        self.hear(np.zeros(self.config.speaker_size))
-
-    def hear(self, speaker: NDArray[Any]) -> None:
-        """Take the vector [speaker_size] that the network hears from now on; zeros at first."""
-        import torch
-
-        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     def conditions(self, mel: NDArray[np.float32] | None) -> tuple[Tensor, Tensor]:
         """Per-sample conditioning: mel [n_mels, n] -> (network [T, channels], nothing [T, 0])."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from .eager import EagerModel, _categorical
 
@@ -27,13 +24,6 @@ class EagerResidual(EagerModel):
         self.rnn1 = self._gru(t["gru1.w_input"], "gru1", "GRUCell")
         self.rnn2 = self._gru(t["gru2.w_input"], "gru2", "GRUCell")
         self.fc1, self.fc2, self.fc3 = (self._layer(n) for n in ("fc1", "fc2", "fc3"))
-        self.hear(np.zeros(self.config.speaker_size))
-
-    def hear(self, speaker: NDArray[Any]) -> None:
-        """Take the vector [speaker_size] that the input layer hears from now on; zeros at first."""
-        import torch
-
-        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
 
     def _scaled(self, samples: Tensor) -> Tensor:
         """Labels to the [-1, 1] that is fed back; values are that already."""
