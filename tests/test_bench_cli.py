@@ -241,8 +241,8 @@ def test_with_numpy_alone_the_engines_are_measured_and_the_rest_is_listed(monkey
     report = json.loads(result.stdout)
     assert [row["runner"] for row in report["rows"]] == ["wavernn_fast"]
     said = {one["runner"]: one["reason"] for one in report["left_out"]}
-    assert said["numpy"].endswith('pip install "wavernn_fast[bench]".')
-    assert said["torch-eager"] == 'it needs torch: pip install "wavernn_fast[torch]".'
+    assert said["numpy"].endswith('pip install "wavernn-fast[bench]".')
+    assert said["torch-eager"] == 'it needs torch: pip install "wavernn-fast[torch]".'
     assert "onnx and onnxruntime" in said["onnx-step"]
     assert "cupy" not in said  # it runs on no processor
 

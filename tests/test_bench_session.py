@@ -346,9 +346,9 @@ def test_a_baseline_without_its_package_is_listed_with_what_to_install(monkeypat
     assert [row.runner for row in result.rows] == ["wavernn_fast"]
     [one] = result.left_out
     assert (one.runner, one.model) == ("numpy", None)
-    assert one.reason == 'it needs no_such_package: pip install "wavernn_fast[bench]".'
-    assert peers.requirement(["torch"]) == "wavernn_fast[torch]"
-    assert peers.requirement(["torch", "onnx"]) == "wavernn_fast[bench,torch]"
+    assert one.reason == 'it needs no_such_package: pip install "wavernn-fast[bench]".'
+    assert peers.requirement(["torch"]) == "wavernn-fast[torch]"
+    assert peers.requirement(["torch", "onnx"]) == "wavernn-fast[bench,torch]"
     row = result.rows[0]
     assert row.fastest_baseline is row.ratio_to_eager is row.ratio_to_fastest is None
 

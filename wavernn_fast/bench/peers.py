@@ -107,7 +107,7 @@ def requirement(modules: Sequence[str]) -> str:
     extras = sorted({"torch" if name == "torch" else "bench" for name in modules})
     if any(name == "cupy" for name in modules):
         return "cupy-cuda12x"
-    return f"wavernn_fast[{','.join(extras)}]"
+    return f"wavernn-fast[{','.join(extras)}]"
 
 
 class Readable:

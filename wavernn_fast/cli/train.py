@@ -75,7 +75,7 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
     cannot be used is listed and left out. RUN gets state.pt (to go on from), model.safetensors
     (averaged weights, for every other command), log.jsonl and run.json. A killed run loses at
     most --save-every steps and goes on with --resume as if it had not been killed. Needs PyTorch:
-    pip install "wavernn_fast[torch]".
+    pip install "wavernn-fast[torch]".
     """
     from ..train import need_torch
 

@@ -58,7 +58,7 @@ class EagerModel(ABC):
         except ImportError as error:
             raise MissingDependencyError(
                 "The PyTorch reference model needs torch, which is not installed: "
-                'pip install "wavernn_fast[torch]".'
+                'pip install "wavernn-fast[torch]".'
             ) from error
         self.config = config
         self.dtype = getattr(torch, dtype)
