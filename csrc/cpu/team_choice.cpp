@@ -14,7 +14,8 @@ TeamChoice::TeamChoice(int threads)
 void TeamChoice::Best::add(int now, double value) {
   if (lanes != now) count = 0;
   lanes = now;
-  seconds[count++ % kSlices] = value;
+  seconds[count % kSlices] = value;
+  count = count + 1 < 2 * kSlices ? count + 1 : kSlices;  // an engine may run for years
 }
 
 double TeamChoice::Best::best() const {
@@ -36,7 +37,7 @@ void TeamChoice::record(int lanes, double seconds_per_step, bool held_up) {
   }
   if (held_up) usual_.count = 0;
   usual_.add(lanes, seconds_per_step);
-  for (Side& side : sides_) ++side.since;
+  for (Side& side : sides_) side.since = std::min(side.since + 1, kLongestStay);
   for (int side = 0; side < 2 && !trying_; ++side) {
     const bool in_the_way = side == 0 && held_up && sides_[side].since >= kHeldUpStay;
     if (!exists(side) || (sides_[side].since < sides_[side].stay && !in_the_way)) continue;
