@@ -7,6 +7,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "common/integers.h"
 #include "common/real_draws.h"
 #include "cpu/stepper.h"
 
@@ -205,7 +206,7 @@ class ResidualStepper final : public Stepper {
     const StreamState& state = *lanes_[s]->job->state;
     const float* o = logits_.row(s);
     float mixture[64];
-    for (int k = 0; k < (n_mix + 15) / 16 * 16; ++k) mixture[k] = k < n_mix ? o[k] : -1e30f;
+    for (int k = 0; k < round_up(n_mix, 16); ++k) mixture[k] = k < n_mix ? o[k] : -1e30f;
     const int k = draw(me, s, mixture, n_mix, me.local->words[s][0]);
     bool finite = k >= 0;
     for (int j = n_mix; j < 3 * n_mix; ++j) finite = finite && o[j] - o[j] == 0.0f;
