@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import cases
 import numpy as np
 import pytest
 from gpu_chips import SHARED_LIMIT
-from hypothesis import assume
+from one_plans import kept, planned, tensors_without_zeros
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig
-from wavernn_fast.errors import DeviceError
 
 GPUS = [name for name in _C.known_gpus() if _C.known_gpu(name)["arch"] >= 75]
 PLACES = "RSL"  # registers, shared memory, L2
@@ -26,14 +24,7 @@ def plan_of(config: ModelConfig, **options: Any) -> dict[str, Any]:
 
 
 def plan_that_fits(config: ModelConfig, options: dict[str, Any]) -> dict[str, Any]:
-    """For a property: what does not fit is no example of it."""
-    try:
-        plan = plan_of(config, **options)
-    except DeviceError:
-        plan = None
-    assume(plan is not None)
-    assert plan is not None
-    return plan
+    return planned(lambda: plan_of(config, **options))
 
 
 def cells(plan: dict[str, Any], places: str, matrices: int = 1) -> str:
@@ -87,18 +78,12 @@ def check_packing(config: ModelConfig, options: dict[str, Any], seed: int, stand
     those of two are added. `stands`: the tensor of each packed matrix, and columns of it (or all).
     """
     options = {name: options[name] for name in ("gpu", "blocks", "warps")}
-    tensors = {
-        name: np.where(x == 0, np.float32(0.5), x)
-        for name, x in cases.random_tensors(config, seed=seed).items()
-    }
-    try:
-        unpacked = _C.unpack_many_plan(dataclasses.asdict(config), tensors, **options)
-    except DeviceError:
-        unpacked = None  # it fits with activations in two halves only
-    assume(unpacked is not None)
-    assert unpacked is not None
+    tensors = tensors_without_zeros(config, seed)
+    unpacked = planned(  # or it fits with activations in two halves only
+        lambda: _C.unpack_many_plan(dataclasses.asdict(config), tensors, **options)
+    )
     assert set(unpacked) == set(stands)
     for name, flat in unpacked.items():
         tensor, columns = stands[name]
-        kept = tensors[tensor][:, :columns].astype(np.float16).astype(np.float32)
-        assert np.array_equal(flat.reshape(kept.shape), kept), name
+        weight = kept(tensors[tensor][:, :columns], "fp16")
+        assert np.array_equal(flat.reshape(weight.shape), weight), name
