@@ -82,9 +82,9 @@ class Queue {
   std::mutex mutex_;
 };
 
-// The threads of a process, and what only one run at a time may use.
+// The threads of a process, and what only one run at a time may use and change.
 struct Crew {
-  explicit Crew(int threads) : pool(threads) {
+  explicit Crew(int threads) : pool(threads), choice(threads), apart_seconds(threads, 0.0) {
     for (int members : team_sizes(threads))
       barriers.push_back(std::make_unique<Barrier>(members, members > available_threads()));
   }
@@ -92,15 +92,15 @@ struct Crew {
   ThreadPool pool;
   std::vector<std::unique_ptr<Barrier>> barriers;  // [team sizes]
   std::vector<std::unique_ptr<Stepper>> steppers;  // [threads]
+  TeamChoice choice;
+  double seconds_per_lane_step = 0;
+  std::vector<double> apart_seconds;  // the same of each thread that works alone
 };
 
 class CpuEngine final : public Engine {
  public:
   CpuEngine(Plan plan, const KernelTable& kernels, std::vector<float> upsample_kernel, bool clocks)
-      : plan_(std::move(plan)),
-        kernels_(kernels),
-        upsample_kernel_(std::move(upsample_kernel)),
-        choice_(plan_.request.threads) {
+      : plan_(std::move(plan)), kernels_(kernels), upsample_kernel_(std::move(upsample_kernel)) {
     if (clocks) clock_ = std::make_unique<StageClock>();
     make_crew();
   }
@@ -169,7 +169,6 @@ class CpuEngine final : public Engine {
     crew_ = std::make_unique<Crew>(n);
     for (int i = 0; i < n; ++i) crew_->steppers.push_back(make_stepper());
     crew_->steppers[0]->set_clock(clock_.get());  // thread 0 is the caller's
-    apart_seconds_.assign(n, 0.0);
     pid_ = getpid();
   }
 
@@ -206,17 +205,17 @@ class CpuEngine final : public Engine {
 
   // Advances every lane by the same number of steps.
   void run_slice(const std::vector<Lane*>& active) {
-    const int n = slice_steps(active, seconds_per_lane_step_);
+    const int n = slice_steps(active, crew_->seconds_per_lane_step);
     const auto begin = Clock::now();
     const int done = run_together(active, n, begin + kLongestSlice);
-    seconds_per_lane_step_ = seconds_since(begin) / double(done) / double(active.size());
+    crew_->seconds_per_lane_step = seconds_since(begin) / double(done) / double(active.size());
   }
 
   // Some or all threads share every product; they meet several times a sample.
   int run_together(const std::vector<Lane*>& active, int n, Clock::time_point deadline) {
     Stepper& stepper = *crew_->steppers[0];
-    const int members = choice_.members();
-    Barrier& barrier = *crew_->barriers[choice_.team()];
+    const int members = crew_->choice.members();
+    Barrier& barrier = *crew_->barriers[crew_->choice.team()];
     stepper.load(active);
     const auto begin = Clock::now();
     int done = 0;
@@ -229,7 +228,7 @@ class CpuEngine final : public Engine {
     const Barrier::Counts counts = barrier.take_counts(0);
     const bool slow_meetings = counts.slow >= 3 && counts.slow * 50 > counts.all;
     if (done > kFirstSlice)
-      choice_.record(int(active.size()), seconds, members > 1 && (slow_meetings || done < n));
+      crew_->choice.record(int(active.size()), seconds, members > 1 && (slow_meetings || done < n));
     return done;
   }
 
@@ -266,11 +265,11 @@ class CpuEngine final : public Engine {
     try {
       while (!apart.over) {
         const auto begin = Clock::now();
-        const int n = slice_steps(share, apart_seconds_[i]);
+        const int n = slice_steps(share, crew_->apart_seconds[i]);
         stepper.load(share);
         const int done = stepper.steps_alone(n, begin + kLongestSlice, apart.over);
         stepper.store(done);
-        apart_seconds_[i] = seconds_since(begin) / double(done) / double(share.size());
+        crew_->apart_seconds[i] = seconds_since(begin) / double(done) / double(share.size());
         drop_finished(share);
         apart.queue.fill(share, places);
         if (int(share.size()) < split_streams()) apart.over = true;
@@ -289,9 +288,6 @@ class CpuEngine final : public Engine {
   std::unique_ptr<StageClock> clock_;   // null: off
   std::unique_ptr<Crew> crew_;
   std::atomic<pid_t> pid_ = 0;  // of the process whose crew it is; negative while it makes one
-  double seconds_per_lane_step_ = 0;
-  std::vector<double> apart_seconds_;  // the same of each thread that works alone
-  TeamChoice choice_;
 };
 
 }  // namespace
