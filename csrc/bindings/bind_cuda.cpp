@@ -6,6 +6,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/read.h"
+#include "bindings/unlocked.h"
 #include "cuda/device_cuda.h"
 #include "cuda/probe.h"
 
@@ -21,7 +22,7 @@ using Kernel = cuda::KernelCuda;
 py::list cuda_devices() {
   std::vector<cuda::DeviceFacts> found;
   {
-    const py::gil_scoped_release release;  // a driver may take seconds to start
+    const Unlocked unlocked;  // a driver may take seconds to start
     found = cuda::list_devices();
   }
   py::list devices;
@@ -52,7 +53,7 @@ py::tuple compile_kernel(const std::string& name, const std::string& source,
                          const Texts& defines, int max_registers, const std::string& folder) {
   cuda::Compiled compiled;
   {
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     compiled = cuda::compile_for(make_spec(name, source, headers, defines, max_registers), target,
                                  nvrtc, folder);
   }
@@ -85,14 +86,14 @@ void launch(Kernel& kernel, uint64_t weights, uint64_t state, uint64_t labels, u
 py::bytes download(Device& device, uint64_t address, size_t bytes) {
   std::string data(bytes, '\0');
   {
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     device.download(data.data(), address, bytes);
   }
   return data;
 }
 
 void bind_device(py::module_& m) {
-  const py::call_guard<py::gil_scoped_release> unlocked;
+  const py::call_guard<Unlocked> unlocked;
   py::class_<Kernel>(m, "CudaKernel", "A kernel loaded on one device.")
       .def_property_readonly("origin", [](const Kernel& k) { return k.image().origin; })
       .def_property_readonly("log", [](const Kernel& k) { return k.image().log; })
@@ -114,7 +115,7 @@ void bind_device(py::module_& m) {
           "upload",
           [](Device& device, uint64_t to, const py::bytes& data) {
             const std::string_view view = data;
-            const py::gil_scoped_release release;
+            const Unlocked unlocked;
             device.upload(to, view.data(), view.size());
           },
           py::arg("to"), py::arg("data"))

@@ -11,6 +11,7 @@
 #include "bindings/bindings.h"
 #include "bindings/device_array.h"
 #include "bindings/read.h"
+#include "bindings/unlocked.h"
 #include "common/error.h"
 #include "plan/sparse.h"
 
@@ -162,13 +163,14 @@ void check_length(const py::object& list, size_t n, const char* name) {
 
 // Runs with the GIL released; Python signals (and `interrupt`) are served at slice borders.
 void run_jobs(Engine& engine, Call& call, int lanes, const py::object& interrupt) {
-  const Interrupt serve = [&interrupt] {
-    const py::gil_scoped_acquire acquire;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    if (!interrupt.is_none()) interrupt();
-  };
   {
-    const py::gil_scoped_release release;
+    Unlocked unlocked;
+    const Interrupt serve = [&] {
+      unlocked.locked([&] {
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!interrupt.is_none()) interrupt();
+      });
+    };
     for (const uint64_t stream : call.producers) engine.await(stream);
     engine.run_in(call.jobs, lanes, serve);
   }
@@ -237,7 +239,7 @@ std::unique_ptr<Engine> construct(const py::dict& config, const py::dict& tensor
       device,  dtype,     threads, isa,    sparse,
       gpu,     exchanges, blocks,  warps,  cluster,
       streams, split,     exact,   clocks, {ordinal, stream, {nvrtc, cubins}}};
-  const py::gil_scoped_release release;  // packing takes seconds, compiling a kernel more
+  const Unlocked unlocked;  // packing takes seconds, compiling a kernel more
   return make_engine(c, weights, options);
 }
 
@@ -308,8 +310,8 @@ void bind_engine(py::module_& m) {
       .def("describe", &Engine::describe)
       .def_property_readonly("sparse", &Engine::sparse)
       // A run in another thread holds the engine's lock when it asks for the GIL.
-      .def("stage_ticks", &Engine::stage_ticks, py::call_guard<py::gil_scoped_release>())
-      .def("counts", &Engine::counts, py::call_guard<py::gil_scoped_release>())
+      .def("stage_ticks", &Engine::stage_ticks, py::call_guard<Unlocked>())
+      .def("counts", &Engine::counts, py::call_guard<Unlocked>())
       .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,
            py::arg("fold") = 0, py::arg("start") = 0, py::arg("temperature") = 1.0,
            py::arg("greedy") = false)

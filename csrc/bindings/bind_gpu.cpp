@@ -4,6 +4,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/read.h"
+#include "bindings/unlocked.h"
 #include "common/error.h"
 #include "cuda/images.h"
 #include "gpu/engine_gpu.h"
@@ -79,7 +80,7 @@ py::tuple compile_plan(const py::dict& config, const std::string& target, const 
       gpu::kernel_spec(choose(config, name, dtype, 0, 0, 0, 0, exact, false), full);
   cuda::Compiled compiled;
   {
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     compiled = cuda::compile_for(spec, target, nvrtc, folder);
   }
   return py::make_tuple(py::bytes(compiled.image), compiled.log);

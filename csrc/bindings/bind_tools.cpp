@@ -5,6 +5,7 @@
 #include "backends.h"
 #include "bindings/bindings.h"
 #include "bindings/read.h"
+#include "bindings/unlocked.h"
 #include "common/error.h"
 #include "common/real_draws.h"
 #include "common/rng.h"
@@ -50,7 +51,7 @@ py::array_t<double> bidirectional_gru(const Doubles& inputs, const Doubles& weig
   const double *a = inputs.data(), *w = weights.data(), *b = biases.data();
   double* to = out.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     cpu::bidirectional_gru(a, w, b, size_t(n), size_t(hidden), to);
   }
   return out;
@@ -85,7 +86,7 @@ py::dict matvec(const py::array_t<float, py::array::c_style | py::array::forceca
   request.layout = layout_from_name(sparse);
   cpu::Matvec found;
   {
-    const py::gil_scoped_release release;
+    const Unlocked unlocked;
     found = cpu::measure_matvec(tensor, request, seconds, isa);
   }
   py::dict result;
@@ -167,7 +168,7 @@ void bind_tools(py::module_& m) {
         "Both directions of a GRU over frames in double: inputs [2, n, 3H], each in its own order; "
         "[n, 2H] by frame.");
   m.def("probe", &cpu::probe, py::arg("kind"), py::arg("bytes_per_thread"), py::arg("threads"),
-        py::arg("seconds"), py::arg("isa") = "auto", py::call_guard<py::gil_scoped_release>(),
+        py::arg("seconds"), py::arg("isa") = "auto", py::call_guard<Unlocked>(),
         "Measured rate of this machine now: read (bytes/s), fma (flop/s), int8 (MAC/s).");
   m.def("matvec", &matvec, py::arg("weight"), py::kw_only(), py::arg("dtype") = "fp32",
         py::arg("sparse") = "auto", py::arg("threads") = 1, py::arg("seconds") = 0.1,
