@@ -184,6 +184,18 @@ def test_the_lowest_temperatures_take_the_largest_logit(work, temperature):
     assert np.array_equal(cold, greedy)
 
 
+@pytest.mark.parametrize("temperature", [1e28, 1e31, 1e300])
+def test_the_highest_temperatures_draw_no_class_that_is_not_there(temperature):
+    """Classes that pad the last 16 have a logit of -1e30, which is near 0 when divided by more."""
+    config = dataclasses.replace(cases.embedded_config(48, 32, 8), n_classes=250)
+    work = Work(config, 120)
+    rows = [[r] for r in work.rows.values()]
+    for engine in (work.engine(), make(config, work.tensors, device="reference")):
+        stream = engine.open(1, temperature=temperature)
+        labels = engine.run([stream], [work.n], *rows)[0][0]
+        assert 200 < labels.max() < 250
+
+
 @on_every_device
 def test_folds_and_items_draw_different_numbers(device):
     work = Work(SMALL[0], 50, device=device)

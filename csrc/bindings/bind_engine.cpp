@@ -36,8 +36,10 @@ int64_t steps_of(int64_t samples, const ModelConfig& c, const std::string& name)
   return samples / c.bands;
 }
 
-// Beyond, every draw takes the largest logit; infinity would make NaN of that logit's own 0.
-constexpr double kLargestInverse = 1e38;
+// Beyond, every draw takes the largest logit; infinity would make NaN of that logit's own 0. Below,
+// all classes are drawn alike; 0 would do the same to those that pad the last 16, whose logit is
+// -1e30.
+constexpr double kLargestInverse = 1e38, kSmallestInverse = 1e-25;
 
 Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t fold,
                    uint64_t start, double temperature, bool greedy) {
@@ -46,7 +48,8 @@ Stream open_stream(const Engine& engine, uint64_t seed, uint32_t item, uint32_t 
   const ModelConfig& c = engine.config();
   Stream stream{make_stream(c, {seed, item, fold}), c.bands};
   stream.state.start = uint64_t(steps_of(int64_t(start), c, "start"));
-  stream.state.inv_temperature = float(std::min(1.0 / temperature, kLargestInverse));
+  stream.state.inv_temperature =
+      float(std::clamp(1.0 / temperature, kSmallestInverse, kLargestInverse));
   stream.state.greedy = greedy;
   return stream;
 }
