@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,95 @@ def test_a_child_process_speaks_however_it_was_started(method):
     assert speak(30) == expected
 
 
+LIMITED = """
+import os, resource, signal, threading
+import cases
+import numpy as np
+from engine_work import Work
+from wavernn_fast import _C
+from wavernn_fast.errors import DeviceError
+
+def limit(more):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    least = pages * os.sysconf("SC_PAGE_SIZE") + more
+    resource.setrlimit(resource.RLIMIT_AS, (more and least, resource.RLIM_INFINITY))
+
+def no_limit():
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+
+signal.alarm(60)
+work = Work(cases.small_configs()[0], 60)
+engine = work.engine(threads=8)
+expected = work.run(engine)[0]
+"""
+
+TOO_MANY_THREADS = """
+limit(1 << 30)
+try:
+    work.engine(threads=512)
+except DeviceError as error:
+    print(error)
+no_limit()
+print(np.array_equal(work.run(work.engine(threads=2))[0], expected))
+"""
+
+# Threads that wait keep the stacks that the C library would give to new ones.
+TOO_MANY_IN_A_CHILD = """
+pid = os.fork()
+if pid == 0:
+    over = threading.Event()
+    for _ in range(16):
+        threading.Thread(target=over.wait, daemon=True).start()
+    limit(1 << 20)
+    try:
+        work.run(engine)
+    except DeviceError as error:
+        print(error)
+    no_limit()
+    print(np.array_equal(work.run(engine)[0], expected), flush=True)
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "wanted"), [(TOO_MANY_THREADS, 512), (TOO_MANY_IN_A_CHILD, 8)], ids=["new", "child"]
+)
+def test_threads_that_cannot_be_started_are_an_error_and_not_the_end(program, wanted):
+    done = python(LIMITED + program)
+    message, after = done.stdout.splitlines()
+    assert re.match(rf"only \d+ of {wanted} threads could be started \(.*\): ask for", message)
+    assert (after, done.stderr, done.returncode) == ("True", "", 0)
+
+
+# Each time buffers count as large enough that the time before had no memory for.
+NO_MEMORY = """
+many = [[engine.open(5) for _ in range(12_000)] for _ in range(2)]
+nothing, ones = [None] * 12_000, [1] * 12_000
+run = lambda streams: engine.run(streams, ones, nothing, nothing, lanes=len(streams))
+failed = 0
+for more in range(22, 27):
+    limit(1 << more)
+    try:
+        run(many[0])
+    except MemoryError:
+        failed += 1
+limit(1 << 28)
+try:
+    _C.probe("read", 1 << 33, 2, 0.01)
+except MemoryError:
+    print("no memory")
+no_limit()
+print(failed > 0, all(labels[0] == expected[0] for labels, _ in run(many[1])))
+"""
+
+
+def test_memory_that_is_not_there_is_an_error_and_not_the_end():
+    done = python(LIMITED + NO_MEMORY)
+    assert done.stdout.splitlines() == ["no memory", "True True"]
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 @pytest.mark.parametrize("how", ["a thread at work", "a stream half read", "a batch that was left"])
 def test_a_process_ends_at_once_and_quietly_whatever_still_runs(how):
     program = f"""
@@ -106,7 +196,7 @@ voc, frames = voice(LABELS, threads=2), np.zeros((LABELS.n_mels, 3_000_000), np.
 if {how!r} == "a thread at work":
     begun = threading.Event()
     engine = make(UNCONDITIONED, random_tensors(UNCONDITIONED), threads=1)
-    work = lambda: engine.run([engine.open(0)], [30_000_000], None, None, interrupt=begun.set)
+    work = lambda: engine.run([engine.open(0)], [12_000_000], None, None, interrupt=begun.set)
     threading.Thread(target=work, daemon=True).start()
     assert begun.wait(60)
     class Last:  # gone late: the thread asks for Python's lock while the interpreter ends

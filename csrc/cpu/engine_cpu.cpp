@@ -166,9 +166,10 @@ class CpuEngine final : public Engine {
 
   void make_crew() {
     const int n = plan_.request.threads;
-    crew_ = std::make_unique<Crew>(n);
-    for (int i = 0; i < n; ++i) crew_->steppers.push_back(make_stepper());
-    crew_->steppers[0]->set_clock(clock_.get());  // thread 0 is the caller's
+    auto crew = std::make_unique<Crew>(n);
+    for (int i = 0; i < n; ++i) crew->steppers.push_back(make_stepper());
+    crew->steppers[0]->set_clock(clock_.get());  // thread 0 is the caller's
+    crew_ = std::move(crew);
     pid_ = getpid();
   }
 
@@ -182,7 +183,12 @@ class CpuEngine final : public Engine {
         continue;
       }
       (void)crew_.release();
-      make_crew();
+      try {
+        make_crew();
+      } catch (...) {
+        pid_ = 0;  // the next caller may have more luck
+        throw;
+      }
     }
     return *crew_;
   }

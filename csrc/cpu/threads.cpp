@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <fstream>
+#include <utility>
+
+#include "common/error.h"
 
 namespace wavernn_fast::cpu {
 namespace {
@@ -94,13 +98,25 @@ Barrier::Counts Barrier::take_counts(int member) {
 }
 
 ThreadPool::ThreadPool(int threads) : slots_(threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  workers_.reserve(slots_.size());
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::exception& error) {  // no thread, or no memory for one
+    const int begun = this->threads();
+    end();  // a thread that nobody has joined would end the process
+    fail<DeviceError>("only ", begun, " of ", threads, " threads could be started (", error.what(),
+                      "): ask for fewer (cpu_threads, --threads, WAVERNN_FAST_THREADS), or raise ",
+                      "the limit of threads or memory");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() {
   stop_.store(true);
   for (int i = 1; i < threads(); ++i) wake(i);
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
 }
 
 void ThreadPool::wake(int index) {
@@ -118,8 +134,17 @@ void ThreadPool::work(int index) {
     generation.wait(seen, std::memory_order_acquire);
     seen = generation.load(std::memory_order_acquire);
     if (stop_.load()) return;
-    (*job_)(index);
+    do_job(index);
     if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+  }
+}
+
+void ThreadPool::do_job(int index) {
+  try {
+    (*job_)(index);
+  } catch (...) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = std::current_exception();
   }
 }
 
@@ -132,12 +157,13 @@ void ThreadPool::run(int members, const std::function<void(int)>& job) {
   job_ = &job;
   busy_.store(uint32_t(members - 1), std::memory_order_relaxed);
   for (int i = 1; i < members; ++i) wake(i);
-  job(0);
+  do_job(0);
   for (int spins = 0; spins < kPoolSpins && busy_.load(std::memory_order_acquire) != 0; ++spins)
     pause_cpu();
   for (uint32_t left = busy_.load(std::memory_order_acquire); left != 0;
        left = busy_.load(std::memory_order_acquire))
     busy_.wait(left, std::memory_order_acquire);
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 }  // namespace wavernn_fast::cpu

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -43,17 +45,20 @@ class Barrier {
 // leaves the others asleep.
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);
+  explicit ThreadPool(int threads);  // DeviceError where the system gives fewer
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
-  // Runs job(0) on the caller and job(i) on worker i < members; returns when all are done.
+  // Runs job(0) on the caller and job(i) on worker i < members; returns when all are done, or
+  // throws what the first of them has thrown.
   void run(int members, const std::function<void(int)>& job);
   int threads() const { return int(workers_.size()) + 1; }
 
  private:
   void work(int index);
+  void do_job(int index);
   void wake(int index);
+  void end();
   const std::function<void(int)>* job_ = nullptr;
   struct alignas(128) Slot {
     std::atomic<uint32_t> generation{0};
@@ -61,6 +66,8 @@ class ThreadPool {
   std::vector<Slot> slots_;  // [threads], of a worker each
   std::atomic<uint32_t> busy_{0};
   std::atomic<bool> stop_{false};
+  std::mutex mutex_;          // of what follows
+  std::exception_ptr error_;  // of the job that runs
   std::vector<std::thread> workers_;
 };
 
