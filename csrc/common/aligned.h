@@ -32,7 +32,7 @@ class AlignedBuffer {
   void resize(size_t count) {
     std::free(data_);
     data_ = nullptr;
-    size_ = count;
+    size_ = 0;  // and still if there is no memory
     if (count == 0) return;
     constexpr size_t kHugePage = size_t(2) << 20;
     size_t bytes = count * sizeof(T);
@@ -44,6 +44,7 @@ class AlignedBuffer {
     if (align == kHugePage) madvise(static_cast<void*>(data_), bytes, MADV_HUGEPAGE);
 #endif
     std::memset(static_cast<void*>(data_), 0, bytes);
+    size_ = count;
   }
 
   T* data() { return data_; }

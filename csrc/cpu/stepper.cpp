@@ -33,8 +33,8 @@ void Stepper::load(std::vector<Lane*> lanes) {
     local.quantised.resize(n, 2 * widest);
     if (local.scales.size() < n) local.scales.resize(n);
     if (local.weights.size() == 0) {
-      local.weights.resize(classes);
       local.sums.resize(classes / 16 + 1);
+      local.weights.resize(classes);
     }
     local.feedback.resize(kMostBands * n);
     local.last.resize(2 * n);
