@@ -14,7 +14,7 @@ import cases
 import numpy as np
 import pytest
 import tolerances
-from engine_work import DTYPES, DTYPES_OF, OPTIONS_OF, Work, make
+from engine_work import DTYPES, DTYPES_OF, ISAS, OPTIONS_OF, Work, make
 from patience import soon, within
 from quick import first_is_quick, quick_where
 
@@ -433,6 +433,28 @@ def test_bad_arguments_are_named(work):
         with pytest.raises(InputError, match="forced label 0 of stream 0 is -1"):
             engine.run([stream], [1], *rows, forced=[np.array([-1])])
     assert stream.step == 0
+
+
+HEARING = [case for case in ON_CPU if case[0].n_mels > 0]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("work", HEARING, indirect=True, ids=id_of)
+def test_a_nan_in_the_conditioning_is_named_and_no_sample_is_made_of_it(work, dtype):
+    """Gates, ReLUs and the quantisation of activations hand it on, in any channel."""
+    frame, hop, rng = 2, work.config.hop_length, np.random.default_rng(3)
+    engines = [work.engine(dtype=dtype, isa=isa) for isa in (ISAS[0], ISAS[-1])]
+    if dtype == "fp32":
+        engines.append(make(work.config, work.tensors, device="reference"))
+    for name, rows in work.rows.items():
+        for channel in [] if rows is None else rng.integers(rows.shape[1], size=2):
+            bad = work.rows | {name: rows.copy()}
+            bad[name][frame:, channel] = np.nan
+            for engine in engines:
+                with pytest.raises(EngineError, match=r"is not finite at step \d+;") as caught:
+                    engine.run([engine.open(1)], [4 * hop], [bad["interp"]], [bad["hold"]])
+                step = int(str(caught.value).split("step ")[1].split(";")[0])
+                assert (frame - 2 * (name == "interp")) * hop <= step <= frame * hop + 2
 
 
 @pytest.mark.parametrize(

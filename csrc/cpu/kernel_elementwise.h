@@ -12,10 +12,12 @@ float quantize(const float* x, int n, int pieces, bool is_signed, uint8_t* u) {
   int i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) tops[j] = max(tops[j], abs(load(x + i + j * kLanes)));
-  for (; i < n; i += kLanes) tops[0] = max(tops[0], abs(load(x + i)));
-  const float largest = reduce_max(max(max(tops[0], tops[1]), max(tops[2], tops[3])));
-  const F factor = set1(largest > 0.0f ? float(levels.highest) / largest : 0.0f);
+    for (int j = 0; j < 4; ++j) tops[j] = larger(tops[j], abs(load(x + i + j * kLanes)));
+  for (; i < n; i += kLanes) tops[0] = larger(tops[0], abs(load(x + i)));
+  const F top = larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]));
+  if (!all_zero(mul(top, zero()))) return __builtin_nanf("");  // and so is all that comes of it
+  const float largest = reduce_max(top);
+  const F factor = set1(largest > 1e-30f ? float(levels.highest) / largest : 0.0f);
   const F offset = set1(float(levels.offset));
   for (i = 0; i < n; i += kLanes) {
     const I value = round_int(fma(load(x + i), factor, offset));
@@ -49,7 +51,8 @@ WF_ALWAYS F reduced_exp(F x, I& n) {
   return exp_polynomial(fma(nf, set1(-kLn2Low), r));
 }
 
-WF_ALWAYS F clamp(F x, float low, float high) { return min(max(x, set1(low)), set1(high)); }
+// A NaN stays one, also on x86, where min and max give their second operand if either is NaN.
+WF_ALWAYS F clamp(F x, float low, float high) { return min(set1(high), max(set1(low), x)); }
 
 // exp to about 1 ulp for x in [-86, 88] (clamped).
 WF_ALWAYS F exp_of(F x) {
@@ -288,7 +291,7 @@ void input_layer_of(const float* base, const Conditioning& conditioning, const f
 void relu(float* y, const float* hold, int first, int last) {
   for (int i = first; i < last; i += kLanes) {
     const F sum = hold == nullptr ? load(y + i) : add(load(y + i), load(hold + i));
-    store(y + i, max(sum, zero()));
+    store(y + i, max(zero(), sum));  // a NaN stays one
   }
 }
 

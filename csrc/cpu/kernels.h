@@ -112,7 +112,7 @@ struct KernelTable {
   int sparse_lists;
   SparseProduct sparse[5][kLayouts];
   // u = round(x * highest / max|x|) + offset, cut into pieces (high [n], then low [n]); returns
-  // max|x| / highest. `n` is a multiple of 16.
+  // max|x| / highest, or NaN if an x is not finite. `n` is a multiple of 16.
   float (*quantize)(const float* x, int n, int pieces, bool is_signed, uint8_t* u);
   void (*gru)(const GruArgs&);
   void (*plain_gru)(const GruArgs&);  // in single precision throughout, for 16-bit and int8 weights

@@ -56,6 +56,11 @@ WF_INLINE F fma(F x, F y, F z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
 WF_INLINE F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+// As integers: those of numbers that are not negative have their order, and NaN comes last.
+WF_INLINE __m256 larger_half(__m256 x, __m256 y) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
+}
+WF_INLINE F larger(F x, F y) { return {larger_half(x.a, y.a), larger_half(x.b, y.b)}; }
 WF_INLINE F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 WF_INLINE F abs(F x) {
   const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));

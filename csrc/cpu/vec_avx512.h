@@ -48,6 +48,11 @@ WF_INLINE F mul(F x, F y) { return {_mm512_mul_ps(x.a, y.a)}; }
 WF_INLINE F div(F x, F y) { return {_mm512_div_ps(x.a, y.a)}; }
 WF_INLINE F fma(F x, F y, F z) { return {_mm512_fmadd_ps(x.a, y.a, z.a)}; }
 WF_INLINE F max(F x, F y) { return {_mm512_max_ps(x.a, y.a)}; }
+// As integers: those of numbers that are not negative have their order, and NaN comes last.
+WF_INLINE F larger(F x, F y) {
+  return {
+      _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(x.a), _mm512_castps_si512(y.a)))};
+}
 WF_INLINE F min(F x, F y) { return {_mm512_min_ps(x.a, y.a)}; }
 WF_INLINE F abs(F x) { return {_mm512_abs_ps(x.a)}; }
 WF_INLINE F quad_sums(F a, F b, F c, F d) {

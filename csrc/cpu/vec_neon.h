@@ -72,6 +72,8 @@ WF_INLINE F max(F x, F y) {
   WF_EACH x.v[i] = vmaxq_f32(x.v[i], y.v[i]);
   return x;
 }
+// A NaN stays one.
+WF_INLINE F larger(F x, F y) { return max(x, y); }
 WF_INLINE F min(F x, F y) {
   WF_EACH x.v[i] = vminq_f32(x.v[i], y.v[i]);
   return x;

@@ -133,6 +133,11 @@ inline F max(F a, F b) {
   WF_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
   return a;
 }
+// Of two that are not negative; a NaN is larger than any number.
+inline F larger(F a, F b) {
+  WF_EACH a.v[i] = a.v[i] >= b.v[i] || a.v[i] != a.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
 inline F min(F a, F b) {
   WF_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
   return a;

@@ -19,7 +19,7 @@ Vector slice(const Vector& x, int begin, int count) {
 }
 
 void relu(Vector& x) {
-  for (double& v : x) v = v > 0.0 ? v : 0.0;
+  for (double& v : x) v = v < 0.0 ? 0.0 : v;  // a NaN stays one
 }
 
 class ReferenceEngine final : public Engine {
