@@ -255,6 +255,64 @@ def test_two_python_threads_share_one_engine(device):
     assert all(np.array_equal(found[s], expected[s]) for s in range(4))
 
 
+# In a process of its own: a thread that waits for itself could not be stopped.
+AGAIN = """
+import signal, sys
+sys.path.insert(0, {tests!r})
+import cases
+from engine_work import Work
+from wavernn_fast.errors import InputError
+work = Work(cases.small_configs()[0], 300, device={device!r})
+engine, other = work.engine(), work.engine()
+expected = work.run(engine)[0].tolist()
+def refused(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except InputError as error:
+        assert "this engine is in a run on this thread" in str(error), error
+        return True
+def look(*_):
+    assert refused(work.run, engine) and refused(engine.counts) and refused(engine.stage_ticks)
+    assert work.run(other)[0].tolist() == expected
+signal.signal(signal.SIGALRM, look)
+signal.setitimer(signal.ITIMER_REAL, 1e-4)
+assert work.run(engine, interrupt=look)[0].tolist() == expected
+print("and on")
+assert work.run(engine)[0].tolist() == expected
+"""
+
+
+@on_every_device
+def test_a_run_within_a_run_is_refused(device):
+    code = AGAIN.format(tests=os.path.dirname(__file__), device=device)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("and on\n", "")
+
+
+def test_a_stream_is_in_one_call_at_a_time_and_lives_until_its_end():
+    """Whatever a callback does to the list of streams."""
+    work, other = Work(SMALL[0], 300), Work(SMALL[0], 300)
+    engine, second = work.engine(), other.engine()
+    expected = work.run(engine)[0]
+    streams = [engine.open(5)]
+    copies = []
+
+    def look() -> None:
+        if streams:
+            with pytest.raises(InputError, match="stream 0 is in a call that has not ended"):
+                second.run(streams, [1], [None], [None])
+            copies.append(streams.pop().copy())
+        engine.open(6)  # in the memory of the stream before, were that gone
+
+    [(labels, _)] = engine.run(streams, [work.n], [None], [None], interrupt=look)
+    assert np.array_equal(labels, expected)
+    done = copies[0].step
+    [(labels, _)] = engine.run(copies, [work.n - done], [None], [None])
+    assert np.array_equal(labels, expected[done:])
+
+
 CLOCKS = """
 import sys, threading
 sys.path.insert(0, {tests!r})

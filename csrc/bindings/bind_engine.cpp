@@ -2,9 +2,11 @@
 #include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 
 #include "backends.h"
@@ -26,7 +28,55 @@ using IntArray = py::array_t<int32_t, py::array::c_style | py::array::forcecast>
 
 struct Stream {
   StreamState state;
-  int bands = 1;  // of the engine that opened it
+  int bands = 1;       // of the engine that opened it
+  pid_t drawn_in = 0;  // process that is in a call with it
+};
+using Streams = std::vector<std::shared_ptr<Stream>>;  // whatever becomes of the caller's list
+
+// The streams of a call, for as long as it takes: a second one, of another thread or of a callback,
+// would be given rows for where the stream is no longer. (A child of fork() has streams of its
+// own.)
+class Drawn {
+ public:
+  explicit Drawn(const Streams& streams) : streams_(streams) {
+    for (size_t i = 0; i < streams.size(); ++i) {
+      WF_CHECK(streams[i] != nullptr, "stream ", i, " is None");
+      WF_CHECK(streams[i]->drawn_in != getpid(), "stream ", i,
+               " is in a call that has not ended: draw from it in one thread at a time");
+    }
+    for (const auto& stream : streams) stream->drawn_in = getpid();
+  }
+  ~Drawn() {
+    for (const auto& stream : streams_) stream->drawn_in = 0;
+  }
+  Drawn(const Drawn&) = delete;
+  Drawn& operator=(const Drawn&) = delete;
+
+ private:
+  const Streams& streams_;
+};
+
+// A call of an engine on this thread. A callback or a signal handler of a run may call again; of
+// the same engine, that would wait for ever for the run it is in.
+class Entered {
+ public:
+  explicit Entered(const Engine& engine) : engine_(engine), outer_(innermost_) {
+    for (const Entered* one = outer_; one != nullptr; one = one->outer_)
+      WF_CHECK(
+          &one->engine_ != &engine || one->process_ != getpid(),
+          "this engine is in a run on this thread: a callback or signal handler of the run may "
+          "end it by an exception, and call again afterwards or from another thread");
+    innermost_ = this;
+  }
+  ~Entered() { innermost_ = outer_; }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+
+ private:
+  const Engine& engine_;
+  const pid_t process_ = getpid();
+  const Entered* outer_;
+  static inline thread_local const Entered* innermost_ = nullptr;
 };
 
 // What Python counts in samples, in steps of as many draws as the model has bands.
@@ -188,10 +238,17 @@ void run_jobs(Engine& engine, Call& call, int lanes, const py::object& interrupt
   }
 }
 
-py::list run(Engine& engine, const std::vector<Stream*>& streams,
-             const std::vector<int64_t>& n_steps, const py::object& interp, const py::object& hold,
-             const py::object& uniforms, const py::object& forced, bool return_logits, int lanes,
-             const py::object& interrupt) {
+// A run in another thread holds the engine's lock when it asks for the GIL.
+template <auto kOf>
+auto of_the_clock(Engine& engine) {
+  const Entered entered(engine);
+  const Unlocked unlocked;
+  return (engine.*kOf)();
+}
+
+py::list run(Engine& engine, const Streams& streams, const std::vector<int64_t>& n_steps,
+             const py::object& interp, const py::object& hold, const py::object& uniforms,
+             const py::object& forced, bool return_logits, int lanes, const py::object& interrupt) {
   const ModelConfig& c = engine.config();
   WF_CHECK(n_steps.size() == streams.size(), "n_steps has ", n_steps.size(), " entries for ",
            streams.size(), " streams");
@@ -200,12 +257,13 @@ py::list run(Engine& engine, const std::vector<Stream*>& streams,
   check_length(hold, streams.size(), "hold");
   check_length(uniforms, streams.size(), "uniforms");
   check_length(forced, streams.size(), "forced");
+  const Entered entered(engine);
+  const Drawn drawn(streams);
   Call call;
   call.jobs.resize(streams.size());
   call.words.reserve(streams.size());
   for (size_t i = 0; i < streams.size(); ++i) {
     Job& job = call.jobs[i];
-    WF_CHECK(streams[i] != nullptr, "stream ", i, " is None");
     WF_CHECK(n_steps[i] >= 0, "n_steps of stream ", i, " is ", n_steps[i]);
     job.state = &streams[i]->state;
     WF_CHECK(streams[i]->bands == c.bands, "stream ", i, " was opened on a model of ",
@@ -270,11 +328,12 @@ void bind_engine(py::module_& m) {
   m.def("unpack_plan", &unpack_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
         py::arg("dtype") = "fp32", py::arg("threads") = 1, py::arg("sparse") = "auto",
         "The weights as packed for the kernels, unpacked again (for tests).");
-  py::class_<Stream>(m, "Stream", "One utterance in flight: all that influences its next samples.")
+  py::class_<Stream, std::shared_ptr<Stream>>(
+      m, "Stream", "One utterance in flight: all that influences its next samples.")
       .def_property_readonly(
           "step", [](const Stream& s) { return s.state.step * uint64_t(s.bands); },
           "Samples drawn so far.")
-      .def("copy", [](const Stream& s) { return s; });
+      .def("copy", [](const Stream& s) { return Stream{s.state, s.bands}; });
   py::class_<Engine>(m, "Engine", "Resident weights and the sampling loop on one device.")
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,
@@ -312,9 +371,8 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("compiled", &Engine::compiled)
       .def("describe", &Engine::describe)
       .def_property_readonly("sparse", &Engine::sparse)
-      // A run in another thread holds the engine's lock when it asks for the GIL.
-      .def("stage_ticks", &Engine::stage_ticks, py::call_guard<Unlocked>())
-      .def("counts", &Engine::counts, py::call_guard<Unlocked>())
+      .def("stage_ticks", &of_the_clock<&Engine::stage_ticks>)
+      .def("counts", &of_the_clock<&Engine::counts>)
       .def("open", &open_stream, py::arg("seed"), py::kw_only(), py::arg("item") = 0,
            py::arg("fold") = 0, py::arg("start") = 0, py::arg("temperature") = 1.0,
            py::arg("greedy") = false)
