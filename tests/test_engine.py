@@ -413,13 +413,57 @@ except KeyboardInterrupt:
     print("stopped", flush=True)
 """
 
+# As many threads as the engine serves at once are in it, so that the call waits for its turn.
+WAITING = """
+import os, threading
+begun, over = threading.Semaphore(0), threading.Event()
+def look():
+    begun.release()
+    if over.is_set():
+        raise InterruptedError
+def draw():
+    try:
+        engine.run([engine.open(1)], [10**9], [None], [None], interrupt=look)
+    except InterruptedError:
+        pass
+threads = [threading.Thread(target=draw) for _ in range({before})]
+for thread in threads:
+    thread.start()
+    begun.acquire()
+print("go", flush=True)
+try:
+    engine.run([stream], [10], [None], [None])
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+over.set()
+for thread in threads:
+    thread.join()
+engine.run([stream], [10], [None], [None])
+"""
+MANY = {"device": "emu", "dtype": "fp16", "streams": 8}
+
 
 @pytest.mark.parametrize(
     "options", [{"threads": 1}, {"threads": 2}, OPTIONS_OF["emu-2"]], ids=["1", "2", "emu"]
 )
 @soon
 def test_ctrl_c_stops_a_run_quickly(options):
-    code = INTERRUPT.format(tests=os.path.dirname(__file__), options=options)
+    stops_quickly(INTERRUPT.format(tests=os.path.dirname(__file__), options=options))
+
+
+@pytest.mark.parametrize(
+    ("options", "before"),
+    [({"threads": 2}, 1), (OPTIONS_OF["emu-2"], 1), (MANY, 2)],
+    ids=["cpu", "emu", "many"],
+)
+@soon
+def test_ctrl_c_stops_a_call_that_waits_for_others(options, before):
+    code = INTERRUPT[: INTERRUPT.index("print")] + WAITING
+    path = os.path.dirname(__file__)
+    stops_quickly(code.format(tests=path, options=options, before=before))
+
+
+def stops_quickly(code: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     # 10**9 labels are 4 GB of untouched pages: reserved, never filled.

@@ -15,6 +15,7 @@
 #include "cpu/stepper.h"
 #include "cpu/team_choice.h"
 #include "cpu/threads.h"
+#include "engine/turn.h"
 #include "plan/sparse.h"
 
 namespace wavernn_fast::cpu {
@@ -88,7 +89,7 @@ struct Crew {
     for (int members : team_sizes(threads))
       barriers.push_back(std::make_unique<Barrier>(members, members > available_threads()));
   }
-  std::mutex mutex;
+  std::timed_mutex mutex;
   ThreadPool pool;
   std::vector<std::unique_ptr<Barrier>> barriers;  // [team sizes]
   std::vector<std::unique_ptr<Stepper>> steppers;  // [threads]
@@ -122,11 +123,11 @@ class CpuEngine final : public Engine {
   int lanes() const override { return kBestStreams * threads(); }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
-    const std::lock_guard<std::mutex> lock(crew().mutex);
+    const std::lock_guard<std::timed_mutex> lock(crew().mutex);
     return of_stages([this](int place) { return clock_->nanoseconds(place); });
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
-    const std::lock_guard<std::mutex> lock(crew().mutex);
+    const std::lock_guard<std::timed_mutex> lock(crew().mutex);
     return of_stages([this](int place) { return clock_->count(place); });
   }
 
@@ -135,7 +136,7 @@ class CpuEngine final : public Engine {
   }
 
   void run_in(std::vector<Job>& jobs, int places, const Interrupt& interrupt) override {
-    const std::lock_guard<std::mutex> lock(crew().mutex);
+    const auto turn = take_turn(crew().mutex, interrupt);
     check_jobs(config(), jobs);
     const Timed timed(clock_.get());
     std::vector<Lane> lanes;

@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
+#include "engine/turn.h"
 #include "gpu/buffer.h"
 #include "gpu/engine_many.h"
 #include "gpu/engine_parts.h"
@@ -76,19 +77,19 @@ class GpuEngine final : public Engine {
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::timed_mutex> lock(mutex_);
     return config().core == Core::dual       ? read_ticks(clocks_)
            : config().core == Core::residual ? read_ticks(clocks_, kResidualStageNames)
                                              : read_ticks(clocks_, kEmbeddedStageNames);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::timed_mutex> lock(mutex_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
 
   // One stream after the other: this kernel is made for one utterance at a time.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto turn = take_turn(mutex_, interrupt);
     check_jobs(config(), jobs);
     for (Job& job : jobs) {
       const int64_t first_frame = int64_t(job.state->position()) / config().hop_length;
@@ -329,7 +330,7 @@ class GpuEngine final : public Engine {
   Buffer<int> forced_{*device_}, labels_{*device_};
   Buffer<KernelStatus> status_{*device_};
   Buffer<long long> clocks_{*device_};
-  std::mutex mutex_;
+  std::timed_mutex mutex_;
   unsigned tag_ = 1;
   std::string note_;
   bool lost_ = false;  // no plan that can run: see retreat

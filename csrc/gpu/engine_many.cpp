@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
+#include "engine/turn.h"
 #include "gpu/buffer.h"
 #include "gpu/engine_parts.h"
 #include "gpu/errors.h"
@@ -80,7 +81,7 @@ class ManyEngine final : public Engine {
   // brings its streams to the device and takes them back while the kernel runs for the other.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
     check_jobs(config(), jobs);
-    const Claim claim(*this, jobs);
+    const Claim claim(*this, jobs, interrupt);
     std::vector<int64_t> done;
     std::vector<Slice> slices = begin_slices(config(), jobs, done);
     for (;;) {
@@ -112,15 +113,21 @@ class ManyEngine final : public Engine {
   // A carrier for the time of a call: of two, waits for one, and for streams that another call
   // runs. Once two calls have met, each has calls to the device of its own.
   struct Claim {
-    Claim(ManyEngine& engine, const std::vector<Job>& jobs) : engine(engine) {
+    Claim(ManyEngine& engine, const std::vector<Job>& jobs, const Interrupt& interrupt)
+        : engine(engine) {
       std::unique_lock<std::mutex> lock(engine.claiming_);
       for (const Job& job : jobs) streams.push_back(job.state);
-      engine.freed_.wait(lock, [&] {
+      const auto is_free = [&] {
         return !(engine.taken_[0] && engine.taken_[1]) &&
                std::none_of(streams.begin(), streams.end(), [&](const StreamState* stream) {
                  return engine.running_.count(stream) > 0;
                });
-      });
+      };
+      while (!engine.freed_.wait_for(lock, kBetweenLooks, is_free)) {
+        lock.unlock();
+        if (interrupt) interrupt();
+        lock.lock();
+      }
       number = engine.taken_[0] ? 1 : 0;
       engine.apart_ = engine.apart_ || engine.taken_[0];
       std::unique_ptr<Carrier>& mine = engine.carriers_[number];

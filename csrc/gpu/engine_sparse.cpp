@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "cuda/kernels/stages.h"
+#include "engine/turn.h"
 #include "gpu/buffer.h"
 #include "gpu/engine_parts.h"
 #include "gpu/errors.h"
@@ -69,11 +70,11 @@ class SparseEngine final : public Engine {
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::timed_mutex> lock(mutex_);
     return read_ticks(clocks_);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::timed_mutex> lock(mutex_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
 
@@ -81,7 +82,7 @@ class SparseEngine final : public Engine {
   // than the plan for one stream has teams, that of the most samples is taken; both give the same
   // bits.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto turn = take_turn(mutex_, interrupt);
     check_jobs(config(), jobs);
     std::vector<int64_t> done;
     std::vector<Slice> slices = begin_slices(config(), jobs, done);
@@ -190,7 +191,7 @@ class SparseEngine final : public Engine {
   Buffer<Word> words_{*device_};      // [2] whose numbers reports of a stall have
   StreamBatch batch_;
   Buffer<long long> clocks_{*device_};
-  std::mutex mutex_;
+  std::timed_mutex mutex_;
   double seconds_per_step_ = 0;
 };
 
