@@ -492,6 +492,28 @@ def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named(device):
         engine.run([engine.open(0)], [5], [None], [None])
 
 
+HEARING = [case for case in ON_CPU if case[0].n_mels > 0]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("work", HEARING, indirect=True, ids=id_of)
+def test_a_nan_in_the_conditioning_is_named_and_no_sample_is_made_of_it(work, dtype):
+    """Gates, ReLUs and the quantisation of activations hand it on, in any channel."""
+    frame, hop, rng = 2, work.config.hop_length, np.random.default_rng(3)
+    engines = [work.engine(dtype=dtype, isa=isa) for isa in (ISAS[0], ISAS[-1])]
+    if dtype == "fp32":
+        engines.append(make(work.config, work.tensors, device="reference"))
+    for name, rows in work.rows.items():
+        for channel in [] if rows is None else rng.integers(rows.shape[1], size=2):
+            bad = work.rows | {name: rows.copy()}
+            bad[name][frame:, channel] = np.nan
+            for engine in engines:
+                with pytest.raises(EngineError, match=r"is not finite at step \d+;") as caught:
+                    engine.run([engine.open(1)], [4 * hop], [bad["interp"]], [bad["hold"]])
+                step = int(str(caught.value).split("step ")[1].split(";")[0])
+                assert (frame - 2 * (name == "interp")) * hop <= step <= frame * hop + 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -537,28 +559,6 @@ def test_bad_arguments_are_named(work):
     assert stream.step == 0
 
 
-HEARING = [case for case in ON_CPU if case[0].n_mels > 0]
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize("work", HEARING, indirect=True, ids=id_of)
-def test_a_nan_in_the_conditioning_is_named_and_no_sample_is_made_of_it(work, dtype):
-    """Gates, ReLUs and the quantisation of activations hand it on, in any channel."""
-    frame, hop, rng = 2, work.config.hop_length, np.random.default_rng(3)
-    engines = [work.engine(dtype=dtype, isa=isa) for isa in (ISAS[0], ISAS[-1])]
-    if dtype == "fp32":
-        engines.append(make(work.config, work.tensors, device="reference"))
-    for name, rows in work.rows.items():
-        for channel in [] if rows is None else rng.integers(rows.shape[1], size=2):
-            bad = work.rows | {name: rows.copy()}
-            bad[name][frame:, channel] = np.nan
-            for engine in engines:
-                with pytest.raises(EngineError, match=r"is not finite at step \d+;") as caught:
-                    engine.run([engine.open(1)], [4 * hop], [bad["interp"]], [bad["hold"]])
-                step = int(str(caught.value).split("step ")[1].split(";")[0])
-                assert (frame - 2 * (name == "interp")) * hop <= step <= frame * hop + 2
-
-
 @pytest.mark.parametrize(
     ("files", "limit"),
     [
@@ -568,15 +568,28 @@ def test_a_nan_in_the_conditioning_is_named_and_no_sample_is_made_of_it(work, dt
         ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
         ({"cpu.max": "rubbish"}, None),
+        ({"cpu.max": "99999999999999 1"}, None),
+        ({"own": "0::/a.slice/b", "a.slice/b/cpu.max": "99000 100000"}, 1),  # a service of systemd
+        ({"own": "0::/a.slice/b", "a.slice/cpu.max": "9 10", "a.slice/b/cpu.max": "max 10"}, 1),
+        ({"own": "0::/not/here", "cpu.max": "100 100"}, 1),  # of a container, as its host names it
+        (
+            {
+                "own": "1:name=systemd:/\n4:cpuacct,cpu:/b",
+                "cpu/b/cpu.cfs_quota_us": "5",
+                "cpu/b/cpu.cfs_period_us": "10",
+            },
+            1,
+        ),
+        ({"own": "0::/\nrubbish", "other/cpu.max": "1 10"}, None),
     ],
 )
 def test_threads_respect_the_cgroup_quota(tmp_path, files, limit):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
     affinity = len(os.sched_getaffinity(0))
     expected = affinity if limit is None else min(limit, affinity)
-    assert _C.available_threads(str(tmp_path)) == expected
+    assert _C.available_threads(str(tmp_path), str(tmp_path / "own")) == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -149,6 +149,7 @@ void bind_tools(py::module_& m) {
   m.def("available_isas", &cpu::available_isas, "Instruction sets of this processor, best last.");
   m.def("available_devices", &available_devices, "Devices of this build.");
   m.def("available_threads", &cpu::available_threads, py::arg("cgroup_root") = "/sys/fs/cgroup",
+        py::arg("own") = "/proc/self/cgroup",
         "Processors this process may use: affinity, cut by the cgroup quota.");
   m.def(
       "philox",

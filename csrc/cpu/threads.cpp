@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <utility>
@@ -29,31 +30,58 @@ inline void pause_cpu() {
 #endif
 }
 
-// Quota in processors, or 0 when there is none.
-double cgroup_quota(const std::string& root) {
-  std::ifstream v2(root + "/cpu.max");
+// Quota in processors of one cgroup, or 0 when there is none.
+double quota_of(const std::string& group) {
+  std::ifstream v2(group + "/cpu.max");
   std::string quota;
   double period = 0;
-  if (v2 >> quota >> period) return quota == "max" || period <= 0 ? 0 : std::stod(quota) / period;
-  std::ifstream q(root + "/cpu/cpu.cfs_quota_us"), p(root + "/cpu/cpu.cfs_period_us");
+  // "max", like all that is no number, is no limit.
+  if (v2 >> quota >> period) return period > 0 ? std::strtod(quota.c_str(), nullptr) / period : 0;
+  std::ifstream q(group + "/cpu.cfs_quota_us"), p(group + "/cpu.cfs_period_us");
   double limit = 0;
   if (q >> limit && p >> period && limit > 0 && period > 0) return limit / period;
   return 0;
 }
 
+// The cgroups whose processors are counted, as lines of /proc/self/cgroup name them: version 2
+// "0::/path", version 1 "4:cpu,cpuacct:/path". Of each version the root, at least.
+std::vector<std::pair<std::string, std::string>> cgroups(const std::string& root,
+                                                         const std::string& own) {
+  std::vector<std::pair<std::string, std::string>> groups{{root, ""}, {root + "/cpu", ""}};
+  std::ifstream lines(own);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos || line[second + 1] != '/') continue;
+    std::string controllers(",");
+    controllers.append(line, first + 1, second - first - 1).append(",");
+    if (controllers == ",,") groups[0].second = line.substr(second + 1);
+    if (controllers.find(",cpu,") != std::string::npos) groups[1].second = line.substr(second + 1);
+  }
+  return groups;
+}
+
+// The least quota from a process's own cgroups up to the root, or 0 when there is none.
+double cgroup_quota(const std::string& root, const std::string& own) {
+  double least = 0;
+  for (auto& [mounted, path] : cgroups(root, own)) {
+    for (;;) {
+      const double quota = quota_of(mounted + path);
+      if (quota > 0 && (least == 0 || quota < least)) least = quota;
+      if (path.empty()) break;
+      path.erase(path.find_last_of('/'));
+    }
+  }
+  return least;
+}
+
 }  // namespace
 
-int available_threads(const std::string& cgroup_root) {
+int available_threads(const std::string& cgroup_root, const std::string& own) {
   int n = int(std::thread::hardware_concurrency());
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
-  double quota = 0;
-  try {
-    quota = cgroup_quota(cgroup_root);
-  } catch (const std::exception&) {
-    quota = 0;  // an unreadable number is no limit
-  }
-  if (quota > 0) n = std::min(n, std::max(1, int(std::ceil(quota))));
+  const double quota = cgroup_quota(cgroup_root, own);
+  if (quota > 0) n = int(std::min<double>(n, std::ceil(quota)));
   return std::max(1, n);
 }
 

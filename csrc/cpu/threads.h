@@ -13,9 +13,12 @@
 
 namespace wavernn_fast::cpu {
 
-// Processors this process may use: scheduler affinity, cut by the cgroup CPU quota found below
-// `cgroup_root` (version 2 cpu.max or version 1 cpu.cfs_*); at least 1.
-int available_threads(const std::string& cgroup_root = "/sys/fs/cgroup");
+// Processors this process may use: scheduler affinity, cut by the least CPU quota of its cgroup and
+// those above it (version 2 cpu.max or version 1 cpu.cfs_*), which the file `own` names and which
+// lie below `cgroup_root`; at least 1. In a container the root is mostly its own cgroup; a service
+// of systemd has one further down.
+int available_threads(const std::string& cgroup_root = "/sys/fs/cgroup",
+                      const std::string& own = "/proc/self/cgroup");
 
 // Every member of a team calls wait(); all leave when the last has come.
 // Each member owns one cache line, so a meeting costs one line transfer each way. A waiter spins
