@@ -221,6 +221,27 @@ print(time.monotonic(), flush=True)
 # --- memory ---------------------------------------------------------------------------------------
 
 
+MANY_THREADS = """
+import dataclasses
+import cases
+from engine_work import make
+config = cases.dual_config(32, 1024)
+engine = make(config, cases.random_tensors(config), threads=32, dtype="int8")
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+before, streams = resident(), [engine.open(0) for _ in range(engine.lanes)]
+nothing = [None] * len(streams)
+engine.run(streams, [20] * len(streams), nothing, nothing)
+print(resident() - before)
+"""
+
+
+def test_threads_that_work_apart_need_memory_for_their_own_streams_alone():
+    """24 MB for 1024 streams; 88 MB where each also had what a team of all threads would use."""
+    done = python(MANY_THREADS)
+    assert done.stderr == ""
+    assert float(done.stdout) < 50.0
+
+
 @pytest.mark.slow
 def test_two_hours_of_mel_need_the_memory_of_a_slice_beside_mel_and_wave():
     """As many frames as two hours have at a hop of 275; rows of all frames would take 220 MB.

@@ -79,7 +79,7 @@ std::vector<double> run_counted(const ModelConfig& config, const CanonicalWeight
   const std::atomic<bool> over{false};
   for (const int n : stretches) {
     const std::string name = label + " " + std::to_string(n);
-    stepper->load({&lane});
+    stepper->load({&lane}, 1);
     tell_callgrind(kStart);
     tell_callgrind(kZero);
     const int done = stepper->steps_alone(n, Stepper::Clock::time_point::max(), over);

@@ -223,7 +223,7 @@ class CpuEngine final : public Engine {
     Stepper& stepper = *crew_->steppers[0];
     const int members = crew_->choice.members();
     Barrier& barrier = *crew_->barriers[crew_->choice.team()];
-    stepper.load(active);
+    stepper.load(active, members);
     const auto begin = Clock::now();
     int done = 0;
     crew_->pool.run(members, [&](int i) {
@@ -273,7 +273,7 @@ class CpuEngine final : public Engine {
       while (!apart.over) {
         const auto begin = Clock::now();
         const int n = slice_steps(share, crew_->apart_seconds[i]);
-        stepper.load(share);
+        stepper.load(share, 1);
         const int done = stepper.steps_alone(n, begin + kLongestSlice, apart.over);
         stepper.store(done);
         crew_->apart_seconds[i] = seconds_since(begin) / double(done) / double(share.size());

@@ -60,7 +60,7 @@ Matvec measure_matvec(const Tensor& weight, const PlanRequest& wanted, double se
   Job job;
   job.state = &state;
   Lane lane{&job, 0, 0};
-  stepper.load({&lane});
+  stepper.load({&lane}, request.threads);
   using Clock = Stepper::Clock;
   const auto run = [&](int n) {
     const auto begin = Clock::now();

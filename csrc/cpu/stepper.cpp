@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "common/integers.h"
 #include "cpu/isa.h"
@@ -19,7 +20,7 @@ Stepper::Stepper(const Plan& plan, const KernelTable& kernels, const float* upsa
       upsample_kernel_(upsample_kernel),
       locals_(plan.request.threads) {}
 
-void Stepper::load(std::vector<Lane*> lanes) {
+void Stepper::load(std::vector<Lane*> lanes, int members) {
   lanes_ = std::move(lanes);
   last_step_.store(-1, std::memory_order_relaxed);
   const ModelConfig& c = plan_.request.config;
@@ -29,7 +30,8 @@ void Stepper::load(std::vector<Lane*> lanes) {
   resize(n);
   const int widest = std::max(c.hidden_size, c.fc_size);
   const int classes = std::max(c.n_classes, 16) + 16;
-  for (Local& local : locals_) {
+  const std::span<Local> used(locals_.data(), size_t(members));
+  for (Local& local : used) {
     local.quantised.resize(n, 2 * widest);
     if (local.scales.size() < n) local.scales.resize(n);
     if (local.weights.size() == 0) {
@@ -46,7 +48,7 @@ void Stepper::load(std::vector<Lane*> lanes) {
     for (int gru = 0; gru < hidden_arrays(); ++gru)
       std::memcpy(hidden_[gru][0].row(s), state.hidden.data() + gru * c.hidden_size,
                   sizeof(float) * c.hidden_size);
-    for (Local& local : locals_)
+    for (Local& local : used)
       std::memcpy(&local.feedback[kMostBands * s], state.feedback, sizeof state.feedback);
   }
 }

@@ -42,8 +42,8 @@ class Stepper {
   Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel);
   virtual ~Stepper() = default;
 
-  // `lanes` stay fixed from load() to store(). Between them every team member calls steps().
-  void load(std::vector<Lane*> lanes);
+  // `lanes` stay fixed from load() to store(). Between them each of `members` calls steps().
+  void load(std::vector<Lane*> lanes, int members);
   void store(int n_steps);
   // Up to `n` samples of every lane; `member` of `members`, which meet at `barrier` (null when
   // alone). Returns the samples done, the same for all members: member 0 ends the slice early when
