@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
+import time
 from typing import Any
 
 import cases
@@ -12,6 +14,7 @@ import pytest
 import reference
 import tolerances
 from engine_work import DTYPES
+from patience import soon, within
 from voices import WHOLE, joined, mel, same_bits, voice
 
 from wavernn_fast import _C, devices
@@ -328,6 +331,29 @@ def test_the_compiled_recurrence_of_frames_is_that_of_its_twin(n: int, size: int
         assert np.abs(found - network._recursion(layer, inputs)).max(initial=0.0) <= 1e-14 * (n + 1)
     saturated = _C.bidirectional_gru(1e300 * inputs, layer.w_recurrent, layer.b_recurrent[:, 0])
     assert np.isfinite(saturated).all()
+
+
+@soon
+def test_a_signal_stops_the_compiled_recurrence_quickly() -> None:
+    """The whole takes seconds, and a mel of hours minutes."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Enough
+
+    shapes = (2, 20_000, 3 * 256), (2, 256, 3 * 256), (2, 3 * 256)
+    arrays = [np.zeros(shape) for shape in shapes]
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        begun = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Enough):
+            _C.bidirectional_gru(*arrays)
+        within(1.0, begun)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("wrong", [(3, 2, 6), (2, 2, 5), (2, 6)])

@@ -51,8 +51,12 @@ py::array_t<double> bidirectional_gru(const Doubles& inputs, const Doubles& weig
   const double *a = inputs.data(), *w = weights.data(), *b = biases.data();
   double* to = out.mutable_data();
   {
-    const Unlocked unlocked;
-    cpu::bidirectional_gru(a, w, b, size_t(n), size_t(hidden), to);
+    Unlocked unlocked;
+    cpu::bidirectional_gru(a, w, b, size_t(n), size_t(hidden), to, [&] {
+      unlocked.locked([] {
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      });
+    });
   }
   return out;
 }

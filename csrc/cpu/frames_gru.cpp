@@ -43,13 +43,15 @@ double tanh_of(double x) { return 2.0 * sigmoid(2.0 * x) - 1.0; }
 }  // namespace
 
 void bidirectional_gru(const double* inputs, const double* weights, const double* biases, size_t n,
-                       size_t hidden, double* out) {
+                       size_t hidden, double* out, const std::function<void()>& interrupt) {
+  constexpr size_t kBetweenLooks = 256;  // frames: some ten milliseconds
   const size_t width = 3 * hidden;
   std::vector<double> h(hidden), sums(width);
   for (size_t direction = 0; direction < 2; ++direction) {
     const double* w = weights + direction * hidden * width;
     std::fill(h.begin(), h.end(), 0.0);
     for (size_t t = 0; t < n; ++t) {
+      if (t % kBetweenLooks == kBetweenLooks - 1) interrupt();
       const double* a = inputs + (direction * n + t) * width;
       std::copy_n(biases + direction * width, width, sums.begin());
       add_product(h.data(), w, hidden, width, sums.data());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 namespace wavernn_fast::cpu {
 
@@ -12,8 +13,8 @@ namespace wavernn_fast::cpu {
 // `inputs` [2][n][3H]: a of each direction in its own order of frames; `weights` [2][H][3H]: R
 // turned; `biases` [2][3H]. Into `out` [n][2H] by frame, forward first. Sums do not depend on
 // the processor: they go over units of h one after the other, without fused multiply-adds. std::exp
-// may, in its last digit.
+// may, in its last digit. `interrupt` is called now and then, and may throw to stop it.
 void bidirectional_gru(const double* inputs, const double* weights, const double* biases, size_t n,
-                       size_t hidden, double* out);
+                       size_t hidden, double* out, const std::function<void()>& interrupt);
 
 }  // namespace wavernn_fast::cpu
