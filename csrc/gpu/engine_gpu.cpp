@@ -76,18 +76,21 @@ class GpuEngine final : public Engine {
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    device_->refuse_fork();
     const std::lock_guard<std::mutex> lock(mutex_);
     return config().core == Core::dual       ? read_ticks(clocks_)
            : config().core == Core::residual ? read_ticks(clocks_, kResidualStageNames)
                                              : read_ticks(clocks_, kEmbeddedStageNames);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
+    device_->refuse_fork();
     const std::lock_guard<std::mutex> lock(mutex_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
 
   // One stream after the other: this kernel is made for one utterance at a time.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    device_->refuse_fork();
     const std::lock_guard<std::mutex> lock(mutex_);
     check_jobs(config(), jobs);
     for (Job& job : jobs) {
