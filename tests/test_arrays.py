@@ -100,3 +100,10 @@ def test_a_tensor_comes_back_as_a_tensor(kind: torch.dtype) -> None:
     array, restore = arrays.to_array(torch.from_numpy(VALUES).to(kind), "mel")
     np.testing.assert_array_equal(array, VALUES)
     assert isinstance(restore(VALUES), torch.Tensor)
+
+
+@pytest.mark.parametrize("vector", [["a", "b"], [None, None], [1j, 2.0]])
+def test_a_speaker_that_is_no_numbers_is_an_input_error(vector: object) -> None:
+    config = types.SimpleNamespace(speaker_size=2, speakers=0)
+    with pytest.raises(InputError, match=r"speaker's vector has dtype .*, expected numbers"):
+        arrays.to_speaker(vector, config)  # type: ignore[arg-type]

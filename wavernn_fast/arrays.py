@@ -363,6 +363,8 @@ def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
         return np.asarray(array, dtype=np.float64)
     if array.size != size or max(array.shape, default=0) != size:
         raise InputError(f"The speaker's vector has shape {array.shape}, expected [{size}].")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"The speaker's vector has dtype {array.dtype}, expected numbers.")
     vector = np.asarray(array, dtype=np.float64).reshape(size)
     if not np.isfinite(vector).all():
         raise InputError("The speaker's vector holds a NaN or an infinity.")
@@ -389,14 +391,22 @@ def to_seed(value: Any) -> int:
     return seed
 
 
-def to_count(value: Any, what: str, least: int = 0) -> int:
-    """Check a number of things: an integer of at least `least`."""
+def to_count(value: Any, what: str, least: int = 0, most: int | None = None) -> int:
+    """Check a number of things: an integer of at least `least`, at most `most` if that is given.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
     try:
         count = operator.index(value)
     except TypeError:
         raise InputError(f"{what} is {value!r}, expected an integer.") from None
     if isinstance(value, bool) or count < least:
         raise InputError(f"{what} is {value!r}, expected an integer of at least {least}.")
+    if most is not None and count > most:
+        raise InputError(f"{what} is {value!r}, expected at most {most}.")
     return count
 
 
