@@ -36,7 +36,6 @@ PAIRS = (1, 2, 3, 4, 7, 14, 21)  # pairs a polling thread, as instantiated in ex
 WARM_UP = 64  # steps before the clock starts, as in exchange.cu
 POLL_LIMIT = 1 << 20
 LONGEST = 2 * 4 * max(WORDS)  # words: two buffers, four copies
-STALL_WORD_BITS = 22  # csrc/cuda/kernels/args.h
 RESULT = np.dtype(  # struct Result of exchange.cu
     [
         ("stall", "u8"),
@@ -123,6 +122,12 @@ def cases() -> Iterator[Case]:
                 yield Case("counted", blocks, words, clusters=clusters)
 
 
+def stall_word_bits() -> int:
+    """How many bits of a report of a stall have the word; above them is the block."""
+    text = (ROOT / "csrc/cuda/kernels/args.h").read_text()
+    return int(re.findall(r"kStallWordBits = (\d+);", text)[0])
+
+
 def macros() -> list[str]:
     """Values of the kernel's constants, which the exchange does not depend on."""
     shape = (ROOT / "csrc/cuda/kernels/shape.h").read_text()
@@ -192,7 +197,7 @@ def measured(found: Any, steps: int, milliseconds: float) -> dict[str, float]:
     """Numbers of a launch, once its payloads are known to be right."""
     if found["stall"]:
         place, tag = divmod(int(found["stall"]), 1 << 32)
-        block, word = divmod(place, 1 << STALL_WORD_BITS)
+        block, word = divmod(place, 1 << stall_word_bits())
         raise RuntimeError(f"stalled: block {block} waited in vain for word {word}, tag {tag}")
     if found["errors"] or found["steps"] != steps:
         raise RuntimeError(f"{found['errors']} wrong payloads after {found['steps']} steps")

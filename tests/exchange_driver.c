@@ -2,7 +2,7 @@
  * fills in the result of a run that went well, 2 ns and 4 ticks a step. Launches that a device would
  * refuse are refused: too much shared memory, sixteen blocks in a cluster without being allowed to,
  * a kernel whose blocks wait for each other and that is not launched together. With STALL set, every
- * run through a cluster reports a stall. */
+ * run through a cluster reports a stall at that block and word. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,7 +81,7 @@ static int run(Function* f, unsigned blocks, unsigned threads, unsigned shared, 
   result->steps = steps;
   result->ns = 2 * (int64_t)(steps - 64);
   result->ticks = 4 * (int64_t)(steps - 64);
-  if (cluster && getenv("STALL")) result->stall = (uint64_t)(3u << 22 | 17) << 32 | tag0;
+  if (cluster && getenv("STALL")) result->stall = (uint64_t)strtoul(getenv("STALL"), NULL, 10) << 32 | tag0;
   return 0;
 }
 int cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,

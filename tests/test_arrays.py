@@ -63,8 +63,47 @@ def test_a_gpu_array_without_cupy_is_refused_with_the_way_out(
         arrays.to_array(OnGpu(), "mel")
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+class OnlyDlpack:
+    """An array that no other protocol shows."""
+
+    def __init__(self, values: torch.Tensor | None) -> None:
+        self.values = values  # None: in the memory of a GPU
+
+    def __dlpack__(self, **how: object) -> object:
+        if self.values is None:
+            raise BufferError("not on the host")
+        return self.values.__dlpack__(**how)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2 if self.values is None else 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.eye(3).to_sparse(), "to_dense"),
+        (torch.zeros(2, 3, device="meta"), "no data"),
+        (torch.zeros(2, dtype=torch.complex64).conj(), "resolve_conj"),
+        (OnlyDlpack(torch.zeros(3, dtype=torch.bfloat16)), "dtype"),
+        (OnlyDlpack(None), "not on the host"),
+    ],
+    ids=["sparse", "meta", "conjugate", "bfloat16 by DLPack", "GPU by DLPack"],
+)
+def test_an_array_that_numpy_cannot_have_is_an_input_error(value: object, reason: str) -> None:
+    for read in (lambda: arrays.to_array(value, "mel"), lambda: arrays.take(value, "mel", "cuda")):
+        with pytest.raises(InputError, match=rf"The mel cannot be read as an array \(.*{reason}"):
+            read()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64, torch.float8_e5m2])
 def test_a_tensor_comes_back_as_a_tensor(kind: torch.dtype) -> None:
     array, restore = arrays.to_array(torch.from_numpy(VALUES).to(kind), "mel")
     np.testing.assert_array_equal(array, VALUES)
     assert isinstance(restore(VALUES), torch.Tensor)
+
+
+@pytest.mark.parametrize("vector", [["a", "b"], [None, None], [1j, 2.0]])
+def test_a_speaker_that_is_no_numbers_is_an_input_error(vector: object) -> None:
+    config = types.SimpleNamespace(speaker_size=2, speakers=0)
+    with pytest.raises(InputError, match=r"speaker's vector has dtype .*, expected numbers"):
+        arrays.to_speaker(vector, config)  # type: ignore[arg-type]

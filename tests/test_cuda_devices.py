@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from cli_runner import run
 from fakes import Fake
 from voices import save_voice
@@ -14,6 +15,7 @@ from voices import save_voice
 from wavernn_fast import _C, devices
 from wavernn_fast.devices import device_problem, resolve_device
 from wavernn_fast.errors import DeviceError, InputError
+from wavernn_fast.synthetic import random_model
 from wavernn_fast.vocoder import Vocoder
 
 # what the driver does -> why there is no GPU
@@ -84,6 +86,34 @@ def test_only_devices_of_the_list_exist() -> None:
     assert devices.DEVICES == ("auto", "cpu", "cuda", "emu")
     with pytest.raises(InputError, match="no device 'gpu'; choose auto, cpu, cuda, emu"):
         resolve_device("gpu")
+    with pytest.raises(InputError, match="no device 'None'; choose auto, cpu, cuda, emu"):
+        resolve_device(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is not understood: after emu: come numbers"):
+        resolve_device(f"emu:{'9' * 5000}")
+
+
+def test_a_device_of_torch_counts_as_its_name() -> None:
+    assert resolve_device(torch.device("cpu")) == "cpu"  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no device 'meta'"):
+        resolve_device(torch.device("meta"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [1025, 70_000, 1 << 40])
+def test_numbers_beyond_what_an_engine_takes_are_refused_by_their_names(number: int) -> None:
+    with pytest.raises(InputError, match=f"cpu_threads is {number}, expected at most 1024"):
+        devices.make_engine(*random_model("dual:64"), "cpu", "auto", number)
+    if number > 65536:
+        with pytest.raises(InputError, match=f"gpu_streams is {number}, expected at most 65536"):
+            devices.make_engine(*random_model("dual:64"), "emu", "auto", None, number)
+
+
+@pytest.mark.parametrize("text", ["1025", "9" * 5000])
+def test_a_number_of_threads_that_cannot_be_is_refused_by_its_variable(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(devices.THREADS, text)
+    with pytest.raises(InputError, match="WAVERNN_FAST_THREADS is .*at most 1024"):
+        devices.default_threads()
 
 
 def test_the_cpu_asks_no_driver(fake: Fake, tmp_path) -> None:

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from fakes import Fake
+from fakes import Fake, python
 
 from wavernn_fast import _C, nvrtc, weights
 from wavernn_fast.devices import make_engine
@@ -168,3 +168,69 @@ def test_auto_goes_on_with_the_cpu_where_the_gpu_cannot_take_the_model(
     assert sentence in record.getMessage()
     with pytest.raises(DeviceError, match=sentence):
         Vocoder(config, tensors, device="cuda")
+
+
+# --- fork -----------------------------------------------------------------------------------------
+
+FORKED = """
+import os, signal, threading, time
+from wavernn_fast.devices import make_engine
+from wavernn_fast.errors import DeviceError, EngineError
+from wavernn_fast.synthetic import random_model
+
+engine = make_engine(*random_model("dual:64"), "cuda", "auto", None, gpu_streams={streams})
+draw = lambda: engine.run([engine.open(1)], [16], [None], [None])
+
+def draw_in_vain():  # the stand-in computes nothing
+    try: draw()
+    except EngineError: pass
+
+threads = [threading.Thread(target=draw_in_vain) for _ in range(4)]  # some wait for others
+for thread in threads: thread.start()
+while "cuLaunch" not in open(os.environ["FAKE_CUDA_CALLS"]).read(): time.sleep(0.01)
+time.sleep(0.1)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    refused = 0
+    for call in (draw, engine.stage_ticks, engine.counts):
+        try: call()
+        except DeviceError as error: refused += "use spawn" in str(error)
+    del draw, engine, call
+    os._exit(0 if refused == 3 else 9)
+print(os.waitpid(child, 0)[1])
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_a_child_forked_while_threads_draw_is_told_to_spawn(streams: int, fake: Fake) -> None:
+    fake.script(pause=300, devices="name=NVIDIA Big,sms=132,arch=90")
+    fake.monkeypatch.setenv("WAVERNN_FAST_GPU_CHECK", "0")
+    result = python(FORKED.format(streams=streams))
+    assert result.stdout == "0\n", result.stderr
+
+
+STARTING = """
+import os, signal, threading
+from wavernn_fast import _C
+from wavernn_fast.errors import DeviceError
+
+thread = threading.Thread(target=_C.cuda_devices)
+thread.start()
+while not os.path.exists(os.environ["FAKE_CUDA_CALLS"]): pass
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    try: _C.cuda_devices()
+    except DeviceError as error: os._exit(0 if "use spawn" in str(error) else 8)
+    os._exit(9)
+print(os.waitpid(child, 0)[1])
+thread.join()
+"""
+
+
+def test_a_child_forked_while_the_driver_starts_is_told_to_spawn(fake: Fake) -> None:
+    fake.script(start=300)
+    result = python(STARTING)
+    assert result.stdout == "0\n", result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -213,7 +214,8 @@ def test_exchange_asks_the_driver_for_what_it_accepts(stall, tmp_path):
     )
     output = tmp_path / "exchange.json"
     env = os.environ | {"PYTHONPATH": str(BENCHMARKS), "WAVERNN_FAST_LIBCUDA": str(library)}
-    env |= {"STALL": "1"} if stall else {}
+    [bits] = re.findall(r"kStallWordBits = (\d+)", (ROOT / "csrc/cuda/kernels/args.h").read_text())
+    env |= {"STALL": str(3 << int(bits) | 17)} if stall else {}
     command = [sys.executable, "-c", compiled, "--output", str(output), "--repeats", "2"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=400)
     result = json.loads(output.read_text())

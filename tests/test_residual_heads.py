@@ -265,3 +265,26 @@ def test_an_output_that_is_not_finite_is_named(head):
     engine = make(config, tensors, device="emu", blocks=2, warps=2)
     with pytest.raises(EngineError, match="stream 0 is not finite at step 0"):
         engine.run([engine.open(0)], [3], [None], [None])
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e300])
+@pytest.mark.parametrize(
+    "config",
+    [
+        cases.residual_config(16, 16, bits=5, n_mels=0, hop_length=1),
+        cases.embedded_config(16, 16, 5, n_mels=0, hop_length=1),
+    ],
+    ids=["residual", "embedded"],
+)
+def test_labels_that_a_model_has_not_are_drawn_at_no_temperature(config, temperature):
+    """The kernels draw from multiples of 64 places."""
+    tensors = cases.random_tensors(config)
+
+    def drawn(**options):
+        engine = make(config, tensors, **options)
+        stream = engine.open(3, temperature=temperature)
+        return engine.run([stream], [60], [None], [None])[0][0]
+
+    expected = drawn(device="cpu")
+    for options in ({"blocks": 2}, {"blocks": 2, "exact": False}, {"streams": 8, "dtype": "fp16"}):
+        np.testing.assert_array_equal(drawn(device="emu", **options), expected)

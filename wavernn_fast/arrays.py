@@ -41,32 +41,41 @@ def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
     InputError
         If `value` cannot be read as one array.
     """
-    module = type(value).__module__.partition(".")[0]
     restore: Restore = as_it_is
-    if module == "torch":  # its module is loaded already: the caller made the tensor with it
-        torch, device = sys.modules["torch"], value.device
-        value = value.detach().cpu()
-        # numpy has no bfloat16, and widening it loses nothing
-        value = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-
-        def restore(wave: NDArray[np.float32]) -> Any:
-            return torch.from_numpy(wave).to(device)
-
-    elif module == "cupy" or hasattr(value, "__cuda_array_interface__"):
-        cupy = _cupy(what)
-        theirs = value if module == "cupy" else cupy.asarray(value)
-        gpu, value = theirs.device, theirs.get()
-
-        def restore(wave: NDArray[np.float32]) -> Any:
-            with gpu:
-                return cupy.asarray(wave)
-
-    elif not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-        value = np.from_dlpack(value)
     try:
+        module = type(value).__module__.partition(".")[0]
+        if module == "torch":
+            value, restore = _from_torch(value)
+        elif module == "cupy" or hasattr(value, "__cuda_array_interface__"):
+            value, restore = _from_cupy(value if module == "cupy" else _cupy(what).asarray(value))
+        elif not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+            value = np.from_dlpack(value)
         return np.asarray(value), restore
-    except (TypeError, ValueError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise InputError(f"The {what} cannot be read as an array ({error}).") from error
+
+
+def _from_torch(value: Any) -> tuple[Any, Restore]:
+    """A tensor as numpy, and the way back."""
+    torch, device = sys.modules["torch"], value.device  # loaded: the caller made the tensor with it
+    value = value.detach().cpu()
+    known = (torch.float16, torch.float32, torch.float64)
+    if value.dtype.is_floating_point and value.dtype not in known:
+        value = value.float()  # numpy has no bfloat16, and widening it loses nothing
+    return value.numpy(), lambda wave: torch.from_numpy(wave).to(device)
+
+
+def _from_cupy(value: Any) -> tuple[Any, Restore]:
+    """The same of CuPy."""
+    cupy, gpu = sys.modules["cupy"], value.device
+
+    def restore(wave: NDArray[np.float32]) -> Any:
+        with gpu:
+            return cupy.asarray(wave)
+
+    return value.get(), restore
 
 
 def _cupy(what: str) -> Any:
@@ -354,6 +363,8 @@ def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
         return np.asarray(array, dtype=np.float64)
     if array.size != size or max(array.shape, default=0) != size:
         raise InputError(f"The speaker's vector has shape {array.shape}, expected [{size}].")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"The speaker's vector has dtype {array.dtype}, expected numbers.")
     vector = np.asarray(array, dtype=np.float64).reshape(size)
     if not np.isfinite(vector).all():
         raise InputError("The speaker's vector holds a NaN or an infinity.")
@@ -380,14 +391,22 @@ def to_seed(value: Any) -> int:
     return seed
 
 
-def to_count(value: Any, what: str, least: int = 0) -> int:
-    """Check a number of things: an integer of at least `least`."""
+def to_count(value: Any, what: str, least: int = 0, most: int | None = None) -> int:
+    """Check a number of things: an integer of at least `least`, at most `most` if that is given.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
     try:
         count = operator.index(value)
     except TypeError:
         raise InputError(f"{what} is {value!r}, expected an integer.") from None
     if isinstance(value, bool) or count < least:
         raise InputError(f"{what} is {value!r}, expected an integer of at least {least}.")
+    if most is not None and count > most:
+        raise InputError(f"{what} is {value!r}, expected at most {most}.")
     return count
 
 

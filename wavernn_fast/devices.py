@@ -49,7 +49,8 @@ def resolve_devices(device: str) -> list[Target]:
     ----------
     device : str
         "auto", "cpu", "cuda" (the first GPU) or "emu"; "cuda:1", "cuda:0,1" (several GPUs) or
-        "cuda:all" (every one that can run the kernels); "emu:0,1" stands for several GPUs.
+        "cuda:all" (every one that can run the kernels); "emu:0,1" stands for several GPUs. A
+        `torch.device` counts as its name.
         "auto" never fails; why it is not a GPU is logged at level INFO.
 
     Raises
@@ -59,6 +60,7 @@ def resolve_devices(device: str) -> list[Target]:
     InputError
         If there is no such device, or one is named twice.
     """
+    device = str(device)
     kind, numbers = _parse(device)
     if kind == "cpu":
         return [Target(kind)]
@@ -98,7 +100,7 @@ def _parse(device: str) -> tuple[str, tuple[int, ...] | None]:
         raise InputError(
             f"Device {device!r} names more than one kind; all must be of one, such as cuda:0,1."
         )
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise InputError(
             f"Device {device!r} is not understood: after {kind}: come numbers, such as {kind}:0,1"
             f"{', or all' if kind == 'cuda' else ''}."
@@ -178,17 +180,17 @@ def default_threads() -> int:
     Raises
     ------
     InputError
-        If the variable is no whole number from 1.
+        If the variable is no whole number from 1 to 1024.
     """
     text = os.environ.get(THREADS, "")
     if not text:
         from . import _C
 
         return _C.available_threads()
-    if not (text.isascii() and text.isdigit() and int(text)):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 1024):
         raise InputError(
             f"The environment variable {THREADS} is {text!r}; set it to a number of threads, "
-            "1 or more, or unset it to use every processor that this process may."
+            "1 or more (at most 1024), or unset it to use every processor that this process may."
         )
     return int(text)
 
@@ -217,8 +219,8 @@ def make_devices(
     targets = resolve_devices(device)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
-    threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1)
-    streams = arrays.to_count(gpu_streams, "gpu_streams", 0)
+    threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1, 1024)
+    streams = arrays.to_count(gpu_streams, "gpu_streams", 0, 1 << 16)
 
     def make(target: Target, dtype: str = dtype) -> Device:
         engine = _construct(config, tensors, target, dtype, threads, streams, clocks)

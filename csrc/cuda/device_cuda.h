@@ -54,6 +54,8 @@ class DeviceCuda final : public gpu::Device {
   explicit DeviceCuda(const OpenOptions& options);
   std::string kind() const override { return "cuda"; }
   const gpu::DeviceLimits& limits() const override { return context_->limits(); }
+  bool forked() const noexcept override { return context_->driver().forked(); }
+  void refuse_fork() const override { context_->driver().refuse_fork(); }
   uint64_t allocate(size_t bytes) override;
   void release(uint64_t address) noexcept override;
   void upload(uint64_t to, const void* from, size_t bytes) override;

@@ -1,12 +1,14 @@
 #include "cuda/driver.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #include "common/error.h"
 
@@ -29,6 +31,18 @@ void* open_library(const std::string& path) {
                     "); install the driver, or start the container with the GPU");
 }
 
+// Held while a driver starts, which may take seconds. Recursive, since a driver may fork() itself
+// then, to load its kernel module.
+std::recursive_mutex& starting() {
+  static auto& mutex = *new std::recursive_mutex;
+  // A fork() waits for the start: its child has no thread that would give the lock back. The child
+  // makes it anew, since it belongs to the thread of the parent by number.
+  static const int kept = pthread_atfork([] { starting().lock(); }, [] { starting().unlock(); },
+                                         [] { new (&starting()) std::recursive_mutex; });
+  (void)kept;
+  return mutex;
+}
+
 }  // namespace
 
 Driver::Driver(std::string path) : path_(std::move(path)) {
@@ -47,8 +61,7 @@ Driver::Driver(std::string path) : path_(std::move(path)) {
 const Driver& Driver::get() {
   // Never destroyed: objects that Python ends late may still call the driver.
   static auto& drivers = *new std::map<std::string, std::unique_ptr<Driver>>;
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(starting());
   const std::string path = library_name();
   std::unique_ptr<Driver>& driver = drivers[path];
   if (!driver) driver.reset(new Driver(path));

@@ -46,6 +46,11 @@ class Device {
   virtual std::string kind() const = 0;  // "cuda" or "emu"
   virtual std::string detail() const { return limits().name; }
   virtual const DeviceLimits& limits() const = 0;
+  // Whether this process is a child of fork() and the device its parent's. Waits for nobody.
+  virtual bool forked() const noexcept { return false; }
+  // DeviceError in such a child. Asked before a lock is taken: a thread of the parent may have held
+  // it when the child was made, and nobody there would ever give it back.
+  virtual void refuse_fork() const {}
   virtual int shortest_slice() const { return 1; }  // steps below which starting a launch dominates
   virtual unsigned first_tag() const { return 1; }  // of an engine's first launch
   virtual uint64_t allocate(size_t bytes) = 0;      // 256-byte aligned

@@ -77,18 +77,21 @@ class GpuEngine final : public Engine {
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    device_->refuse_fork();
     const std::lock_guard<std::timed_mutex> lock(mutex_);
     return config().core == Core::dual       ? read_ticks(clocks_)
            : config().core == Core::residual ? read_ticks(clocks_, kResidualStageNames)
                                              : read_ticks(clocks_, kEmbeddedStageNames);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
+    device_->refuse_fork();
     const std::lock_guard<std::timed_mutex> lock(mutex_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
 
   // One stream after the other: this kernel is made for one utterance at a time.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    device_->refuse_fork();
     const auto turn = take_turn(mutex_, interrupt);
     check_jobs(config(), jobs);
     for (Job& job : jobs) {

@@ -43,6 +43,12 @@ class ManyEngine final : public Engine {
     if (plan_.shape.clocks) begin_ticks(clocks_);
   }
 
+  // In a child of fork() calls may wait for ever that only the parent has, and what they wait on
+  // cannot be destroyed.
+  ~ManyEngine() override {
+    if (device_->forked()) (void)freed_.release();
+  }
+
   const ModelConfig& config() const override { return plan_.request.gpu.config; }
   std::string device() const override { return device_->kind(); }
   std::string isa() const override { return device_->detail(); }
@@ -60,6 +66,7 @@ class ManyEngine final : public Engine {
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    device_->refuse_fork();
     const std::lock_guard<std::mutex> lock(launching_);
     switch (config().core) {
       case Core::dual:
@@ -72,6 +79,7 @@ class ManyEngine final : public Engine {
     return {};
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
+    device_->refuse_fork();
     const std::lock_guard<std::mutex> lock(launching_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
@@ -80,6 +88,7 @@ class ManyEngine final : public Engine {
   // other, so that slots are empty only when no stream is left. Of two calls at the same time one
   // brings its streams to the device and takes them back while the kernel runs for the other.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    device_->refuse_fork();
     check_jobs(config(), jobs);
     const Claim claim(*this, jobs, interrupt);
     std::vector<int64_t> done;
@@ -123,7 +132,7 @@ class ManyEngine final : public Engine {
                  return engine.running_.count(stream) > 0;
                });
       };
-      while (!engine.freed_.wait_for(lock, kBetweenLooks, is_free)) {
+      while (!engine.freed_->wait_for(lock, kBetweenLooks, is_free)) {
         lock.unlock();
         if (interrupt) interrupt();
         lock.lock();
@@ -148,7 +157,7 @@ class ManyEngine final : public Engine {
         engine.taken_[number] = false;
         for (const StreamState* stream : streams) engine.running_.erase(stream);
       }
-      engine.freed_.notify_all();  // who waits for a stream may not be the first
+      engine.freed_->notify_all();  // who waits for a stream may not be the first
     }
     Claim(const Claim&) = delete;
     Claim& operator=(const Claim&) = delete;
@@ -313,7 +322,7 @@ class ManyEngine final : public Engine {
   std::atomic<double> seconds_per_step_ = 0;
 
   std::mutex claiming_;  // of what follows
-  std::condition_variable freed_;
+  std::unique_ptr<std::condition_variable> freed_ = std::make_unique<std::condition_variable>();
   std::array<std::unique_ptr<Device>, 2> beside_;  // outlive the carriers
   std::array<std::unique_ptr<Carrier>, 2> carriers_;
   std::array<bool, 2> taken_{};

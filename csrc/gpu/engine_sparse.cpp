@@ -70,10 +70,12 @@ class SparseEngine final : public Engine {
   }
 
   std::vector<std::pair<std::string, int64_t>> stage_ticks() override {
+    device_->refuse_fork();
     const std::lock_guard<std::timed_mutex> lock(mutex_);
     return read_ticks(clocks_);
   }
   std::vector<std::pair<std::string, int64_t>> counts() override {
+    device_->refuse_fork();
     const std::lock_guard<std::timed_mutex> lock(mutex_);
     return clocks_.get() == nullptr ? Engine::counts() : device_->counts();
   }
@@ -82,6 +84,7 @@ class SparseEngine final : public Engine {
   // than the plan for one stream has teams, that of the most samples is taken; both give the same
   // bits.
   void run(std::vector<Job>& jobs, const Interrupt& interrupt) override {
+    device_->refuse_fork();
     const auto turn = take_turn(mutex_, interrupt);
     check_jobs(config(), jobs);
     std::vector<int64_t> done;

@@ -12,6 +12,7 @@
  * FAKE_CUDA_POINTERS  device on which all memory is said to lie, also what is none of the driver's
  * FAKE_CUDA_RUN      a launch does what can be seen of the persistent kernel: label i of step i
  * FAKE_CUDA_PAUSE    milliseconds that a launch takes
+ * FAKE_CUDA_START    milliseconds that cuInit takes
  * FAKE_CUDA_ARGS     bytes of the kernel's argument that a launch writes out, in hexadecimal
  */
 #include <pthread.h>
@@ -153,6 +154,8 @@ static int inside(Pointer address, size_t bytes) {
 
 Result cuInit(unsigned flags) {
   BEGIN("cuInit", 0, "%u", flags);
+  const char* start = getenv("FAKE_CUDA_START");
+  if (start) usleep(1000u * (unsigned)atoi(start));
   initialized_pid = (int)getpid();
   return 0;
 }
