@@ -69,8 +69,9 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
-    "rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
+    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded mel_rows "
+    "nvrtc rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder "
+    "workers",
     "jobs": "jobs",
     "baselines": "baselines",
     "tools": "doctor evaluation floors machine matvec verification",

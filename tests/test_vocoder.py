@@ -32,10 +32,10 @@ from wavernn_fast.devices import THREADS
 from wavernn_fast.errors import InputError
 from wavernn_fast.fold import fold_plan, join_folds
 from wavernn_fast.lanes import SLICE_STEPS
+from wavernn_fast.mel_rows import MelRows
 from wavernn_fast.samples import encode_targets
 from wavernn_fast.scoring import mixture_nll, negative_log_likelihood
 from wavernn_fast.synthetic import random_model
-from wavernn_fast.utterance import MelRows
 from wavernn_fast.vocoder import Vocoder
 
 every_core = pytest.mark.parametrize("config", CONDITIONED.values(), ids=CONDITIONED.keys())
