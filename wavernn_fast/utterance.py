@@ -88,10 +88,11 @@ class Voice:
         """Conditioning of the same mel for each of several lanes: a call makes that of one."""
         if self.conditioner is None or request.mel is None:
             return lambda: None
-        conditioner = self.conditioner_in(request.place)
-        if request.speaker is not None:
-            conditioner = conditioner.of_speaker(request.speaker)
-        windows, mel, place = conditioner.shared(request.mel), request.mel, request.place
+        conditioner, mel, place = self.conditioner_in(request.place), request.mel, request.place
+        with place.scope():
+            if request.speaker is not None:
+                conditioner = conditioner.of_speaker(request.speaker)
+            windows = conditioner.shared(mel)
         rows = MelRows if self.config.upsample == "kernel" else SampleRows
         return lambda: rows(conditioner, mel, place, self.row_threads, windows())
 
