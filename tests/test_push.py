@@ -140,6 +140,27 @@ def test_unusable_frames_change_nothing():
     assert len(sound.finish()) == 0
 
 
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+def test_an_utterance_that_has_ended_without_frames_takes_none(config):
+    sound = voice(config).open_stream()
+    assert len(sound.finish()) == 0
+    with pytest.raises(InputError, match="after the end"):
+        sound.push(mel(config, 20))
+    assert sound.ended
+    assert len(sound.finish()) == 0
+
+
+def test_the_kind_of_the_samples_is_that_of_the_first_usable_frames():
+    torch = pytest.importorskip("torch")
+    frames, sound = mel(LABELS, 20), voice(LABELS).open_stream(seed=1)
+    for _ in range(2):
+        with pytest.raises(InputError, match="NaN"):
+            sound.push(np.full_like(frames, np.nan))
+    parts = [sound.push(torch.from_numpy(frames)), sound.finish()]
+    assert all(isinstance(part, torch.Tensor) for part in parts)
+    assert same_bits(torch.cat(parts).numpy(), voice(LABELS).generate(frames, seed=1))
+
+
 def test_a_failed_stream_does_not_go_on():
     sound = voice(LABELS).open_stream()
     with pytest.raises(EngineError, match="not finite"):
