@@ -74,11 +74,23 @@ def make_requests(
     InputError
         If there are not as many seeds or speakers as mels, or an item is unusable, naming it.
     """
-    items = list(mels)
+    items = list(_several(mels, "mels"))
     for given, name in ((seeds, "seeds"), (speakers, "speakers")):
-        if given is not None and len(given) != len(items):
+        if given is None:
+            continue
+        if not hasattr(given, "__len__"):
+            raise InputError(f"{name} is {given!r}, expected a sequence with one for each mel.")
+        if len(given) != len(items):
             raise InputError(f"There are {len(given)} {name} for {len(items)} mels; give one each.")
     return list(each_request(config, items, seeds, memory, speakers))
+
+
+def _several(values: Any, name: str) -> Iterator[Any]:
+    """What an argument of a batch holds, one for each utterance."""
+    try:
+        return iter(values)
+    except TypeError:
+        raise InputError(f"{name} is {values!r}, expected one for each utterance.") from None
 
 
 def each_request(
@@ -95,9 +107,11 @@ def each_request(
     InputError
         If an item is unusable, naming it, or seeds or speakers end before the mels.
     """
-    numbers: Iterator[Any] = itertools.count() if seeds is None else iter(seeds)
-    voices: Iterator[Any] = itertools.repeat(None) if speakers is None else iter(speakers)
-    for i, mel in enumerate(mels):
+    numbers: Iterator[Any] = itertools.count() if seeds is None else _several(seeds, "seeds")
+    voices: Iterator[Any] = itertools.repeat(None)
+    if speakers is not None:
+        voices = _several(speakers, "speakers")
+    for i, mel in enumerate(_several(mels, "mels")):
         try:
             seed, speaker = next(numbers), next(voices)
         except StopIteration:

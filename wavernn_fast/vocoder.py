@@ -10,6 +10,7 @@ from . import arrays, likelihood, utterance
 from .arriving import check_arrivals
 from .batch import Batch, BatchReport, each_request, make_requests, run_batch, run_each
 from .errors import InputError
+from .features import check_wave
 from .loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ class Vocoder(LoadedModel):
         Parameters
         ----------
         mel : array [n_mels, n_frames], or None for an unconditioned model
-        wav : array, float [n_samples] in [-1, 1]
+        wav : array, float [n_samples] or [1, n_samples] in [-1, 1]
             The waveform that the mel was made from, at the model's sample rate. What both cover
             is scored; they may differ by the few frames that framing adds.
         speaker : array [speaker_size] or int
@@ -339,9 +340,9 @@ class Vocoder(LoadedModel):
         InputError
             If an argument is unusable or the lengths do not belong together.
         """
-        wave, _ = arrays.to_array(wav, "waveform")
-        n_samples = len(wave) if mel is None and wave.ndim == 1 else None
-        one = self._request(mel, n_samples, 0, speaker)
+        wave = check_wave(arrays.to_array(wav, "waveform")[0])
+        unconditioned = mel is None and self._config.n_mels == 0
+        one = self._request(mel, len(wave) if unconditioned else None, 0, speaker)
         return likelihood.score(self.voice(False), one, wave)
 
     def chunk_frames(self, chunk_frames: int | None = None) -> int:
