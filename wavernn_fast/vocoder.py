@@ -62,7 +62,8 @@ class Vocoder(LoadedModel):
         ----------
         mel : array [n_mels, n_frames] or [1, n_mels, n_frames]
             Of floats: numpy, torch, cupy or anything with DLPack or `__cuda_array_interface__`;
-            the result is of the same kind on the same device. Values as the model's mel
+            the result is of the same kind on the same device (numpy, or CuPy for an array on a GPU,
+            where it is of another library). Values as the model's mel
             convention (`config.mel`) makes them. With device "cuda", a mel of CuPy or PyTorch on
             that GPU stays there, with any strides (docs/cuda.md).
         speaker : array [speaker_size], of floats, or int
@@ -88,8 +89,11 @@ class Vocoder(LoadedModel):
 
         Returns
         -------
-        array, float32 [n_samples], in [-1, 1]
-            ``config.n_samples(n_frames)`` samples; empty for a mel without frames.
+        array, float32 [n_samples]
+            ``config.n_samples(n_frames)`` samples; empty for a mel without frames. In [-1, 1],
+            but where the model de-emphasises (``config.output.deemphasis``, as native ones do) or
+            folds are crossfaded loud samples may lie beyond, as in the original programs: clip them
+            before you make integers of them, as `audio.write_wav` does.
 
         Raises
         ------
