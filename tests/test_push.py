@@ -116,6 +116,10 @@ def test_speakers_are_heard_by_push_and_pool():
     whole = [voc.generate(frames, speaker=speaker) for speaker in speakers]
     assert not same_bits(whole[0], whole[1])
     assert same_bits(pushed(voc, [frames], speaker=speakers[0]), whole[0])
+    used_again = speakers[0].copy()
+    sound = voc.open_stream(speaker=used_again)
+    used_again[:] = speakers[1]
+    assert same_bits(joined([sound.push(frames), sound.finish()]), whole[0])
     with LivePool(voc) as pool:
         streams = [pool.open(speaker=speaker) for speaker in speakers]
         for stream in streams:

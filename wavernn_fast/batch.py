@@ -19,7 +19,7 @@ from .errors import EngineError, InputError
 from .lanes import Tally, draw_lanes
 from .subscale_job import SubscaleJob
 from .subscale_run import draw_utterances
-from .utterance import Drawing, DrawnJob, Job, Request, Sampling, Voice, make_request
+from .utterance import Drawing, DrawnJob, Job, Request, Sampling, Voice, make_request, owned
 from .workers import Draw, draw_on_devices
 
 if TYPE_CHECKING:
@@ -74,15 +74,22 @@ def make_requests(
     InputError
         If there are not as many seeds or speakers as mels, or an item is unusable, naming it.
     """
-    items = list(_several(mels, "mels"))
     for given, name in ((seeds, "seeds"), (speakers, "speakers")):
-        if given is None:
-            continue
-        if not hasattr(given, "__len__"):
+        if given is not None and not hasattr(given, "__len__"):
             raise InputError(f"{name} is {given!r}, expected a sequence with one for each mel.")
-        if len(given) != len(items):
-            raise InputError(f"There are {len(given)} {name} for {len(items)} mels; give one each.")
+    if isinstance(mels, Iterator):  # which may use one array again and again
+        requests = [owned(one) for one in each_request(config, mels, seeds, memory, speakers)]
+        _check_counts(len(requests), seeds, speakers)
+        return requests
+    items = list(_several(mels, "mels"))
+    _check_counts(len(items), seeds, speakers)
     return list(each_request(config, items, seeds, memory, speakers))
+
+
+def _check_counts(n_mels: int, seeds: Sequence[int] | None, speakers: Sequence[Any] | None) -> None:
+    for given, name in ((seeds, "seeds"), (speakers, "speakers")):
+        if given is not None and len(given) != n_mels:
+            raise InputError(f"There are {len(given)} {name} for {n_mels} mels; give one each.")
 
 
 def _several(values: Any, name: str) -> Iterator[Any]:

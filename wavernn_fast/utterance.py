@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -199,6 +200,14 @@ def make_request(
     frames = config.n_output_frames(checked.shape[1])
     n_drawn = frames * config.hop_length
     return Request(checked, n_drawn, arrays.to_seed(seed), restore, place, voice)
+
+
+def owned(request: Request) -> Request:
+    """The same with a mel of its own: the caller may use the array again before it is read."""
+    if request.mel is None:
+        return request
+    with request.place.scope():
+        return dataclasses.replace(request, mel=request.place.own(request.mel))
 
 
 class Job:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +179,8 @@ class Vocoder(LoadedModel):
         Parameters
         ----------
         mels : iterable of arrays [n_mels, n_frames]
-            With several devices it runs on their threads, one at a time.
+            Copied as they come, so an iterator may fill one array again and again. With several
+            devices it runs on their threads, one at a time.
         seeds, speakers : iterable, optional
             One for each mel; by default item i has seed i.
         streams, temperature, greedy, fold, fade_out, progress, report
@@ -199,7 +199,9 @@ class Vocoder(LoadedModel):
             As in `generate`; the message names the item. Waveforms that had not been handed out
             are lost.
         """
-        requests = each_request(self._config, mels, seeds, self._batch_memory, speakers)
+        requests = map(
+            utterance.owned, each_request(self._config, mels, seeds, self._batch_memory, speakers)
+        )
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         batch = self._batch(self.voice(fade_out, fold), sampling, streams)
         return run_each(batch, requests, progress=progress, report=report)
@@ -256,9 +258,7 @@ class Vocoder(LoadedModel):
             who = arrays.to_speaker(speaker, self._config)
             return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames, who)
         one = self._request(mel, n_samples, seed, speaker)
-        if one.mel is not None:  # the caller may reuse the array before the last chunk
-            with one.place.scope():
-                one = dataclasses.replace(one, mel=one.place.own(one.mel))
+        one = utterance.owned(one)  # before the last chunk the caller may use the array again
         chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
         return map(one.restore, chunks)
 
