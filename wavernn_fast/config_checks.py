@@ -15,13 +15,13 @@ def choice_problems(config: Any) -> list[str]:
     """Fields of a dataclass whose value is none of those they may have, a sentence each."""
     return [
         f"{name} is {getattr(config, name)!r}, not one of {', '.join(allowed)}"
-        for name, allowed in _choices(type(config)).items()
+        for name, allowed in _choices(config.__class__).items()
         if getattr(config, name) not in allowed
     ]
 
 
 @cache
-def _choices(cls: Any) -> dict[str, tuple[str, ...]]:
+def _choices(cls: type[Any]) -> dict[str, tuple[str, ...]]:
     """Fields that may have some values only, and which."""
     hints = get_type_hints(cls)
     return {
