@@ -104,7 +104,7 @@ def _method(name: str) -> Any:
     return lambda self, *others: Array(getattr(_bare(self), name)(*map(_bare, others)))
 
 
-for _name in ("add", "matmul", "gt", "invert"):
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "matmul", "gt", "invert"):
     setattr(Array, f"__{_name}__", _method(f"__{_name}__"))
 for _name in ("all", "any", "sum", "min", "max", "mean"):
     setattr(Array, _name, _method(_name))
@@ -124,7 +124,7 @@ def module(stream: int = 0) -> types.ModuleType:
 
     cupy.asarray = asarray
     cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
-    for name in ("where", "isfinite", "argwhere"):
+    for name in ("where", "isfinite", "argwhere", "tanh", "flip"):
         function = getattr(np, name)
         setattr(cupy, name, lambda *given, f=function: Array(f(*map(_bare, given))))
     cupy.concatenate = lambda arrays, axis=0: Array(np.concatenate([*map(_bare, arrays)], axis))

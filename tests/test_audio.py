@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from wavernn_fast import audio, files
+from wavernn_fast.encoding import encode
 from wavernn_fast.errors import AudioError, InputError, MissingDependencyError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -96,6 +98,12 @@ def test_float_files_keep_values_beyond_one(tmp_path: Path) -> None:
         ("a.wav", tone(), 8000, "PCM_8", "PCM_8"),
         ("a.flac", tone(), 8000, "FLOAT", "FLAC"),
         ("a.wav", tone(), 0, "PCM_16", "sample rate"),
+        ("a.wav", tone(), 22050.0, "PCM_16", "22050.0, expected an integer"),
+        ("a.wav", tone(), "22050", "PCM_16", "'22050', expected an integer"),
+        ("a.wav", tone(), 2**30, "FLOAT", "at most 536870912"),
+        ("a.flac", tone(), 700_000, "PCM_16", "sample rate"),
+        ("a.ogg", tone(), 384_000, "PCM_16", "200000 Hz at most"),
+        ("a.flac", np.zeros(0), 8000, "PCM_16", "one sample at least"),
         ("a.wav", np.array([np.nan]), 8000, "PCM_16", "NaN"),
         ("a.wav", np.zeros((2, 9)), 8000, "PCM_16", "one dimension"),
         ("a.wav", np.zeros(9, np.int16), 8000, "PCM_16", "int16"),
@@ -107,6 +115,29 @@ def test_unusable_request_writes_nothing(
     with pytest.raises(InputError, match=word):
         audio.write_wav(tmp_path / name, wave, rate, subtype)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".ogg"])
+def test_a_file_may_hold_no_samples(suffix: str) -> None:
+    data = b"".join(encode(np.zeros(0), 16000, suffix))
+    wave, rate = soundfile.read(io.BytesIO(data))
+    assert (len(wave), rate) == (0, 16000)
+
+
+def test_the_largest_rate_fits_the_header() -> None:
+    assert struct.unpack_from("<II", audio.wav_header(9, 2**29, "FLOAT"), 24) == (2**29, 2**31)
+
+
+def test_rates_of_numpy_are_rates() -> None:
+    blocks = [b"".join(encode(tone(), rate)) for rate in (22050, np.int16(22050), np.int64(22050))]
+    assert blocks[0] == blocks[1] == blocks[2]
+
+
+@pytest.mark.parametrize("rate", [0, -1, 22050.5, "16000"])
+def test_a_rate_that_is_none_is_refused_before_the_file_is_read(tmp_path: Path, rate: Any) -> None:
+    audio.write_wav(tmp_path / "a.wav", tone(), 8000)
+    with pytest.raises(InputError, match=f"sample rate is {rate!r}"):
+        audio.read_wav(tmp_path / "a.wav", rate)
 
 
 def test_wav_beyond_four_gibibytes_is_refused() -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavernn_fast.conditioning import Conditioner
+from wavernn_fast.conditioning_frames import StreamedMel
 from wavernn_fast.conditioning_products import BLOCK
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError
@@ -345,11 +346,34 @@ def test_stream_keeps_a_bounded_number_of_frames_and_blocks(name: str) -> None:
         stream.window(done, stream.ready - done)
         done = stream.ready
         assert stream._frames._kept.shape[1] <= 5 * BLOCK
+        assert stream._frames._room.shape[1] <= 2 * (5 * BLOCK + 5)
         assert len(stream._cache) <= 5
     assert done > 900
 
 
 @pytest.mark.slow
+def test_frames_that_come_one_by_one_are_not_all_copied_for_each() -> None:
+    class Counting:
+        """numpy, and how many frames it was asked to make room for."""
+
+        float32 = np.float32
+        asarray = staticmethod(np.asarray)
+        frames = 0
+
+        def zeros(self, shape: tuple[int, int], dtype: type) -> Array:
+            self.frames += shape[1]
+            return np.zeros(shape, dtype)
+
+    xp, n_frames, mel = Counting(), 2000, np.random.default_rng(0).random((M, 2000), np.float32)
+    stream = StreamedMel(M, xp, 0.0)
+    for n in range(n_frames):
+        stream.push(mel[:, n : n + 1])
+    assert xp.frames <= 8 * n_frames
+    stream.drop(1500)
+    stream._xp = np
+    assert np.array_equal(stream.take(1490, 520)[10:-10], mel[:, 1500:].T)
+
+
 def test_bits_do_not_hang_on_the_number_of_blas_threads() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
@@ -82,6 +83,15 @@ def test_optional_fields_may_be_absent_from_the_stored_form() -> None:
         ({"aux_size": 4, "aux_kernel": 5}, "aux_channels is 0, must be positive"),
         ({"aux_blocks": 10**9}, "aux_blocks is 1000000000, limit 256"),
         ({"first_input": 2.0}, "first_input is 2.0"),
+        ({"pad": "reflect"}, "pad is 'reflect', not one of zeros, none"),
+        ({"upsample": "nearest"}, "upsample is 'nearest', not one of kernel, linear"),
+        ({"output": OutputConfig(length="all")}, "length is 'all', not one of frames"),
+        ({"output": OutputConfig(deemphasis=1.0)}, "deemphasis is 1.0"),
+        ({"output": OutputConfig(deemphasis=math.nan)}, "deemphasis is nan"),
+        ({"output": OutputConfig(fade_out_frames=-1)}, "fade_out_frames is -1"),
+        ({"output": OutputConfig(limit=-0.5)}, "limit is -0.5"),
+        ({"output": OutputConfig(fold_target=5, fold_overlap=9)}, "folds of 5 samples"),
+        ({"output": OutputConfig(fold_overlap=-1)}, "folds of 11000 samples"),
         ({"mel": get_preset("fatchord-raw9").mel}, "hop_length is 200 but the mel preset has 275"),
     ],
 )

@@ -107,6 +107,27 @@ def test_cupy_gives_the_samples_of_numpy_and_stays_on_its_device(config: Any) ->
         assert np.concatenate(parts).tobytes() == expected.tobytes()
 
 
+_SMALL = {"aux_size": 3, "aux_channels": 8, "aux_blocks": 1, "aux_kernel": 3}
+HEARD: dict[str, Any] = {  # what is made before the first row is asked for
+    "speaker": cases.residual_config(16, 16, bits=8, speaker_size=4, **_SMALL),
+    "speaker_in_dilated": cases.embedded_config(
+        16, 16, 8, ("dilated_conv", 2, 6, 3), speaker_size=4, speakers=3
+    ),
+    "speaker_in_grus": cases.embedded_config(16, 16, 8, ("gru", 1, 4, 1), speaker_size=4),
+    "lstm": cases.framed_config(32, 16, lstm=2),
+}
+
+
+@pytest.mark.parametrize("config", HEARD.values(), ids=HEARD.keys())
+@pytest.mark.usefixtures("cupy", "in_place")
+def test_what_all_rows_hear_is_made_on_the_device_of_the_mel(config: Any) -> None:
+    voc, mel = Vocoder(config, tensors_of(config), device="emu"), mel_of(config)
+    speaker = np.linspace(-1, 1, 4) if config.speaker_size else None
+    expected = voc.generate(mel, speaker=speaker, seed=4)
+    found = voc.generate(given("cupy", mel), speaker=speaker, seed=4)
+    assert values_of(found, "cupy").tobytes() == expected.tobytes()
+
+
 @every_model
 def test_mels_of_the_host_are_conditioned_on_the_device_where_that_is_asked_for(
     config: Any, monkeypatch: pytest.MonkeyPatch

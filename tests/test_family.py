@@ -21,8 +21,9 @@ from voices import ENDS, joined, same_bits
 from wavernn_fast import arrays, likelihood, upsampling, weights
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError, ModelError
+from wavernn_fast.mel_rows import MelRows, SampleRows
 from wavernn_fast.models.eager import make_eager
-from wavernn_fast.utterance import MelRows, SampleRows, Sampling, make_request
+from wavernn_fast.utterance import Sampling, make_request
 from wavernn_fast.verification import compare
 from wavernn_fast.vocoder import Vocoder
 

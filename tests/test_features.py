@@ -160,6 +160,10 @@ def test_mel_scale_and_its_inverse_agree(scale: str) -> None:
         ({"f_min": 4000.0}, "f_min"),
         ({"floor": 0.0}, "floor"),
         ({"hop_length": 0}, "hop_length"),
+        ({"mel_scale": "HTK"}, "mel_scale is .HTK., not one of slaney, htk"),
+        ({"mel_norm": None}, "mel_norm is None, not one of slaney, none, sum"),
+        ({"log": "log"}, "log is .log., not one of db, ln, log10"),
+        ({"pad_mode": "zeros"}, "pad_mode is .zeros., not one of reflect, constant"),
     ],
 )
 def test_contradicting_convention_is_refused_by_name(change: dict, word: str) -> None:

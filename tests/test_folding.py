@@ -7,18 +7,21 @@ fold, decode, crossfade, cut and fade written out once more, in float64 numpy.
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import get_args
 
+import cases
 import numpy as np
 import pytest
-from voices import DUAL, LABELS, LOGISTICS, mel, same_bits, voice
+from voices import DUAL, LABELS, LOGISTICS, WHOLE, mel, same_bits, voice
 
 from wavernn_fast import Folding
 from wavernn_fast.cli import folding
+from wavernn_fast.conditioning_recurrent import BidirectionalGru, Lstm
 from wavernn_fast.config import Crossfade
 from wavernn_fast.errors import InputError
-from wavernn_fast.fold import fold_plan
+from wavernn_fast.fold import fold_plan, join_folds
 
 WAYS = list(product(("constant_power", "legacy"), (True, False)))
 
@@ -148,3 +151,47 @@ def test_a_folding_is_described_for_json():
     assert folding.describe(None) is None
     assert folding.describe((24, 6)) == (24, 6)
     assert folding.describe(Folding(crossfade="legacy"))["crossfade"] == "legacy"
+
+
+IN_ORDER = cases.framed_config(32, 16, lstm=1, hop_length=3, n_mels=5)
+
+
+@pytest.mark.parametrize(
+    ("config", "network", "part", "calls"),
+    [(WHOLE, BidirectionalGru, "__call__", 1), (IN_ORDER, Lstm, "step", 60)],
+    ids=["whole", "in_order"],
+)
+def test_a_network_hears_an_utterance_once_for_all_its_folds(
+    config, network, part, calls, monkeypatch
+):
+    frames, heard, made = mel(config, 60), [], getattr(network, part)
+
+    def counted(self, *given):
+        heard.append(None)
+        return made(self, *given)
+
+    voc, sizes = voice(config), (24, 6)
+    folds = drawn_folds(config, frames, sizes, seed=5)
+    assert len(folds) > 5
+    monkeypatch.setattr(network, part, counted)
+    found = voc.generate(frames, seed=5, fold=sizes)
+    assert len(heard) == calls
+    assert same_bits(found, join_folds(folds, fold_plan(60 * config.hop_length, *sizes), config))
+
+
+@pytest.mark.parametrize("config", [WHOLE, IN_ORDER, LABELS], ids=["whole", "in_order", "labels"])
+def test_rows_of_one_mel_may_be_asked_for_by_several_threads(config):
+    frames, conditioner = mel(config, 90), voice(config).conditioner
+    whole, readers = conditioner.window(frames, 0, 90), conditioner.shared(frames)
+
+    def read(step):
+        window = readers()
+        return all(
+            same_bits(window(first, 1)[part], whole[part][first : first + more])
+            for first in range(0, 90, step)
+            for part, more in ((0, 4 if config is LABELS else 1), (1, 1))
+            if whole[part] is not None
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, [1, 7, 13, 1, 7, 31]))

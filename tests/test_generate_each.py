@@ -10,6 +10,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
+from arrivals import SPEAKER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_subscale_model import trained_weights
@@ -107,6 +108,32 @@ def test_an_unusable_mel_stops_it_when_its_turn_comes_and_is_named(bad: np.ndarr
     with pytest.raises(InputError):
         seen.extend(voc.generate_each(mels, streams=1))
     assert len(seen) >= 10  # what came before it
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_an_iterator_may_fill_one_array_again_and_again(kind: str) -> None:
+    voc, n = voice(SPEAKER), 5
+    mels = [mel(SPEAKER, 20, seed) for seed in range(n)]
+    speakers = np.random.default_rng(1).normal(size=(n, SPEAKER.speaker_size))
+    expected = [
+        voc.generate(frames, seed=i, speaker=speaker)
+        for i, (frames, speaker) in enumerate(zip(mels, speakers, strict=True))
+    ]
+
+    def filled(values):
+        array = np.empty_like(values[0])
+        theirs = pytest.importorskip("torch").from_numpy(array) if kind == "torch" else array
+        for one in values:
+            array[...] = one
+            yield theirs
+
+    options = {"speakers": filled(speakers), "streams": 2}
+    for i, wave in voc.generate_each(filled(mels), **options):
+        assert same_bits(np.asarray(wave), expected[i])
+    for i, wave in enumerate(voc.generate_batch(filled(mels), speakers=speakers)):
+        assert same_bits(np.asarray(wave), expected[i])
+    with pytest.raises(InputError, match="There are 6 seeds for 5 mels"):
+        voc.generate_batch(filled(mels), range(6), speakers=speakers)
 
 
 def test_too_few_seeds_are_an_error_in_a_sentence() -> None:

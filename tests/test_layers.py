@@ -59,7 +59,7 @@ KERNEL_HEADERS = re.compile(
 # Layer of the package -> its modules. The subpackages are layers of their own.
 MODULES: dict[str, str] = {
     "errors": "errors",
-    "config": "config config_json network_config",
+    "config": "config config_checks config_json network_config",
     "data": "arrays audio bench_rows canonical codes conditioning conditioning_convolutions "
     "conditioning_frames conditioning_network conditioning_products conditioning_recurrent "
     "encoding features files fold job_history job_report job_style mel_conversion metrics "
@@ -69,8 +69,9 @@ MODULES: dict[str, str] = {
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
-    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded nvrtc "
-    "rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder workers",
+    "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded mel_rows "
+    "nvrtc rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder "
+    "workers",
     "jobs": "jobs",
     "baselines": "baselines",
     "tools": "doctor evaluation floors machine matvec verification",

@@ -116,6 +116,10 @@ def test_speakers_are_heard_by_push_and_pool():
     whole = [voc.generate(frames, speaker=speaker) for speaker in speakers]
     assert not same_bits(whole[0], whole[1])
     assert same_bits(pushed(voc, [frames], speaker=speakers[0]), whole[0])
+    used_again = speakers[0].copy()
+    sound = voc.open_stream(speaker=used_again)
+    used_again[:] = speakers[1]
+    assert same_bits(joined([sound.push(frames), sound.finish()]), whole[0])
     with LivePool(voc) as pool:
         streams = [pool.open(speaker=speaker) for speaker in speakers]
         for stream in streams:
@@ -138,6 +142,27 @@ def test_unusable_frames_change_nothing():
     with pytest.raises(InputError, match="after the end"):
         sound.push(frames)
     assert len(sound.finish()) == 0
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+def test_an_utterance_that_has_ended_without_frames_takes_none(config):
+    sound = voice(config).open_stream()
+    assert len(sound.finish()) == 0
+    with pytest.raises(InputError, match="after the end"):
+        sound.push(mel(config, 20))
+    assert sound.ended
+    assert len(sound.finish()) == 0
+
+
+def test_the_kind_of_the_samples_is_that_of_the_first_usable_frames():
+    torch = pytest.importorskip("torch")
+    frames, sound = mel(LABELS, 20), voice(LABELS).open_stream(seed=1)
+    for _ in range(2):
+        with pytest.raises(InputError, match="NaN"):
+            sound.push(np.full_like(frames, np.nan))
+    parts = [sound.push(torch.from_numpy(frames)), sound.finish()]
+    assert all(isinstance(part, torch.Tensor) for part in parts)
+    assert same_bits(torch.cat(parts).numpy(), voice(LABELS).generate(frames, seed=1))
 
 
 def test_a_failed_stream_does_not_go_on():

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from arrivals import LINEAR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from voices import (
@@ -21,7 +22,9 @@ from voices import (
     voice,
 )
 
+from wavernn_fast import stream
 from wavernn_fast.errors import InputError
+from wavernn_fast.lanes import advance
 
 every_core = pytest.mark.parametrize("config", CONDITIONED.values(), ids=CONDITIONED.keys())
 cores = st.sampled_from(list(CONDITIONED.values()))
@@ -83,6 +86,21 @@ def test_chunks_have_the_length_asked_for(config):
         lengths = [len(c) for c in voice(config).stream(source, chunk_frames=4)]
         assert set(lengths[:-1]) == {4 * config.hop_length}
         assert 0 < lengths[-1] <= 4 * config.hop_length
+
+
+@pytest.mark.parametrize(("config", "most"), [(LINEAR, 256), (LABELS, 2048)])
+def test_a_long_chunk_is_drawn_in_slices_whose_rows_fit_into_memory(config, most, monkeypatch):
+    frames, drawn = mel(config, 1000), []
+
+    def noted(engine, pieces, *given):
+        drawn.extend(piece.n_steps for piece in pieces)
+        return advance(engine, pieces, *given)
+
+    monkeypatch.setattr(stream, "advance", noted)
+    chunks = [*voice(config).stream(frames, seed=3, chunk_frames=600)]
+    assert [len(chunk) for chunk in chunks[:-1]] == [600 * config.hop_length]
+    assert max(drawn) == most
+    assert same_bits(joined(chunks), voice(config).generate(frames, seed=3))
 
 
 def test_samples_of_an_unconditioned_model_stream_too():

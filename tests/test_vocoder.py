@@ -32,10 +32,10 @@ from wavernn_fast.devices import THREADS
 from wavernn_fast.errors import InputError
 from wavernn_fast.fold import fold_plan, join_folds
 from wavernn_fast.lanes import SLICE_STEPS
+from wavernn_fast.mel_rows import MelRows
 from wavernn_fast.samples import encode_targets
 from wavernn_fast.scoring import mixture_nll, negative_log_likelihood
 from wavernn_fast.synthetic import random_model
-from wavernn_fast.utterance import MelRows
 from wavernn_fast.vocoder import Vocoder
 
 every_core = pytest.mark.parametrize("config", CONDITIONED.values(), ids=CONDITIONED.keys())
@@ -64,6 +64,30 @@ def test_a_batch_item_equals_generate_whatever_it_is_packed_with(
     one = voice(config, 1, dtype)
     alone = [one.generate(m, seed=s) for m, s in zip(mels, seeds, strict=True)]
     assert all(same_bits(a, b) for a, b in zip(batch, alone, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"seeds": 3}, "seeds is 3, expected a sequence with one for each mel"),
+        ({"seeds": iter([3])}, "seeds is .*, expected a sequence"),
+        ({"seeds": [3, 4]}, "There are 2 seeds for 1 mels"),
+        ({"speakers": 3}, "speakers is 3, expected a sequence"),
+    ],
+)
+def test_what_is_no_sequence_of_seeds_is_refused_in_a_sentence(given, words):
+    with pytest.raises(InputError, match=words):
+        voice(LABELS).generate_batch([mel(LABELS, 3)], **given)
+
+
+@pytest.mark.parametrize("name", ["mels", "seeds", "speakers"])
+def test_what_cannot_be_gone_through_is_refused_in_a_sentence(name):
+    given = {"mels": [mel(LABELS, 3)], name: 3}
+    with pytest.raises(InputError, match=f"{name} is 3, expected one for each utterance"):
+        [*voice(LABELS).generate_each(**given)]
+    if name == "mels":
+        with pytest.raises(InputError, match="mels is None, expected one for each utterance"):
+            voice(LABELS).generate_batch(None)
 
 
 @every_core
@@ -265,6 +289,18 @@ def test_score_of_an_unconditioned_model_takes_any_wave():
     )["logits"]
     expected = negative_log_likelihood(UNCONDITIONED, logits, targets).mean()
     assert voice(UNCONDITIONED).score(None, wave) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_wave_to_score_may_have_a_channel_of_its_own():
+    wave = np.random.default_rng(1).uniform(-0.5, 0.5, 60).astype(np.float32)
+    voc, frames = voice(DUAL), mel(DUAL, 20)
+    bare = voice(UNCONDITIONED)
+    assert bare.score(None, wave[None]) == bare.score(None, wave)
+    assert voc.score(frames, wave[None]) == voc.score(frames, wave)
+    with pytest.raises(InputError, match="one dimension"):
+        bare.score(None, np.stack([wave, wave]))
+    with pytest.raises(InputError, match="This model is conditioned: give a mel"):
+        voc.score(None, wave)
 
 
 def test_score_goes_on_over_the_slices_of_a_long_recording():

@@ -337,6 +337,7 @@ def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
     Returns
     -------
     float64 array [speaker_size], or [] of a number, or None
+        A copy.
 
     Raises
     ------
@@ -360,12 +361,12 @@ def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
                 f"Speaker {array} does not exist; expected 0 to {config.speakers - 1}, or a vector "
                 f"of {size} numbers."
             )
-        return np.asarray(array, dtype=np.float64)
+        return np.array(array, dtype=np.float64)
     if array.size != size or max(array.shape, default=0) != size:
         raise InputError(f"The speaker's vector has shape {array.shape}, expected [{size}].")
     if array.dtype.kind not in "biuf":
         raise InputError(f"The speaker's vector has dtype {array.dtype}, expected numbers.")
-    vector = np.asarray(array, dtype=np.float64).reshape(size)
+    vector = np.array(array, dtype=np.float64).reshape(size)
     if not np.isfinite(vector).all():
         raise InputError("The speaker's vector holds a NaN or an infinity.")
     return vector

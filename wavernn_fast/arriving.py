@@ -85,7 +85,8 @@ class FrameFeed:
     def __init__(self, voice: Voice, speaker: Speaker = None) -> None:
         check_arrivals(voice.config)
         self._voice, self._speaker = voice, speaker
-        self._pieces = 0
+        self._pieces = 0  # that came, usable or not
+        self._begun = False  # whether a usable one has
         self.place = voice.memory.home
         self.restore: arrays.Restore = arrays.as_it_is
         with self.place.scope():
@@ -107,22 +108,24 @@ class FrameFeed:
         Raises
         ------
         InputError
-            Naming the piece by its number; nothing has been added then.
+            Naming the piece by its number, or after `finish`; nothing has been added then.
         """
+        if self._stream.finished:
+            raise InputError("Mel frames came after the end of the utterance was announced.")
         number, self._pieces = self._pieces, self._pieces + 1
         try:
             given = arrays.take(piece, "mel frame", self._voice.memory.device)
-            if number and given.place is not self.place:
+            if self._begun and given.place is not self.place:
                 given = arrays.take(piece, "mel frame")
             frames = check_frames(given, self._voice.config)
         except InputError as error:
             raise InputError(f"Piece {number} of the mel stream: {error}") from error
-        if number == 0:
+        if not self._begun:
             self.restore = given.restore
             self.place = self._voice.memory.home if given.place is arrays.HOST else given.place
         with self.place.scope():
-            if number == 0:
-                self._stream = self._start()
+            if not self._begun:
+                self._begun, self._stream = True, self._start()
             self._stream.push(frames)
 
     def add(self, frames: NDArray[np.float32]) -> None:

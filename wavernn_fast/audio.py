@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .encoding import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from .encoding import Subtype as Subtype
+from .encoding import check_rate, soundfile_module
 from .encoding import encode as encode
 from .encoding import quantize as quantize
-from .encoding import soundfile_module
 from .encoding import wav_header as wav_header
 from .errors import AudioError, InputError, MissingDependencyError
 from .features import check_wave
@@ -61,11 +61,15 @@ def read_wav(
     ------
     AudioError
         If the file is missing, not audio, empty, or holds a NaN or an infinity.
+    InputError
+        If the sample rate asked for is none.
     MissingDependencyError
         If soundfile, or soxr for resampling, is not installed.
     """
     soundfile = soundfile_module()
     name = label(path)
+    if sample_rate is not None:
+        sample_rate = check_rate(sample_rate)
     try:
         with soundfile.SoundFile(open_source(path)) as file:
             if channel is not None and not 0 <= channel < file.channels:

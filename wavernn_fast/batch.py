@@ -19,7 +19,7 @@ from .errors import EngineError, InputError
 from .lanes import Tally, draw_lanes
 from .subscale_job import SubscaleJob
 from .subscale_run import draw_utterances
-from .utterance import Drawing, DrawnJob, Job, Request, Sampling, Voice, make_request
+from .utterance import Drawing, DrawnJob, Job, Request, Sampling, Voice, make_request, owned
 from .workers import Draw, draw_on_devices
 
 if TYPE_CHECKING:
@@ -74,11 +74,30 @@ def make_requests(
     InputError
         If there are not as many seeds or speakers as mels, or an item is unusable, naming it.
     """
-    items = list(mels)
     for given, name in ((seeds, "seeds"), (speakers, "speakers")):
-        if given is not None and len(given) != len(items):
-            raise InputError(f"There are {len(given)} {name} for {len(items)} mels; give one each.")
+        if given is not None and not hasattr(given, "__len__"):
+            raise InputError(f"{name} is {given!r}, expected a sequence with one for each mel.")
+    if isinstance(mels, Iterator):  # which may use one array again and again
+        requests = [owned(one) for one in each_request(config, mels, seeds, memory, speakers)]
+        _check_counts(len(requests), seeds, speakers)
+        return requests
+    items = list(_several(mels, "mels"))
+    _check_counts(len(items), seeds, speakers)
     return list(each_request(config, items, seeds, memory, speakers))
+
+
+def _check_counts(n_mels: int, seeds: Sequence[int] | None, speakers: Sequence[Any] | None) -> None:
+    for given, name in ((seeds, "seeds"), (speakers, "speakers")):
+        if given is not None and len(given) != n_mels:
+            raise InputError(f"There are {len(given)} {name} for {n_mels} mels; give one each.")
+
+
+def _several(values: Any, name: str) -> Iterator[Any]:
+    """What an argument of a batch holds, one for each utterance."""
+    try:
+        return iter(values)
+    except TypeError:
+        raise InputError(f"{name} is {values!r}, expected one for each utterance.") from None
 
 
 def each_request(
@@ -95,9 +114,11 @@ def each_request(
     InputError
         If an item is unusable, naming it, or seeds or speakers end before the mels.
     """
-    numbers: Iterator[Any] = itertools.count() if seeds is None else iter(seeds)
-    voices: Iterator[Any] = itertools.repeat(None) if speakers is None else iter(speakers)
-    for i, mel in enumerate(mels):
+    numbers: Iterator[Any] = itertools.count() if seeds is None else _several(seeds, "seeds")
+    voices: Iterator[Any] = itertools.repeat(None)
+    if speakers is not None:
+        voices = _several(speakers, "speakers")
+    for i, mel in enumerate(_several(mels, "mels")):
         try:
             seed, speaker = next(numbers), next(voices)
         except StopIteration:

@@ -169,6 +169,14 @@ class Conditioner:
             return lambda first, count: (None, None)
         return _Windows(self, WholeMel(mel, self._xp, self.config.pad_value))
 
+    def shared(self, mel: Any) -> Callable[[], Callable[[int, int], Rows]]:
+        """`of` for several readers of one mel: a call makes what one of them asks.
+
+        Each is of one thread at a time, but they may be of different ones. What a network that
+        must hear the mel from its first frame gives is made once for all of them.
+        """
+        return lambda: self.of(mel)
+
     def stream(self) -> ConditioningStream:
         """Start an utterance whose mel frames come piece by piece."""
         return ConditioningStream(self)

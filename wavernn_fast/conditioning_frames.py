@@ -40,28 +40,41 @@ class StreamedMel:
     def __init__(self, n_mels: int, xp: Any, beyond: float) -> None:
         self._xp, self._beyond = xp, beyond
         self._first = 0  # number of the first frame kept
-        self._kept = xp.zeros((max(1, n_mels), 0), dtype=xp.float32)
+        self._room = xp.zeros((max(1, n_mels), 0), dtype=xp.float32)
+        self._begin = self._end = 0  # columns of the room that hold the frames kept
         self.n_frames = 0
 
     def push(self, frames: Any) -> None:
         """Add frames [n_mels, n]."""
-        old = self._kept
-        self.n_frames += int(frames.shape[1])
-        self._kept = self._xp.zeros(
-            (old.shape[0], old.shape[1] + frames.shape[1]), dtype=self._xp.float32
-        )
-        self._kept[:, : old.shape[1]] = old
-        self._kept[:, old.shape[1] :] = self._xp.asarray(frames)
+        count = int(frames.shape[1])
+        if self._end + count > self._room.shape[1]:
+            self._make_room(count)
+        self._room[:, self._end : self._end + count] = self._xp.asarray(frames)
+        self._end += count
+        self.n_frames += count
+
+    def _make_room(self, count: int) -> None:
+        """Move to room for `count` more, and as much again: a frame is moved a few times in all."""
+        kept, size = self._kept, self._end - self._begin
+        shape = (kept.shape[0], 2 * (size + count))
+        self._room = self._xp.zeros(shape, dtype=self._xp.float32)
+        self._room[:, :size] = kept
+        self._begin, self._end = 0, size
 
     def drop(self, before: int) -> None:
         """Forget the frames before that number."""
-        count = min(max(0, before - self._first), int(self._kept.shape[1]))
-        self._kept = self._kept[:, count:]
+        count = min(max(0, before - self._first), self._end - self._begin)
+        self._begin += count
         self._first += count
 
     def take(self, first: int, count: int) -> Any:
         """Mel frames [count, n_mels] from `first` on, float64."""
         return WholeMel(self._kept, self._xp, self._beyond).take(first - self._first, count)
+
+    @property
+    def _kept(self) -> Any:
+        """Frames [n_mels, n] from number `_first` on."""
+        return self._room[:, self._begin : self._end]
 
 
 def check_window(first: int, count: int, available: int) -> None:

@@ -11,6 +11,7 @@ has come.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -155,6 +156,11 @@ class LstmConditioner(ResidualConvConditioner):
         """See `Conditioner.of`; what the network gives, [n_frames, size], is kept."""
         return _HeardInOrder(self, mel)
 
+    def shared(self, mel: Any) -> Callable[[], Callable[[int, int], Rows]]:
+        """See `Conditioner.shared`."""
+        one = self.of(mel)
+        return lambda: one
+
     def stream(self) -> ConditioningStream:
         """See `Conditioner.stream`."""
         return _LstmStream(self)
@@ -201,32 +207,42 @@ class UtteranceConditioner(HeldConditioner):
         """See `Conditioner.of`; what the network gives, [n_frames, channels], is kept."""
         return _Heard(self, mel)
 
+    def shared(self, mel: Any) -> Callable[[], Callable[[int, int], Rows]]:
+        """See `Conditioner.shared`."""
+        one = self.of(mel)
+        return lambda: one
+
     def stream(self) -> ConditioningStream:
         """See `Conditioner.stream`: no frame is ready before `finish`."""
         return _UtteranceStream(self)
 
 
 class _Heard:
-    """Windows of one utterance; the network runs when the first is asked for."""
+    """Windows of one utterance, for any threads; the network runs when the first is asked for."""
 
     def __init__(self, conditioner: UtteranceConditioner, mel: Any) -> None:
-        self._conditioner, self._mel = conditioner, mel
+        self._conditioner, self._mel, self._lock = conditioner, mel, threading.Lock()
         self._frames: WholeMel | None = None  # of what the network gives, as if it were a mel
 
     def __call__(self, first: int, count: int) -> Rows:
         conditioner = self._conditioner
         check_window(first, count, int(self._mel.shape[1]))
-        if self._frames is None:
-            self._frames = WholeMel(conditioner._whole(self._mel).T, conditioner._xp, 0.0)
+        with self._lock:
+            if self._frames is None:
+                self._frames = WholeMel(conditioner._whole(self._mel).T, conditioner._xp, 0.0)
         return conditioner._rows(self._frames, first, count, {})
 
 
 class _HeardInOrder:
-    """Windows of one utterance, of which LSTM layers have heard as far as was asked for."""
+    """Windows of one utterance, of which LSTM layers have heard as far as was asked for.
+
+    Any threads may ask.
+    """
 
     def __init__(self, conditioner: LstmConditioner, mel: Any) -> None:
         xp, size = conditioner._xp, conditioner.config.conditioning_size
         self._conditioner, self._mel = conditioner, WholeMel(mel, xp, 0.0)
+        self._lock = threading.Lock()
         self._state, self._count = conditioner._lstm.start(), 0
         self._out = xp.zeros((self._mel.n_frames, size), dtype=xp.float32)
         self._frames = WholeMel(self._out.T, xp, 0.0)
@@ -234,11 +250,13 @@ class _HeardInOrder:
     def __call__(self, first: int, count: int) -> Rows:
         conditioner, n_frames = self._conditioner, self._mel.n_frames
         check_window(first, count, n_frames)
-        begun, end = self._count, min(n_frames, -(-(first + count) // BLOCK) * BLOCK)
-        if end > begun:
-            out = self._out[begun:end]
-            self._state = conditioner._hear(self._mel, begun, self._state, out)
-            self._count = end
+        end = min(n_frames, -(-(first + count) // BLOCK) * BLOCK)
+        with self._lock:
+            begun = self._count
+            if end > begun:
+                out = self._out[begun:end]
+                self._state = conditioner._hear(self._mel, begun, self._state, out)
+                self._count = end
         return conditioner._rows(self._frames, first, count, {})
 
 

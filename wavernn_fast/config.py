@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .config_checks import choice_problems, output_problems
 from .config_json import build
 from .errors import ModelError
 from .network_config import CodesConfig, NetworkConfig, embedded_problems, speaker_problems
@@ -179,8 +180,8 @@ class ModelConfig:
             if not ok:
                 found.append(sentence)
 
-        cores = ("dual", "residual", "embedded")
-        need(self.core in cores, f"core is {self.core!r}, not {', '.join(cores[:-1])} or embedded")
+        found.extend(choice_problems(self))
+        found.extend(output_problems(self.output))
         found.extend(embedded_problems(self))
         found.extend(speaker_problems(self))
         found.extend([] if self.codes is None else self.codes.problems(self))

@@ -7,6 +7,7 @@ reported with its own error number. FLAC and Ogg come from libsndfile.
 from __future__ import annotations
 
 import io
+import operator
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ _OGG = (".ogg", ".oga")
 _BLOCK = 2**18  # samples of a block
 _OGG_BLOCK = 2**14  # given to libvorbis at once: it has them on its stack
 _MAX_WAV_BYTES = 2**32 - 2**12  # sizes in a WAV file are 32-bit
+_MAX_RATE = 2**29  # Hz: bytes a second are 32-bit, too, and a sample has 4 at most
+_MAX_OGG_RATE = 200_000  # Hz: libvorbis crashes beyond
 _SAMPLE_BYTES: dict[str, int] = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 
 
@@ -118,16 +121,15 @@ def encode(
     suffix : str
         ".wav", ".wave" or none: WAV; ".flac"; ".ogg" or ".oga": Vorbis at libsndfile's quality 0.4.
     subtype : {"PCM_16", "PCM_24", "PCM_32", "FLOAT"}
-        Sample format; FLAC has 16 and 24 bits, Ogg none: leave PCM_16.
+        Sample format; FLAC has 16 and 24 bits, Ogg none: leave PCM_16. FLAC holds a sample at
+        least, Ogg 200 kHz at most.
 
     Raises
     ------
     InputError
         If wave, sample rate, suffix or subtype is unusable; before the first block.
     """
-    samples = check_wave(wave)
-    if sample_rate <= 0:
-        raise InputError(f"The sample rate is {sample_rate} Hz, must be positive.")
+    samples, sample_rate = check_wave(wave), check_rate(sample_rate)
     kind = suffix.lower()
     if kind == ".flac":
         return iter([_encode_flac(samples, sample_rate, subtype)])
@@ -138,6 +140,25 @@ def encode(
     if subtype not in _SAMPLE_BYTES:
         raise InputError(f"Unknown subtype {subtype!r}; expected {', '.join(_SAMPLE_BYTES)}.")
     return _wav_blocks(samples, sample_rate, cast(Subtype, subtype))
+
+
+def check_rate(sample_rate: Any) -> int:
+    """Return a sample rate in Hz as an int.
+
+    Raises
+    ------
+    InputError
+        If it is no integer, or not from 1 Hz to the most that a WAV file can tell.
+    """
+    try:
+        rate = operator.index(sample_rate)
+    except TypeError:
+        raise InputError(
+            f"The sample rate is {sample_rate!r}, expected an integer in Hz."
+        ) from None
+    if not 0 < rate <= _MAX_RATE:
+        raise InputError(f"The sample rate is {rate} Hz, must be positive and at most {_MAX_RATE}.")
+    return rate
 
 
 def _wav_blocks(wave: NDArray[Any], sample_rate: int, subtype: Subtype) -> Iterator[bytes]:
@@ -151,16 +172,23 @@ def _wav_blocks(wave: NDArray[Any], sample_rate: int, subtype: Subtype) -> Itera
 def _encode_flac(wave: NDArray[Any], sample_rate: int, subtype: str) -> bytes:
     if subtype not in ("PCM_16", "PCM_24"):
         raise InputError(f"FLAC files hold PCM_16 or PCM_24, not {subtype}; use .wav for that.")
+    if not wave.size:  # libsndfile would make a file of no bytes, and reads no other kind
+        raise InputError("A FLAC file holds one sample at least, and there is none; use .wav.")
     bits = 8 * _SAMPLE_BYTES[subtype]
     integers = _to_integers(wave, bits) << (32 - bits)  # soundfile takes the high bits
-    target = io.BytesIO()
-    soundfile_module().write(target, integers, sample_rate, format="FLAC", subtype=subtype)
+    soundfile, target = soundfile_module(), io.BytesIO()
+    try:
+        soundfile.write(target, integers, sample_rate, format="FLAC", subtype=subtype)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise InputError(f"This audio cannot be written as FLAC ({error}).") from error
     return target.getvalue()
 
 
 def _encode_ogg(wave: NDArray[Any], sample_rate: int, subtype: str) -> bytes:
     if subtype != "PCM_16":
         raise InputError(f"Ogg files hold Vorbis, not {subtype}; leave the subtype out.")
+    if sample_rate > _MAX_OGG_RATE:
+        raise InputError(f"Vorbis has {_MAX_OGG_RATE} Hz at most, not {sample_rate}; use .wav.")
     soundfile, target = soundfile_module(), io.BytesIO()
     clipped = np.clip(wave, -1.0, 1.0).astype(np.float32)
     try:

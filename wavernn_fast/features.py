@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .config import MelConfig, ModelConfig
+from .config_checks import choice_problems
 from .errors import InputError
 
 FRAMES_PER_WINDOW = 256  # frames transformed at once; bounds the memory of an hour of audio
@@ -112,7 +113,7 @@ def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
 
 def _check_config(config: MelConfig) -> None:
     """Refuse a convention that no filterbank or window can be made from."""
-    problems = []
+    problems = choice_problems(config)
     for name in ("sample_rate", "n_fft", "hop_length", "win_length", "n_mels"):
         if getattr(config, name) <= 0:
             problems.append(f"{name} is {getattr(config, name)}, must be positive")

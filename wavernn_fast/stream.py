@@ -43,10 +43,15 @@ def from_mel(
     ahead = decoder.delay
     pending = np.zeros(0, dtype=np.float32)
     while lane.remaining:
-        piece = Piece(lane, min(chunk_samples + ahead, lane.remaining))
-        advance(voice.engine, [piece], voice.hop_length)
+        wanted = min(chunk_samples + ahead, lane.remaining)
+        while wanted:  # in slices: their rows are in memory
+            piece = Piece(lane, min(wanted, voice.slice_steps or SLICE_STEPS))
+            advance(voice.engine, [piece], voice.hop_length)
+            wanted -= piece.n_steps
         ahead = 0
-        pending = np.concatenate([pending, decoder.push(drawn.pop())])
+        new = [decoder.push(part) for part in drawn]
+        drawn.clear()
+        pending = np.concatenate([pending, *new])
         yield pending[:chunk_samples]
         pending = pending[chunk_samples:]
     if len(pending):

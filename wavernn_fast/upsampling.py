@@ -84,7 +84,7 @@ def engine_cell(
     """What an engine is made of: the model without what conditioning rows contain already.
 
     The columns of a speaker's vector are left out, and a model with linear upsampling hears one row
-    a sample (`utterance.SampleRows`), so that to the engine its hop length is 1. What the network
+    a sample (`mel_rows.SampleRows`), so that to the engine its hop length is 1. What the network
     of a dual core gives is a mel to the engine, held for a frame.
 
     Returns

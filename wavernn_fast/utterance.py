@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from . import arrays, upsampling
 from .errors import InputError
 from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
-from .lanes import Drawn, Lane, Rows
-from .rows_ahead import RowsAhead
+from .lanes import Drawn, Lane
+from .mel_rows import MelRows, SampleRows
 from .samples import OutputDecoder
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .subscale_network import SubscaleNetwork
 
 _DECODED_AT_ONCE = 1 << 15  # samples: a call has its price, and temporary arrays theirs
-_FRAMES_AHEAD = 32  # frames whose rows are made at once: some MB, and few blocks made twice
 
 
 class Elsewhere(NamedTuple):
@@ -83,13 +83,19 @@ class Voice:
 
     def source(self, request: Request) -> MelRows | None:
         """Conditioning of the whole mel of a request, where it lies."""
+        return self.sources(request)()
+
+    def sources(self, request: Request) -> Callable[[], MelRows | None]:
+        """Conditioning of the same mel for each of several lanes: a call makes that of one."""
         if self.conditioner is None or request.mel is None:
-            return None
-        conditioner = self.conditioner_in(request.place)
-        if request.speaker is not None:
-            conditioner = conditioner.of_speaker(request.speaker)
+            return lambda: None
+        conditioner, mel, place = self.conditioner_in(request.place), request.mel, request.place
+        with place.scope():
+            if request.speaker is not None:
+                conditioner = conditioner.of_speaker(request.speaker)
+            windows = conditioner.shared(mel)
         rows = MelRows if self.config.upsample == "kernel" else SampleRows
-        return rows(conditioner, request.mel, request.place, self.row_threads)
+        return lambda: rows(conditioner, mel, place, self.row_threads, windows())
 
     @property
     def hop_length(self) -> int:
@@ -196,90 +202,12 @@ def make_request(
     return Request(checked, n_drawn, arrays.to_seed(seed), restore, place, voice)
 
 
-class MelRows:
-    """Conditioning rows of a whole mel, made some frames ahead and kept until passed.
-
-    In the host's memory the next ones are made while the engine draws (`rows_ahead`).
-
-    The memory held does not grow with the length of the mel.
-    """
-
-    def __init__(
-        self,
-        conditioner: Conditioner,
-        mel: Any,
-        place: arrays.Place = arrays.HOST,
-        threads: int = 1,
-    ) -> None:
-        self._config, self._window = conditioner.config, conditioner.of(mel)
-        self._place = place
-        self._total = conditioner.config.n_output_frames(mel.shape[1])
-        self._first = self._end = 0  # frames whose rows are kept
-        self._kept: Rows = (None, None)
-        self._ahead: RowsAhead | None = None
-        if place is arrays.HOST:
-            context = conditioner.config.upsample_left + conditioner.config.upsample_right
-            self._ahead = RowsAhead(self._window, self._total, context, threads)
-
-    def ask(self, first_frame: int, n_frames: int) -> None:
-        """Have these rows made by threads, if any; see `lanes.RowSource`."""
-        if self._ahead is not None:
-            self._ahead.ask(*self._needed(first_frame, n_frames))
-
-    def _needed(self, first_frame: int, n_frames: int) -> tuple[int, int]:
-        """Output frames, first and how many, that these rows are made of."""
-        return first_frame, n_frames
-
-    def rows(self, first_frame: int, n_frames: int) -> Rows:
-        """Rows of output frames [first_frame, first_frame + n_frames); see `lanes.RowSource`."""
-        with self._place.scope():
-            return self._exported(*self._of_frames(first_frame, n_frames))
-
-    def _of_frames(self, first_frame: int, n_frames: int) -> Rows:
-        """Arrays of output frames [first_frame, first_frame + n_frames)."""
-        if self._ahead is not None:
-            return self._ahead.rows(first_frame, n_frames)
-        end = first_frame + n_frames
-        config = self._config
-        context = config.upsample_left + config.upsample_right
-        if first_frame < self._first or end > self._end:
-            count = min(max(n_frames, _FRAMES_AHEAD), self._total - first_frame)
-            self._kept = self._window(first_frame, count)
-            self._first, self._end = first_frame, first_frame + count
-        low, high = first_frame - self._first, end - self._first
-        interp, hold = self._kept
-        return (
-            None if interp is None else interp[low : high + context],
-            None if hold is None else hold[low:high],
-        )
-
-    def _exported(self, interp: Any, hold: Any) -> Rows:
-        export = self._place.export
-        return None if interp is None else export(interp), None if hold is None else export(hold)
-
-
-class SampleRows(MelRows):
-    """Rows of a model whose frames are interpolated linearly, one a sample (`upsampling`)."""
-
-    def rows(self, first_frame: int, n_frames: int) -> Rows:
-        """Rows of samples [first_frame, first_frame + n_frames): to the engine they are frames."""
-        config, total, xp = self._config, self._total, self._place.xp
-        samples = np.arange(first_frame, first_frame + n_frames)
-        first, count = self._needed(first_frame, n_frames)
-        with self._place.scope():
-            interp, hold = self._of_frames(first, count)
-            places = upsampling.mel_positions(config, total, samples)
-            interp = upsampling.interpolate(interp, first - config.upsample_left, places, xp)
-            if hold is not None:
-                places = upsampling.aux_positions(config, total, samples)
-                hold = upsampling.interpolate(hold, first, places, xp)
-            return self._exported(interp, hold)
-
-    def _needed(self, first_frame: int, n_frames: int) -> tuple[int, int]:
-        """The mel's frames lie up to one frame to either side, those of `hold` too."""
-        hop = self._config.hop_length
-        first = max(first_frame // hop - 1, 0)
-        return first, min((first_frame + n_frames - 1) // hop + 2, self._total) - first
+def owned(request: Request) -> Request:
+    """The same with a mel of its own: the caller may use the array again before it is read."""
+    if request.mel is None:
+        return request
+    with request.place.scope():
+        return dataclasses.replace(request, mel=request.place.own(request.mel))
 
 
 class Job:
@@ -319,13 +247,13 @@ class Job:
 
     def lanes(self) -> Iterator[Lane]:
         """Lanes to be drawn, made when asked for."""
+        sources = self._voice.sources(self.request)
         if self._plan is None:
-            yield self._lane(0, 0, sounding_samples(self._voice, self.request), self._decoded)
+            length = sounding_samples(self._voice, self.request)
+            yield self._lane(0, (0, length), sources(), self._decoded)
             return
-        for i, (start, length) in enumerate(
-            zip(self._plan.starts, self._plan.lengths, strict=True)
-        ):
-            yield self._lane(i, start, length, self._folds[i].append)
+        for i, span in enumerate(zip(self._plan.starts, self._plan.lengths, strict=True)):
+            yield self._lane(i, span, sources(), self._folds[i].append)
 
     def _decoded(self, drawn: Drawn) -> None:
         self._drawn.append(drawn)
@@ -339,16 +267,22 @@ class Job:
             self._chunks.append(self._decoder.push(drawn))
             self._drawn, self._waiting = [], 0
 
-    def _lane(self, fold: int, start: int, length: int, take: Callable[[Drawn], None]) -> Lane:
-        request = self.request
+    def _lane(
+        self,
+        fold: int,
+        span: tuple[int, int],
+        source: MelRows | None,
+        take: Callable[[Drawn], None],
+    ) -> Lane:
+        start, length = span
 
         def counted(drawn: Drawn) -> None:
             take(drawn)
             self._taken[fold] += len(drawn)  # after it: whoever sees all counted may read all
 
         return Lane(
-            stream=self._voice.open(request.seed, self._sampling, fold=fold, start=start),
-            source=self._voice.source(request),
+            stream=self._voice.open(self.request.seed, self._sampling, fold=fold, start=start),
+            source=source,
             position=start,
             remaining=length,
             take=counted,

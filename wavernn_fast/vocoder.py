@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from . import arrays, likelihood, utterance
 from .arriving import check_arrivals
 from .batch import Batch, BatchReport, each_request, make_requests, run_batch, run_each
 from .errors import InputError
+from .features import check_wave
 from .loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Vocoder(LoadedModel):
         ----------
         mel : array [n_mels, n_frames] or [1, n_mels, n_frames]
             Of floats: numpy, torch, cupy or anything with DLPack or `__cuda_array_interface__`;
-            the result is of the same kind on the same device. Values as the model's mel
+            the result is of the same kind on the same device (numpy, or CuPy for an array on a GPU,
+            where it is of another library). Values as the model's mel
             convention (`config.mel`) makes them. With device "cuda", a mel of CuPy or PyTorch on
             that GPU stays there, with any strides (docs/cuda.md).
         speaker : array [speaker_size], of floats, or int
@@ -87,8 +88,11 @@ class Vocoder(LoadedModel):
 
         Returns
         -------
-        array, float32 [n_samples], in [-1, 1]
-            ``config.n_samples(n_frames)`` samples; empty for a mel without frames.
+        array, float32 [n_samples]
+            ``config.n_samples(n_frames)`` samples; empty for a mel without frames. In [-1, 1],
+            but where the model de-emphasises (``config.output.deemphasis``, as native ones do) or
+            folds are crossfaded loud samples may lie beyond, as in the original programs: clip them
+            before you make integers of them, as `audio.write_wav` does.
 
         Raises
         ------
@@ -175,7 +179,8 @@ class Vocoder(LoadedModel):
         Parameters
         ----------
         mels : iterable of arrays [n_mels, n_frames]
-            With several devices it runs on their threads, one at a time.
+            Copied as they come, so an iterator may fill one array again and again. With several
+            devices it runs on their threads, one at a time.
         seeds, speakers : iterable, optional
             One for each mel; by default item i has seed i.
         streams, temperature, greedy, fold, fade_out, progress, report
@@ -194,7 +199,9 @@ class Vocoder(LoadedModel):
             As in `generate`; the message names the item. Waveforms that had not been handed out
             are lost.
         """
-        requests = each_request(self._config, mels, seeds, self._batch_memory, speakers)
+        requests = map(
+            utterance.owned, each_request(self._config, mels, seeds, self._batch_memory, speakers)
+        )
         sampling = utterance.Sampling(temperature, greedy, utterance.fold_sizes(self._config, fold))
         batch = self._batch(self.voice(fade_out, fold), sampling, streams)
         return run_each(batch, requests, progress=progress, report=report)
@@ -251,9 +258,7 @@ class Vocoder(LoadedModel):
             who = arrays.to_speaker(speaker, self._config)
             return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames, who)
         one = self._request(mel, n_samples, seed, speaker)
-        if one.mel is not None:  # the caller may reuse the array before the last chunk
-            with one.place.scope():
-                one = dataclasses.replace(one, mel=one.place.own(one.mel))
+        one = utterance.owned(one)  # before the last chunk the caller may use the array again
         chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
         return map(one.restore, chunks)
 
@@ -322,7 +327,7 @@ class Vocoder(LoadedModel):
         Parameters
         ----------
         mel : array [n_mels, n_frames], or None for an unconditioned model
-        wav : array, float [n_samples] in [-1, 1]
+        wav : array, float [n_samples] or [1, n_samples] in [-1, 1]
             The waveform that the mel was made from, at the model's sample rate. What both cover
             is scored; they may differ by the few frames that framing adds.
         speaker : array [speaker_size] or int
@@ -339,9 +344,9 @@ class Vocoder(LoadedModel):
         InputError
             If an argument is unusable or the lengths do not belong together.
         """
-        wave, _ = arrays.to_array(wav, "waveform")
-        n_samples = len(wave) if mel is None and wave.ndim == 1 else None
-        one = self._request(mel, n_samples, 0, speaker)
+        wave = check_wave(arrays.to_array(wav, "waveform")[0])
+        unconditioned = mel is None and self._config.n_mels == 0
+        one = self._request(mel, len(wave) if unconditioned else None, 0, speaker)
         return likelihood.score(self.voice(False), one, wave)
 
     def chunk_frames(self, chunk_frames: int | None = None) -> int:
