@@ -209,7 +209,8 @@ def _to_model(
     """Convert, complete by a preset, check; messages begin with the name of the checkpoint."""
     path = checkpoint.path
     try:
-        dialect, converted = _convert(checkpoint)
+        dialect = _dialect_of(checkpoint.state)
+        converted = _convert(dialect, checkpoint)
         if preset is not None:
             conventions.refuse_unfitting(path, converted.fields, preset)
         converted = conventions.complete(dialect, checkpoint.wrapper, converted, preset, told)
@@ -226,11 +227,18 @@ def _to_model(
     return config, converted.tensors
 
 
-def _convert(checkpoint: Checkpoint) -> tuple[Dialect, Converted]:
-    """Run the dialect that the tensor names tell; what overflows is found by `validate`."""
-    dialect = DIALECTS[detect(checkpoint.state)]
+def _dialect_of(state: Mapping[str, NDArray[Any]]) -> Dialect:
+    """The dialect that the tensor names tell, with the presets of its version."""
+    dialect = DIALECTS[detect(state)]
+    if dialect.presets_of is None:
+        return dialect
+    return dialect._replace(presets=dialect.presets_of(state))
+
+
+def _convert(dialect: Dialect, checkpoint: Checkpoint) -> Converted:
+    """Run the dialect; what overflows is found by `validate`."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return dialect, dialect.convert(checkpoint.state)
+        return dialect.convert(checkpoint.state)
 
 
 def _table(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -311,9 +319,9 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
 
 def _add_model_facts(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Fill in what each step of loading tells, up to the step that fails."""
-    dialect = DIALECTS[detect(checkpoint.state)]
+    dialect = _dialect_of(checkpoint.state)
     facts.update(dialect=dialect.name, sizes=dialect.sizes(checkpoint.state))
-    converted = _convert(checkpoint)[1]
+    converted = _convert(dialect, checkpoint)
     facts["presets"] = fitting_presets(**conventions.sizes(converted.fields))
     converted = conventions.complete(dialect, checkpoint.wrapper, converted, None, {})
     preset = conventions.default_preset(dialect, checkpoint.wrapper, converted)
