@@ -39,6 +39,28 @@ def test_prefix_wrapper_and_container_change_nothing(
     assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "model.module."])
+def test_names_of_modules_around_the_model_are_taken_off(tmp_path: Path, prefix: str) -> None:
+    state = builders.fatchord()
+    config, plain = checkpoints.load(builders.save(tmp_path / "a.pyt", state))
+    other, wrapped = checkpoints.load(builders.save(tmp_path / "b.pt", state, prefix=prefix))
+    assert config == other
+    assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
+
+
+def test_averaged_weights_are_read(tmp_path: Path) -> None:
+    """As AveragedModel of torch.optim.swa_utils saves them, with a number beside."""
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()
+    assert set(averaged) == {"n_averaged", "module.weight", "module.bias"}
+    state = builders.fatchord()
+    named = {f"module.{name}": tensor for name, tensor in builders.to_torch(state).items()}
+    torch.save({"n_averaged": averaged["n_averaged"], **named}, tmp_path / "ema.pt")
+    found = open_checkpoint(tmp_path / "ema.pt").state
+    assert {name: array.shape for name, array in found.items()} == {
+        name: array.shape for name, array in state.items()
+    }
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_tensors_of_other_float_types_become_float32(tmp_path: Path, dtype: str) -> None:
     state = builders.deepmind()

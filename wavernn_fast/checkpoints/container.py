@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from ..weights import MAX_BYTES, MAX_TENSORS
 from . import model_bin
 
 _WRAPPERS = ("model_state", "state_dict", "model", "decoder", "vocoder")
+# left by DataParallel and AveragedModel, torch.compile, and modules of PyTorch Lightning
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_AVERAGES = "n_averaged"  # counted by AveragedModel beside its "module."
+_CODEBOOK = re.compile(r"(module\.)?codebook\.embedding(\.weight)?")
 _MIN_TORCH = (2, 10)
 _MAX_DIMS = 8
 _MOST_EXPANSION = 8  # bytes of float32 a byte of the file: of 8-bit floats four, and some tied
@@ -208,6 +212,14 @@ def _is_optimizer(content: Mapping[Any, Any]) -> bool:
     return "param_groups" in content and "state" in content
 
 
+def _codebook(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The vectors of codes, which ZeroSpeech saves with the encoder, beside the decoder."""
+    encoder = content.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return {}
+    return {n: t for n, t in encoder.items() if isinstance(n, str) and _CODEBOOK.fullmatch(n)}
+
+
 def _unwrap(path: Path, content: Any) -> tuple[Mapping[Any, Any], str]:
     """Find the state dict in whatever the training program saved around it."""
     if not isinstance(content, Mapping):
@@ -216,7 +228,8 @@ def _unwrap(path: Path, content: Any) -> tuple[Mapping[Any, Any], str]:
         )
     for key in _WRAPPERS:
         if isinstance(content.get(key), Mapping):
-            return content[key], key
+            beside = _codebook(content) if key == "decoder" else {}
+            return {**content[key], **beside}, key
     if _is_optimizer(content):
         raise ModelError(
             f"{path} is the state of an optimizer, not a model. Training programs save it beside "
@@ -247,6 +260,20 @@ def _to_numpy(value: Any, torch: Any) -> NDArray[Any]:
     return np.array(array, order="C")
 
 
+def _short_names(names: Iterable[str]) -> dict[str, str]:
+    """By name: what is left without the names of modules that the whole model was put into."""
+    found = {name: name for name in names}
+    if any(name.startswith("module.") for name in found):
+        found.pop(_AVERAGES, None)
+    while found and (prefix := _common_prefix(found.values())):
+        found = {name: short.removeprefix(prefix) for name, short in found.items()}
+    return found
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    return next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), "")
+
+
 def _to_arrays(
     path: Path, state: Mapping[Any, Any], torch: Any, limit: int = MAX_BYTES
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -271,10 +298,9 @@ def _to_arrays(
             f"{path} needs {total} bytes, limit {limit}; its largest tensor is {largest} of "
             f"shape {show_shape(state[largest].shape)}."
         )
-    prefix = "module." if all(name.startswith("module.") for name in state) else ""
     arrays, dtypes = {}, {}
-    for name, value in state.items():
-        short = name.removeprefix(prefix)  # left by torch.nn.DataParallel
+    for name, short in _short_names(state).items():
+        value = state[name]
         arrays[short] = _to_numpy(value, torch)
         dtypes[short] = str(value.dtype).removeprefix("torch.")
     return arrays, dtypes
