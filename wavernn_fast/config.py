@@ -378,7 +378,7 @@ class ModelConfig:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"The model configuration is not valid JSON ({error}).") from error
         if not isinstance(raw, dict):
             raise ModelError("The model configuration is not a JSON object.")
