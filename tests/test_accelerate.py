@@ -357,6 +357,38 @@ def test_a_method_with_other_parameters_is_refused():
     assert "neither generate(mels" in problems(live(Other))
 
 
+def test_a_class_that_hears_a_speaker_is_refused():
+    """Its generate has the speaker between mel and path: ours would take one for the other."""
+
+    class Speaking(live_twins.WaveRNN):
+        def generate(self, mels, spk_embd, save_path, batched, target, overlap, mu_law):  # type: ignore[override]
+            raise NotImplementedError
+
+        def state_dict(self):  # type: ignore[override]
+            return checkpoint_builders.to_torch(checkpoint_builders.scwavernn())
+
+    found = problems(Speaking())
+    assert "it hears a speaker" in found
+    assert "generate(mel, speaker=...)" in found
+
+
+@pytest.mark.parametrize("pad", [-4.0, -2.5, None])
+def test_begeekmyfriends_ends_are_those_of_its_version(pad):
+    class Biased(live_twins.WaveRNN):
+        def state_dict(self):  # type: ignore[override]
+            return checkpoint_builders.to_torch(checkpoint_builders.begeekmyfriend())
+
+    module = Biased()
+    if pad is not None:
+        module.pad_val = pad
+    mel = torch.full((1, 8, 30), -4.0)
+    with accelerate(module, device="cpu", cpu_threads=1) as handle:
+        assert handle.vocoder.config.pad_value == (0.0 if pad is None else pad)
+        wave = module.generate(mel, None, False, 11000, 550, True)
+    assert len(wave) == (29 if pad is None else 30) * module.hop_length
+    assert (wave[-1] == 0.0) == (pad is None)  # the end of the ramp
+
+
 def test_a_device_that_is_not_there_is_refused_before_any_work():
     module = live()
     with pytest.raises(wavernn_fast.WaveRNNError, match="abacus"):
