@@ -165,6 +165,8 @@ def test_other_refusals_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hears a mel, no codes"):
         Vocoder(config, cases.random_tensors(config)).features([1], 0)
     player = zerospeech.Vocoder(bare)
+    with pytest.raises(InputError, match="a number from 0 to 3"):
+        player.generate(np.zeros((1, 4, 5), np.float32), np.array([1.7]))
     with pytest.raises(InputError, match="one utterance"):
         player.generate(np.zeros((2, 4, 5), np.float32), [0])
 
