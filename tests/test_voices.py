@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wavernn_fast import Vocoder, features, voices, weights
+from wavernn_fast import Vocoder, checkpoints, features, voices, weights
 from wavernn_fast.errors import InputError, ModelError
 from wavernn_fast.metrics import mel_correlation
 
@@ -67,6 +67,14 @@ def test_an_unknown_voice_is_refused_with_the_known_names() -> None:
     with pytest.raises(InputError, match="no voice 'nobody'"):
         voices.mel("nobody")
     assert voices.find("nobody") is None
+
+
+def test_a_slip_in_the_name_of_a_voice_is_met_with_the_names_there_are() -> None:
+    for read in (checkpoints.load, checkpoints.inspect):
+        with pytest.raises(ModelError, match=r"no file kerstn, and no voice.*there are: kerstin"):
+            read("kerstn")
+        with pytest.raises(ModelError, match=r"no file kerstn\.pt\."):
+            read("kerstn.pt")
 
 
 def test_a_file_of_the_name_of_a_voice_comes_first(tmp_path, monkeypatch) -> None:

@@ -127,6 +127,18 @@ def _is_canonical(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
+def _file_of(path: str | os.PathLike[str]) -> Path:
+    """The file that is meant; a bare word that is none may be a voice with a slip in its name."""
+    file = voices.resolve(path)
+    bare = os.fspath(path) == file.name and not file.suffix
+    if bare and file.name and not os.path.lexists(file):
+        raise ModelError(
+            f"There is no file {file}, and no voice of that name in the package (there are: "
+            f"{', '.join(voices.names()) or 'none'})."
+        )
+    return file
+
+
 def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[ModelConfig, Tensors]:
     """Read a model file of any supported kind into its configuration and canonical weights.
 
@@ -154,7 +166,7 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
     MissingDependencyError
         If a PyTorch file is given and PyTorch is absent or too old.
     """
-    file = voices.resolve(path)
+    file = _file_of(path)
     if preset is not None:
         get_preset(preset)  # an unknown name is refused before any work
     if _is_canonical(file):
@@ -289,7 +301,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelError
         If the file cannot be opened at all.
     """
-    file = voices.resolve(path)
+    file = _file_of(path)
     return _inspect_canonical(file) if _is_canonical(file) else _inspect_checkpoint(file)
 
 
