@@ -48,6 +48,27 @@ def test_names_of_modules_around_the_model_are_taken_off(tmp_path: Path, prefix:
     assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
 
 
+def test_weights_pruned_by_pytorch_are_put_together(tmp_path: Path) -> None:
+    """As `torch.nn.utils.prune` leaves them: values and mask, in place of the weight."""
+    from torch.nn.utils import prune
+
+    gru = torch.nn.GRU(16, 16)
+    prune.l1_unstructured(gru, "weight_hh_l0", amount=0.5)
+    assert {"weight_hh_l0_orig", "weight_hh_l0_mask"} <= set(gru.state_dict())
+    state = builders.to_torch(builders.fatchord())
+    for name, tensor in gru.state_dict().items():
+        state[f"rnn1.{name}"] = tensor
+    state.pop("rnn1.weight_hh_l0")
+    torch.save(state, tmp_path / "pruned.pt")
+    _, tensors = checkpoints.load(tmp_path / "pruned.pt")
+    assert np.array_equal(tensors["gru1.w_recurrent"], gru.weight_hh_l0.detach().numpy())
+    assert (tensors["gru1.w_recurrent"] == 0).mean() == 0.5
+    state["rnn1.weight_hh_l0_mask"] = torch.ones(3)  # not one of it: both are named
+    torch.save(state, tmp_path / "wrong.pt")
+    with pytest.raises(ModelError, match="weight_hh_l0_mask"):
+        checkpoints.load(tmp_path / "wrong.pt")
+
+
 def test_averaged_weights_are_read(tmp_path: Path) -> None:
     """As AveragedModel of torch.optim.swa_utils saves them, with a number beside."""
     averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()

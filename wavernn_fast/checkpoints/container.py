@@ -26,6 +26,7 @@ from . import model_bin
 _WRAPPERS = ("model_state", "state_dict", "model", "decoder", "vocoder")
 # left by DataParallel and AveragedModel, torch.compile, and modules of PyTorch Lightning
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_PRUNED = "_orig"
 _AVERAGES = "n_averaged"  # counted by AveragedModel beside its "module."
 _CODEBOOK = re.compile(r"(module\.)?codebook\.embedding(\.weight)?")
 _MIN_TORCH = (2, 10)
@@ -303,7 +304,19 @@ def _to_arrays(
         value = state[name]
         arrays[short] = _to_numpy(value, torch)
         dtypes[short] = str(value.dtype).removeprefix("torch.")
+    _apply_masks(arrays, dtypes)
     return arrays, dtypes
+
+
+def _apply_masks(arrays: dict[str, NDArray[Any]], dtypes: dict[str, str]) -> None:
+    """Put weights that `torch.nn.utils.prune` keeps as two tensors together: values and mask."""
+    for name in [name for name in arrays if name.endswith(_PRUNED)]:
+        whole = name.removesuffix(_PRUNED)
+        mask = arrays.get(f"{whole}_mask")
+        if mask is not None and mask.shape == arrays[name].shape and whole not in arrays:
+            values = arrays.pop(name)
+            arrays[whole] = (values * arrays.pop(f"{whole}_mask")).astype(values.dtype)
+            dtypes[whole] = dtypes.pop(name)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
