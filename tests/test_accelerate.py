@@ -264,6 +264,20 @@ def test_the_method_tells_the_preset_where_sizes_do_not():
         assert accelerate(module, cpu_threads=1).preset == preset
 
 
+@pytest.mark.parametrize("bits", [9, "mold", "gauss"])
+def test_coquis_modules_get_coquis_preset_and_no_warning_of_their_own_mels(bits):
+    """ForwardTacotron's have the same sizes and other mels."""
+    classes = {"mold": 30, "gauss": 2}.get(bits, 512)
+    sizes = {"n_mels": 80, "scales": (4, 8, 8)}
+    state = checkpoint_builders.fatchord(classes=classes, **sizes)
+    module = live_twins.CoquiWavernn(bits=bits, **sizes)
+    module.state_dict = lambda: checkpoint_builders.to_torch(state)
+    frames = np.random.default_rng(0).uniform(-4, 4, (80, 30)).astype(np.float32)
+    with accelerate(module, device="cpu", cpu_threads=1) as handle:
+        assert handle.preset == "coqui"
+        module.inference(frames[None])  # a warning is an error here
+
+
 def test_files_have_the_modules_sample_rate(tmp_path):
     import soundfile
 

@@ -184,6 +184,7 @@ def load_state(
     label: str,
     preset: str | None = None,
     told: Mapping[str, Any] | None = None,
+    wrapper: str = "",
 ) -> tuple[ModelConfig, Tensors]:
     """Take the state dict of a live PyTorch module as `load` takes a file.
 
@@ -197,6 +198,8 @@ def load_state(
         As in `load`.
     told : mapping, optional
         "hop_length" and "head", as the module has them, for tensors that do not tell.
+    wrapper : str
+        Key under which the module's program saves its tensors, which hints at the preset.
 
     Returns
     -------
@@ -212,7 +215,7 @@ def load_state(
 
     if preset is not None:
         get_preset(preset)
-    return _to_model(checkpoint_of_state(state, label), preset, told or {})
+    return _to_model(checkpoint_of_state(state, label, wrapper), preset, told or {})
 
 
 def _to_model(

@@ -345,7 +345,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)
 
 
-def checkpoint_of_state(state: Mapping[Any, Any], label: str) -> Checkpoint:
+def checkpoint_of_state(state: Mapping[Any, Any], label: str, wrapper: str = "") -> Checkpoint:
     """Copy the state dict of a live module; no file is read, so any release of PyTorch will do.
 
     Raises
@@ -356,4 +356,4 @@ def checkpoint_of_state(state: Mapping[Any, Any], label: str) -> Checkpoint:
     import torch
 
     arrays, dtypes = _to_arrays(Path(label), state, torch)
-    return Checkpoint(path=Path(label), state=arrays, wrapper="", dtypes=dtypes)
+    return Checkpoint(path=Path(label), state=arrays, wrapper=wrapper, dtypes=dtypes)

@@ -218,8 +218,10 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
     found = [] if face is not None else [_no_face(module)]
     found += _wrong_parts(module)
     try:
-        told = coqui.told(module) if face is not None and face.player is coqui.Wavernn else None
-        model = checkpoints.load_state(module.state_dict(), label, preset, told)
+        told, wrapper = None, ""
+        if face is not None and face.player is coqui.Wavernn:
+            told, wrapper = coqui.told(module), coqui.WRAPPER
+        model = checkpoints.load_state(module.state_dict(), label, preset, told, wrapper)
     except ModelError as error:
         found += error.problems or [str(error).removeprefix(f"{label}: ")]
     else:
