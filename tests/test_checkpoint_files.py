@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from voices import same_bits
 
 from wavernn_fast import checkpoints
 from wavernn_fast.checkpoints.container import open_checkpoint
@@ -46,6 +47,68 @@ def test_names_of_modules_around_the_model_are_taken_off(tmp_path: Path, prefix:
     other, wrapped = checkpoints.load(builders.save(tmp_path / "b.pt", state, prefix=prefix))
     assert config == other
     assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
+
+
+def _as_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("dialect", builders.BUILDERS)
+def test_a_state_dict_in_safetensors_is_read_without_pytorch(
+    tmp_path: Path, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = dialect == "coqui"  # of which no tensor tells the hop length
+    state = builders.BUILDERS[dialect](**({"n_mels": 80} if linear else {}))
+    preset = "coqui" if linear else None
+    plain, expected = checkpoints.load(builders.save(tmp_path / "m.pt", state), preset)
+    named = {f"module.{name}": tensor for name, tensor in builders.to_torch(state).items()}
+    path = _as_safetensors(tmp_path / "m.safetensors", named)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    config, tensors = checkpoints.load(path, preset)
+    assert config == plain
+    assert all(same_bits(tensors[name], expected[name]) for name in expected)
+    facts = checkpoints.inspect(path)
+    assert (facts["kind"], facts["dialect"], facts["problems"] == []) == (
+        "checkpoint",
+        dialect,
+        not linear,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_floats_of_other_widths_in_safetensors_become_float32(tmp_path: Path, dtype: str) -> None:
+    state = builders.to_torch(builders.fatchord(), dtype)
+    path = _as_safetensors(tmp_path / "m.safetensors", state)
+    torch.save(state, tmp_path / "m.pt")
+    _, expected = checkpoints.load(tmp_path / "m.pt")
+    _, tensors = checkpoints.load(path)
+    assert all(same_bits(tensors[name], expected[name]) for name in expected)
+    stored = {tensor["name"]: tensor["dtype"] for tensor in checkpoints.inspect(path)["tensors"]}
+    codes = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+    assert (stored["I.weight"], stored["step"]) == (codes[dtype], "I64")
+
+
+def test_a_safetensors_file_that_is_no_model_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    state = builders.to_torch(builders.fatchord())
+    state.pop("I.bias")
+    with pytest.raises(
+        ModelError, match=r"m\.safetensors: .*fatchord model(.|\n)*missing.*I\.bias"
+    ):
+        checkpoints.load(_as_safetensors(path, state))
+    with pytest.raises(ModelError, match=r"m\.safetensors: .*no known layout"):
+        checkpoints.load(_as_safetensors(path, {"lm_head.weight": torch.zeros(2, 2)}))
+    strange = state | {"I.bias": torch.zeros(16, dtype=torch.float8_e4m3fn)}
+    with pytest.raises(ModelError, match=r"I\.bias has dtype F8_E4M3, expected F64, .* or BF16"):
+        checkpoints.load(_as_safetensors(path, strange))
+    whole = _as_safetensors(path, state).read_bytes()
+    for size in (9, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelError, match="truncated"):
+            checkpoints.load(path)
 
 
 def test_weights_pruned_by_pytorch_are_put_together(tmp_path: Path) -> None:

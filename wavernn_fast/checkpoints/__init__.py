@@ -115,7 +115,7 @@ def _share(dialect: Dialect, state: Mapping[str, NDArray[Any]]) -> float:
     return sum(1 for tensor in state if dialect.names.match(tensor)) / max(1, len(state))
 
 
-def _is_canonical(path: Path) -> bool:
+def _is_safetensors(path: Path) -> bool:
     """Tell a safetensors file by its first bytes, or by its name where they say nothing."""
     try:
         with open(path, "rb") as file:
@@ -145,8 +145,9 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
     Parameters
     ----------
     path : path
-        A canonical ``.safetensors`` file (read without PyTorch), a PyTorch checkpoint of a
-        dialect in `DIALECTS`, or the name of a voice of the package.
+        A canonical ``.safetensors`` file, a PyTorch checkpoint of a dialect in `DIALECTS`, the
+        tensors of one in a safetensors file, or the name of a voice of the package. Only
+        PyTorch's own files need PyTorch.
     preset : str, optional
         Convention for sample rate, mel and output. Default: what the file says, else the most
         likely one for the dialect and sizes, which is logged to logger ``wavernn_fast``.
@@ -169,14 +170,14 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
     file = _file_of(path)
     if preset is not None:
         get_preset(preset)  # an unknown name is refused before any work
-    if _is_canonical(file):
+    if _is_safetensors(file):
+        if weights.is_foreign(file):
+            return _to_model(_open(file), preset, {})
         config, tensors = weights.read(file)
         return (
             config if preset is None else conventions.apply_preset(file, config, preset)
         ), tensors
-    from .container import open_checkpoint
-
-    return _to_model(open_checkpoint(file), preset, {})
+    return _to_model(_open(file), preset, {})
 
 
 def load_state(
@@ -216,6 +217,13 @@ def load_state(
     if preset is not None:
         get_preset(preset)
     return _to_model(checkpoint_of_state(state, label, wrapper), preset, told or {})
+
+
+def _open(path: Path) -> Checkpoint:
+    """Open a checkpoint of another program, in PyTorch's container or in safetensors."""
+    from .container import open_checkpoint, open_foreign
+
+    return open_foreign(path) if _is_safetensors(path) else open_checkpoint(path)
 
 
 def _to_model(
@@ -305,13 +313,12 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
         If the file cannot be opened at all.
     """
     file = _file_of(path)
-    return _inspect_canonical(file) if _is_canonical(file) else _inspect_checkpoint(file)
+    ours = _is_safetensors(file) and not weights.is_foreign(file)
+    return _inspect_canonical(file) if ours else _inspect_checkpoint(file)
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
-    from .container import open_checkpoint
-
-    checkpoint = open_checkpoint(path)
+    checkpoint = _open(path)
     facts: dict[str, Any] = {
         "path": str(path),
         "kind": "checkpoint",

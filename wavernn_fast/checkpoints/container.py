@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..canonical import show_shape
 from ..errors import MissingDependencyError, ModelError
-from ..weights import MAX_BYTES, MAX_TENSORS
+from ..weights import MAX_BYTES, MAX_TENSORS, read_foreign
 from . import model_bin
 
 _WRAPPERS = ("model_state", "state_dict", "model", "decoder", "vocoder")
@@ -261,7 +261,7 @@ def _to_numpy(value: Any, torch: Any) -> NDArray[Any]:
     return np.array(array, order="C")
 
 
-def _short_names(names: Iterable[str]) -> dict[str, str]:
+def short_names(names: Iterable[str]) -> dict[str, str]:
     """By name: what is left without the names of modules that the whole model was put into."""
     found = {name: name for name in names}
     if any(name.startswith("module.") for name in found):
@@ -300,15 +300,15 @@ def _to_arrays(
             f"shape {show_shape(state[largest].shape)}."
         )
     arrays, dtypes = {}, {}
-    for name, short in _short_names(state).items():
+    for name, short in short_names(state).items():
         value = state[name]
         arrays[short] = _to_numpy(value, torch)
         dtypes[short] = str(value.dtype).removeprefix("torch.")
-    _apply_masks(arrays, dtypes)
+    apply_masks(arrays, dtypes)
     return arrays, dtypes
 
 
-def _apply_masks(arrays: dict[str, NDArray[Any]], dtypes: dict[str, str]) -> None:
+def apply_masks(arrays: dict[str, NDArray[Any]], dtypes: dict[str, str]) -> None:
     """Put weights that `torch.nn.utils.prune` keeps as two tensors together: values and mask."""
     for name in [name for name in arrays if name.endswith(_PRUNED)]:
         whole = name.removesuffix(_PRUNED)
@@ -343,6 +343,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
     limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
     arrays, dtypes = _to_arrays(path, state, _load_torch(), limit)
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)
+
+
+def open_foreign(path: Path) -> Checkpoint:
+    """Read the state dict of another program from a safetensors file, without PyTorch.
+
+    Raises
+    ------
+    ModelError
+        As `weights.read_foreign`.
+    """
+    stored, codes = read_foreign(path)
+    names = short_names(stored)
+    arrays = {short: stored[name] for name, short in names.items()}
+    dtypes = {short: codes[name] for name, short in names.items()}
+    apply_masks(arrays, dtypes)
+    return Checkpoint(path=path, state=arrays, wrapper="", dtypes=dtypes)
 
 
 def checkpoint_of_state(state: Mapping[Any, Any], label: str, wrapper: str = "") -> Checkpoint:
