@@ -84,6 +84,13 @@ def test_a_file_of_the_name_of_a_voice_comes_first(tmp_path, monkeypatch) -> Non
         Vocoder.from_pretrained(voices.DEFAULT)
 
 
+def test_a_folder_of_the_name_of_a_voice_hides_nothing(tmp_path, monkeypatch) -> None:
+    """Such as one that a job writes its outputs to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / voices.DEFAULT).mkdir()
+    assert checkpoints.load(voices.DEFAULT)[0].preset == "native-22k"
+
+
 def test_training_can_start_from_a_voice() -> None:
     from wavernn_fast.train.run import read_start
 

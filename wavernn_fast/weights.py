@@ -44,10 +44,8 @@ MAX_TENSORS = 4096
 MAX_BYTES = 2 << 30
 
 _CODES: dict[str, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-_FOREIGN = {  # of other programs, and BF16
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2"},
-    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"},
-}
+_FOREIGN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+_FOREIGN |= {"I8": "i1", "U8": "u1", "BOOL": "?"}  # of other programs, which have BF16 as well
 _MAX_FINITE = {"fp16": 65504.0, "bf16": 3.3895314e38}
 _MAX_DIMS = 8
 
