@@ -49,6 +49,22 @@ def test_names_of_modules_around_the_model_are_taken_off(tmp_path: Path, prefix:
     assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
 
 
+def test_what_to_do_with_a_trusted_file_that_holds_more_is_said_and_works(tmp_path: Path) -> None:
+    """Settings as `argparse` has them, or a loss as numpy has it, are in many checkpoints."""
+    import argparse
+
+    path, weights = tmp_path / "m.pt", tmp_path / "weights.pt"
+    state = builders.to_torch(builders.fatchord())
+    torch.save({"model": state, "args": argparse.Namespace(lr=1.0)}, path)
+    with pytest.raises(ModelError, match="Namespace") as caught:
+        checkpoints.load(path)
+    advised = r"torch.save(torch.load(path, weights_only=False)[KEY], new_path)"
+    assert advised in str(caught.value)
+    names = {"torch": torch, "path": path, "new_path": weights, "KEY": "model"}
+    exec(advised, names)  # the advice itself is under test
+    assert checkpoints.load(weights)[0].source == "fatchord"
+
+
 def _as_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
     from safetensors.torch import save_file
 

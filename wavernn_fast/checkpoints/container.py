@@ -34,6 +34,10 @@ _MAX_DIMS = 8
 _MOST_EXPANSION = 8  # bytes of float32 a byte of the file: of 8-bit floats four, and some tied
 _HEAD_BYTES = 512
 _ADVICE = "Save the weights alone: torch.save(model.state_dict(), path)."
+_TRUSTED = (
+    " Of a file whose maker you trust, in Python: torch.save(torch.load(path, weights_only=False)"
+    "[KEY], new_path), where KEY is what the weights are under, such as 'model' or 'state_dict'."
+)
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -164,7 +168,7 @@ def _first_line(error: Exception) -> str:
     return telling[0][:200] if telling else type(error).__name__
 
 
-def unpickle(path: Path, advice: str) -> Any:
+def unpickle(path: Path, advice: str, trusted: str = "") -> Any:
     """Read tensors and plain containers; whatever else the file asks for is refused.
 
     Parameters
@@ -173,6 +177,8 @@ def unpickle(path: Path, advice: str) -> Any:
         A file written by ``torch.save``.
     advice : str
         How to write one that can be used, in a sentence.
+    trusted : str
+        What more can be done with one that asks to run code, where it is known to be harmless.
 
     Raises
     ------
@@ -186,10 +192,10 @@ def unpickle(path: Path, advice: str) -> Any:
     is_zip = head.startswith(b"PK\x03\x04")
     if is_zip:
         _check_zip(path, advice)
-    return _unpickle(path, is_zip, advice)
+    return _unpickle(path, is_zip, advice, trusted)
 
 
-def _unpickle(path: Path, is_zip: bool, advice: str) -> Any:
+def _unpickle(path: Path, is_zip: bool, advice: str, trusted: str) -> Any:
     torch = _load_torch()
     try:
         with warnings.catch_warnings():  # on odd pickle protocols; what matters is raised
@@ -200,6 +206,7 @@ def _unpickle(path: Path, is_zip: bool, advice: str) -> Any:
         if named:
             raise ModelError(
                 f"{path} asks to run code ({named[1]}), which is refused; nothing was run. {advice}"
+                f"{trusted}"
             ) from None
         raise ModelError(
             f"{path} is damaged, or holds more than tensors and plain values "
@@ -339,7 +346,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     head = _read_head(path)
     if model_bin.is_model_bin(head):
         return Checkpoint(path=path, state=model_bin.read(path), wrapper="model.bin")
-    state, wrapper = _unwrap(path, unpickle(path, _ADVICE))
+    state, wrapper = _unwrap(path, unpickle(path, _ADVICE, _TRUSTED))
     limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
     arrays, dtypes = _to_arrays(path, state, _load_torch(), limit)
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)
