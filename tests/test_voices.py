@@ -77,6 +77,12 @@ def test_a_slip_in_the_name_of_a_voice_is_met_with_the_names_there_are() -> None
             read("kerstn.pt")
 
 
+@pytest.mark.parametrize("name", ["https://hub.example/m.pt", "someone/a-model"])
+def test_an_address_is_refused_as_nothing_is_downloaded(name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}.*Nothing is downloaded"):
+        Vocoder.from_pretrained(name)
+
+
 def test_a_file_of_the_name_of_a_voice_comes_first(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / voices.DEFAULT).write_bytes(b"not a model")

@@ -128,15 +128,24 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _file_of(path: str | os.PathLike[str]) -> Path:
-    """The file that is meant; a bare word that is none may be a voice with a slip in its name."""
-    file = voices.resolve(path)
-    bare = os.fspath(path) == file.name and not file.suffix
-    if bare and file.name and not os.path.lexists(file):
+    """The file that is meant; what is none may be an address, or a voice with a slip in its name.
+
+    Raises
+    ------
+    ModelError
+        Saying so.
+    """
+    text, file = os.fspath(path), voices.resolve(path)
+    if "://" in text:
+        raise ModelError(f"{text} is a URL. Nothing is downloaded: fetch the file, give its path.")
+    if not file.name or file.suffix or os.path.lexists(file):
+        return file
+    if text == file.name:
         raise ModelError(
             f"There is no file {file}, and no voice of that name in the package (there are: "
             f"{', '.join(voices.names()) or 'none'})."
         )
-    return file
+    raise ModelError(f"There is no file {file}. Nothing is downloaded: give the path of a file.")
 
 
 def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[ModelConfig, Tensors]:
