@@ -264,6 +264,20 @@ def test_the_method_tells_the_preset_where_sizes_do_not():
         assert accelerate(module, cpu_threads=1).preset == preset
 
 
+@pytest.mark.parametrize("bits", [9, "mold", "gauss"])
+def test_coquis_modules_get_coquis_preset_and_no_warning_of_their_own_mels(bits):
+    """ForwardTacotron's have the same sizes and other mels."""
+    classes = {"mold": 30, "gauss": 2}.get(bits, 512)
+    sizes = {"n_mels": 80, "scales": (4, 8, 8)}
+    state = checkpoint_builders.fatchord(classes=classes, **sizes)
+    module = live_twins.CoquiWavernn(bits=bits, **sizes)
+    module.state_dict = lambda: checkpoint_builders.to_torch(state)
+    frames = np.random.default_rng(0).uniform(-4, 4, (80, 30)).astype(np.float32)
+    with accelerate(module, device="cpu", cpu_threads=1) as handle:
+        assert handle.preset == "coqui"
+        module.inference(frames[None])  # a warning is an error here
+
+
 def test_files_have_the_modules_sample_rate(tmp_path):
     import soundfile
 
@@ -355,6 +369,38 @@ def test_a_method_with_other_parameters_is_refused():
             del text
 
     assert "neither generate(mels" in problems(live(Other))
+
+
+def test_a_class_that_hears_a_speaker_is_refused():
+    """Its generate has the speaker between mel and path: ours would take one for the other."""
+
+    class Speaking(live_twins.WaveRNN):
+        def generate(self, mels, spk_embd, save_path, batched, target, overlap, mu_law):  # type: ignore[override]
+            raise NotImplementedError
+
+        def state_dict(self):  # type: ignore[override]
+            return checkpoint_builders.to_torch(checkpoint_builders.scwavernn())
+
+    found = problems(Speaking())
+    assert "it hears a speaker" in found
+    assert "generate(mel, speaker=...)" in found
+
+
+@pytest.mark.parametrize("pad", [-4.0, -2.5, None])
+def test_begeekmyfriends_ends_are_those_of_its_version(pad):
+    class Biased(live_twins.WaveRNN):
+        def state_dict(self):  # type: ignore[override]
+            return checkpoint_builders.to_torch(checkpoint_builders.begeekmyfriend())
+
+    module = Biased()
+    if pad is not None:
+        module.pad_val = pad
+    mel = torch.full((1, 8, 30), -4.0)
+    with accelerate(module, device="cpu", cpu_threads=1) as handle:
+        assert handle.vocoder.config.pad_value == (0.0 if pad is None else pad)
+        wave = module.generate(mel, None, False, 11000, 550, True)
+    assert len(wave) == (29 if pad is None else 30) * module.hop_length
+    assert (wave[-1] == 0.0) == (pad is None)  # the end of the ramp
 
 
 def test_a_device_that_is_not_there_is_refused_before_any_work():

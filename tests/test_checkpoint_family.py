@@ -264,6 +264,15 @@ def test_wrapper_bits_and_sizes_choose_the_preset(
         assert config.sample_rate == get_preset(preset).sample_rate
 
 
+@pytest.mark.parametrize(("classes", "mu_law"), [(512, True), (30, False)])
+def test_labels_of_scwavernn_are_companded_where_no_preset_fits(
+    tmp_path: Path, classes: int, mu_law: bool
+) -> None:
+    state = builders.scwavernn(classes=classes, scales=(4, 8, 8), n_mels=80)
+    config, _ = checkpoints.load(builders.save(tmp_path / "m.pt", state))
+    assert (config.preset, config.output.mu_law) == ("custom", mu_law)
+
+
 # ---------------------------------------------------------------- faults
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from voices import same_bits
 
 from wavernn_fast import checkpoints
 from wavernn_fast.checkpoints.container import open_checkpoint
@@ -37,6 +38,127 @@ def test_prefix_wrapper_and_container_change_nothing(
     other, wrapped = checkpoints.load(path, preset)
     assert config == other
     assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "model.module."])
+def test_names_of_modules_around_the_model_are_taken_off(tmp_path: Path, prefix: str) -> None:
+    state = builders.fatchord()
+    config, plain = checkpoints.load(builders.save(tmp_path / "a.pyt", state))
+    other, wrapped = checkpoints.load(builders.save(tmp_path / "b.pt", state, prefix=prefix))
+    assert config == other
+    assert all(np.array_equal(plain[name], wrapped[name]) for name in plain)
+
+
+def test_what_to_do_with_a_trusted_file_that_holds_more_is_said_and_works(tmp_path: Path) -> None:
+    """Settings as `argparse` has them, or a loss as numpy has it, are in many checkpoints."""
+    import argparse
+
+    path, weights = tmp_path / "m.pt", tmp_path / "weights.pt"
+    state = builders.to_torch(builders.fatchord())
+    torch.save({"model": state, "args": argparse.Namespace(lr=1.0)}, path)
+    with pytest.raises(ModelError, match="Namespace") as caught:
+        checkpoints.load(path)
+    advised = r"torch.save(torch.load(path, weights_only=False)[KEY], new_path)"
+    assert advised in str(caught.value)
+    names = {"torch": torch, "path": path, "new_path": weights, "KEY": "model"}
+    exec(advised, names)  # the advice itself is under test
+    assert checkpoints.load(weights)[0].source == "fatchord"
+
+
+def _as_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("dialect", builders.BUILDERS)
+def test_a_state_dict_in_safetensors_is_read_without_pytorch(
+    tmp_path: Path, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = dialect == "coqui"  # of which no tensor tells the hop length
+    state = builders.BUILDERS[dialect](**({"n_mels": 80} if linear else {}))
+    preset = "coqui" if linear else None
+    plain, expected = checkpoints.load(builders.save(tmp_path / "m.pt", state), preset)
+    named = {f"module.{name}": tensor for name, tensor in builders.to_torch(state).items()}
+    path = _as_safetensors(tmp_path / "m.safetensors", named)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    config, tensors = checkpoints.load(path, preset)
+    assert config == plain
+    assert all(same_bits(tensors[name], expected[name]) for name in expected)
+    facts = checkpoints.inspect(path)
+    assert (facts["kind"], facts["dialect"], facts["problems"] == []) == (
+        "checkpoint",
+        dialect,
+        not linear,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_floats_of_other_widths_in_safetensors_become_float32(tmp_path: Path, dtype: str) -> None:
+    state = builders.to_torch(builders.fatchord(), dtype)
+    path = _as_safetensors(tmp_path / "m.safetensors", state)
+    torch.save(state, tmp_path / "m.pt")
+    _, expected = checkpoints.load(tmp_path / "m.pt")
+    _, tensors = checkpoints.load(path)
+    assert all(same_bits(tensors[name], expected[name]) for name in expected)
+    stored = {tensor["name"]: tensor["dtype"] for tensor in checkpoints.inspect(path)["tensors"]}
+    codes = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+    assert (stored["I.weight"], stored["step"]) == (codes[dtype], "I64")
+
+
+def test_a_safetensors_file_that_is_no_model_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    state = builders.to_torch(builders.fatchord())
+    state.pop("I.bias")
+    with pytest.raises(
+        ModelError, match=r"m\.safetensors: .*fatchord model(.|\n)*missing.*I\.bias"
+    ):
+        checkpoints.load(_as_safetensors(path, state))
+    with pytest.raises(ModelError, match=r"m\.safetensors: .*no known layout"):
+        checkpoints.load(_as_safetensors(path, {"lm_head.weight": torch.zeros(2, 2)}))
+    strange = state | {"I.bias": torch.zeros(16, dtype=torch.float8_e4m3fn)}
+    with pytest.raises(ModelError, match=r"I\.bias has dtype F8_E4M3, expected F64, .* or BF16"):
+        checkpoints.load(_as_safetensors(path, strange))
+    whole = _as_safetensors(path, state).read_bytes()
+    for size in (9, 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelError, match="truncated"):
+            checkpoints.load(path)
+
+
+def test_weights_pruned_by_pytorch_are_put_together(tmp_path: Path) -> None:
+    """As `torch.nn.utils.prune` leaves them: values and mask, in place of the weight."""
+    from torch.nn.utils import prune
+
+    gru = torch.nn.GRU(16, 16)
+    prune.l1_unstructured(gru, "weight_hh_l0", amount=0.5)
+    assert {"weight_hh_l0_orig", "weight_hh_l0_mask"} <= set(gru.state_dict())
+    state = builders.to_torch(builders.fatchord())
+    for name, tensor in gru.state_dict().items():
+        state[f"rnn1.{name}"] = tensor
+    state.pop("rnn1.weight_hh_l0")
+    torch.save(state, tmp_path / "pruned.pt")
+    _, tensors = checkpoints.load(tmp_path / "pruned.pt")
+    assert np.array_equal(tensors["gru1.w_recurrent"], gru.weight_hh_l0.detach().numpy())
+    assert (tensors["gru1.w_recurrent"] == 0).mean() == 0.5
+    state["rnn1.weight_hh_l0_mask"] = torch.ones(3)  # not one of it: both are named
+    torch.save(state, tmp_path / "wrong.pt")
+    with pytest.raises(ModelError, match="weight_hh_l0_mask"):
+        checkpoints.load(tmp_path / "wrong.pt")
+
+
+def test_averaged_weights_are_read(tmp_path: Path) -> None:
+    """As AveragedModel of torch.optim.swa_utils saves them, with a number beside."""
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()
+    assert set(averaged) == {"n_averaged", "module.weight", "module.bias"}
+    state = builders.fatchord()
+    named = {f"module.{name}": tensor for name, tensor in builders.to_torch(state).items()}
+    torch.save({"n_averaged": averaged["n_averaged"], **named}, tmp_path / "ema.pt")
+    found = open_checkpoint(tmp_path / "ema.pt").state
+    assert {name: array.shape for name, array in found.items()} == {
+        name: array.shape for name, array in state.items()
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

@@ -53,14 +53,17 @@ def test_half_precision_files_are_half_as_large_and_verified(dtype, checkpoint, 
     assert sizes[1] < 0.7 * sizes[0]
 
 
-def test_convert_refuses_and_writes_nothing(checkpoint, model, tmp_path):
+def test_convert_refuses_and_writes_nothing(checkpoint, model, tmp_path, tmp_path_factory):
     out = tmp_path / "out.safetensors"
+    folder = tmp_path_factory.mktemp("a") / "folder.safetensors"
+    folder.mkdir()
     for arguments in (
         (tmp_path / "none.pt", "-o", out),
         (checkpoint, "-o", tmp_path / "out.bin"),
         (checkpoint, "-o", out, "--preset", "nope"),
         (checkpoint, "-o", tmp_path / "no" / "folder" / "out.safetensors"),
         (model, "-o", model),
+        (checkpoint, "-o", folder, "--verify"),
     ):
         before = model.read_bytes()
         result = run("convert", *arguments)
@@ -106,6 +109,21 @@ def test_verify_exits_with_1_beyond_the_tolerance(model, monkeypatch):
     result = run("verify", model, "--steps", 50)
     assert result.exit_code == 1
     assert "BEYOND" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("builder", "frames", "least"), [("fatchord", 0, 1), ("gibiansky", 12, 13)]
+)
+def test_verify_on_a_mel_that_is_too_short_says_what_it_takes(tmp_path, builder, frames, least):
+    state = checkpoint_builders.BUILDERS[builder]()
+    voice = checkpoint_builders.save(tmp_path / "m.pt", state)
+    np.save(tmp_path / "mel.npy", np.zeros((8, frames), np.float32))
+    result = run("verify", voice, "--mel", tmp_path / "mel.npy")
+    assert result.exit_code == 2
+    assert f"The mel has {frames} frames and none of them sounds" in result.stderr
+    assert f"needs {least} or more" in result.stderr
+    np.save(tmp_path / "mel.npy", np.zeros((8, least), np.float32))
+    assert run("verify", voice, "--mel", tmp_path / "mel.npy", "--steps", 9).exit_code == 0
 
 
 def test_convert_keeps_no_file_that_fails_its_verification(checkpoint, tmp_path, monkeypatch):

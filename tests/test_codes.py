@@ -94,6 +94,26 @@ def test_a_decoder_alone_and_the_whole_model_are_found(tmp_path: Path, wrapper: 
     assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_codebook_is_found_in_the_encoder_beside_the_decoder(
+    tmp_path: Path, prefix: str
+) -> None:
+    """The last version of ZeroSpeech saves both, and the vectors of the codes with the encoder."""
+    book = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    encoder = {"encoder.0.weight": np.zeros((4, 8, 3), np.float32), "codebook.embedding": book}
+    encoder |= {"codebook.ema_count": np.ones(12, np.float32), "codebook.ema_weight": book}
+    parts = {"decoder": builders.zerospeech(codes=0, n_mels=8), "encoder": encoder}
+    named = {
+        part: {prefix + name: tensor for name, tensor in builders.to_torch(state).items()}
+        for part, state in parts.items()
+    }
+    torch.save({**named, "optimizer": {}, "step": 500000}, tmp_path / "both.pt")
+    voc = Vocoder.from_pretrained(tmp_path / "both.pt", device="cpu")
+    assert voc.config.codes is not None
+    assert voc.config.codes.count == 12
+    assert np.array_equal(voc.features([3, 7], 1)[:5, ::2].T, book[[3, 7]])
+
+
 def test_the_published_size_is_that_of_the_paper(tmp_path: Path) -> None:
     sizes = {"hidden": 896, "fc": 256, "n_mels": 128, "speaker": 64, "speakers": 102}
     state = builders.zerospeech(**sizes, codes=512, embedding=256, conditioning=128)
@@ -145,6 +165,8 @@ def test_other_refusals_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hears a mel, no codes"):
         Vocoder(config, cases.random_tensors(config)).features([1], 0)
     player = zerospeech.Vocoder(bare)
+    with pytest.raises(InputError, match="a number from 0 to 3"):
+        player.generate(np.zeros((1, 4, 5), np.float32), np.array([1.7]))
     with pytest.raises(InputError, match="one utterance"):
         player.generate(np.zeros((2, 4, 5), np.float32), [0])
 

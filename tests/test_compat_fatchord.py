@@ -20,7 +20,7 @@ from voices import same_bits
 from wavernn_fast import Folding, InputError, Vocoder
 from wavernn_fast.audio import read_wav
 from wavernn_fast.checkpoints import load_state
-from wavernn_fast.compat import fatchord, rtvc
+from wavernn_fast.compat import coqui, fatchord, rtvc, torchaudio
 from wavernn_fast.config import OutputConfig
 from wavernn_fast.fold import fold_plan
 from wavernn_fast.models.eager import torch_threads
@@ -274,6 +274,15 @@ def test_a_checkpoint_file_is_loaded_with_the_options_of_the_class(tmp_path):
 def test_nonsense_is_refused(call, words):
     with pytest.raises(InputError, match=words):
         call(pair()[1])
+
+
+@pytest.mark.parametrize("make", [checkpoint_builders.multiband, checkpoint_builders.scwavernn])
+@pytest.mark.parametrize("player", [fatchord.WaveRNN, torchaudio.WaveRNN, coqui.Wavernn])
+def test_models_that_the_classes_have_no_place_for_are_refused(make, player, tmp_path):
+    """Bands would come out as if each were the wave; a speaker could not be given."""
+    path = checkpoint_builders.save(tmp_path / "m.pt", make())
+    with pytest.raises(InputError, match="which this class has no place for"):
+        player.from_checkpoint(path, device="cpu", cpu_threads=1)
 
 
 def test_a_dual_model_is_refused():

@@ -113,6 +113,18 @@ def test_a_live_module_is_accelerated_with_its_own_hop_and_rate(saved: Path) -> 
     assert np.array_equal(found[0], expected[0])
 
 
+def test_a_live_module_of_other_rates_than_its_presets_is_accelerated() -> None:
+    """Of 80 bins, so that there is a preset: its mel is of another rate, and says nothing."""
+    module = Univoc(hop_length=300, sr=24000)
+    state = builders.to_torch(builders.univoc(n_mels=80))
+    module.state_dict = lambda: state  # type: ignore[method-assign]
+    with wavernn_fast.accelerate(module, device="cpu", cpu_threads=1) as handle:
+        config = handle.vocoder.config
+        wav, sr = module.generate(np.full((1, 2, 80), -0.5, np.float32))
+    assert (wav.shape, sr) == ((600,), 24000)
+    assert (config.mel, handle.preset, config.output.label_decode) == (None, "custom", "univoc")
+
+
 def test_a_live_module_that_contradicts_itself_is_refused() -> None:
     module = live()
     module.rnn_size = 64

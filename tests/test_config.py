@@ -73,6 +73,7 @@ def test_optional_fields_may_be_absent_from_the_stored_form() -> None:
     [
         ({"core": "triple"}, "core is 'triple'"),
         ({"hidden_size": 0}, "hidden_size is 0, must be positive"),
+        ({"n_classes": 1}, "one label is no choice"),
         ({"n_mels": -1}, "n_mels is -1, must not be negative"),
         ({"head": "dual_softmax"}, "a residual core has no head"),
         ({"hidden_size": 40}, "hidden_size is 40, not a multiple of 16"),

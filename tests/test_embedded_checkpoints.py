@@ -191,6 +191,22 @@ def test_a_preset_that_is_asked_for_brings_its_hop_length(tmp_path: Path) -> Non
     assert again == config
 
 
+@pytest.mark.parametrize("n_mels", [80, 8])
+def test_the_version_of_univoc_is_told_by_its_layers_not_by_its_bits(
+    tmp_path: Path, n_mels: int
+) -> None:
+    """The versions mean other values by a label: with the other's rule a model makes noise."""
+    for family, classes, preset, grid in (
+        ("univoc_first", 1024, "univoc-v0.1", "exact"),
+        ("univoc", 512, "univoc-v0.2", "univoc"),
+    ):
+        path, _ = _saved(tmp_path, family, n_mels=n_mels, classes=classes)
+        config, _ = checkpoints.load(path)
+        assert config.output.label_decode == grid
+        assert config.preset == (preset if n_mels == 80 else "custom")
+        assert checkpoints.inspect(path)["preset"] == (preset if n_mels == 80 else None)
+
+
 @pytest.mark.parametrize("name", builders.univoc_first())
 def test_a_tensor_missing_from_the_first_version_is_named(name: str) -> None:
     state = builders.univoc_first()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wavernn_fast import Vocoder, features, voices, weights
+from wavernn_fast import Vocoder, checkpoints, features, voices, weights
 from wavernn_fast.errors import InputError, ModelError
 from wavernn_fast.metrics import mel_correlation
 
@@ -69,11 +69,32 @@ def test_an_unknown_voice_is_refused_with_the_known_names() -> None:
     assert voices.find("nobody") is None
 
 
+def test_a_slip_in_the_name_of_a_voice_is_met_with_the_names_there_are() -> None:
+    for read in (checkpoints.load, checkpoints.inspect):
+        with pytest.raises(ModelError, match=r"no file kerstn, and no voice.*there are: kerstin"):
+            read("kerstn")
+        with pytest.raises(ModelError, match=r"no file kerstn\.pt\."):
+            read("kerstn.pt")
+
+
+@pytest.mark.parametrize("name", ["https://hub.example/m.pt", "someone/a-model"])
+def test_an_address_is_refused_as_nothing_is_downloaded(name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}.*Nothing is downloaded"):
+        Vocoder.from_pretrained(name)
+
+
 def test_a_file_of_the_name_of_a_voice_comes_first(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / voices.DEFAULT).write_bytes(b"not a model")
     with pytest.raises(ModelError):
         Vocoder.from_pretrained(voices.DEFAULT)
+
+
+def test_a_folder_of_the_name_of_a_voice_hides_nothing(tmp_path, monkeypatch) -> None:
+    """Such as one that a job writes its outputs to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / voices.DEFAULT).mkdir()
+    assert checkpoints.load(voices.DEFAULT)[0].preset == "native-22k"
 
 
 def test_training_can_start_from_a_voice() -> None:

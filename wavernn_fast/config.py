@@ -208,6 +208,9 @@ class ModelConfig:
             for name in ("hidden_size", "fc_size"):
                 size = getattr(self, name)
                 need(size % 16 == 0, f"{name} is {size}, not a multiple of 16")
+        need(
+            self.head != "softmax" or self.n_classes != 1, "one label is no choice: n_classes is 1"
+        )
         found += self._family_problems()
         found += self._band_problems()
         if self.n_mels == 0:
@@ -379,7 +382,7 @@ class ModelConfig:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"The model configuration is not valid JSON ({error}).") from error
         if not isinstance(raw, dict):
             raise ModelError("The model configuration is not a JSON object.")

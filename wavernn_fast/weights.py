@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,9 @@ __all__ = [
     "Storage",
     "Tensors",
     "expected_shapes",
+    "is_foreign",
     "read",
+    "read_foreign",
     "read_metadata",
     "stored_dtypes",
     "validate",
@@ -42,6 +44,8 @@ MAX_TENSORS = 4096
 MAX_BYTES = 2 << 30
 
 _CODES: dict[str, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+_FOREIGN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+_FOREIGN |= {"I8": "i1", "U8": "u1", "BOOL": "?"}  # of other programs, which have BF16 as well
 _MAX_FINITE = {"fp16": 65504.0, "bf16": 3.3895314e38}
 _MAX_DIMS = 8
 
@@ -227,7 +231,9 @@ def _metadata(path: Path, header: Mapping[str, Any]) -> dict[str, str]:
     return meta
 
 
-def _size_problems(data: bytes, header: Mapping[str, Any]) -> list[str]:
+def _size_problems(
+    data: bytes, header: Mapping[str, Any], codes: Sequence[str] = tuple(_CODES.values())
+) -> list[str]:
     """Compare what the header promises with the bytes there are; nothing is allocated."""
     found, end = [], 0
     for name, entry in header.items():
@@ -237,8 +243,9 @@ def _size_problems(data: bytes, header: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} is described by {type(entry).__name__}, expected an object")
             continue
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
-        if entry.get("dtype") not in _CODES.values():
-            found.append(f"{name} has dtype {entry.get('dtype')}, expected F32, F16 or BF16")
+        if entry.get("dtype") not in codes:
+            expected = f"{', '.join(codes[:-1])} or {codes[-1]}"
+            found.append(f"{name} has dtype {entry.get('dtype')}, expected {expected}")
         if not isinstance(shape, list) or len(shape) > _MAX_DIMS:
             found.append(f"{name} has no usable shape")
         if isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int):
@@ -292,6 +299,60 @@ def stored_dtypes(path: str | os.PathLike[str]) -> dict[str, str]:
     header = _header(file, _read_bytes(file))
     _metadata(file, header)
     return {name: str(entry["dtype"]) for name, entry in header.items() if name[:2] != "__"}
+
+
+def is_foreign(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a safetensors file of another program, by its header alone."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            data = head + file.read(min(int.from_bytes(head, "little"), MAX_HEADER_BYTES))
+        meta = _header(Path(path), data).get("__metadata__")
+    except (OSError, ModelError):
+        return False
+    return not isinstance(meta, dict) or meta.get("format") != FORMAT
+
+
+def read_foreign(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Read all tensors of a safetensors file of another program.
+
+    Parameters
+    ----------
+    path : path
+        With floats of 16 to 64 bits, integers and booleans.
+
+    Returns
+    -------
+    tensors : dict of str to array
+        Floats as float32, all else as int64.
+    dtypes : dict of str to str
+        As stored, such as "F16".
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, truncated or damaged, or holds tensors of other types.
+    """
+    data = _read_bytes(file := Path(path))
+    found = _size_problems(data, _header(file, data), (*_FOREIGN, "BF16"))
+    try:
+        stored = {} if found else _decode(file, data)
+    except ModelError as error:
+        found = [str(error)]
+    if found:
+        what = "neither a wavernn_fast model nor a usable checkpoint of another program"
+        raise ModelError(f"{file} is a safetensors file, but {what}:", found)
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (code, shape, raw) in stored.items():
+        if code == "BF16":
+            arrays[name] = _from_bytes(code, raw, shape)
+        else:
+            kind = np.float32 if code[0] == "F" else np.int64
+            with np.errstate(over="ignore"):  # infinity is found by the checks of a model
+                arrays[name] = np.frombuffer(raw, _FOREIGN[code]).astype(kind).reshape(shape)
+    return arrays, {name: code for name, (code, _, _) in stored.items()}
 
 
 def read(path: str | os.PathLike[str]) -> tuple[ModelConfig, Tensors]:

@@ -55,11 +55,13 @@ def main() -> None:
     folder = Path(sys.argv[1])
     import encodings.cp437  # of names in archives  # noqa: F401
 
+    import safetensors  # noqa: F401
+
     outcome(folder / "sound.pt")  # all that is imported late is imported now
     outcome(folder / "sound_legacy.pt")
     resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes() + ROOM,) * 2)
     sys.addaudithook(watch)
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".pt", ".safetensors")):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".pt", ".safetensors", ".bin")):
         print(json.dumps(outcome(path)), flush=True)
 
 

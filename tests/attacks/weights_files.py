@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tempfile
+from hashlib import sha256
+from pathlib import Path
 
 import checkpoint_builders as builders
+import model_bin_writer
 import torch
 
 from .archives import checkpoint
@@ -28,6 +32,29 @@ def _expanded() -> dict[str, torch.Tensor]:
     small = builders.to_torch(builders.fatchord())
     shapes = {n: [16384 if s in (16, 48) else s for s in t.shape] for n, t in small.items()}
     return {n: torch.zeros([]).expand(shapes[n]) for n in small}
+
+
+def _wide_single_gru(width: int) -> dict[str, torch.Tensor]:
+    """A model with one GRU, which is read as one of two with an identity of [width, width]."""
+    state = builders.to_torch(builders.geneing())
+    state["fc1.weight"] = torch.zeros(width, state["fc1.weight"].shape[1])
+    state["fc1.bias"] = torch.zeros(width)
+    state["fc3.weight"] = torch.zeros(len(state["fc3.weight"]), width)
+    return state
+
+
+def _sparse_bin(rows: int, columns: int) -> bytes:
+    """A model.bin whose input layer is a matrix of zeros, of which only the ends of rows are there.
+
+    Nothing follows it: the matrix is refused, or made, before the file ends.
+    """
+    state = builders.geneing()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.bin"
+        whole = model_bin_writer.write(path, state, (2, 2, 3), 1).read_bytes()
+    start = whole.index(model_bin_writer.layer("Linear"))
+    head = model_bin_writer.layer("Linear") + struct.pack("<3i", 4, rows, columns)
+    return whole[:start] + head + struct.pack("<2i", 0, rows) + b"\xff" * rows
 
 
 def _states() -> dict[str, tuple[dict[str, torch.Tensor], str]]:
@@ -68,6 +95,7 @@ def _states() -> dict[str, tuple[dict[str, torch.Tensor], str]]:
             _with("upsample.up_layers.99999999.weight", torch.zeros(1, 1, 1, 5)),
             "up_layers",
         ),
+        "identity_of_a_wide_layer": (_wide_single_gru(1 << 16), "fc1 has 65536 units, limit"),
         "names_that_are_long": ({"I" * (1 << 20): torch.zeros(2)}, "no known layout"),
     }
 
@@ -81,9 +109,16 @@ def _tensor(shape: list[int], end: int, begin: int = 0) -> dict[str, object]:
     return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
 
 
+def _with_config(config: str) -> bytes:
+    """A file without tensors and with the right checksum."""
+    meta = {"format": "wavernn_fast", "version": "1", "config": config}
+    return _safetensors({"__metadata__": meta | {"sha256": sha256(config.encode()).hexdigest()}})
+
+
 def _canonical() -> list[Attack]:
     deep = b'{"__metadata__":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     files = {
+        "config_deep": (_with_config("[" * 100_000), "configuration is not valid JSON"),
         "header_beyond_the_file": (_safetensors({}, length=1 << 19), "truncated"),
         "header_beyond_the_limit": (_safetensors(b"{}" + bytes(64), length=1 << 19), "truncated"),
         "header_deep": (_safetensors(deep), "header|not a wavernn_fast"),
@@ -100,4 +135,9 @@ def attacks() -> list[Attack]:
     for name, (state, words) in _states().items():
         found.append(Attack(f"weights_{name}", checkpoint(state), words))
         found.append(Attack(f"weights_{name}_legacy", legacy(state), words))
-    return found + _canonical()
+    wide = _sparse_bin(1 << 20, 1 << 20)
+    return [
+        *found,
+        *_canonical(),
+        Attack("bin_of_zeros", wide, "weights, limit", suffix=".bin"),
+    ]

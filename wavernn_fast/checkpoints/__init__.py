@@ -115,7 +115,7 @@ def _share(dialect: Dialect, state: Mapping[str, NDArray[Any]]) -> float:
     return sum(1 for tensor in state if dialect.names.match(tensor)) / max(1, len(state))
 
 
-def _is_canonical(path: Path) -> bool:
+def _is_safetensors(path: Path) -> bool:
     """Tell a safetensors file by its first bytes, or by its name where they say nothing."""
     try:
         with open(path, "rb") as file:
@@ -127,14 +127,36 @@ def _is_canonical(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
+def _file_of(path: str | os.PathLike[str]) -> Path:
+    """The file that is meant; what is none may be an address, or a voice with a slip in its name.
+
+    Raises
+    ------
+    ModelError
+        Saying so.
+    """
+    text, file = os.fspath(path), voices.resolve(path)
+    if "://" in text:
+        raise ModelError(f"{text} is a URL. Nothing is downloaded: fetch the file, give its path.")
+    if not file.name or file.suffix or os.path.lexists(file):
+        return file
+    if text == file.name:
+        raise ModelError(
+            f"There is no file {file}, and no voice of that name in the package (there are: "
+            f"{', '.join(voices.names()) or 'none'})."
+        )
+    raise ModelError(f"There is no file {file}. Nothing is downloaded: give the path of a file.")
+
+
 def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[ModelConfig, Tensors]:
     """Read a model file of any supported kind into its configuration and canonical weights.
 
     Parameters
     ----------
     path : path
-        A canonical ``.safetensors`` file (read without PyTorch), a PyTorch checkpoint of a
-        dialect in `DIALECTS`, or the name of a voice of the package.
+        A canonical ``.safetensors`` file, a PyTorch checkpoint of a dialect in `DIALECTS`, the
+        tensors of one in a safetensors file, or the name of a voice of the package. Only
+        PyTorch's own files need PyTorch.
     preset : str, optional
         Convention for sample rate, mel and output. Default: what the file says, else the most
         likely one for the dialect and sizes, which is logged to logger ``wavernn_fast``.
@@ -154,17 +176,17 @@ def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[Model
     MissingDependencyError
         If a PyTorch file is given and PyTorch is absent or too old.
     """
-    file = voices.resolve(path)
+    file = _file_of(path)
     if preset is not None:
         get_preset(preset)  # an unknown name is refused before any work
-    if _is_canonical(file):
+    if _is_safetensors(file):
+        if weights.is_foreign(file):
+            return _to_model(_open(file), preset, {})
         config, tensors = weights.read(file)
         return (
             config if preset is None else conventions.apply_preset(file, config, preset)
         ), tensors
-    from .container import open_checkpoint
-
-    return _to_model(open_checkpoint(file), preset, {})
+    return _to_model(_open(file), preset, {})
 
 
 def load_state(
@@ -172,6 +194,7 @@ def load_state(
     label: str,
     preset: str | None = None,
     told: Mapping[str, Any] | None = None,
+    wrapper: str = "",
 ) -> tuple[ModelConfig, Tensors]:
     """Take the state dict of a live PyTorch module as `load` takes a file.
 
@@ -185,6 +208,8 @@ def load_state(
         As in `load`.
     told : mapping, optional
         "hop_length" and "head", as the module has them, for tensors that do not tell.
+    wrapper : str
+        Key under which the module's program saves its tensors, which hints at the preset.
 
     Returns
     -------
@@ -200,7 +225,14 @@ def load_state(
 
     if preset is not None:
         get_preset(preset)
-    return _to_model(checkpoint_of_state(state, label), preset, told or {})
+    return _to_model(checkpoint_of_state(state, label, wrapper), preset, told or {})
+
+
+def _open(path: Path) -> Checkpoint:
+    """Open a checkpoint of another program, in PyTorch's container or in safetensors."""
+    from .container import open_checkpoint, open_foreign
+
+    return open_foreign(path) if _is_safetensors(path) else open_checkpoint(path)
 
 
 def _to_model(
@@ -209,7 +241,8 @@ def _to_model(
     """Convert, complete by a preset, check; messages begin with the name of the checkpoint."""
     path = checkpoint.path
     try:
-        dialect, converted = _convert(checkpoint)
+        dialect = _dialect_of(checkpoint.state)
+        converted = _convert(dialect, checkpoint)
         if preset is not None:
             conventions.refuse_unfitting(path, converted.fields, preset)
         converted = conventions.complete(dialect, checkpoint.wrapper, converted, preset, told)
@@ -226,11 +259,18 @@ def _to_model(
     return config, converted.tensors
 
 
-def _convert(checkpoint: Checkpoint) -> tuple[Dialect, Converted]:
-    """Run the dialect that the tensor names tell; what overflows is found by `validate`."""
-    dialect = DIALECTS[detect(checkpoint.state)]
+def _dialect_of(state: Mapping[str, NDArray[Any]]) -> Dialect:
+    """The dialect that the tensor names tell, with the presets of its version."""
+    dialect = DIALECTS[detect(state)]
+    if dialect.presets_of is None:
+        return dialect
+    return dialect._replace(presets=dialect.presets_of(state))
+
+
+def _convert(dialect: Dialect, checkpoint: Checkpoint) -> Converted:
+    """Run the dialect; what overflows is found by `validate`."""
     with np.errstate(invalid="ignore", over="ignore"):
-        return dialect, dialect.convert(checkpoint.state)
+        return dialect.convert(checkpoint.state)
 
 
 def _table(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -281,14 +321,13 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelError
         If the file cannot be opened at all.
     """
-    file = voices.resolve(path)
-    return _inspect_canonical(file) if _is_canonical(file) else _inspect_checkpoint(file)
+    file = _file_of(path)
+    ours = _is_safetensors(file) and not weights.is_foreign(file)
+    return _inspect_canonical(file) if ours else _inspect_checkpoint(file)
 
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
-    from .container import open_checkpoint
-
-    checkpoint = open_checkpoint(path)
+    checkpoint = _open(path)
     facts: dict[str, Any] = {
         "path": str(path),
         "kind": "checkpoint",
@@ -311,9 +350,9 @@ def _inspect_checkpoint(path: Path) -> dict[str, Any]:
 
 def _add_model_facts(facts: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Fill in what each step of loading tells, up to the step that fails."""
-    dialect = DIALECTS[detect(checkpoint.state)]
+    dialect = _dialect_of(checkpoint.state)
     facts.update(dialect=dialect.name, sizes=dialect.sizes(checkpoint.state))
-    converted = _convert(checkpoint)[1]
+    converted = _convert(dialect, checkpoint)
     facts["presets"] = fitting_presets(**conventions.sizes(converted.fields))
     converted = conventions.complete(dialect, checkpoint.wrapper, converted, None, {})
     preset = conventions.default_preset(dialect, checkpoint.wrapper, converted)

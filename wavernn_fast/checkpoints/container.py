@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,24 @@ from numpy.typing import NDArray
 
 from ..canonical import show_shape
 from ..errors import MissingDependencyError, ModelError
-from ..weights import MAX_BYTES, MAX_TENSORS
+from ..weights import MAX_BYTES, MAX_TENSORS, read_foreign
 from . import model_bin
 
 _WRAPPERS = ("model_state", "state_dict", "model", "decoder", "vocoder")
+# left by DataParallel and AveragedModel, torch.compile, and modules of PyTorch Lightning
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_PRUNED = "_orig"
+_AVERAGES = "n_averaged"  # counted by AveragedModel beside its "module."
+_CODEBOOK = re.compile(r"(module\.)?codebook\.embedding(\.weight)?")
 _MIN_TORCH = (2, 10)
 _MAX_DIMS = 8
 _MOST_EXPANSION = 8  # bytes of float32 a byte of the file: of 8-bit floats four, and some tied
 _HEAD_BYTES = 512
 _ADVICE = "Save the weights alone: torch.save(model.state_dict(), path)."
+_TRUSTED = (
+    " Of a file whose maker you trust, in Python: torch.save(torch.load(path, weights_only=False)"
+    "[KEY], new_path), where KEY is what the weights are under, such as 'model' or 'state_dict'."
+)
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -159,7 +168,7 @@ def _first_line(error: Exception) -> str:
     return telling[0][:200] if telling else type(error).__name__
 
 
-def unpickle(path: Path, advice: str) -> Any:
+def unpickle(path: Path, advice: str, trusted: str = "") -> Any:
     """Read tensors and plain containers; whatever else the file asks for is refused.
 
     Parameters
@@ -168,6 +177,8 @@ def unpickle(path: Path, advice: str) -> Any:
         A file written by ``torch.save``.
     advice : str
         How to write one that can be used, in a sentence.
+    trusted : str
+        What more can be done with one that asks to run code, where it is known to be harmless.
 
     Raises
     ------
@@ -181,10 +192,10 @@ def unpickle(path: Path, advice: str) -> Any:
     is_zip = head.startswith(b"PK\x03\x04")
     if is_zip:
         _check_zip(path, advice)
-    return _unpickle(path, is_zip, advice)
+    return _unpickle(path, is_zip, advice, trusted)
 
 
-def _unpickle(path: Path, is_zip: bool, advice: str) -> Any:
+def _unpickle(path: Path, is_zip: bool, advice: str, trusted: str) -> Any:
     torch = _load_torch()
     try:
         with warnings.catch_warnings():  # on odd pickle protocols; what matters is raised
@@ -195,6 +206,7 @@ def _unpickle(path: Path, is_zip: bool, advice: str) -> Any:
         if named:
             raise ModelError(
                 f"{path} asks to run code ({named[1]}), which is refused; nothing was run. {advice}"
+                f"{trusted}"
             ) from None
         raise ModelError(
             f"{path} is damaged, or holds more than tensors and plain values "
@@ -208,6 +220,14 @@ def _is_optimizer(content: Mapping[Any, Any]) -> bool:
     return "param_groups" in content and "state" in content
 
 
+def _codebook(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The vectors of codes, which ZeroSpeech saves with the encoder, beside the decoder."""
+    encoder = content.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return {}
+    return {n: t for n, t in encoder.items() if isinstance(n, str) and _CODEBOOK.fullmatch(n)}
+
+
 def _unwrap(path: Path, content: Any) -> tuple[Mapping[Any, Any], str]:
     """Find the state dict in whatever the training program saved around it."""
     if not isinstance(content, Mapping):
@@ -216,7 +236,8 @@ def _unwrap(path: Path, content: Any) -> tuple[Mapping[Any, Any], str]:
         )
     for key in _WRAPPERS:
         if isinstance(content.get(key), Mapping):
-            return content[key], key
+            beside = _codebook(content) if key == "decoder" else {}
+            return {**content[key], **beside}, key
     if _is_optimizer(content):
         raise ModelError(
             f"{path} is the state of an optimizer, not a model. Training programs save it beside "
@@ -247,6 +268,20 @@ def _to_numpy(value: Any, torch: Any) -> NDArray[Any]:
     return np.array(array, order="C")
 
 
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """By name: what is left without the names of modules that the whole model was put into."""
+    found = {name: name for name in names}
+    if any(name.startswith("module.") for name in found):
+        found.pop(_AVERAGES, None)
+    while found and (prefix := _common_prefix(found.values())):
+        found = {name: short.removeprefix(prefix) for name, short in found.items()}
+    return found
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    return next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), "")
+
+
 def _to_arrays(
     path: Path, state: Mapping[Any, Any], torch: Any, limit: int = MAX_BYTES
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -271,13 +306,24 @@ def _to_arrays(
             f"{path} needs {total} bytes, limit {limit}; its largest tensor is {largest} of "
             f"shape {show_shape(state[largest].shape)}."
         )
-    prefix = "module." if all(name.startswith("module.") for name in state) else ""
     arrays, dtypes = {}, {}
-    for name, value in state.items():
-        short = name.removeprefix(prefix)  # left by torch.nn.DataParallel
+    for name, short in short_names(state).items():
+        value = state[name]
         arrays[short] = _to_numpy(value, torch)
         dtypes[short] = str(value.dtype).removeprefix("torch.")
+    apply_masks(arrays, dtypes)
     return arrays, dtypes
+
+
+def apply_masks(arrays: dict[str, NDArray[Any]], dtypes: dict[str, str]) -> None:
+    """Put weights that `torch.nn.utils.prune` keeps as two tensors together: values and mask."""
+    for name in [name for name in arrays if name.endswith(_PRUNED)]:
+        whole = name.removesuffix(_PRUNED)
+        mask = arrays.get(f"{whole}_mask")
+        if mask is not None and mask.shape == arrays[name].shape and whole not in arrays:
+            values = arrays.pop(name)
+            arrays[whole] = (values * arrays.pop(f"{whole}_mask")).astype(values.dtype)
+            dtypes[whole] = dtypes.pop(name)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -300,13 +346,29 @@ def open_checkpoint(path: Path) -> Checkpoint:
     head = _read_head(path)
     if model_bin.is_model_bin(head):
         return Checkpoint(path=path, state=model_bin.read(path), wrapper="model.bin")
-    state, wrapper = _unwrap(path, unpickle(path, _ADVICE))
+    state, wrapper = _unwrap(path, unpickle(path, _ADVICE, _TRUSTED))
     limit = min(MAX_BYTES, _MOST_EXPANSION * path.stat().st_size)
     arrays, dtypes = _to_arrays(path, state, _load_torch(), limit)
     return Checkpoint(path=path, state=arrays, wrapper=wrapper, dtypes=dtypes)
 
 
-def checkpoint_of_state(state: Mapping[Any, Any], label: str) -> Checkpoint:
+def open_foreign(path: Path) -> Checkpoint:
+    """Read the state dict of another program from a safetensors file, without PyTorch.
+
+    Raises
+    ------
+    ModelError
+        As `weights.read_foreign`.
+    """
+    stored, codes = read_foreign(path)
+    names = short_names(stored)
+    arrays = {short: stored[name] for name, short in names.items()}
+    dtypes = {short: codes[name] for name, short in names.items()}
+    apply_masks(arrays, dtypes)
+    return Checkpoint(path=path, state=arrays, wrapper="", dtypes=dtypes)
+
+
+def checkpoint_of_state(state: Mapping[Any, Any], label: str, wrapper: str = "") -> Checkpoint:
     """Copy the state dict of a live module; no file is read, so any release of PyTorch will do.
 
     Raises
@@ -317,4 +379,4 @@ def checkpoint_of_state(state: Mapping[Any, Any], label: str) -> Checkpoint:
     import torch
 
     arrays, dtypes = _to_arrays(Path(label), state, torch)
-    return Checkpoint(path=Path(label), state=arrays, wrapper="", dtypes=dtypes)
+    return Checkpoint(path=Path(label), state=arrays, wrapper=wrapper, dtypes=dtypes)

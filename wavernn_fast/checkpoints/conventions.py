@@ -32,9 +32,6 @@ def default_preset(dialect: Dialect, wrapper: str, converted: Converted) -> str 
     """Choose the preset that a checkpoint most likely goes with; None if none fits its sizes."""
     fields, tensors = converted
     fitting = [n for n in fitting_presets(**sizes(fields)) if n in dialect.presets]
-    if dialect.choose is not None:
-        likely = dialect.choose(converted)
-        return likely if likely in fitting else None
     if dialect.name == "fatchord" and "geneing" in fitting and "rtvc" in fitting:
         # The single-GRU model stored in this layout has a second GRU of zeros.
         single = not any(tensors[f"gru2.{part}"].any() for part in ("w_input", "w_recurrent"))

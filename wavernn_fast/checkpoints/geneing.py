@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from . import fatchord
 from .layout import Converted, Dialect, Layout, State, batch_norm_counters, checked_sizes, solve
 
+_MAX_WIDTH = 1 << 13  # of fc1; its square is what the identity behind it takes
 _AUX = "upsample.resnet.conv_out"
 
 
@@ -70,6 +71,13 @@ def embedded(state: State, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
     return whole
 
 
+def _size_problems(sizes: Mapping[str, int]) -> list[str]:
+    found = fatchord.size_problems(sizes)
+    if sizes.get("K", 0) > _MAX_WIDTH:
+        found.append(f"fc1 has {sizes['K']} units, limit {_MAX_WIDTH}")
+    return found
+
+
 def _fits(state: State) -> bool:
     """Nothing of a second GRU or a middle layer."""
     return not any(name.startswith(("rnn2.", "fc2.")) for name in state)
@@ -90,7 +98,7 @@ def convert(state: State) -> Converted:
     """
     layout = _layout(state)
     optional = [*batch_norm_counters(layout), "step"]
-    sizes = checked_sizes("geneing", layout, optional, state, fatchord.size_problems)
+    sizes = checked_sizes("geneing", layout, optional, state, _size_problems)
     return fatchord.convert_checked(embedded(state, sizes), sizes, DIALECT.name)
 
 

@@ -42,8 +42,8 @@ class Dialect(NamedTuple):
     presets: tuple[str, ...]  # of the family; the first is the default
     sizes: Callable[[State], dict[str, int]]
     convert: Callable[[State], Converted]
-    # which of `presets` a model most likely goes with; None: by sizes and hints of the presets
-    choose: Callable[[Converted], str] | None = None
+    # of a layout in several versions: the presets of the one that a state is; None: `presets`
+    presets_of: Callable[[State], tuple[str, ...]] | None = None
     fits: Callable[[State], bool] | None = None  # of layouts with the same names: is it this one
     output: OutputConfig | None = None  # where no preset fits; None: as the first preset
 

@@ -24,6 +24,7 @@ _HEAD = struct.Struct("<4i")
 _TEXT_BYTES = 64
 _LAYERS = {1: "Conv1d", 2: "Conv2d", 3: "BatchNorm1d", 4: "Linear", 5: "GRU", 6: "Stretch2d"}
 _ROW_ENDS = 255
+_MAX_WEIGHTS = 1 << 26  # of all matrices, which are written without their zeros
 _EPS = 1e-5  # of fatchord's layout
 _GATES = 3
 
@@ -57,6 +58,7 @@ class _Reader:
     def __init__(self, path: Path, data: bytes) -> None:
         self._path, self._data, self._at = path, data, 0
         self._layer = "the head"
+        self._weights = 0  # of the matrices so far
 
     def _fail(self, what: str) -> ModelError:
         return ModelError(
@@ -195,6 +197,9 @@ class _Reader:
         places = np.frombuffer(self._take(length), dtype=np.uint8)
         ends = places == _ROW_ENDS
         row, column = np.cumsum(ends)[~ends], places[~ends].astype(np.int64)
+        self._weights += rows * columns
+        if self._weights > _MAX_WEIGHTS:
+            raise self._fail(f"makes it {self._weights} weights, limit {_MAX_WEIGHTS}")
         if ends.sum() not in (rows, rows + 1):  # the program writes an end too many
             raise self._fail(f"has {ends.sum()} rows in its list, expected {rows}")
         matrix = np.zeros((rows, columns), dtype=np.float32)

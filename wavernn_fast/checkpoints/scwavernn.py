@@ -40,7 +40,7 @@ def convert(state: State) -> Converted:
 DIALECT = Dialect(
     name="scwavernn",
     names=fatchord.NAMES,
-    presets=("fatchord-mol", "fatchord-raw9"),
+    presets=("fatchord-raw9", "fatchord-mol"),  # the first is that of labels
     sizes=sizes_of,
     convert=convert,
     fits=_fits,

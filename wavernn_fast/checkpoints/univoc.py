@@ -18,9 +18,14 @@ _NOW = embedded.Names(("rnn1",), "embedding", "rnn2", "fc1", "fc2")
 _FIRST = embedded.Names(("rnn1", "rnn2"), "embedding", "rnn3", "fc1", "fc2")
 
 
+def _is_first(state: State) -> bool:
+    """Whether it is a model of 0.1, whose GRU over labels is the third."""
+    return any(name.startswith("rnn3.") for name in state)
+
+
 def _names(state: State) -> tuple[embedded.Names, dict[str, int]]:
     """The names of the version, and the layers of each module of the network."""
-    if any(name.startswith("rnn3.") for name in state):
+    if _is_first(state):
         return _FIRST, {"rnn1": 1, "rnn2": 1}
     return _NOW, {"rnn1": max(2, embedded.gru_layers("rnn1", state))}
 
@@ -56,9 +61,9 @@ def convert(state: State) -> Converted:
     )
 
 
-def _preset(found: Converted) -> str:
-    """9 bits are the first version's; it and the second differ in mel and meaning of a label."""
-    return "univoc-v0.1" if found.fields["n_classes"] == 512 else "univoc-v0.2"
+def _presets(state: State) -> tuple[str, ...]:
+    """The versions differ in mel and meaning of a label, whatever the number of bits."""
+    return ("univoc-v0.1",) if _is_first(state) else ("univoc-v0.2",)
 
 
 DIALECT = Dialect(
@@ -67,5 +72,5 @@ DIALECT = Dialect(
     presets=("univoc-v0.2", "univoc-v0.1"),
     sizes=sizes_of,
     convert=convert,
-    choose=_preset,
+    presets_of=_presets,
 )

@@ -1,8 +1,9 @@
 """bshall/ZeroSpeech and bshall/VectorQuantizedCPC: univoc's model over codes of 20 ms.
 
-A decoder alone (``mu_embedding``, or ``embedding`` of later versions), or below ``decoder.`` of the
+A decoder alone (``mu_embedding``, or ``embedding`` of other versions), or below ``decoder.`` of the
 whole model, whose ``codebook.embedding`` has the vectors of the codes then and whose encoder, which
-makes the codes, is left out. VectorQuantizedCPC has them in ``code_embedding`` (model.py of both).
+makes the codes, is left out; the last version has that codebook in its encoder and saves both side
+by side. VectorQuantizedCPC has them in ``code_embedding`` (model.py of both).
 """
 
 from __future__ import annotations

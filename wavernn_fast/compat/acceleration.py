@@ -25,6 +25,8 @@ _BATCH_NORM_EPS = 1e-5  # that the converters fold in
 _FOLDS = ("mels", "batched", "target", "overlap")  # what every program takes
 _GENERATE = (*_FOLDS, "mu_law")  # and all but mozilla's and coqui's
 _FIRST_UNIVOC = ("mel", "batched", "target", "overlap")  # and `mel` alone, before it folded
+# The later versions of begeekmyfriend's class: all frames sound, without a ramp.
+_WHOLE = dataclasses.replace(fatchord.FLAVOURS["fatchord"], length="frames", fade_out_frames=0)
 _ABSENT = object()
 
 
@@ -62,7 +64,8 @@ def accelerate(
         `compat.player.Player`.
     flavour : str or OutputConfig, optional
         What follows the draws of `generate`: see `compat.fatchord.WaveRNN`. By default "fatchord"
-        if the method takes a `save_path`, "coqui" if it takes no `mu_law`, else "rtvc".
+        if the method takes a `save_path`, "coqui" if it takes no `mu_law`, else "rtvc"; for the
+        class of begeekmyfriend that has a `pad_val`, fatchord's without cut and ramp.
 
     Returns
     -------
@@ -91,6 +94,8 @@ def accelerate(
     if issubclass(face.player, fatchord.WaveRNN):
         rate = getattr(module, "sample_rate", None)
         options["sample_rate"] = rate if isinstance(rate, int) else None
+        if flavour is None and _has_later_ends(module, config):
+            flavour = _WHOLE
         if flavour is not None:
             options["flavour"] = flavour
     handle = Accelerated(module, face.method, face.player(voc, **options))
@@ -213,35 +218,59 @@ def _read(module: Any, preset: str | None) -> tuple[_Face, tuple[ModelConfig, Te
     found = [] if face is not None else [_no_face(module)]
     found += _wrong_parts(module)
     try:
-        told = coqui.told(module) if face is not None and face.player is coqui.Wavernn else None
-        model = checkpoints.load_state(module.state_dict(), label, preset, told)
+        told, wrapper = None, ""
+        if face is not None and face.player is coqui.Wavernn:
+            told, wrapper = coqui.told(module), coqui.WRAPPER
+        model = checkpoints.load_state(module.state_dict(), label, preset, told, wrapper)
     except ModelError as error:
         found += error.problems or [str(error).removeprefix(f"{label}: ")]
     else:
         found += _contradictions(module, model[0])
-        if model[0].bands > 1:
-            found.append(
-                f"it draws {model[0].bands} bands a step, and its class has an end of the pipe of "
-                "its own; load its checkpoint by Vocoder.from_pretrained"
-            )
+        found += _other_faces(model[0])
     if found or face is None or model is None:
         raise ModelError(f"{label} cannot be accelerated:", found)
     config, tensors = model
     if config.core == "embedded":
         return face, (_with_own_rates(module, config), tensors)
+    if config.source == "begeekmyfriend":  # padded with the floor of its mels, at first with zeros
+        config = dataclasses.replace(config, pad_value=float(getattr(module, "pad_val", 0.0)))
     sizes = {"head": config.head, "hop_length": config.hop_length, "n_mels": config.n_mels}
     if preset is None and face.player is rtvc.WaveRNN and "rtvc" in fitting_presets(**sizes):  # type: ignore[arg-type]
         config = with_preset(config, "rtvc")  # the method tells what the sizes do not
     return face, (config, tensors)
 
 
+def _other_faces(config: ModelConfig) -> Iterator[str]:
+    """What the classes of this package have no place for."""
+    if config.bands > 1:
+        yield (
+            f"it draws {config.bands} bands a step, and its class has an end of the pipe of its "
+            "own; load its checkpoint by Vocoder.from_pretrained"
+        )
+    if config.speaker_size:
+        yield (
+            "it hears a speaker, which its method takes at a place of its own; load its checkpoint "
+            "by Vocoder.from_pretrained, and give generate(mel, speaker=...)"
+        )
+
+
+def _has_later_ends(module: Any, config: ModelConfig) -> bool:
+    return config.source == "begeekmyfriend" and hasattr(module, "pad_val")
+
+
 def _with_own_rates(module: Any, config: ModelConfig) -> ModelConfig:
     """Samples a frame and a second as the module has them: no tensor of an embedded core does.
 
-    That of univoc 0.1 does not know its rate either; its preset does.
+    That of univoc 0.1 does not know its rate either; its preset does. At other rates than the
+    preset's, how its mel is made is not known.
     """
-    rate = int(getattr(module, "sr", config.sample_rate))
-    return dataclasses.replace(config, hop_length=int(module.hop_length), sample_rate=rate)
+    own = {
+        "hop_length": int(getattr(module, "hop_length", config.hop_length)),
+        "sample_rate": int(getattr(module, "sr", config.sample_rate)),
+    }
+    if all(getattr(config, name) == value for name, value in own.items()):
+        return config
+    return dataclasses.replace(config, **own, mel=None, preset="custom")  # type: ignore[arg-type]
 
 
 def _no_face(module: Any) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..vocoder import Vocoder
 from . import fatchord
 
+WRAPPER = "model"  # key under which these programs save their weights
 _HEADS = {"mold": "mol", "gauss": "gaussian"}  # their modes that are no number of bits
 
 

@@ -24,7 +24,8 @@ class Player:
     Parameters
     ----------
     vocoder : Vocoder
-        Of the core that the class is for, by default two residual GRUs and three dense layers.
+        Of the core that the class is for, by default two residual GRUs and three dense layers; of
+        one band, and without a speaker's vector.
     seed : int or None
         Every call gives the audio of this seed, item i of a batch that of ``seed + i``. None: a
         new seed a call, taken from PyTorch's global generator where PyTorch is loaded (so that
@@ -44,6 +45,12 @@ class Player:
             raise InputError(
                 f"This class plays models with the {self.core} core that hear a mel; this is "
                 f"{vocoder!r}. Use its own generate()."
+            )
+        if config.bands > 1 or config.speaker_size:
+            what = "draws several bands a step" if config.bands > 1 else "hears a speaker"
+            raise InputError(
+                f"The model {what}, which this class has no place for: {vocoder!r}. Use its own "
+                "generate()."
             )
         self.vocoder = vocoder
         self.seed = seed if seed is None else arrays.to_seed(seed)

@@ -46,6 +46,6 @@ class Vocoder(Player):
                 f"z has shape {codes.shape} and speaker {who.shape}, expected one utterance, "
                 "[1, n] or [1, n, code_size], and one speaker."
             )
-        features = self.vocoder.features(codes[0].T, int(who.reshape(-1)[0]))
+        features = self.vocoder.features(codes[0].T, who.reshape(-1)[0].item())
         [drawing] = self.draw([features])
         return decode_samples(drawing.folds[0], self.config)

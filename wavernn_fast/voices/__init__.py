@@ -32,9 +32,13 @@ def find(name: str) -> Path | None:
 
 
 def resolve(path_or_name: str | os.PathLike[str]) -> Path:
-    """Path of a model: the file, or where there is none of that name, the voice called so."""
+    """Path of a model: the file, or where there is none of that name, the voice called so.
+
+    A folder is no model: one that is called like a voice, such as of its outputs, hides nothing.
+    """
     path = Path(path_or_name)
-    voice = None if os.path.exists(path) else find(os.fspath(path_or_name))
+    is_file = os.path.exists(path) and not os.path.isdir(path)
+    voice = None if is_file else find(os.fspath(path_or_name))
     return path if voice is None else voice
 
 
