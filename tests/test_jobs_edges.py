@@ -1,0 +1,65 @@
+"""Jobs: shards that begin together, inputs that are odd, a log that nobody can write."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from job_runs import items_of, work
+from voices import preset_mel, save_voice
+
+from wavernn_fast import cli
+from wavernn_fast.jobs import lock
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_voice(tmp_path_factory.mktemp("model"))
+
+
+def test_shards_that_begin_together_do_not_take_each_others_look_for_a_job(tmp_path, monkeypatch):
+    with lock.Lock(tmp_path, (0, 1)):  # a job of another cut was here, and has ended
+        pass
+    looks, flock = [], lock._flock
+
+    def look(handle: int, **how: bool) -> bool:
+        free = flock(handle, **how)
+        if how and not looks:  # while the first shard looks whether that job still holds its lock
+            looks.append(free)
+            with lock.Lock(tmp_path, (1, 2)):
+                looks.append(True)
+        return free
+
+    monkeypatch.setattr(lock, "_flock", look)
+    with lock.Lock(tmp_path, (0, 2)):
+        assert looks == [True, True]
+
+
+class _Full(io.TextIOBase):
+    """Standard error on a disk that is full."""
+
+    asked = 0
+
+    def write(self, text: str) -> int:
+        _Full.asked += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_fails_no_item(model, tmp_path, monkeypatch):
+    (tmp_path / "mels").mkdir()
+    np.save(tmp_path / "mels" / "far.npy", 30.0 * preset_mel(2) + 40.0)  # there is a warning of it
+    (tmp_path / "out").mkdir()
+    logger = logging.getLogger("wavernn_fast")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logger.level)
+    cli._set_up_logging(0, False)
+    monkeypatch.setattr(sys, "stderr", _Full())
+    outcomes = work(model, items_of(tmp_path / "mels", tmp_path / "out"), tmp_path / "out")
+    monkeypatch.undo()
+    assert _Full.asked
+    assert [(outcome.name, outcome.state) for outcome in outcomes] == [("far.wav", "done")]
