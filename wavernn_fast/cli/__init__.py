@@ -73,7 +73,10 @@ class _ToStderr(logging.Handler):
     """Writes to whatever stderr is now (a StreamHandler keeps the one it was made with)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        try:
+            print(self.format(record), file=sys.stderr)
+        except Exception:  # a log on a full disk, a reader that has gone: the work goes on
+            self.handleError(record)
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:
