@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_runs import items_of, work
+from job_runs import items_of, save_many, work
 from voices import preset_mel, save_voice
 
 from wavernn_fast import cli
 from wavernn_fast.jobs import lock
+from wavernn_fast.jobs.job import Job, Policy
+from wavernn_fast.jobs.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,18 @@ def test_a_log_that_cannot_be_written_fails_no_item(model, tmp_path, monkeypatch
     monkeypatch.undo()
     assert _Full.asked
     assert [(outcome.name, outcome.state) for outcome in outcomes] == [("far.wav", "done")]
+
+
+@pytest.mark.parametrize(("good", "most"), [(0, 2), (1, 10)])
+def test_a_job_stops_at_the_failures_allowed_where_nothing_sounds(good, most, model, tmp_path):
+    mels = save_many(tmp_path / "mels", [40] * good)
+    for i in range(good, 60):
+        (mels / f"{i:03}.npy").write_bytes(b"no mel")
+    items, told = items_of(mels, tmp_path / "out"), []
+    job = Job(items, Settings(str(model), streams=4), tmp_path / "out", Policy(max_failures=2))
+    summary = job.run(told.append)
+    assert 2 <= len(summary.failed) <= most
+    assert summary.done == good
+    assert len(told) == good + len(summary.failed)
+    assert len(summary.left) == 60 - len(told)
+    assert "2 items have failed" in summary.reason
