@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from job_runs import items_of, save_many, work
 from voices import preset_mel, save_voice
 
 from wavernn_fast import cli
+from wavernn_fast.cli import common
+from wavernn_fast.errors import InputError
 from wavernn_fast.jobs import lock
+from wavernn_fast.jobs.items import collect
 from wavernn_fast.jobs.job import Job, Policy
 from wavernn_fast.jobs.settings import Settings
 
@@ -40,6 +44,53 @@ def test_shards_that_begin_together_do_not_take_each_others_look_for_a_job(tmp_p
     monkeypatch.setattr(lock, "_flock", look)
     with lock.Lock(tmp_path, (0, 2)):
         assert looks == [True, True]
+
+
+def test_copies_below_their_recordings_are_no_recordings(tmp_path):
+    for name in (
+        "a.wav",
+        "b/a.wav",
+        "copies/a.wav",
+        "copies/b/a.wav",
+        "copies.wav",
+        "copies/x.npy",
+    ):
+        (tmp_path / "recs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "recs" / name).write_bytes(b"sound")
+    (tmp_path / "way").symlink_to("recs/copies")
+
+    def found(source: str, root: str, *reads: str) -> list[str]:
+        inputs = [str(tmp_path / source)]
+        return [item.name for item in collect(inputs, str(tmp_path / root), reads=reads)]
+
+    for root in ("recs/copies", "way"):
+        assert found("recs", root, ".wav") == ["a.wav", "b/a.wav", "copies.wav"]
+    assert found("recs", "recs/copies", ".npy") == ["copies/x.wav"]
+    assert len(found("recs", "other", ".wav")) == 5
+    assert found("recs/copies", "recs", ".npy") == ["x.wav"]
+    with pytest.raises(InputError, match="also an input"):  # copied onto themselves
+        found("recs", "recs", ".wav")
+
+
+@pytest.mark.parametrize("find", [
+    lambda top: collect([top], "out", reads=(".npy",)),
+    lambda top: common.expand([top], (".npy",)),
+])  # fmt: skip
+def test_a_folder_that_cannot_be_read_is_not_left_out_unseen(find, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.npy").touch()
+    assert len(find(str(tmp_path))) == 2
+    scan = os.scandir
+
+    def denied(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=r"'.*/b' cannot be read \(Permission denied\)"):
+        find(str(tmp_path))
 
 
 class _Full(io.TextIOBase):

@@ -208,8 +208,8 @@ def collect(
     Raises
     ------
     InputError
-        For a missing input, an empty folder, two inputs with one output name, or an output
-        that would overwrite an input.
+        For a missing input, a folder that is empty or cannot be read, two inputs with one output
+        name, or an output that would overwrite an input.
     """
     found = expand(inputs, reads)
     to_file = output == PIPE or Path(output).suffix.lower() in set(single)
@@ -232,7 +232,7 @@ def expand(inputs: Sequence[str], reads: Iterable[str]) -> list[tuple[str, Path]
     Raises
     ------
     InputError
-        For a missing input or an empty folder.
+        For a missing input, or a folder that is empty or cannot be read.
     """
     endings = {ending.lower() for ending in reads}
     return [pair for name in inputs for pair in _expand(name, endings)]
@@ -243,7 +243,9 @@ def _expand(name: str, endings: set[str]) -> list[tuple[str, Path]]:
         return [(PIPE, Path("stdin"))]
     path = Path(name)
     if os.path.isdir(path):
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        from ..jobs.items import walk
+
+        files = sorted(Path(folder, file) for folder, file in walk(name, endings))
         if not files:
             raise InputError(
                 f"The folder {name!r} holds no file ending in {', '.join(sorted(endings))}."

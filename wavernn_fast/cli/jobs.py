@@ -139,7 +139,7 @@ class Synthesis:
             if _is_list(name):
                 found += manifest.read_manifest(name, format=format, field=field)
             else:
-                found += job_items.expand(name, known, format)
+                found += job_items.expand(name, known, format, self.output)
         for name in self.options["manifests"]:
             found += manifest.read_manifest(name, format=format, field=field)
         # Clashes are looked for among the items of all shards.
