@@ -93,6 +93,19 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_unseen(find, tmp_path, mon
         find(str(tmp_path))
 
 
+def test_a_folder_that_is_a_file_fails_its_own_items_alone(model, tmp_path):
+    mels, out = save_many(tmp_path / "mels", [2]), tmp_path / "out"
+    assert Job(items_of(mels, out), Settings(str(model)), out).run().exit_code == 0
+    (mels / "000.wav").mkdir()  # whose outputs need a folder where a file is by now
+    np.save(mels / "000.wav" / "x.npy", preset_mel(2))
+    np.save(mels / "y.npy", preset_mel(2))
+    summary = Job(items_of(mels, out), Settings(str(model)), out, Policy("resume")).run()
+    assert [(one.name, one.fields["kind"]) for one in summary.failed] == [
+        ("000.wav/x.wav", "AudioError")
+    ]
+    assert (summary.done, len(summary.skipped)) == (1, 1)
+
+
 class _Full(io.TextIOBase):
     """Standard error on a disk that is full."""
 
