@@ -17,7 +17,7 @@ from voices import preset_mel, save_voice
 from wavernn_fast import cli
 from wavernn_fast.cli import common
 from wavernn_fast.errors import InputError
-from wavernn_fast.jobs import lock
+from wavernn_fast.jobs import journal, lock
 from wavernn_fast.jobs.items import collect
 from wavernn_fast.jobs.job import Job, Policy
 from wavernn_fast.jobs.settings import Settings
@@ -104,6 +104,35 @@ def test_a_folder_that_is_a_file_fails_its_own_items_alone(model, tmp_path):
         ("000.wav/x.wav", "AudioError")
     ]
     assert (summary.done, len(summary.skipped)) == (1, 1)
+
+
+def test_that_a_file_is_written_over_is_on_the_disk_before_it_is(model, tmp_path, monkeypatch):
+    """Else a cut of the power could leave the new file beside the line of the old one."""
+    mels, out = save_many(tmp_path / "mels", [2]), tmp_path / "out"
+    out.mkdir()
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{file}"))
+        lines = (out / journal.FOLDER / name).read_text() if name.startswith("journal") else ""
+        calls.append("redo" if '"redo"' in lines else name)
+        fsync(file)
+
+    def renamed(part: str, target: str) -> None:
+        calls.append("rename")
+        replace(part, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    work(model, items_of(mels, out), out)
+    assert "redo" not in calls
+    assert calls[:2] == [journal.FOLDER, "out"]  # else the whole journal could be gone
+    assert calls.count("rename") == 1
+    calls.clear()
+    work(model, items_of(mels, out), out)
+    before = calls[: calls.index("rename")]
+    assert before[2] == "redo"
+    assert ".part-" in before[3]
 
 
 class _Full(io.TextIOBase):
