@@ -28,7 +28,7 @@ from .service import Service
 from .wire import aborter, beside, give, pcm
 
 _MAX_TEXT = 4096  # bytes of a text message
-_MAX_REASON = 100  # characters of a close reason, which has 123 bytes
+_MAX_REASON = 123  # bytes of a close reason, as a control frame has room for
 
 
 class Hello(BaseModel):
@@ -133,8 +133,9 @@ class Conversation:
         return code
 
     async def _close(self, code: int, reason: str) -> int:
+        short = reason.encode()[:_MAX_REASON].decode(errors="ignore")
         with contextlib.suppress(Gone, WebSocketDisconnect, RuntimeError):
-            await self._give(self._socket.close(code, reason[:_MAX_REASON]))
+            await self._give(self._socket.close(code, short))
         return code
 
     # --- in ---
