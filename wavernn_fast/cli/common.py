@@ -15,6 +15,7 @@ import click
 
 from .. import voices
 from ..errors import InputError
+from .outputs import is_file
 
 if TYPE_CHECKING:
     from ..vocoder import Vocoder
@@ -209,11 +210,11 @@ def collect(
     ------
     InputError
         For a missing input, a folder that is empty or cannot be read, two inputs with one output
-        name, or an output that would overwrite an input.
+        name, an output that would overwrite an input, or one that is no file of this command.
     """
+    to_file = is_file(output, single)
     found = expand(inputs, reads)
-    to_file = output == PIPE or Path(output).suffix.lower() in set(single)
-    if to_file and not os.path.isdir(output):
+    if to_file:
         if len(found) != 1:
             raise InputError(
                 f"The output {output!r} is one file but there are {len(found)} inputs; "

@@ -28,6 +28,7 @@ from ..jobs.settings import Settings
 from ..jobs.work import Outcome
 from ..utterance import fold_sizes
 from . import common, engines, folding
+from .outputs import is_file
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -97,7 +98,7 @@ class Synthesis:
         self.inputs, self.output = inputs, output
         self.options, self.quiet = options, quiet
         self.report = common.Report()
-        self.single = _is_file(output)
+        self.single = is_file(output, common.WRITTEN_AUDIO)
         self.shard = engines.shard_of(options)
         if not inputs and not options["manifests"]:
             raise click.UsageError("Nothing to do: name files, folders or a --manifest.")
@@ -301,12 +302,6 @@ def settings_of(options: dict[str, Any], reads: str) -> Settings:
         format=options["format"] or _FORMATS[0],
         reads=reads,
     )
-
-
-def _is_file(output: str) -> bool:
-    """Whether an output is one file or a pipe; anything else is a folder."""
-    named = output == common.PIPE or Path(output).suffix.lower() in common.WRITTEN_AUDIO
-    return named and not os.path.isdir(output)
 
 
 def _is_list(name: str) -> bool:
