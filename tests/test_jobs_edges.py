@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import os
 import sys
@@ -173,3 +174,42 @@ def test_a_job_stops_at_the_failures_allowed_where_nothing_sounds(good, most, mo
     assert len(told) == good + len(summary.failed)
     assert len(summary.left) == 60 - len(told)
     assert "2 items have failed" in summary.reason
+
+
+@pytest.mark.parametrize(
+    ("closed", "command", "words"),
+    [
+        ("stderr", ("vocode", "mel.npy", "-o", "out"), None),
+        ("stdin", ("vocode", "-", "-o", "out"), "standard input is closed"),
+        ("stdout", ("vocode", "mel.npy", "-o", "-"), "standard output is closed"),
+        ("stdin", ("stream", "-", "--raw-mel", "-o", "out.wav"), "standard input is closed"),
+    ],
+    ids=["no stderr", "no stdin", "no stdout", "no stdin for frames"],
+)
+def test_a_standard_stream_that_is_closed(
+    closed, command, words, model, tmp_path, monkeypatch, capfd
+):
+    """Python has None for it, as where a script or a service manager has none for the command."""
+    np.save(tmp_path / "mel.npy", preset_mel(2))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, closed, None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "-m", str(model)])
+    monkeypatch.undo()
+    assert bool(ended.value.code) == bool(words)
+    if words is None:
+        assert (tmp_path / "out" / "mel.wav").exists()
+    else:
+        assert words in capfd.readouterr().err
+
+
+def test_the_result_is_told_where_nobody_hears_of_failures(model, tmp_path, monkeypatch, capfd):
+    (tmp_path / "mels").mkdir()
+    (tmp_path / "mels" / "bad.npy").write_bytes(b"no mel")
+    arguments = ["vocode", str(tmp_path / "mels"), "-m", str(model), "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "stderr", _Full())
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--json"])
+    monkeypatch.undo()
+    assert ended.value.code == 1
+    assert len(json.loads(capfd.readouterr().out)["failed"]) == 1

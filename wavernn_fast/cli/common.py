@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -320,7 +321,7 @@ class Progress:
             unit=self.unit,
             file=sys.stderr,
             miniters=0,  # redraw by time: one long file is many updates
-            disable=self.quiet or None,
+            disable=self.quiet or sys.stderr is None or None,
         )
         return self
 
@@ -330,8 +331,7 @@ class Progress:
     def audio(self, seconds: float) -> None:
         """Count `seconds` of finished audio."""
         self.audio_seconds += seconds
-        took = self.elapsed
-        if seconds and took > 0:
+        if seconds and (took := self.elapsed) > 0:
             rate = self.audio_seconds / took
             text = f"{self.audio_seconds:.1f} s audio, {rate:.2f} audio s/s, RTF {1 / rate:.2f}"
             self._bar.set_postfix_str(text, refresh=False)
@@ -364,12 +364,12 @@ class Report:
     def finish(self, progress: Progress, as_json: bool, **extra: Any) -> int:
         """Print the summary and return the exit code: 0, or 1 if anything failed."""
         for entry in self.failed:
-            click.echo(f"failed: {entry['source']}: {entry['error']}", err=True)
+            tell(f"failed: {entry['source']}: {entry['error']}")
         if self.failed:
             total = len(self.done) + len(self.failed)
-            click.echo(f"{len(self.failed)} of {total} items failed.", err=True)
+            tell(f"{len(self.failed)} of {total} items failed.")
         if self.stopped:
-            click.echo(f"{self.stopped} {len(self.done)} done, {len(self.left)} left.", err=True)
+            tell(f"{self.stopped} {len(self.done)} done, {len(self.left)} left.")
         if as_json:
             print_json(self.to_dict(progress, **extra))
         return 1 if self.failed or self.left else 0
@@ -387,6 +387,12 @@ class Report:
             "x_realtime": audio / wall if wall > 0 else 0.0,
             **extra,
         }
+
+
+def tell(text: str) -> None:
+    """A line on stderr; where nobody can read it (a full disk, a terminal that is gone), none."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def print_json(value: object, *, err: bool = False) -> None:

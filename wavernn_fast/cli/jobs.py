@@ -21,7 +21,15 @@ from ..files import label
 from ..jobs import items as job_items
 from ..jobs import manifest, plan
 from ..jobs.items import Found, Item
-from ..jobs.job import Job, Policy, Summary, WorkerFactory, local_worker, megabytes
+from ..jobs.job import (
+    Job,
+    Policy,
+    Summary,
+    WorkerFactory,
+    failures_name,
+    local_worker,
+    megabytes,
+)
 from ..jobs.parts import FULL
 from ..jobs.reading import ItemReader, Ready
 from ..jobs.settings import Settings
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FULL", "Synthesis", "options"]
 
-_SHOWN = 20  # failures printed; `failed.jsonl` has them all
+_SHOWN = 20  # failures printed; the list in the folder has them all
 _FORMATS = ("wav", "flac", "ogg")
 _WIDTHS = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # bytes of a sample
 
@@ -198,22 +206,20 @@ class Synthesis:
         """What people want to know of the end of a job, on stderr."""
         for outcome in summary.failed[:_SHOWN]:
             source = label(outcome.fields["source"])
-            click.echo(f"failed: {source}: {outcome.fields['error']}", err=True)
+            common.tell(f"failed: {source}: {outcome.fields['error']}")
         tried = summary.done + len(summary.failed)
         if summary.failed:
-            click.echo(
+            common.tell(
                 f"{len(summary.failed)} of {tried} items failed; the reasons are in "
-                f"{str(Path(self.output) / 'failed.jsonl')!r}.",
-                err=True,
+                f"{str(Path(self.output) / failures_name(self.shard))!r}."
             )
         if summary.left:
             space = ""
             if summary.signal is None and summary.needed is not None:
                 space = f", need about {megabytes(summary.needed)}"
-            click.echo(
+            common.tell(
                 f"wavernn-fast: {summary.reason} {summary.done} done, {len(summary.left)} left"
-                f"{space}. Run the command again with --resume to go on.",
-                err=True,
+                f"{space}. Run the command again with --resume to go on."
             )
 
     def _to_dict(self, summary: Summary, wall: float) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def _raw_frames(source: str, n_mels: int) -> Iterator[Wave]:
 @contextmanager
 def _opened(source: str) -> Iterator[IO[bytes]]:
     if source == common.PIPE:
-        yield sys.stdin.buffer
+        yield files.standard_input()
         return
     try:
         with Path(source).open("rb") as file:
@@ -327,9 +327,7 @@ def _target(output: str) -> Iterator[tuple[IO[bytes], bool]]:
     """The file to write, and whether it is a regular one."""
     try:
         if output == common.PIPE:
-            if sys.stdout is None:
-                raise AudioError("The standard output is closed; write to a file with -o.")
-            yield sys.stdout.buffer, False
+            yield files.standard_output(), False
         elif _is_special(output):
             with Path(output).open("wb") as file:
                 yield file, False
