@@ -7,12 +7,13 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from job_runs import items_of, save_many, work
+from job_runs import assert_whole, items_of, save_many, work
 from voices import preset_mel, save_voice
 
 from wavernn_fast import cli
@@ -201,6 +202,28 @@ def test_a_standard_stream_that_is_closed(
         assert (tmp_path / "out" / "mel.wav").exists()
     else:
         assert words in capfd.readouterr().err
+
+
+def test_a_log_without_standard_error_is_not_in_the_sound(monkeypatch, capfd):
+    logger = logging.getLogger("wavernn_fast")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logger.level)
+    cli._set_up_logging(0, False)
+    monkeypatch.setattr(sys, "stderr", None)
+    logger.warning("nobody hears this")
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_children_of_a_command_without_standard_error_work(model, tmp_path):
+    mels, out = save_many(tmp_path / "mels", [2, 3]), tmp_path / "out"
+    command = ["vocode", str(mels), "-m", str(model), "-o", str(out), "--isolate"]
+    closes = (
+        "import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    code = subprocess.run([sys.executable, "-c", closes, "-m", "wavernn_fast", *command]).returncode
+    assert code == 0
+    assert assert_whole(out) == 2
 
 
 def test_the_result_is_told_where_nobody_hears_of_failures(model, tmp_path, monkeypatch, capfd):
