@@ -52,6 +52,33 @@ def test_names_that_clash_are_refused_before_work(model, mels, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "output", "words"),
+    [
+        ("vocode", "out.mp3", ".wav, .wave, .flac, .ogg"),
+        ("vocode", "out.NPY", ".wav, .wave, .flac, .ogg"),
+        ("resynth", "out.opus", ".wav, .wave, .flac, .ogg"),
+        ("mel", "out.npz", ".npy, or a folder"),
+        ("mel", "out.wav", ".npy, or a folder"),
+        ("vocode", "", "is empty"),
+        ("resynth", "", "is empty"),
+        ("mel", "", "is empty"),
+    ],
+)
+def test_an_output_that_is_no_folder_is_not_made_one(
+    command, output, words, model, mels, speech, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    source = mels / "a.npy" if command == "vocode" else speech
+    result = run(command, source, "-m", model, "-o", output)
+    refused(result, tmp_path, words)
+    assert not list(Path.cwd().iterdir())
+    (Path.cwd() / "out.mp3").mkdir()  # a folder that is there is meant
+    if output == "out.mp3":
+        assert run(command, source, "-m", model, "-o", output).exit_code == 0
+
+
 LONG = "n" * 300  # longer than a name may be
 
 

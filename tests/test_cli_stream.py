@@ -18,7 +18,7 @@ from cli_runner import refused, run
 from patience import soon, within
 from voices import preset_mel, save_voice
 
-from wavernn_fast.audio import quantize, read_wav
+from wavernn_fast.audio import quantize, read_wav, wav_header
 from wavernn_fast.cli import stream as command
 from wavernn_fast.vocoder import Vocoder
 
@@ -154,9 +154,13 @@ def test_a_reader_that_goes_away_ends_it_quietly(model):
     process.stderr.close()
 
 
-@pytest.mark.parametrize("waiting", [True, False], ids=["for frames", "in the engine"])
+@pytest.mark.parametrize(
+    ("waiting", "number"),
+    [(True, signal.SIGINT), (False, signal.SIGINT), (False, signal.SIGTERM)],
+    ids=["for frames", "in the engine", "terminated"],
+)
 @soon
-def test_an_interrupt_ends_it_within_a_second_and_leaves_no_file(model, tmp_path, waiting):
+def test_an_interrupt_ends_it_within_a_second_and_leaves_no_file(model, tmp_path, waiting, number):
     out = tmp_path / "out.wav"
     source = "-"
     if not waiting:
@@ -171,7 +175,7 @@ def test_an_interrupt_ends_it_within_a_second_and_leaves_no_file(model, tmp_path
         assert time.monotonic() < end
         time.sleep(0.01)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(60) == 130
     ended = time.monotonic()
     assert "interrupted" in process.stderr.read().decode()
@@ -255,6 +259,17 @@ def test_a_torn_frame_is_named_and_leaves_no_file(model, mel, tmp_path):
     assert done.exit_code == 2
     assert "in the middle of frame 7: 310 bytes of 320" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mel.f32", "mel.npy", "torn.f32"]
+
+
+def test_a_wav_that_is_too_long_for_its_header_is_kept(model, mel, tmp_path, monkeypatch):
+    """As one of 27 hours is: the sizes of a WAV file have 32 bits."""
+    arguments = ("stream", tmp_path / "mel.npy", "-m", model, "-o", tmp_path / "out.wav")
+    assert run(*arguments).exit_code == 0
+    whole = (tmp_path / "out.wav").read_bytes()
+    monkeypatch.setattr("wavernn_fast.encoding._MAX_WAV_BYTES", 1000)
+    assert run(*arguments).exit_code == 0
+    assert (tmp_path / "out.wav").read_bytes() == wav_header(None, RATE) + whole[44:]
+    assert len(read_wav(tmp_path / "out.wav")[0]) == 7 * HOP
 
 
 @pytest.mark.parametrize("name", ["missing.npy", "missing.f32"])

@@ -175,6 +175,7 @@ def test_doctor_tests_the_engine_and_reports(monkeypatch):
     shown = run("doctor").stdout
     assert "passed" in shown
     assert "package torch" in shown
+    assert "package uvicorn" in shown
 
 
 def test_doctor_says_when_the_engine_does_not_work(monkeypatch):
@@ -188,6 +189,16 @@ def test_doctor_says_when_the_engine_does_not_work(monkeypatch):
     result = run("doctor")
     assert result.exit_code == 3
     assert "WAVERNN_FAST_THREADS is 'many'" in result.stdout
+
+
+@pytest.mark.parametrize("missing", ["Engine", "available_isas", "cuda_devices"])
+def test_doctor_bears_an_extension_of_another_version(missing, monkeypatch):
+    """As after a change of the sources that was not followed by an installation."""
+    monkeypatch.delattr(f"wavernn_fast._C.{missing}")
+    facts = json.loads(run("doctor", "--json").stdout)
+    assert facts["ok"] == (missing != "Engine")
+    assert facts["self_test"]["passed"] or missing in facts["self_test"]["reason"]
+    assert facts["engine"] == "found" or missing == "available_isas"
 
 
 def test_a_container_quota_is_read(tmp_path):

@@ -105,7 +105,9 @@ def test_each_shard_has_its_list_of_failures(tmp_path: Path) -> None:
         Path(item.source).write_bytes(b"no mel")
     for i in range(2):
         bad = [item.name for item in Shard(i, 2).select(items[:6])]
-        assert run(*arguments(tmp_path, "out", "--shard", f"{i}/2")).exit_code == bool(bad)
+        done = run(*arguments(tmp_path, "out", "--shard", f"{i}/2"))
+        assert done.exit_code == bool(bad)
+        assert not bad or f"the reasons are in '{tmp_path}/out/failed-{i}of2.jsonl'" in done.stderr
         lines = (tmp_path / "out" / f"failed-{i}of2.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["name"] for line in lines) == sorted(bad)
     assert not (tmp_path / "out" / "failed.jsonl").exists()

@@ -42,6 +42,7 @@ def test_the_three_kinds_of_lists(tmp_path):
     (tmp_path / "l.csv").write_bytes(
         b'\xef\xbb\xbfout,mel,seed,speaker,note\r\n"x,1",m/a.npy,7,,hi\r\n,b.npy,,s.npy,\r\n'
     )
+    (tmp_path / "blanks.csv").write_text('mel, out ,seed\na.npy, x, 3\nb.npy, " y"\n')
     (tmp_path / "l.scp").write_text("utt/1 m/a b.npy\nutt-2\t/abs/b.npy\n")
     top = str(tmp_path)
     assert read_manifest(f"{top}/l.jsonl", format="ogg") == [
@@ -52,6 +53,10 @@ def test_the_three_kinds_of_lists(tmp_path):
     assert read_manifest(f"{top}/l.csv") == [
         Found(f"{top}/m/a.npy", "x,1.wav", 7),
         Found(f"{top}/b.npy", "b.wav", None, f"{top}/s.npy"),
+    ]
+    assert read_manifest(f"{top}/blanks.csv") == [
+        Found(f"{top}/a.npy", "x.wav", 3),
+        Found(f"{top}/b.npy", " y.wav"),
     ]
     assert read_manifest(f"{top}/l.scp") == [
         Found(f"{top}/m/a b.npy", "utt/1.wav"),
@@ -66,6 +71,11 @@ def test_the_three_kinds_of_lists(tmp_path):
         ("l.jsonl", '{"mel": "a", "seed": -1}\n{"mel": "a", "seed": true}', ["line 1", "line 2"]),
         ("l.jsonl", '{"mel": "a", "seed": 1.5}\n{"mel": "a", "out": 7}', ["'seed'", "'out'"]),
         ("l.jsonl", '{"mel": "a\\u0000b"}\n{"mel": "-"}', ["expected a path", "no list may name"]),
+        (
+            "l.jsonl",
+            '{"mel": "\\ud800/a"}\n{"mel": "a", "out": "\\udc00/\\ud800"}',
+            ["line 1", "line 2"],
+        ),
         ("l.jsonl", "\n\n", ["names nothing"]),
         ("l.jsonl", "[" * 100_000, ["no JSON"]),
         ("l.csv", "path,out\na,b\n", ["no column 'mel'"]),
@@ -89,6 +99,8 @@ def test_lists_that_cannot_be_used_are_refused_with_every_line(name, text, words
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["l.jsonl", "l.csv", "l.scp"]))
 @example(b'{"mel":"\\ud800"}', "l.jsonl")
+@example(b'{"mel":"\\ud800/a"}', "l.jsonl")
+@example(b'{"mel":"a","out":"\\ud800/a"}', "l.jsonl")
 def test_any_bytes_as_a_list_are_read_or_refused(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("list") / name
     path.write_bytes(data)

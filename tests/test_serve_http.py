@@ -228,6 +228,19 @@ def test_live_streams_are_counted_while_they_are(server: Running):
     until(lambda: server.metric('wavernn_requests_total{route="/v1/stream",status="1000"}') == 1)
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/v1/model", "/v1/sentence"])
+def test_head_is_get_without_the_body(server: Running, path: str):
+    """Health checks and monitors ask so."""
+    head, get = (server.request(method, path) for method in ("HEAD", "GET"))
+    assert head.status_code == get.status_code
+    assert head.content == b""
+    ours = {"x-request-id", "date"} | ({"content-length"} if path == "/metrics" else set())
+    assert {k: v for k, v in head.headers.items() if k not in ours} == {
+        k: v for k, v in get.headers.items() if k not in ours
+    }
+    assert server.request("GET", path).status_code == get.status_code  # the connection goes on
+
+
 def test_the_description_names_every_route_and_reply(server: Running):
     schema = server.request("GET", "/openapi.json").json()
     assert set(schema["paths"]) == {

@@ -321,6 +321,12 @@ def test_there_is_nothing_but_the_routes(server: Running, method: str, path: str
     told(server.request(method, path), status)
 
 
+def test_another_method_is_told_those_that_there_are(server: Running):
+    for path, method in (("/v1/vocode", "POST"), ("/healthz", "GET")):
+        reply = server.request("PUT", path)
+        assert (reply.status_code, reply.headers["allow"]) == (405, method)
+
+
 def test_a_streamed_header_is_the_length_that_is_promised(server: Running):
     reply = server.vocode(npy(mel(50)), NPY, stream=True)
     count = 50 * HOP

@@ -108,6 +108,7 @@ HELLOS = {
     "no json": ("{seed: 1", "Invalid JSON"),
     "no object": ("[1, 2]", "object"),
     "other field": ('{"speed": 2}', "speed"),
+    "long field": (f'{{"x{"ä" * 200}": 2}}', "Extra inputs"),  # a close reason has 123 bytes
     "path": ('{"model": "/etc/passwd"}', "model"),
     "seed": ('{"seed": -1}', "seed"),
     "seed of 2^64": ('{"seed": 18446744073709551616}', "seed"),

@@ -30,6 +30,11 @@ _EXTRAS = {
     "soxr": ("resampling", "audio"),
     "pystoi": ("intelligibility in eval", "eval"),
     "matplotlib": ("pictures", "plot"),
+    "fastapi": ("the service", "serve"),
+    "uvicorn": ("the service", "serve"),
+    "websockets": ("the service", "serve"),
+    "prometheus_client": ("the service", "serve"),
+    "ray": ("jobs on a cluster", "ray"),
 }
 _VARIABLES = (
     "WAVERNN_FAST_ISA",
@@ -80,7 +85,7 @@ def gpus() -> list[dict[str, Any]]:
         from . import _C
 
         return _C.cuda_devices()
-    except (ImportError, DeviceError):
+    except (ImportError, AttributeError, DeviceError):  # `self_test` says what of `_C` is missing
         return []
 
 
@@ -100,8 +105,10 @@ def self_test() -> dict[str, Any]:
         threads = min(2, allowed_cpus())
         second = Vocoder(config, tensors, device="cpu", cpu_threads=threads)
         other = second.generate(mel, seed=1)
-    except (WaveRNNError, ImportError, RuntimeError) as error:
+    except WaveRNNError as error:
         return {"passed": False, "reason": str(error)}
+    except Exception as error:  # an extension of another version can fail in any way
+        return {"passed": False, "reason": f"{type(error).__name__}: {error}"}
     problems = []
     if len(whole) != config.n_samples(3) or not np.isfinite(whole).all():
         problems.append("the samples are not usable")
@@ -135,7 +142,10 @@ def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def _state(device: str) -> str:
-    reason = device_problem(device)
+    try:
+        reason = device_problem(device)
+    except AttributeError as error:
+        reason = f"the extension is of another version ({error})"
     return f"not available: {reason}" if reason else "available"
 
 
@@ -164,4 +174,12 @@ def _engine_facts() -> dict[str, Any]:
     threads = 0
     with contextlib.suppress(WaveRNNError):  # `self_test` says why
         threads = default_threads()
-    return {"engine": "found", "isas": list(_C.available_isas()), "threads": threads}
+    try:
+        isas = list(_C.available_isas())
+    except AttributeError:
+        return {
+            "engine": "found, of another version: pip install .",
+            "isas": [],
+            "threads": threads,
+        }
+    return {"engine": "found", "isas": isas, "threads": threads}

@@ -26,10 +26,30 @@ def label(path: PathLike) -> str:
     return "standard input or output" if os.fspath(path) == PIPE else repr(os.fspath(path))
 
 
+def standard_input() -> BinaryIO:
+    """Standard input as bytes; Python has none where it was closed before the program began.
+
+    Raises
+    ------
+    AudioError
+        If it is closed.
+    """
+    if sys.stdin is None:
+        raise AudioError("The standard input is closed; name a file in place of '-'.")
+    return sys.stdin.buffer
+
+
+def standard_output() -> BinaryIO:
+    """Standard output for bytes; raises as `standard_input`."""
+    if sys.stdout is None:
+        raise AudioError("The standard output is closed; write to a file with -o.")
+    return sys.stdout.buffer
+
+
 def open_source(path: PathLike) -> str | BinaryIO:
     """Path of a readable file, or the bytes of standard input; says what is wrong if neither."""
     if os.fspath(path) == PIPE:
-        return io.BytesIO(sys.stdin.buffer.read())
+        return io.BytesIO(standard_input().read())
     name = os.fspath(path)
     if os.path.isdir(name):
         raise AudioError(f"{name!r} is a folder, expected a file.")
@@ -61,8 +81,9 @@ def write_atomic(path: PathLike, blocks: Iterable[bytes]) -> None:
     target = Path(path)
     try:
         if os.fspath(path) == PIPE:
-            sys.stdout.buffer.writelines(blocks)
-            sys.stdout.buffer.flush()
+            file = standard_output()
+            file.writelines(blocks)
+            file.flush()
         elif target.exists() and not target.is_file():
             with target.open("wb") as special:  # a folder fails here, a device is as good as done
                 special.writelines(blocks)

@@ -126,14 +126,15 @@ def draw_on_devices(
         threading.Thread(target=work, args=pair, name=f"wavernn_fast {pair[0].name}", daemon=True)
         for pair in zip(devices, slots, strict=True)
     ]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         yield from _follow(messages, devices, shared)
     finally:  # on an error here, such as Ctrl-C, the devices stop too
         stop.set()
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:  # the system may have refused to start it
+                thread.join()
 
 
 def _follow(

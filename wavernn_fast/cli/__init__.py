@@ -73,7 +73,25 @@ class _ToStderr(logging.Handler):
     """Writes to whatever stderr is now (a StreamHandler keeps the one it was made with)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        if sys.stderr is None:  # closed; print would take standard output, which may be the sound
+            return
+        try:
+            print(self.format(record), file=sys.stderr)
+        except Exception:  # a log on a full disk, a reader that has gone: the work goes on
+            self.handleError(record)
+
+
+def _fill_closed_descriptors() -> None:
+    """Put the null device where a standard stream was closed before the program began.
+
+    The next file that is opened would get its number, and whatever a library or a child process
+    prints would stand in that file.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:
@@ -99,4 +117,5 @@ def _set_up_logging(verbose: int, quiet: bool) -> None:
 def main(ctx: click.Context, verbose: int, quiet: bool) -> None:
     """WaveRNN vocoding: mel spectrograms in, speech out."""
     ctx.obj = {"quiet": quiet}
+    _fill_closed_descriptors()
     _set_up_logging(verbose, quiet)

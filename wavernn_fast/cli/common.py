@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ import click
 
 from .. import voices
 from ..errors import InputError
+from .outputs import is_file
 
 if TYPE_CHECKING:
     from ..vocoder import Vocoder
@@ -208,12 +210,12 @@ def collect(
     Raises
     ------
     InputError
-        For a missing input, an empty folder, two inputs with one output name, or an output
-        that would overwrite an input.
+        For a missing input, a folder that is empty or cannot be read, two inputs with one output
+        name, an output that would overwrite an input, or one that is no file of this command.
     """
+    to_file = is_file(output, single)
     found = expand(inputs, reads)
-    to_file = output == PIPE or Path(output).suffix.lower() in set(single)
-    if to_file and not os.path.isdir(output):
+    if to_file:
         if len(found) != 1:
             raise InputError(
                 f"The output {output!r} is one file but there are {len(found)} inputs; "
@@ -232,7 +234,7 @@ def expand(inputs: Sequence[str], reads: Iterable[str]) -> list[tuple[str, Path]
     Raises
     ------
     InputError
-        For a missing input or an empty folder.
+        For a missing input, or a folder that is empty or cannot be read.
     """
     endings = {ending.lower() for ending in reads}
     return [pair for name in inputs for pair in _expand(name, endings)]
@@ -243,7 +245,9 @@ def _expand(name: str, endings: set[str]) -> list[tuple[str, Path]]:
         return [(PIPE, Path("stdin"))]
     path = Path(name)
     if os.path.isdir(path):
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        from ..jobs.items import walk
+
+        files = sorted(Path(folder, file) for folder, file in walk(name, endings))
         if not files:
             raise InputError(
                 f"The folder {name!r} holds no file ending in {', '.join(sorted(endings))}."
@@ -317,7 +321,7 @@ class Progress:
             unit=self.unit,
             file=sys.stderr,
             miniters=0,  # redraw by time: one long file is many updates
-            disable=self.quiet or None,
+            disable=self.quiet or sys.stderr is None or None,
         )
         return self
 
@@ -327,8 +331,7 @@ class Progress:
     def audio(self, seconds: float) -> None:
         """Count `seconds` of finished audio."""
         self.audio_seconds += seconds
-        took = self.elapsed
-        if seconds and took > 0:
+        if seconds and (took := self.elapsed) > 0:
             rate = self.audio_seconds / took
             text = f"{self.audio_seconds:.1f} s audio, {rate:.2f} audio s/s, RTF {1 / rate:.2f}"
             self._bar.set_postfix_str(text, refresh=False)
@@ -361,12 +364,12 @@ class Report:
     def finish(self, progress: Progress, as_json: bool, **extra: Any) -> int:
         """Print the summary and return the exit code: 0, or 1 if anything failed."""
         for entry in self.failed:
-            click.echo(f"failed: {entry['source']}: {entry['error']}", err=True)
+            tell(f"failed: {entry['source']}: {entry['error']}")
         if self.failed:
             total = len(self.done) + len(self.failed)
-            click.echo(f"{len(self.failed)} of {total} items failed.", err=True)
+            tell(f"{len(self.failed)} of {total} items failed.")
         if self.stopped:
-            click.echo(f"{self.stopped} {len(self.done)} done, {len(self.left)} left.", err=True)
+            tell(f"{self.stopped} {len(self.done)} done, {len(self.left)} left.")
         if as_json:
             print_json(self.to_dict(progress, **extra))
         return 1 if self.failed or self.left else 0
@@ -384,6 +387,12 @@ class Report:
             "x_realtime": audio / wall if wall > 0 else 0.0,
             **extra,
         }
+
+
+def tell(text: str) -> None:
+    """A line on stderr; where nobody can read it (a full disk, a terminal that is gone), none."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def print_json(value: object, *, err: bool = False) -> None:

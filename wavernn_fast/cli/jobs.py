@@ -21,13 +21,22 @@ from ..files import label
 from ..jobs import items as job_items
 from ..jobs import manifest, plan
 from ..jobs.items import Found, Item
-from ..jobs.job import Job, Policy, Summary, WorkerFactory, local_worker, megabytes
+from ..jobs.job import (
+    Job,
+    Policy,
+    Summary,
+    WorkerFactory,
+    failures_name,
+    local_worker,
+    megabytes,
+)
 from ..jobs.parts import FULL
 from ..jobs.reading import ItemReader, Ready
 from ..jobs.settings import Settings
 from ..jobs.work import Outcome
 from ..utterance import fold_sizes
 from . import common, engines, folding
+from .outputs import is_file
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FULL", "Synthesis", "options"]
 
-_SHOWN = 20  # failures printed; `failed.jsonl` has them all
+_SHOWN = 20  # failures printed; the list in the folder has them all
 _FORMATS = ("wav", "flac", "ogg")
 _WIDTHS = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # bytes of a sample
 
@@ -97,7 +106,7 @@ class Synthesis:
         self.inputs, self.output = inputs, output
         self.options, self.quiet = options, quiet
         self.report = common.Report()
-        self.single = _is_file(output)
+        self.single = is_file(output, common.WRITTEN_AUDIO)
         self.shard = engines.shard_of(options)
         if not inputs and not options["manifests"]:
             raise click.UsageError("Nothing to do: name files, folders or a --manifest.")
@@ -139,7 +148,7 @@ class Synthesis:
             if _is_list(name):
                 found += manifest.read_manifest(name, format=format, field=field)
             else:
-                found += job_items.expand(name, known, format)
+                found += job_items.expand(name, known, format, self.output)
         for name in self.options["manifests"]:
             found += manifest.read_manifest(name, format=format, field=field)
         # Clashes are looked for among the items of all shards.
@@ -197,22 +206,20 @@ class Synthesis:
         """What people want to know of the end of a job, on stderr."""
         for outcome in summary.failed[:_SHOWN]:
             source = label(outcome.fields["source"])
-            click.echo(f"failed: {source}: {outcome.fields['error']}", err=True)
+            common.tell(f"failed: {source}: {outcome.fields['error']}")
         tried = summary.done + len(summary.failed)
         if summary.failed:
-            click.echo(
+            common.tell(
                 f"{len(summary.failed)} of {tried} items failed; the reasons are in "
-                f"{str(Path(self.output) / 'failed.jsonl')!r}.",
-                err=True,
+                f"{str(Path(self.output) / failures_name(self.shard))!r}."
             )
         if summary.left:
             space = ""
             if summary.signal is None and summary.needed is not None:
                 space = f", need about {megabytes(summary.needed)}"
-            click.echo(
+            common.tell(
                 f"wavernn-fast: {summary.reason} {summary.done} done, {len(summary.left)} left"
-                f"{space}. Run the command again with --resume to go on.",
-                err=True,
+                f"{space}. Run the command again with --resume to go on."
             )
 
     def _to_dict(self, summary: Summary, wall: float) -> dict[str, Any]:
@@ -301,12 +308,6 @@ def settings_of(options: dict[str, Any], reads: str) -> Settings:
         format=options["format"] or _FORMATS[0],
         reads=reads,
     )
-
-
-def _is_file(output: str) -> bool:
-    """Whether an output is one file or a pipe; anything else is a folder."""
-    named = output == common.PIPE or Path(output).suffix.lower() in common.WRITTEN_AUDIO
-    return named and not os.path.isdir(output)
 
 
 def _is_list(name: str) -> bool:

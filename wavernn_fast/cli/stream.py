@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -93,13 +95,33 @@ def command(ctx: click.Context, /, mel: str, output: str, **options: Any) -> Non
     facts = voc.stream_facts(chunk, fade_out=not options["no_fade_out"])
     clock = Clock(voc.sample_rate)
     try:
-        with _sink(output, voc.sample_rate, options) as write:
+        with _ended_by_sigterm(), _sink(output, voc.sample_rate, options) as write:
             _play(_chunks(voc, mel, chunk, clock, options), write, clock)
         report = clock.report()
     except BrokenPipeError:
         _forget_stdout()
         report = {**clock.report(), "reader_left": True}
     _tell(ctx, facts, report, output, options)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Meanwhile SIGTERM ends the command as Ctrl-C does, without a file; a second one at once."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_special(path: str) -> bool:
@@ -225,7 +247,7 @@ def _raw_frames(source: str, n_mels: int) -> Iterator[Wave]:
 @contextmanager
 def _opened(source: str) -> Iterator[IO[bytes]]:
     if source == common.PIPE:
-        yield sys.stdin.buffer
+        yield files.standard_input()
         return
     try:
         with Path(source).open("rb") as file:
@@ -294,8 +316,10 @@ def _sink(output: str, rate: int, options: dict[str, Any]) -> Iterator[Any]:
         put(header)
         yield write
         if header and is_regular:
+            with suppress(AudioError):  # over 4 GiB: the header stays that of a stream
+                header = audio.wav_header(written, rate, subtype)
             file.seek(0)
-            put(audio.wav_header(written, rate, subtype))
+            put(header)
 
 
 @contextmanager
@@ -303,9 +327,7 @@ def _target(output: str) -> Iterator[tuple[IO[bytes], bool]]:
     """The file to write, and whether it is a regular one."""
     try:
         if output == common.PIPE:
-            if sys.stdout is None:
-                raise AudioError("The standard output is closed; write to a file with -o.")
-            yield sys.stdout.buffer, False
+            yield files.standard_output(), False
         elif _is_special(output):
             with Path(output).open("wb") as file:
                 yield file, False

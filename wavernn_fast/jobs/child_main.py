@@ -45,7 +45,8 @@ def main(descriptor: int) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C comes to the parent, which says what to do
-    faulthandler.enable()
+    if sys.stderr is not None:
+        faulthandler.enable()
     _log_to(line, hello.level)
     started, stop = False, Stop()
     try:

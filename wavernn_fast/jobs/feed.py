@@ -14,13 +14,15 @@ from .reading import Ready, Unready
 from .stop import Stop
 
 _LEAST_MEMORY = 1 << 30  # bytes of mels and waves in the engine that are always allowed
+_MOST_UNTOLD = 8  # items that fail one after another before the run ends, so that they are told of
 
 
 class Feed:
     """Mels for one run of the engine after the other, and the items that they belong to.
 
     A run ends when a quarter of the machine's memory is taken by mels and waves that are not
-    finished: with very long ones, few run side by side.
+    finished: with very long ones, few run side by side. It ends as well where one item after
+    another fails: nothing is told of an item while the engine takes the next ones.
 
     Parameters
     ----------
@@ -45,12 +47,13 @@ class Feed:
         self._results, self._stop, self._failed = results, stop, failed
         self._taken: dict[int, Ready] = {}
         self._held, self._most = 0, max(_LEAST_MEMORY, _memory() // 4)  # bytes
+        self._untold = 0  # items that failed since a wave came out
         self._last: Ready | None = None
 
     def begin(self) -> None:
         """Start a run of the engine, which counts its mels from 0."""
         self._taken.clear()
-        self._held = 0
+        self._held = self._untold = 0
 
     def mels(self) -> Iterator[NDArray[np.float32]]:
         """Mels until no more may be begun; what is no mel is passed on as failed."""
@@ -62,6 +65,9 @@ class Feed:
                 return
             if isinstance(result, Unready):
                 self._failed(result.item, result.error)
+                self._untold += 1
+                if self._untold >= (_MOST_UNTOLD if self._taken else 1):
+                    return
                 continue
             self._taken[number] = self._last = result
             self._held += self._bytes(result)
@@ -82,6 +88,7 @@ class Feed:
         """The item of a mel that has become a wave."""
         ready = self._taken.pop(number)
         self._held -= self._bytes(ready)
+        self._untold = 0  # what is known by now is told with this wave
         return ready
 
     def taken(self) -> list[Ready]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from .. import files
+from ..encoding import AUDIO_SUFFIXES
 from ..errors import InputError
 from . import names
 
@@ -45,7 +46,7 @@ def collect(
     inputs : sequence of str
         Files, folders (searched through; their layout is kept), or "-".
     root : str
-        The output root.
+        The output root; audio in it is no input where it lies below one of the folders.
     reads : iterable of str
         Endings looked for in folders, such as ".npy".
     format : str
@@ -54,24 +55,23 @@ def collect(
     Raises
     ------
     InputError
-        For a missing input, an empty folder, names that are unusable or clash (all listed), or an
-        output that is also an input.
+        For a missing input, a folder that is empty or cannot be read, names that are unusable or
+        clash (all listed), or an output that is also an input.
     """
     endings = {ending.lower() for ending in reads}
-    return pair([one for name in inputs for one in expand(name, endings, format)], root)
+    return pair([one for name in inputs for one in expand(name, endings, format, root)], root)
 
 
-def expand(name: str, endings: set[str], format: str) -> list[Found]:
+def expand(name: str, endings: set[str], format: str, root: str) -> list[Found]:
     """Every file of one input; see `collect`."""
     if name == PIPE:
         return [Found(PIPE, f"stdin.{format}")]
     if os.path.isdir(name):
+        is_made = _Made(name, root)
         found = [
             Found(os.path.join(folder, file), _below(name, folder, file, format))
-            for folder, below, files_here in os.walk(name)
-            for file in _in_order(below, files_here)
-            if PurePath(file).suffix.lower() in endings
-            and os.path.isfile(os.path.join(folder, file))
+            for folder, file in walk(name, endings)
+            if not is_made(folder, file)
         ]
         if not found:
             raise InputError(
@@ -83,9 +83,47 @@ def expand(name: str, endings: set[str], format: str) -> list[Found]:
     return [Found(name, f"{PurePath(name).stem}.{format}")]
 
 
-def _in_order(below: list[str], files_here: list[str]) -> list[str]:
-    below.sort()  # which `os.walk` then follows
-    return sorted(files_here)
+def walk(top: str, endings: set[str]) -> Iterator[tuple[str, str]]:
+    """Folder and name of every file below `top` with one of these endings, in order.
+
+    Raises
+    ------
+    InputError
+        If a folder cannot be read: what is in it must not be left out unseen.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"The folder {error.filename!r} cannot be read ({error.strerror}). Nothing was done."
+        ) from error
+
+    for folder, below, files_here in os.walk(top, onerror=refuse):
+        below.sort()  # which `os.walk` then follows
+        for file in sorted(files_here):
+            if PurePath(file).suffix.lower() in endings and os.path.isfile(f"{folder}/{file}"):
+                yield folder, file
+
+
+class _Made:
+    """Whether a file below an input folder lies where outputs go, and so is no input.
+
+    Recordings are copied into a folder below their own, and the next run must not take the copies
+    for recordings.
+    """
+
+    def __init__(self, top: str, root: str) -> None:
+        self._root = PurePath(os.path.realpath(root))
+        outer = PurePath(os.path.realpath(top))
+        self._folders: dict[str, bool] = {}
+        self._possible = self._root != outer and self._root.is_relative_to(outer)
+
+    def __call__(self, folder: str, file: str) -> bool:
+        if not self._possible or PurePath(file).suffix.lower() not in AUDIO_SUFFIXES:
+            return False
+        if folder not in self._folders:
+            here = PurePath(os.path.realpath(folder))
+            self._folders[folder] = here.is_relative_to(self._root)
+        return self._folders[folder]
 
 
 def _below(top: str, folder: str, file: str, format: str) -> str:

@@ -216,9 +216,7 @@ class Job:
 
     def _write_failed(self) -> None:
         """Names and reasons of the items that failed, and of those that did before and are left."""
-        shard = self.policy.shard
-        name = "failed.jsonl" if shard == WHOLE else f"failed-{shard_name(shard)}.jsonl"
-        path = self.root / name
+        path, shard = self.root / failures_name(self.policy.shard), self.policy.shard
         left = {item.name for item in self.summary.left}
         entries = [{"name": o.name, **o.fields} for o in self.summary.failed]
         try:
@@ -281,6 +279,11 @@ def local_worker(
         return worker
 
     return make
+
+
+def failures_name(shard: Shard) -> str:
+    """Name of the list of items that failed, in the output root."""
+    return "failed.jsonl" if shard == WHOLE else f"failed-{shard_name(shard)}.jsonl"
 
 
 def megabytes(size: int) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import parts
+
 FOLDER = ".wavernn-fast"  # below the output root; no output may lie in it
 _PATTERN = "journal-*.jsonl"
 
@@ -64,6 +66,8 @@ class Journal:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         self._file = os.open(self.path, flags, 0o666)
         self._torn = _ends_torn(self._file)  # by a worker of the same name that was killed
+        for place in (folder, folder.parent):  # a journal without a name is none
+            parts.sync_folder(place)
 
     def write(self, state: str, **fields: Any) -> None:
         """Append one line: `state`, the time, `fields`."""
@@ -78,6 +82,13 @@ class Journal:
             self.seconds += time.perf_counter() - begun
         if self._torn:  # a disk that is full takes a part
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def sync(self) -> None:
+        """Bring all lines to the disk: they count even if the power goes now."""
+        begun = time.perf_counter()
+        os.fsync(self._file)
+        with self._lock:
+            self.seconds += time.perf_counter() - begun
 
     def close(self) -> None:
         """Bring all lines to the disk and close the file."""

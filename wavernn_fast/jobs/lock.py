@@ -117,18 +117,20 @@ class Lock:
                 continue
             handle = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
             try:
-                if not _flock(handle):
+                # Shared: shards that begin together look at the same old lock, and must not take
+                # each other's look for its holder.
+                if not _flock(handle, shared=True):
                     raise _taken(os.pread(handle, 200, 0))
             finally:
                 os.close(handle)
 
 
-def _flock(handle: int) -> bool:
+def _flock(handle: int, *, shared: bool = False) -> bool:
     """Lock a file; False if another process has it. True also where there is no such lock."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

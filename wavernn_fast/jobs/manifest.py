@@ -95,11 +95,14 @@ def _json_rows(text: str, field: str, problem: Callable[[str], None]) -> Rows:
 
 
 def _csv_rows(text: str, field: str, problem: Callable[[str], None]) -> Rows:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    # People write "mel, out, seed": a column of the name " seed" would be left alone, unseen.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        if field not in (reader.fieldnames or ()):
-            problem(f"line 1: the header has no column {field!r}: {reader.fieldnames or []}")
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        if field not in columns:
+            problem(f"line 1: the header has no column {field!r}: {columns}")
             return
+        reader.fieldnames = columns
         for row in reader:
             if row.get(None) is not None:
                 problem(f"line {reader.line_num}: has more values than the header has columns")
@@ -132,7 +135,7 @@ def _found(row: Mapping[str, Any], top: str, format: str, field: str) -> Found:
     out = row.get("out")
     if out is None:
         out = PurePath(source).stem
-    elif not isinstance(out, str) or not out:
+    elif not isinstance(out, str) or not out or not _can_be_named(out):
         raise InputError(f"'out' is {out!r}, expected a name")
     if PurePath(out).suffix.lower() not in AUDIO_SUFFIXES:
         out = f"{out}.{format}"
@@ -143,11 +146,20 @@ def _path(row: Mapping[str, Any], field: str, top: str) -> str | None:
     value = row.get(field)
     if value is None:
         return None
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or "\0" in value or not _can_be_named(value):
         raise InputError(f"{field!r} is {value!r}, expected a path")
     if value == PIPE:
         raise InputError(f"{field!r} is '-', which no list may name")
     return os.path.join(top, value)
+
+
+def _can_be_named(text: str) -> bool:
+    """Whether a file can have this name: half of a pair, as JSON may hold one, has no bytes."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _speaker(row: Mapping[str, Any], top: str) -> str | None:

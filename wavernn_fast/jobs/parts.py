@@ -117,12 +117,12 @@ def remove_stale(folders: Iterable[Path], is_mine: Callable[[str], bool]) -> int
     for folder in folders:
         try:
             names = [entry.name for entry in os.scandir(folder)]
-        except FileNotFoundError:
+        except OSError:  # not there yet, no folder, unreadable: an item in it will say so
             continue
         for name in names:
             match = _NAME.fullmatch(name)
             if match is not None and is_mine(match[1]):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     os.unlink(folder / name)
                     removed += 1
     return removed

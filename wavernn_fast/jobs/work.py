@@ -174,18 +174,23 @@ class _Run:
                 for ready, wave in self._waves(feed):
                     self._times.samples += len(wave)
                     self._write.wave(ready, wave)
-                    for outcome in self._write.outcomes():
-                        if outcome.stops:
-                            self._stop.request(outcome.fields["error"])
-                        yield outcome
+                    yield from self._told()
                     if self._stop.requested:
                         break
+                yield from self._told()
             yield from self._write.drain()
         finally:
             ahead.close()
             self._write.close()
             self._times.read_seconds = ahead.seconds
             self._times.waiting_seconds = ahead.waited + self._write.waited
+
+    def _told(self) -> Iterator[Outcome]:
+        """What has become of items by now; one that says that nothing can be written stops."""
+        for outcome in self._write.outcomes():
+            if outcome.stops:
+                self._stop.request(outcome.fields["error"])
+            yield outcome
 
     def count(self, outcome: Outcome) -> None:
         """Add to what the last line of the journal says."""

@@ -112,6 +112,7 @@ class WriteBehind:
             blocks = audio.encode(wave, how.sample_rate, target.suffix, how.subtype)
             if os.path.lexists(target):  # whose record will not be true for a moment
                 self._journal.write("redo", name=item.name)
+                self._journal.sync()  # the rename may be on the disk before the line is
             written = parts.write(target, blocks, how.worker)
             fields = {
                 "source": item.source,

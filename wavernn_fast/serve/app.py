@@ -93,7 +93,9 @@ def _add_errors(app: FastAPI) -> None:
     def http(request: Request, error: HTTPException) -> JSONResponse:
         texts = {404: "There is nothing at this path.", 405: "This path has another method."}
         sentence = texts.get(error.status_code, "This request cannot be answered.")
-        return problem(request, Problem(error.status_code, sentence))
+        reply = problem(request, Problem(error.status_code, sentence))
+        reply.headers.update(error.headers or {})  # such as Allow, of a 405
+        return reply
 
     handlers: dict[Any, Any] = {
         Problem: problem,

@@ -64,6 +64,8 @@ class Guard:
                 self._metrics.requests.labels(self.route(scope), "403").inc()
                 await send({"type": "websocket.close", "code": 1008})
             return
+        if scope["method"] == "HEAD":  # answered as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         reply: ASGIApp = refusal or self._app
         if origin and scope["method"] == "OPTIONS":
             reply = _preflight()

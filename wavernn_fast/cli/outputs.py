@@ -1,0 +1,36 @@
+"""What an output on the command line is: one file, a pipe or a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..audio import MEL_SUFFIXES, READ_SUFFIXES
+from ..errors import InputError
+from ..files import PIPE
+
+# Endings by which no folder is meant.
+_OF_FILES = {*READ_SUFFIXES, *MEL_SUFFIXES, ".pt", ".pth", ".m4a", ".aac"}
+
+
+def is_file(output: str, endings: Iterable[str]) -> bool:
+    """Whether an output is one file, as its ending says, or a pipe; anything else is a folder.
+
+    Raises
+    ------
+    InputError
+        If it is empty, or named like a file that is not written here: a folder of that name would
+        be a surprise.
+    """
+    if not output:
+        raise InputError("The output is empty; give a file, a folder or '-' with -o.")
+    if output == PIPE or os.path.isdir(output):
+        return output == PIPE
+    written, ending = tuple(endings), Path(output).suffix.lower()
+    if ending in _OF_FILES and ending not in written:
+        raise InputError(
+            f"The output {output!r} is not written by this command; give a file ending in "
+            f"{', '.join(written)}, or a folder."
+        )
+    return ending in written
