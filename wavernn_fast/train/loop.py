@@ -137,10 +137,7 @@ class Trainer:
             self.pruner.load(saved.masks)
         self.step = saved.step
         self._sums = torch.tensor(saved.sums)
-        if self._processes.rank == 0:
-            _cut_log(self.folder / LOG, saved.step)
-            for part in self.folder.glob(PARTS):  # of a checkpoint that was being written
-                part.unlink(missing_ok=True)
+        self._tidy()
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -166,6 +163,8 @@ class Trainer:
         ModelError
             If a checkpoint or the log cannot be written.
         """
+        if self.step == 0:
+            self._tidy()
         last: dict[str, Any] = {"step": self.step}
         started, seen = time.perf_counter(), 0
         if self.step >= self.settings.steps:
@@ -181,8 +180,9 @@ class Trainer:
                 self._sums.zero_()
                 started, seen = time.perf_counter(), 0
             if self._valid is not None and (end or self.step % every.validate == 0):
+                begun = time.perf_counter()
                 line = {"step": self.step, **line, "valid_nll": self.validate()}
-                started = time.perf_counter()
+                started += time.perf_counter() - begun  # it is no part of the speed
             if line:
                 last = line if "valid_nll" in line or "valid_nll" not in last else last
                 self._write_line(line)
@@ -247,6 +247,13 @@ class Trainer:
             return float(self._losses(self.average, batch).sum())
 
     # -- files -------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Leave nothing in the folder that a run wrote after its last checkpoint, or before any."""
+        if self._processes.rank == 0:
+            _cut_log(self.folder / LOG, self.step)
+            for part in self.folder.glob(PARTS):  # of a checkpoint that was being written
+                part.unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the checkpoint, then the averaged weights as a canonical model."""
