@@ -68,6 +68,30 @@ def test_torch_hears_the_first_seconds_only_and_is_compared_on_those(monkeypatch
     assert abs(found.nll_torch - found.nll["fp32"]) > 1e-4  # the rest is not as likely
 
 
+def hearing_all_frames(kind: str):
+    """A model in which what a frame hears depends on all others, or on their number."""
+    if kind == "gru":
+        config, tensors = random_model("embedded:64")
+        louder = ("network.", "gru.w_conditioning")
+        return config, {n: 3 * v if n.startswith(louder) else v for n, v in tensors.items()}
+    config, tensors = random_model("residual:32")
+    sizes = {"upsample_left": 1, "upsample_right": 1, "upsample_pad": 2}
+    del tensors["upsample.kernel"]
+    return dataclasses.replace(config, upsample="linear", **sizes), tensors
+
+
+@pytest.mark.parametrize("kind", ["gru", "linear"])
+def test_torch_and_engine_are_compared_on_the_same_frames(kind, monkeypatch):
+    config, tensors = hearing_all_frames(kind)
+    wave = tones(0.6, rate=config.sample_rate)
+    monkeypatch.setattr(evaluation, "TORCH_SECONDS", 0.1)
+    found = Evaluator(config, tensors, ALONE).evaluate(wave)
+    assert found.torch_difference <= 1e-6
+    whole = Evaluator(config, tensors, ALONE)
+    monkeypatch.setattr(Evaluator, "_nll_of_first", lambda self, ours, targets, heard: ours)
+    assert whole.evaluate(wave).torch_difference > 1e-5  # the rest of the recording is heard
+
+
 def test_a_model_that_drops_the_first_frames_is_compared_with_what_follows():
     config = dataclasses.replace(voices.DUAL, mel=small_mel(voices.DUAL.sample_rate))
     assert (config.pad, config.lookback_frames) == ("none", 1)

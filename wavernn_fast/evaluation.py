@@ -238,10 +238,15 @@ class Evaluator:
         found = {
             dtype: _engine_nll(voc, request, targets, first) for dtype, voc in self._engines.items()
         }
-        by_torch = None if self._torch is None else self._torch_nll(targets, first, mel)
-        difference = None
-        if by_torch is not None and "fp32" in found:
-            difference = abs(found["fp32"][1] - by_torch)
+        by_torch, difference = None, None
+        if self._torch is not None:
+            heard = self._first_frames(mel, first)
+            by_torch = self._torch_nll(targets, first, heard)
+            if "fp32" in found:
+                ours = found["fp32"][1]
+                if heard is not None and mel is not None and heard.shape[1] < mel.shape[1]:
+                    ours = self._nll_of_first(ours, targets[:first], heard)
+                difference = abs(ours - by_torch)
         return {
             "seconds": len(wave) / self.sample_rate,
             "nll": {dtype: whole for dtype, (whole, _) in found.items()},
@@ -249,15 +254,33 @@ class Evaluator:
             "torch_difference": difference,
         }
 
+    def _first_frames(self, mel: Wave | None, first: int) -> Wave | None:
+        """The mel without what comes after the frames that the `first` samples hear."""
+        if mel is None:
+            return None
+        context = self.config.lookback_frames + self.config.lookahead_frames
+        samples = first + self.config.horizon_samples
+        return mel[:, : -(-samples // self.config.hop_length) + context]
+
+    def _nll_of_first(self, ours: float, targets: NDArray[Any], heard: Wave) -> float:
+        """Nats per sample of the engine for `targets` where the utterance ends with `heard`.
+
+        Those in the whole utterance, `ours`, but for a model whose frames depend on all others, or
+        on their number: PyTorch hears the first frames alone, and so must the engine beside it.
+        """
+        config = self.config
+        network = config.network
+        if config.upsample != "linear" and (network is None or not network.hears_whole):
+            return ours
+        request = utterance.make_request(config, heard, None, 0)
+        return _engine_nll(self._engines["fp32"], request, targets, len(targets))[0]
+
     def _torch_nll(self, targets: NDArray[Any], first: int, mel: Wave | None) -> float:
         """Nats per sample of the `first` targets, under PyTorch."""
         from .models.eager import torch_threads
 
         assert self._torch is not None
         targets = targets[: first + self.config.horizon_samples]  # with those that they hear of
-        if mel is not None:  # the frames that these samples hear
-            context = self.config.lookback_frames + self.config.lookahead_frames
-            mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]
         with torch_threads(self.voc.cpu_threads):
             logits = self._torch.teacher_forced_logits(targets, mel)
         parts = _blocks(self.config, logits[:first], targets[:first])
