@@ -108,8 +108,12 @@ def _train(
         valid=None if options["valid"] is None else Path(options["valid"]),
         held_out=options["held_out"],
     )
+    if saved is not None:
+        where = run.same_data(saved, where)
     quiet = common.is_quiet(ctx, options) or here.rank != 0
     loaded = _load(where, config, settings, quiet)
+    if saved is not None:
+        run.check_same_data(saved, loaded)
     trainer = run.make_trainer(folder, config, settings, loaded, here)
     if saved is not None:
         trainer.resume(saved)

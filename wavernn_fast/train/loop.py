@@ -63,6 +63,11 @@ class Trainer:
         together (`total_frames`).
     processes : Processes
 
+    Attributes
+    ----------
+    source : dict
+        What its checkpoints say of the recordings; `run.make_trainer` fills it.
+
     Raises
     ------
     InputError
@@ -102,6 +107,7 @@ class Trainer:
             _groups(self.model, settings), lr=settings.lr, fused=True
         )
         self.pruner = Pruner(self._parameters, settings.prune) if settings.prune else None
+        self.source: dict[str, Any] = {}
         self.step = 0  # updates done
         self._sums = torch.zeros(4)  # since the last line of the log: coarse, fine, norm, updates
 
@@ -268,6 +274,7 @@ class Trainer:
                 self._optimizer.state_dict(),
                 masks,
                 self._sums.tolist(),
+                self.source,
             )
             state.write(self.folder, saved)
             weights.write(self.folder / MODEL, *self.canonical())
