@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import features, likelihood, metrics, utterance
+from . import arrays, features, likelihood, metrics, utterance
 from .errors import InputError, MissingDependencyError
 from .scoring import negative_log_likelihood
 from .vocoder import Vocoder
@@ -41,6 +41,7 @@ class Settings:
     greedy: bool = False
     fold: utterance.Fold = None
     with_torch: bool = True  # score by PyTorch too, where it is installed
+    speaker: Any = None  # of a model that hears one: a vector [speaker_size], or a number
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Evaluator:
     Raises
     ------
     InputError
-        If the model hears mels but has no convention to make them by.
+        If the model hears mels but has no convention to make them by, or a speaker and none fits.
     ModelError, DeviceError
         As `Vocoder`.
     """
@@ -104,6 +105,7 @@ class Evaluator:
                 "The model has no mel convention, so no mel can be made for it; name one with "
                 "--preset ('wavernn-fast inspect' lists those that fit)."
             )
+        self._speaker = arrays.to_speaker(self.settings.speaker, config)
         self.config = config
         self._engines = {dtype: self._vocoder(tensors, dtype) for dtype in self.settings.dtypes}
         self.voc = self._engines.get(self.settings.dtype) or self._vocoder(
@@ -180,10 +182,14 @@ class Evaluator:
         from .models.eager import make_eager
 
         try:
-            return make_eager(self.config, tensors)
+            model = make_eager(self.config, tensors)
         except MissingDependencyError as error:
             self.notes.append(f"The likelihood by PyTorch is left out. {error}")
             return None
+        if (speaker := self._speaker) is not None:
+            numbered = speaker.ndim == 0
+            model.hear(tensors["speakers.weight"][int(speaker)] if numbered else speaker)
+        return model
 
     def _has_stoi(self) -> bool:
         try:
@@ -224,6 +230,7 @@ class Evaluator:
             temperature=settings.temperature,
             greedy=settings.greedy,
             fold=settings.fold,
+            speaker=self._speaker,
             fade_out=False,
             progress=progress,
         )
@@ -231,7 +238,7 @@ class Evaluator:
 
     def _likelihoods(self, mel: Wave | None, wave: Wave) -> dict[str, Any]:
         samples = len(wave) if mel is None else None
-        request = utterance.make_request(self.config, mel, samples, 0)
+        request = utterance.make_request(self.config, mel, samples, 0, speaker=self._speaker)
         targets = likelihood.forced_targets(self.config, request, wave)
         first = min(len(targets), int(TORCH_SECONDS * self.sample_rate))
         first -= first % self.config.bands  # whole steps
@@ -272,7 +279,7 @@ class Evaluator:
         network = config.network
         if config.upsample != "linear" and (network is None or not network.hears_whole):
             return ours
-        request = utterance.make_request(config, heard, None, 0)
+        request = utterance.make_request(config, heard, None, 0, speaker=self._speaker)
         return _engine_nll(self._engines["fp32"], request, targets, len(targets))[0]
 
     def _torch_nll(self, targets: NDArray[Any], first: int, mel: Wave | None) -> float:
