@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--exchanges", type=int, default=0, help="0: the planner's choice")
     parser.add_argument("--cluster", type=int, default=0, help="blocks of a cluster; 0: none")
     parser.add_argument("--streams", type=int, default=1, help="side by side, in fp16")
-    parser.add_argument("--sparse", action="store_true", help="a model of which 80 % is zero")
+    parser.add_argument("--sparse", action="store_true", help="a model of which 80 %% is zero")
     options = parser.parse_args()
     kind = gpu_models.Voice if options.streams == 1 else gpu_models.Crowd
     many = {} if options.streams == 1 else {"streams": options.streams}

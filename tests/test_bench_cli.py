@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -251,3 +252,29 @@ def test_a_gpu_has_one_row_whatever_the_threads(monkeypatch):
     options = {"devices": ["cpu", "emu"], "threads": [1, 2], "streams": [1], "dtypes": ["fp32"]}
     found = bench._cases({"dual:32": None}, options, full=False)
     assert [(case.device, case.threads) for case in found] == [("cpu", 1), ("cpu", 2), ("emu", 1)]
+
+
+def test_what_leaves_nothing_to_measure_is_refused():
+    result = run("bench", "--size", "wavenet:16", "--baselines", "none", *SHORT)
+    assert result.exit_code == 2, result.exception
+    assert "There is nothing to measure: no engine runs these models" in result.stderr
+
+
+def test_a_digit_that_is_no_number_is_refused():
+    result = run("bench", "--size", "dual:32", "--streams", "\u00b2", *SHORT)
+    assert result.exit_code == 2, result.exception
+    assert "is not a list of numbers such as 1,2,8" in result.stderr
+
+
+def test_the_help_of_every_benchmark_can_be_printed():
+    helps = [
+        keyword.value.value
+        for path in sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument"
+        for keyword in call.keywords
+        if keyword.arg == "help" and isinstance(keyword.value, ast.Constant)
+    ]
+    assert len(helps) > 40
+    for text in helps:
+        assert text % {"default": 1, "prog": "", "choices": ""}, text  # as argparse does

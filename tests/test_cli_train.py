@@ -259,6 +259,60 @@ def test_more_steps_and_the_same_numbers_are_accepted(short):
     assert run(*resume).exit_code == 0  # nothing left to do
 
 
+def test_a_resumed_run_is_not_cut_before_its_pruning_ends(little, tmp_path):
+    common = ("train", little, "-o", tmp_path / "cut", *PACE, "--prune-start", 0)
+    begun = run(
+        *common, *SIZES, "--steps", 9, "--prune", 0.5, "--prune-length", 6, "--save-every", 1
+    )
+    assert begun.exit_code == 0, begun.stderr
+    saved = state.read(tmp_path / "cut")
+    saved.step = 2  # as if it had been killed there
+    state.write(tmp_path / "cut", saved)
+    resume = ("train", little, "-o", tmp_path / "cut", "--resume", "--threads", 1)
+    result = run(*resume, "--steps", 4)
+    assert result.exit_code == 2, result.exception
+    assert "end at step 6, after the last step 4, and its share not be reached" in result.stderr
+    assert run(*resume, "--steps", 6).exit_code == 0
+
+
+def test_processes_that_cannot_find_each_other_are_told_how(little, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    result = run("train", little, "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 2, result.exception
+    assert "WORLD_SIZE is 2, but MASTER_ADDR and MASTER_PORT are missing beside it" in result.stderr
+
+
+def test_a_resumed_run_holds_out_what_it_held_out(little, tmp_path):
+    def names(folder):
+        return json.loads((folder / "run.json").read_text())["held_out"]["names"]
+
+    folder, common = tmp_path / "held", ("train", little, "-o", tmp_path / "held")
+    begun = run(*common, *SIZES, *PACE, "--steps", 1, "--held-out", 2)
+    assert begun.exit_code == 0, begun.stderr
+    held_out, before = names(folder), (model_bytes(folder), lines(folder))
+    assert len(held_out) == 2  # 4 % would be one
+    for options, words in (
+        (("--held-out", 1), "held out there were 2 (8704 samples) and are now 1 (4352"),
+        (("--valid", little / held_out[0]), "to train on there were 2"),
+    ):
+        result = run(*common, "--resume", "--threads", 1, *options)
+        assert result.exit_code == 2, (result.stderr, result.exception)
+        assert words in result.stderr.replace("\n", " ")
+        assert (model_bytes(folder), lines(folder)) == before
+    more = tmp_path / "more"
+    more.mkdir()
+    for i, path in enumerate(sorted(little.iterdir())):
+        (more / f"other{i}.wav").symlink_to(path)
+    result = run("train", more, "-o", folder, "--resume", "--threads", 1)
+    assert "other names or another order to train on" in result.stderr
+    assert run(*common, "--resume", "--threads", 1, "--steps", 2).exit_code == 0
+    assert names(folder) == held_out
+    assert [line["step"] for line in lines(folder)] == [1, 2]
+
+
 def test_nothing_to_resume_is_said(little, tmp_path):
     result = run("train", little, "-o", tmp_path / "none", "--resume")
     assert result.exit_code == 2
@@ -287,6 +341,7 @@ def test_nothing_to_resume_is_said(little, tmp_path):
         (("--segment", 10**6), "No recording can be trained on"),
         (("--held-out", 4), "cannot give 4 held-out ones"),
         (("--valid", "nowhere"), "'nowhere' does not exist"),
+        (("--valid", "nowhere", "--held-out", 2), "leave it out with --valid"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(little, tmp_path, options, words):

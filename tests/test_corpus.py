@@ -49,11 +49,12 @@ def test_a_folder_is_searched_through_in_the_order_of_names(tmp_path):
         ("list.lst", "a.wav\tspeaker\nb/c.wav\n"),
         ("list.csv", "a.wav,text\nb/c.wav,\n"),
         ("list.jsonl", '{"audio_filepath": "a.wav", "text": "x"}\n{"path": "b/c.wav"}\n'),
+        ("list.csv", "\ufeffa.wav,as a spreadsheet writes it\nb/c.wav,\n"),
         ("LIST.JSONL", '{"audio": "a.wav"}\n{"wav": "b/c.wav"}\n'),
     ],
 )
 def test_manifests_name_files_beside_them(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     assert find_recordings(tmp_path / name) == [tmp_path / "a.wav", tmp_path / "b" / "c.wav"]
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import cases
+import checkpoint_builders
 import numpy as np
 import pytest
 import soundfile
@@ -17,11 +18,11 @@ from click.testing import Result
 from matplotlib.image import imread
 from picture_colours import count_colours
 
-from wavernn_fast import audio, evaluation, features, metrics, weights
+from wavernn_fast import audio, checkpoints, evaluation, features, metrics, weights
 from wavernn_fast.config import MelConfig
 from wavernn_fast.errors import InputError
 from wavernn_fast.evaluation import Evaluator, Settings
-from wavernn_fast.synthetic import random_model
+from wavernn_fast.synthetic import random_model, random_speaker
 
 RATE = 22050
 ALONE = Settings(threads=1)
@@ -66,6 +67,30 @@ def test_torch_hears_the_first_seconds_only_and_is_compared_on_those(monkeypatch
     found = Evaluator(config, tensors, ALONE).evaluate(wave)
     assert found.torch_difference <= 1e-4
     assert abs(found.nll_torch - found.nll["fp32"]) > 1e-4  # the rest is not as likely
+
+
+def hearing_all_frames(kind: str):
+    """A model in which what a frame hears depends on all others, or on their number."""
+    if kind == "gru":
+        config, tensors = random_model("embedded:64")
+        louder = ("network.", "gru.w_conditioning")
+        return config, {n: 3 * v if n.startswith(louder) else v for n, v in tensors.items()}
+    config, tensors = random_model("residual:32")
+    sizes = {"upsample_left": 1, "upsample_right": 1, "upsample_pad": 2}
+    del tensors["upsample.kernel"]
+    return dataclasses.replace(config, upsample="linear", **sizes), tensors
+
+
+@pytest.mark.parametrize("kind", ["gru", "linear"])
+def test_torch_and_engine_are_compared_on_the_same_frames(kind, monkeypatch):
+    config, tensors = hearing_all_frames(kind)
+    wave = tones(0.6, rate=config.sample_rate)
+    monkeypatch.setattr(evaluation, "TORCH_SECONDS", 0.1)
+    found = Evaluator(config, tensors, ALONE).evaluate(wave)
+    assert found.torch_difference <= 1e-6
+    whole = Evaluator(config, tensors, ALONE)
+    monkeypatch.setattr(Evaluator, "_nll_of_first", lambda self, ours, targets, heard: ours)
+    assert whole.evaluate(wave).torch_difference > 1e-5  # the rest of the recording is heard
 
 
 def test_a_model_that_drops_the_first_frames_is_compared_with_what_follows():
@@ -177,6 +202,45 @@ def folder(tmp_path: Path) -> Path:
     stereo = np.stack([tones(0.2, 1, 16000), tones(0.2, 2, 16000)], axis=1)
     soundfile.write(found / "b" / "c.flac", stereo, 16000)
     return found
+
+
+def of_speakers(folder: Path, state):
+    """A checkpoint's model with a mel convention, which no preset has for its small sizes."""
+    config, tensors = checkpoints.load(checkpoint_builders.save(folder / "voice.pt", state))
+    mel = MelConfig(
+        sample_rate=config.sample_rate, n_fft=4 * config.hop_length, hop_length=config.hop_length,
+        win_length=4 * config.hop_length, n_mels=config.n_mels, f_min=0.0,
+        f_max=config.sample_rate / 2,
+    )  # fmt: skip
+    return dataclasses.replace(config, mel=mel), tensors
+
+
+def test_a_model_that_hears_a_speaker_is_judged_as_that_speaker(folder, tmp_path):
+    config, tensors = of_speakers(tmp_path, checkpoint_builders.scwavernn(hidden=32))
+    weights.write(voice := tmp_path / "voice.safetensors", config, tensors)
+    np.save(who := tmp_path / "who.npy", random_speaker(config))
+    command = (folder / "a.wav", "-m", voice, "--limit-seconds", 0.1, "--json")
+    found = evaluate(*command, "--speaker", who)
+    assert found.exit_code == 0, found.stderr
+    (row,) = json.loads(found.stdout)["done"]
+    assert row["torch_difference"] <= 1e-5
+    assert row["rtf"] > 0
+    np.save(who, random_speaker(config, 1))
+    (other,) = json.loads(evaluate(*command, "--speaker", who).stdout)["done"]
+    assert abs(other["nll"]["fp32"] - row["nll"]["fp32"]) > 1e-5
+    refused(evaluate(*command), tmp_path, f"a vector of {config.speaker_size} numbers")
+
+
+def test_a_number_is_enough_for_a_speaker_of_the_model(tmp_path):
+    config, tensors = of_speakers(tmp_path, checkpoint_builders.yukarin(speakers=3))
+    wave, table = tones(0.1, rate=config.sample_rate), tensors["speakers.weight"]
+    named, vector = (
+        Evaluator(config, tensors, Settings(threads=1, speaker=who)).evaluate(wave)
+        for who in (2, table[2])
+    )
+    assert named.nll == vector.nll
+    assert named.nll_torch == vector.nll_torch
+    assert named.torch_difference <= 1e-5
 
 
 @pytest.mark.slow

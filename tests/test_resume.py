@@ -76,6 +76,16 @@ def test_lines_after_the_checkpoint_and_half_lines_are_cut(tmp_path):
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_a_run_begins_its_log_anew_where_one_was_killed_before_its_first_checkpoint(tmp_path):
+    stop_at(trainer(tmp_path, settings()), 3)
+    part = tmp_path / f".0badcafe.part-{os.getpid()}"
+    part.write_bytes(b"half a checkpoint")
+    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
+    finish(trainer(tmp_path, settings(steps=2)))
+    assert [line["step"] for line in log(tmp_path)] == [1, 2]
+    assert not part.exists()
+
+
 def test_a_finished_run_goes_on_to_more_steps(tmp_path):
     finish(trainer(tmp_path, settings(steps=4)))
     saved = state.read(tmp_path)

@@ -24,8 +24,9 @@ from train_runs import (
 from wavernn_fast import canonical, weights
 from wavernn_fast.errors import EngineError, InputError, ModelError
 from wavernn_fast.models.wavernn import Batch, WaveRNN
+from wavernn_fast.network_config import NetworkConfig
 from wavernn_fast.train import need_torch
-from wavernn_fast.train.loop import MODEL, VALID_SEGMENTS, cut, segment_frames
+from wavernn_fast.train.loop import MODEL, VALID_SEGMENTS, Every, cut, segment_frames
 from wavernn_fast.train.processes import Processes, low_precision, start
 from wavernn_fast.train.prune import PruneSettings, expand, prune_once
 from wavernn_fast.train.run import ModelSizes, make_trainer, read_start
@@ -87,6 +88,13 @@ def test_presets_make_trainable_models(preset):
 def test_presets_of_other_models_are_refused():
     with pytest.raises(InputError, match="native-22k and mkotha do"):
         ModelSizes(preset="fatchord-raw9").config()
+
+
+def test_a_model_with_a_network_over_its_mel_is_refused():
+    network = NetworkConfig(kind="residual_conv", layers=2, size=CONFIG.n_mels, kernel=3)
+    none = {"aux_size": 0, "aux_channels": 0, "aux_blocks": 0, "aux_kernel": 0}
+    with pytest.raises(ModelError, match=r"network of its own over the mel \(residual_conv\)"):
+        WaveRNN(dataclasses.replace(CONFIG, network=network, **none))
 
 
 # --- one update -------------------------------------------------------------------------------
@@ -178,6 +186,28 @@ def test_the_loss_of_held_out_segments_is_what_the_averaged_model_gives(tmp_path
         losses, _ = model.losses(one._valid.spread(VALID_SEGMENTS))
     assert last["valid_nll"] == pytest.approx(float(losses.coarse + losses.fine), abs=1e-5)
     assert last == {**log(tmp_path)[-1], "samples_per_s": last["samples_per_s"]}
+
+
+def test_looking_at_held_out_segments_does_not_count_in_the_speed(tmp_path, monkeypatch):
+    now = 0.0  # an update takes 1 s, held-out segments 100 s
+    one = trainer(tmp_path, settings(steps=8))
+
+    def takes(seconds, function):
+        def run(*arguments):
+            nonlocal now
+            now += seconds
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(one, "update", takes(1.0, one.update))
+    monkeypatch.setattr(one, "validate", takes(100.0, one.validate))
+    monkeypatch.setattr("wavernn_fast.train.loop.time.perf_counter", lambda: now)
+    told = []
+    one.run(Every(log=4, validate=3, checkpoint=9), told.append)  # between lines, after 3 updates
+    speeds = {line["step"]: line["samples_per_s"] for line in told if "loss" in line}
+    an_update = one.settings.batch * segment_frames(CONFIG, one.settings.segment) * HOP
+    assert speeds == {4: an_update, 8: an_update}
 
 
 def test_an_update_with_bfloat16_products_gives_nearly_the_same_loss(tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import features, likelihood, metrics, utterance
+from . import arrays, features, likelihood, metrics, utterance
 from .errors import InputError, MissingDependencyError
 from .scoring import negative_log_likelihood
 from .vocoder import Vocoder
@@ -41,6 +41,7 @@ class Settings:
     greedy: bool = False
     fold: utterance.Fold = None
     with_torch: bool = True  # score by PyTorch too, where it is installed
+    speaker: Any = None  # of a model that hears one: a vector [speaker_size], or a number
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Evaluator:
     Raises
     ------
     InputError
-        If the model hears mels but has no convention to make them by.
+        If the model hears mels but has no convention to make them by, or a speaker and none fits.
     ModelError, DeviceError
         As `Vocoder`.
     """
@@ -104,6 +105,7 @@ class Evaluator:
                 "The model has no mel convention, so no mel can be made for it; name one with "
                 "--preset ('wavernn-fast inspect' lists those that fit)."
             )
+        self._speaker = arrays.to_speaker(self.settings.speaker, config)
         self.config = config
         self._engines = {dtype: self._vocoder(tensors, dtype) for dtype in self.settings.dtypes}
         self.voc = self._engines.get(self.settings.dtype) or self._vocoder(
@@ -180,10 +182,14 @@ class Evaluator:
         from .models.eager import make_eager
 
         try:
-            return make_eager(self.config, tensors)
+            model = make_eager(self.config, tensors)
         except MissingDependencyError as error:
             self.notes.append(f"The likelihood by PyTorch is left out. {error}")
             return None
+        if (speaker := self._speaker) is not None:
+            numbered = speaker.ndim == 0
+            model.hear(tensors["speakers.weight"][int(speaker)] if numbered else speaker)
+        return model
 
     def _has_stoi(self) -> bool:
         try:
@@ -224,6 +230,7 @@ class Evaluator:
             temperature=settings.temperature,
             greedy=settings.greedy,
             fold=settings.fold,
+            speaker=self._speaker,
             fade_out=False,
             progress=progress,
         )
@@ -231,17 +238,22 @@ class Evaluator:
 
     def _likelihoods(self, mel: Wave | None, wave: Wave) -> dict[str, Any]:
         samples = len(wave) if mel is None else None
-        request = utterance.make_request(self.config, mel, samples, 0)
+        request = utterance.make_request(self.config, mel, samples, 0, speaker=self._speaker)
         targets = likelihood.forced_targets(self.config, request, wave)
         first = min(len(targets), int(TORCH_SECONDS * self.sample_rate))
         first -= first % self.config.bands  # whole steps
         found = {
             dtype: _engine_nll(voc, request, targets, first) for dtype, voc in self._engines.items()
         }
-        by_torch = None if self._torch is None else self._torch_nll(targets, first, mel)
-        difference = None
-        if by_torch is not None and "fp32" in found:
-            difference = abs(found["fp32"][1] - by_torch)
+        by_torch, difference = None, None
+        if self._torch is not None:
+            heard = self._first_frames(mel, first)
+            by_torch = self._torch_nll(targets, first, heard)
+            if "fp32" in found:
+                ours = found["fp32"][1]
+                if heard is not None and mel is not None and heard.shape[1] < mel.shape[1]:
+                    ours = self._nll_of_first(ours, targets[:first], heard)
+                difference = abs(ours - by_torch)
         return {
             "seconds": len(wave) / self.sample_rate,
             "nll": {dtype: whole for dtype, (whole, _) in found.items()},
@@ -249,15 +261,33 @@ class Evaluator:
             "torch_difference": difference,
         }
 
+    def _first_frames(self, mel: Wave | None, first: int) -> Wave | None:
+        """The mel without what comes after the frames that the `first` samples hear."""
+        if mel is None:
+            return None
+        context = self.config.lookback_frames + self.config.lookahead_frames
+        samples = first + self.config.horizon_samples
+        return mel[:, : -(-samples // self.config.hop_length) + context]
+
+    def _nll_of_first(self, ours: float, targets: NDArray[Any], heard: Wave) -> float:
+        """Nats per sample of the engine for `targets` where the utterance ends with `heard`.
+
+        Those in the whole utterance, `ours`, but for a model whose frames depend on all others, or
+        on their number: PyTorch hears the first frames alone, and so must the engine beside it.
+        """
+        config = self.config
+        network = config.network
+        if config.upsample != "linear" and (network is None or not network.hears_whole):
+            return ours
+        request = utterance.make_request(config, heard, None, 0, speaker=self._speaker)
+        return _engine_nll(self._engines["fp32"], request, targets, len(targets))[0]
+
     def _torch_nll(self, targets: NDArray[Any], first: int, mel: Wave | None) -> float:
         """Nats per sample of the `first` targets, under PyTorch."""
         from .models.eager import torch_threads
 
         assert self._torch is not None
         targets = targets[: first + self.config.horizon_samples]  # with those that they hear of
-        if mel is not None:  # the frames that these samples hear
-            context = self.config.lookback_frames + self.config.lookahead_frames
-            mel = mel[:, : -(-len(targets) // self.config.hop_length) + context]
         with torch_threads(self.voc.cpu_threads):
             logits = self._torch.teacher_forced_logits(targets, mel)
         parts = _blocks(self.config, logits[:first], targets[:first])

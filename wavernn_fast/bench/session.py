@@ -95,6 +95,12 @@ class Session:
         """Make, check, calibrate and time everything."""
         if rounds < 1 or not seconds > 0.0:
             raise InputError("Give at least one round of more than 0 seconds.")
+        if not self._engine_cases and not self._wanted:
+            why = "; ".join(dict.fromkeys(left.sentence() for left in self.left_out))
+            raise InputError(
+                "There is nothing to measure: no engine runs these models, and none of the "
+                f"baselines asked for does{f' ({why})' if why else ''}."
+            )
         done = progress or (lambda count: None)
         alone = self._prepare(seconds, rounds, done)
         order = [*self.engines, *self.peers, *alone]

@@ -29,7 +29,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     if value is None:
         return None
     parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 1,2,8.")
     return [int(part) for part in parts]
 

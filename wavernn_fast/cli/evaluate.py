@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @common.model_options
 @common.sampling_options
 @folding.options
+@common.speaker_option
 @click.option(
     "--dtypes", default="fp32", show_default=True, callback=common.dtype_list,
     help="Types to score the recordings with, such as fp32,fp16,int8; --dtype is that of the copy.",
@@ -77,17 +78,19 @@ def _items(recordings: Sequence[str], output: str | None) -> list[common.Item]:
 
 
 def _evaluator(options: dict[str, Any]) -> Evaluator:
-    from .. import checkpoints
+    from .. import audio, checkpoints
     from ..devices import resolve_device
     from ..evaluation import Evaluator, Settings
 
-    device = options["device"]
+    device, speaker = options["device"], options["speaker"]
+    speaker = None if speaker is None else audio.read_speaker(speaker)
     kind = resolve_device(device)  # before a long load
     config, tensors = checkpoints.load(options["model"], preset=options["preset"])
     names = ("dtypes", "dtype", "threads", "seed", "temperature", "greedy", "fold")
     settings = Settings(
         device=kind if device == "auto" else device,
         with_torch=not options["no_torch"],
+        speaker=speaker,
         **{name: options[name] for name in names},
     )
     return Evaluator(config, tensors, settings)
@@ -201,7 +204,7 @@ class _Job:
         from ..evaluation import largest_difference, mean_row
 
         rows, options = self.report.done, self.options
-        names = ("model", "seed", "temperature", "greedy", "dtypes", "limit_seconds")
+        names = ("model", "seed", "temperature", "greedy", "dtypes", "limit_seconds", "speaker")
         return {
             **{name: options[name] for name in names},
             "fold": folding.describe(options["fold"]),

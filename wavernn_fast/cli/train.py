@@ -100,6 +100,10 @@ def _train(
 
     if options["plot"]:
         require_matplotlib()
+    if options["valid"] is not None and options["held_out"] is not None:
+        raise click.UsageError(
+            "--held-out takes recordings out of DATA; leave it out with --valid."
+        )
     folder = Path(options["output"])
     saved = state.read(folder) if options["resume"] else None
     config, settings, tensors = _plan(ctx, options, saved)
@@ -108,8 +112,12 @@ def _train(
         valid=None if options["valid"] is None else Path(options["valid"]),
         held_out=options["held_out"],
     )
+    if saved is not None:
+        where = run.same_data(saved, where)
     quiet = common.is_quiet(ctx, options) or here.rank != 0
     loaded = _load(where, config, settings, quiet)
+    if saved is not None:
+        run.check_same_data(saved, loaded)
     trainer = run.make_trainer(folder, config, settings, loaded, here)
     if saved is not None:
         trainer.resume(saved)
@@ -200,15 +208,18 @@ def _pruning(options: dict[str, Any], given: Mapping[str, Any]) -> PruneSettings
             left = 2 * steps // 3 - options["prune_start"]
             options["prune_length"] = max(1, min(_PRUNE_LENGTH, left))
         prune = PruneSettings(**{field: options[name] for name, field in PRUNE.items()})
-        if prune.start + prune.length > steps:
-            raise InputError(
-                f"Pruning would end at step {prune.start + prune.length}, after the last step "
-                f"{steps}, and its share not be reached; lower --prune-start or --prune-length, "
-                "or raise --steps."
-            )
+        _check_end(prune, steps, "lower --prune-start or --prune-length, or raise --steps")
     elif any(name.startswith("prune_") for name in given):
         raise click.UsageError("--prune-... options need --prune Z, the share that is pruned.")
     return prune
+
+
+def _check_end(prune: PruneSettings, steps: int, way_out: str) -> None:
+    if prune.start + prune.length > steps:
+        raise InputError(
+            f"Pruning would end at step {prune.start + prune.length}, after the last step {steps}, "
+            f"and its share not be reached; {way_out}."
+        )
 
 
 def _resumed(saved: State, given: Mapping[str, Any]) -> tuple[ModelConfig, TrainSettings, None]:
@@ -227,6 +238,8 @@ def _resumed(saved: State, given: Mapping[str, Any]) -> tuple[ModelConfig, Train
             f"A resumed run keeps its sizes and its pruning; leave {', '.join(other)} out."
         )
     run.check_same(saved, saved.config, now)
+    if now.prune is not None and now.steps < saved.settings.steps:
+        _check_end(now.prune, now.steps, "raise --steps")
     return saved.config, now, None
 
 

@@ -73,7 +73,7 @@ class EagerModel(ABC):
         """Take the vector [speaker_size] that the model hears from now on; zeros at first."""
         import torch
 
-        self._speaker = torch.from_numpy(np.asarray(speaker, np.float64)).to(self.dtype)
+        self._speaker = torch.from_numpy(np.array(speaker, np.float64)).to(self.dtype)
 
     # -- what a core supplies ----------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ class WaveRNN(nn.Module):
     Raises
     ------
     ModelError
-        If the configuration is of another core or interpolates the mel.
+        If the configuration is of another core, interpolates the mel or has a `network` over it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -175,6 +175,11 @@ class WaveRNN(nn.Module):
                 "A model whose mel is interpolated between frames (upsample.kernel of "
                 f"{config.upsample_left + 1 + config.upsample_right} taps) cannot be trained here; "
                 "train one whose conditioning is constant over a frame."
+            )
+        if config.network is not None:
+            raise ModelError(
+                f"A model with a network of its own over the mel ({config.network.kind}) cannot be "
+                "trained here; its mel may go through `aux` alone."
             )
         self.config = config
         half, width, classes = config.hidden_size // 2, config.fc_size, config.n_classes

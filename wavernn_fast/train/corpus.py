@@ -77,7 +77,7 @@ def find_recordings(data: str | Path) -> list[Path]:
 def _manifest(path: Path) -> list[Path]:
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # of Windows: a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The manifest {str(path)!r} cannot be read ({error}).") from error
     for number, line in enumerate(lines, start=1):

@@ -63,6 +63,11 @@ class Trainer:
         together (`total_frames`).
     processes : Processes
 
+    Attributes
+    ----------
+    source : dict
+        What its checkpoints say of the recordings; `run.make_trainer` fills it.
+
     Raises
     ------
     InputError
@@ -102,6 +107,7 @@ class Trainer:
             _groups(self.model, settings), lr=settings.lr, fused=True
         )
         self.pruner = Pruner(self._parameters, settings.prune) if settings.prune else None
+        self.source: dict[str, Any] = {}
         self.step = 0  # updates done
         self._sums = torch.zeros(4)  # since the last line of the log: coarse, fine, norm, updates
 
@@ -137,10 +143,7 @@ class Trainer:
             self.pruner.load(saved.masks)
         self.step = saved.step
         self._sums = torch.tensor(saved.sums)
-        if self._processes.rank == 0:
-            _cut_log(self.folder / LOG, saved.step)
-            for part in self.folder.glob(PARTS):  # of a checkpoint that was being written
-                part.unlink(missing_ok=True)
+        self._tidy()
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -166,6 +169,8 @@ class Trainer:
         ModelError
             If a checkpoint or the log cannot be written.
         """
+        if self.step == 0:
+            self._tidy()
         last: dict[str, Any] = {"step": self.step}
         started, seen = time.perf_counter(), 0
         if self.step >= self.settings.steps:
@@ -181,8 +186,9 @@ class Trainer:
                 self._sums.zero_()
                 started, seen = time.perf_counter(), 0
             if self._valid is not None and (end or self.step % every.validate == 0):
+                begun = time.perf_counter()
                 line = {"step": self.step, **line, "valid_nll": self.validate()}
-                started = time.perf_counter()
+                started += time.perf_counter() - begun  # it is no part of the speed
             if line:
                 last = line if "valid_nll" in line or "valid_nll" not in last else last
                 self._write_line(line)
@@ -248,6 +254,13 @@ class Trainer:
 
     # -- files -------------------------------------------------------------------------------------
 
+    def _tidy(self) -> None:
+        """Leave nothing in the folder that a run wrote after its last checkpoint, or before any."""
+        if self._processes.rank == 0:
+            _cut_log(self.folder / LOG, self.step)
+            for part in self.folder.glob(PARTS):  # of a checkpoint that was being written
+                part.unlink(missing_ok=True)
+
     def save(self) -> None:
         """Write the checkpoint, then the averaged weights as a canonical model."""
         if self._processes.rank == 0:
@@ -261,6 +274,7 @@ class Trainer:
                 self._optimizer.state_dict(),
                 masks,
                 self._sums.tolist(),
+                self.source,
             )
             state.write(self.folder, saved)
             weights.write(self.folder / MODEL, *self.canonical())

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import DeviceError, InputError
 from .settings import Precision
 
+_GROUP = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets beside WORLD_SIZE
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -75,6 +76,8 @@ def start(device: str, threads: int | None) -> Processes:
 
     Raises
     ------
+    InputError
+        If there is no such device, or WORLD_SIZE is set without what belongs to it.
     DeviceError
         If "cuda" is asked for and PyTorch finds none, or there are fewer GPUs than processes.
     """
@@ -96,8 +99,19 @@ def start(device: str, threads: int | None) -> Processes:
     else:
         _keep_memory()
     if world > 1 and not torch.distributed.is_initialized():
+        _check_group(world)
         torch.distributed.init_process_group("nccl" if use_gpu else "gloo")
     return Processes(rank, world, chosen)
+
+
+def _check_group(world: int) -> None:
+    missing = [name for name in _GROUP if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {world}, but {' and '.join(missing)} are missing beside it, so the "
+            "processes cannot find each other. Start them by torchrun, or unset WORLD_SIZE to "
+            "train in one."
+        )
 
 
 def _keep_memory() -> None:

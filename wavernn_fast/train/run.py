@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -116,6 +117,7 @@ class Loaded:
     train: list[Recording]
     valid: list[Recording]
     skipped: list[Skipped]
+    data: Data | None = None  # where they were looked for
 
 
 def load(data: Data, config: ModelConfig, settings: TrainSettings, bar: Bar = iter) -> Loaded:
@@ -148,7 +150,7 @@ def load(data: Data, config: ModelConfig, settings: TrainSettings, bar: Bar = it
         if not found and (what == "trained on" or data.valid is not None):
             listed = "\n  - ".join(f"{s.path}: {s.reason}" for s in reasons)
             raise InputError(f"No recording can be {what}:\n  - {listed}")
-    return Loaded(train, valid, skipped + more)
+    return Loaded(train, valid, skipped + more, data)
 
 
 def total_frames(config: ModelConfig, settings: TrainSettings) -> int:
@@ -169,7 +171,66 @@ def make_trainer(
     context = config.aux_radius
     train = Corpus(loaded.train, config, frames, context)
     valid = Corpus(loaded.valid, config, frames, context) if loaded.valid else None
-    return Trainer(folder, config, settings, (train, valid), processes)
+    trainer = Trainer(folder, config, settings, (train, valid), processes)
+    trainer.source = facts_of(loaded)
+    return trainer
+
+
+def facts_of(loaded: Loaded) -> dict[str, Any]:
+    """What a checkpoint says of the recordings of its run, and of what was held out."""
+    data = loaded.data
+    return {
+        "train": _known_by(loaded.train),
+        "held_out": _known_by(loaded.valid),
+        "asked_held_out": None if data is None else data.held_out,
+        "asked_valid": None if data is None or data.valid is None else str(data.valid),
+    }
+
+
+def _known_by(recordings: list[Recording]) -> dict[str, Any]:
+    """Number, samples, and a hash of names and lengths in their order, which batches depend on."""
+    lengths = [len(one.samples) for one in recordings]
+    names = (Path(one.name).name for one in recordings)
+    text = json.dumps(list(zip(names, lengths, strict=True)))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"recordings": len(recordings), "samples": sum(lengths), "sha256": digest}
+
+
+def same_data(saved: state.State, data: Data) -> Data:
+    """Where a resumed run looks: what it was told to hold out, if it is told nothing now."""
+    if data.valid is not None or data.held_out is not None:
+        return data
+    valid, held_out = saved.data.get("asked_valid"), saved.data.get("asked_held_out")
+    return dataclasses.replace(
+        data, valid=None if valid is None else Path(valid), held_out=held_out
+    )
+
+
+def check_same_data(saved: state.State, loaded: Loaded) -> None:
+    """Refuse to resume a run on other recordings: what was held out might be trained on.
+
+    Raises
+    ------
+    InputError
+        Naming what differs.
+    """
+    now = facts_of(loaded)
+    problems = []
+    for key, what in (("train", "to train on"), ("held_out", "held out")):
+        before, after = saved.data.get(key), now[key]
+        if before is None or before == after:
+            continue
+        counts = [f"{one['recordings']} ({one['samples']} samples)" for one in (before, after)]
+        if counts[0] == counts[1]:
+            problems.append(f"other names or another order {what}")
+        else:
+            problems.append(f"{what} there were {counts[0]} and are now {counts[1]}")
+    if problems:
+        raise InputError(
+            f"The run cannot be resumed with other recordings: {'; '.join(problems)}. Give the "
+            "same DATA, --valid and --held-out as before (run.json has them), or start a new run "
+            "with --from."
+        )
 
 
 def prepare_folder(folder: Path, resume: bool) -> None:

@@ -33,6 +33,8 @@ class State:
     masks: dict[str, Tensor]  # of pruned matrices, bool by block; empty when dense
     # since the last line of the log: coarse, fine, norm of the gradient, updates
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    # which recordings, and what was asked for: `run.facts_of`; empty where an older run did not say
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def write(folder: Path, state: State) -> None:
@@ -54,6 +56,7 @@ def write(folder: Path, state: State) -> None:
         "optimizer": state.optimizer,
         "masks": state.masks,
         "sums": state.sums,
+        "data": state.data,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -102,6 +105,7 @@ def read(folder: Path) -> State:
     config, settings, *rest = (content[name] for name in parts)
     state = State(ModelConfig.from_json(config), TrainSettings.from_json(settings), *rest)
     state.sums = content.get("sums", state.sums)
+    state.data = content.get("data", state.data)
     return state
 
 
