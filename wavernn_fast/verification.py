@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import InputError
 from .likelihood import draw, teacher_forced_logits
 from .scoring import negative_log_likelihood
 from .synthetic import random_mel, random_speaker
@@ -84,6 +85,8 @@ def compare(
 
     Raises
     ------
+    InputError
+        If the mel has too few frames to sound.
     MissingDependencyError
         If torch is not installed.
     """
@@ -99,7 +102,7 @@ def compare(
             frames += config.lookback_frames + config.lookahead_frames
         mel = random_mel(config, frames, seed)
     if mel is not None:
-        steps = min(steps, config.n_output_frames(mel.shape[1]) * config.hop_length)
+        steps = min(steps, _most_steps(config, mel.shape[1]))
     # Drawn in fp32: samples that a coarser engine drew itself would flatter it.
     drawing = voc if voc.dtype == stored == "fp32" else Vocoder(config, tensors, dtype="fp32")
     speaker = None
@@ -111,6 +114,19 @@ def compare(
     theirs = torch_model.teacher_forced_logits(samples, mel)
     dtype = max((voc.dtype, stored), key=lambda name: TOLERANCES[name][1])
     return _compare_logits(config, dtype, samples, ours, theirs)
+
+
+def _most_steps(config: ModelConfig, n_frames: int) -> int:
+    """Samples that a mel makes; some models hear its first and last frames as context only."""
+    frames = config.n_output_frames(n_frames)
+    if not frames:
+        around = config.lookback_frames + config.lookahead_frames
+        least = 1 + (around if config.pad == "none" else 0)
+        raise InputError(
+            f"The mel has {n_frames} frames and none of them sounds: this model needs {least} or "
+            "more."
+        )
+    return frames * config.hop_length
 
 
 def _compare_logits(

@@ -45,6 +45,8 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
     target = Path(output)
     if target.suffix != ".safetensors":
         raise InputError(f"The output {output!r} must end in .safetensors.")
+    if target.is_dir():
+        raise InputError(f"The output {output!r} is a folder, expected a file.")
     if target.resolve() == Path(source).resolve():
         raise InputError(f"The output {output!r} is the input; choose another name.")
     config, tensors = checkpoints.load(source, preset=options["preset"])
