@@ -92,6 +92,11 @@ def detect(state: Mapping[str, NDArray[Any]]) -> str:
     ModelError
         If the layout is known but not supported, or not known.
     """
+    if any(name.endswith(".w_recurrent") for name in state):
+        raise ModelError(
+            "These are the tensors of a converted model without its configuration, which a program "
+            "that wrote the file anew left out. Use the file that `wavernn-fast convert` wrote."
+        )
     for pattern, family in _UNSUPPORTED:
         if any(re.match(pattern, name) for name in state):
             raise ModelError(
