@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from voices import same_bits
 
-from wavernn_fast import checkpoints
+from wavernn_fast import checkpoints, weights
 from wavernn_fast.checkpoints.container import open_checkpoint
 from wavernn_fast.errors import MissingDependencyError, ModelError
 
@@ -53,16 +53,16 @@ def test_what_to_do_with_a_trusted_file_that_holds_more_is_said_and_works(tmp_pa
     """Settings as `argparse` has them, or a loss as numpy has it, are in many checkpoints."""
     import argparse
 
-    path, weights = tmp_path / "m.pt", tmp_path / "weights.pt"
+    path, alone = tmp_path / "m.pt", tmp_path / "weights.pt"
     state = builders.to_torch(builders.fatchord())
     torch.save({"model": state, "args": argparse.Namespace(lr=1.0)}, path)
     with pytest.raises(ModelError, match="Namespace") as caught:
         checkpoints.load(path)
     advised = r"torch.save(torch.load(path, weights_only=False)[KEY], new_path)"
     assert advised in str(caught.value)
-    names = {"torch": torch, "path": path, "new_path": weights, "KEY": "model"}
+    names = {"torch": torch, "path": path, "new_path": alone, "KEY": "model"}
     exec(advised, names)  # the advice itself is under test
-    assert checkpoints.load(weights)[0].source == "fatchord"
+    assert checkpoints.load(alone)[0].source == "fatchord"
 
 
 def _as_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
@@ -105,6 +105,17 @@ def test_floats_of_other_widths_in_safetensors_become_float32(tmp_path: Path, dt
     stored = {tensor["name"]: tensor["dtype"] for tensor in checkpoints.inspect(path)["tensors"]}
     codes = {"float16": "F16", "bfloat16": "BF16", "float64": "F64"}
     assert (stored["I.weight"], stored["step"]) == (codes[dtype], "I64")
+
+
+def test_a_converted_model_that_lost_its_configuration_is_named(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    for builder in (builders.fatchord, builders.deepmind, builders.univoc):
+        config, tensors = checkpoints.load(builders.save(tmp_path / "m.pt", builder()))
+        weights.write(tmp_path / "m.safetensors", config, tensors)
+        bare = _as_safetensors(tmp_path / "bare.safetensors", load_file(tmp_path / "m.safetensors"))
+        with pytest.raises(ModelError, match=r"bare\.safetensors: .*without its configuration"):
+            checkpoints.load(bare)
 
 
 def test_a_safetensors_file_that_is_no_model_says_why(tmp_path: Path) -> None:

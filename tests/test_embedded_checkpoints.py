@@ -192,13 +192,18 @@ def test_a_preset_that_is_asked_for_brings_its_hop_length(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("n_mels", [80, 8])
-def test_the_version_of_univoc_is_told_by_its_layers_not_by_its_bits(
+def test_the_version_of_univoc_is_told_by_its_layers_and_else_by_its_bits(
     tmp_path: Path, n_mels: int
 ) -> None:
-    """The versions mean other values by a label: with the other's rule a model makes noise."""
+    """The versions mean other values by a label: with the other's rule a model makes noise.
+
+    0.1 has the layers of 0.2 and 9 bits, or layers of its own.
+    """
     for family, classes, preset, grid in (
         ("univoc_first", 1024, "univoc-v0.1", "exact"),
-        ("univoc", 512, "univoc-v0.2", "univoc"),
+        ("univoc_first", 256, "univoc-v0.1", "exact"),
+        ("univoc", 512, "univoc-v0.1", "exact"),
+        ("univoc", 256, "univoc-v0.2", "univoc"),
     ):
         path, _ = _saved(tmp_path, family, n_mels=n_mels, classes=classes)
         config, _ = checkpoints.load(path)

@@ -77,6 +77,19 @@ def test_a_slip_in_the_name_of_a_voice_is_met_with_the_names_there_are() -> None
             read("kerstn.pt")
 
 
+def test_a_folder_is_refused_with_the_files_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is a folder.*none that ends like a model"):
+        Vocoder.from_pretrained(tmp_path)
+    for name in ("latest_weights.pyt", "latest_optim.pyt", "log.txt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModelError, match=r"In it: latest_optim\.pyt, latest_weights\.pyt\."):
+        checkpoints.inspect(tmp_path)
+    for n in range(20):
+        (tmp_path / f"checkpoint_{n}k_steps.pyt").write_bytes(b"")
+    with pytest.raises(ModelError, match="and 14 more"):
+        checkpoints.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["https://hub.example/m.pt", "someone/a-model"])
 def test_an_address_is_refused_as_nothing_is_downloaded(name: str) -> None:
     with pytest.raises(ModelError, match=f"{name}.*Nothing is downloaded"):

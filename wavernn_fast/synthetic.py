@@ -59,7 +59,8 @@ def random_model(spec: str, seed: int = 0) -> tuple[ModelConfig, Tensors]:
     if match is None or not int(match[2]) or (match[3] and not int(match[3]) * int(match[4])):
         raise InputError(
             f"There is no synthetic model {spec!r}; write dual:896, dual-mel:256, "
-            "subscale:896, residual:512, residual-mol:512 or embedded:896 (any size), and :4x4:95 "
+            "subscale:896, residual:512, residual-mol:512, residual-gaussian:512, "
+            "residual-beta:512 or embedded:896 (or another size that 32 divides), and :4x4:95 "
             "after it for one that is pruned by 95 % in blocks of 4x4."
         )
     config = _config(match[1], int(match[2]))

@@ -36,7 +36,7 @@ def _expanded() -> dict[str, torch.Tensor]:
 
 def _wide_single_gru(width: int) -> dict[str, torch.Tensor]:
     """A model with one GRU, which is read as one of two with an identity of [width, width]."""
-    state = builders.to_torch(builders.geneing())
+    state = builders.to_torch(builders.geneing(classes=4))
     state["fc1.weight"] = torch.zeros(width, state["fc1.weight"].shape[1])
     state["fc1.bias"] = torch.zeros(width)
     state["fc3.weight"] = torch.zeros(len(state["fc3.weight"]), width)

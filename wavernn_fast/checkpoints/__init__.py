@@ -71,6 +71,8 @@ DIALECTS: dict[str, Dialect] = {
         yukarin,
     )
 }
+_ENDINGS = (".safetensors", ".pt", ".pth", ".pyt", ".ckpt", ".bin")  # of files in a folder
+_MOST_NAMES = 8
 _LEAST_SHARE = 0.5  # of a file's tensors that must bear names of the dialect
 
 # Published layouts that are told apart by one name, and are not read yet.
@@ -90,6 +92,11 @@ def detect(state: Mapping[str, NDArray[Any]]) -> str:
     ModelError
         If the layout is known but not supported, or not known.
     """
+    if any(name.endswith(".w_recurrent") for name in state):
+        raise ModelError(
+            "These are the tensors of a converted model without its configuration, which a program "
+            "that wrote the file anew left out. Use the file that `wavernn-fast convert` wrote."
+        )
     for pattern, family in _UNSUPPORTED:
         if any(re.match(pattern, name) for name in state):
             raise ModelError(
@@ -138,7 +145,9 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
     text, file = os.fspath(path), voices.resolve(path)
     if "://" in text:
         raise ModelError(f"{text} is a URL. Nothing is downloaded: fetch the file, give its path.")
-    if not file.name or file.suffix or os.path.lexists(file):
+    if os.path.isdir(file):
+        raise ModelError(f"Cannot read {file}: it is a folder. {_models_in(file)}")
+    if file.suffix or os.path.lexists(file):
         return file
     if text == file.name:
         raise ModelError(
@@ -146,6 +155,17 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
             f"{', '.join(voices.names()) or 'none'})."
         )
     raise ModelError(f"There is no file {file}. Nothing is downloaded: give the path of a file.")
+
+
+def _models_in(folder: Path) -> str:
+    """Say which files of a folder may be meant, by their endings."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if Path(name).suffix in _ENDINGS)
+    except OSError:
+        names = []
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    shown = ", ".join(names[:_MOST_NAMES]) or "none that ends like a model"
+    return f"In it: {shown}{more}."
 
 
 def load(path: str | os.PathLike[str], preset: str | None = None) -> tuple[ModelConfig, Tensors]:

@@ -1,8 +1,9 @@
 """univoc: van Niekerk's universal vocoder, a GRU over labels and two bidirectional GRUs.
 
 bshall/UniversalVocoding, univoc/model.py (0.2: ``rnn1`` of two layers, ``rnn2``) and model.py
-before it (0.1: ``rnn1`` and ``rnn2`` of one layer each, ``rnn3``). Not told by the tensors, and
-taken from a preset: samples a frame, sample rate, mel settings, the meaning of a label.
+before it (0.1: the same layers and 9 bits; another one has ``rnn1`` and ``rnn2`` of one layer each,
+and ``rnn3``). Not told by the tensors, and taken from a preset: samples a frame, sample rate, mel
+settings, the meaning of a label.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _FIRST = embedded.Names(("rnn1", "rnn2"), "embedding", "rnn3", "fc1", "fc2")
 
 
 def _is_first(state: State) -> bool:
-    """Whether it is a model of 0.1, whose GRU over labels is the third."""
+    """Whether its layers are those of models before 0.2 alone, with a third GRU over labels."""
     return any(name.startswith("rnn3.") for name in state)
 
 
@@ -62,8 +63,12 @@ def convert(state: State) -> Converted:
 
 
 def _presets(state: State) -> tuple[str, ...]:
-    """The versions differ in mel and meaning of a label, whatever the number of bits."""
-    return ("univoc-v0.1",) if _is_first(state) else ("univoc-v0.2",)
+    """Versions differ in mel and meaning of a label; 0.1 and 0.2 have the same layers.
+
+    Of such, 9 bits are those of 0.1.
+    """
+    labels = solve(_layout(state), state).get("C")
+    return ("univoc-v0.1",) if _is_first(state) or labels == 512 else ("univoc-v0.2",)
 
 
 DIALECT = Dialect(
