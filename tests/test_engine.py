@@ -293,16 +293,15 @@ def test_a_run_within_a_run_is_refused(device):
 
 def test_a_stream_lives_until_the_end_of_its_call():
     """Whatever a callback does to the list of streams."""
-    work = Work(SMALL[0], 300)
-    engine = work.engine()
-    expected = work.run(engine)[0]
-    streams = [engine.open(5)]
+    engine = Work(SMALL[0], 8).engine(threads=1)
+    [(expected, _)] = engine.run([engine.open(5)], [3000], [None], [None])  # many slices
+    streams, others = [engine.open(5)], []
 
     def look() -> None:
         streams.clear()
-        engine.open(6)  # in the memory of the stream before, were that gone
+        others.extend(engine.open(6) for _ in range(99))  # in its memory, were it gone
 
-    [(labels, _)] = engine.run(streams, [work.n], [None], [None], interrupt=look)
+    [(labels, _)] = engine.run(streams, [3000], [None], [None], interrupt=look)
     assert np.array_equal(labels, expected)
 
 
