@@ -484,6 +484,24 @@ def test_a_poisoned_weight_is_refused_and_a_nan_logit_is_named(device):
         engine.run([engine.open(0)], [5], [None], [None])
 
 
+AUX = [case for case in ON_CPU if case[0].core == "dual" and case[0].aux_size > 0]
+
+
+@pytest.mark.parametrize("work", AUX, indirect=True, ids=id_of)
+def test_gates_saturate_however_much_they_hear(work):
+    """Of a mel that is no logarithm. The candidate's sum is kept in two parts."""
+    twin = make(work.config, work.tensors, device="reference")
+    for scale in (1e3, 1e9, 1e12, 1e30):
+        rows = [[r * np.float32(scale)] for r in work.rows.values()]
+        [(labels, expected)] = twin.run([twin.open(1)], [work.n], *rows, return_logits=True)
+        for isa in ISAS:
+            engine = work.engine(isa=isa)
+            found = engine.run(
+                [engine.open(1)], [work.n], *rows, forced=[labels], return_logits=True
+            )
+            assert np.abs(found[0][1] - expected).max() < 1e-3, (scale, isa)
+
+
 HEARING = [case for case in ON_CPU if case[0].n_mels > 0]
 
 
