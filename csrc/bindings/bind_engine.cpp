@@ -28,33 +28,9 @@ using IntArray = py::array_t<int32_t, py::array::c_style | py::array::forcecast>
 
 struct Stream {
   StreamState state;
-  int bands = 1;       // of the engine that opened it
-  pid_t drawn_in = 0;  // process that is in a call with it
+  int bands = 1;  // of the engine that opened it
 };
 using Streams = std::vector<std::shared_ptr<Stream>>;  // whatever becomes of the caller's list
-
-// The streams of a call, for as long as it takes: a second one, of another thread or of a callback,
-// would be given rows for where the stream is no longer. (A child of fork() has streams of its
-// own.)
-class Drawn {
- public:
-  explicit Drawn(const Streams& streams) : streams_(streams) {
-    for (size_t i = 0; i < streams.size(); ++i) {
-      WF_CHECK(streams[i] != nullptr, "stream ", i, " is None");
-      WF_CHECK(streams[i]->drawn_in != getpid(), "stream ", i,
-               " is in a call that has not ended: draw from it in one thread at a time");
-    }
-    for (const auto& stream : streams) stream->drawn_in = getpid();
-  }
-  ~Drawn() {
-    for (const auto& stream : streams_) stream->drawn_in = 0;
-  }
-  Drawn(const Drawn&) = delete;
-  Drawn& operator=(const Drawn&) = delete;
-
- private:
-  const Streams& streams_;
-};
 
 // A call of an engine on this thread. A callback or a signal handler of a run may call again; of
 // the same engine, that would wait for ever for the run it is in.
@@ -258,12 +234,12 @@ py::list run(Engine& engine, const Streams& streams, const std::vector<int64_t>&
   check_length(uniforms, streams.size(), "uniforms");
   check_length(forced, streams.size(), "forced");
   const Entered entered(engine);
-  const Drawn drawn(streams);
   Call call;
   call.jobs.resize(streams.size());
   call.words.reserve(streams.size());
   for (size_t i = 0; i < streams.size(); ++i) {
     Job& job = call.jobs[i];
+    WF_CHECK(streams[i] != nullptr, "stream ", i, " is None");
     WF_CHECK(n_steps[i] >= 0, "n_steps of stream ", i, " is ", n_steps[i]);
     job.state = &streams[i]->state;
     WF_CHECK(streams[i]->bands == c.bands, "stream ", i, " was opened on a model of ",
@@ -333,7 +309,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly(
           "step", [](const Stream& s) { return s.state.step * uint64_t(s.bands); },
           "Samples drawn so far.")
-      .def("copy", [](const Stream& s) { return Stream{s.state, s.bands}; });
+      .def("copy", [](const Stream& s) { return s; });
   py::class_<Engine>(m, "Engine", "Resident weights and the sampling loop on one device.")
       .def(py::init(&construct), py::arg("config"), py::arg("tensors"), py::kw_only(),
            py::arg("device") = "cpu", py::arg("dtype") = "auto", py::arg("threads") = 0,

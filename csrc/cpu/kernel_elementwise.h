@@ -109,11 +109,13 @@ WF_ALWAYS Two sigmoid(F x) {
 }
 
 // m / (m + 2), m = exp(2 x) - 1 = (power - 1) + power p. Near 0, where 1 - 2 / (1 + exp(2 x)) would
-// lose digits, it keeps them: those errors add up in the state. Beyond 10 tanh is 1 in float32.
+// lose digits, it keeps them: those errors add up in the state. Beyond 10 tanh is 1 in float32. The
+// rounding of addends beyond 1e8 is no small rest any more: the polynomial would give any number.
 WF_ALWAYS F tanh_of(Two x) {
   const F twice = clamp(add(x.high, x.high), -20.0f, 20.0f);
   const I n = round_int(mul(twice, set1(kLog2E)));
-  const F nf = to_float(n), rest = fma(nf, set1(-kLn2Low), add(x.low, x.low));
+  const F low = clamp(x.low, -0.5f, 0.5f);
+  const F nf = to_float(n), rest = fma(nf, set1(-kLn2Low), add(low, low));
   const F p = exp_polynomial(add(fma(nf, set1(-kLn2High), twice), rest));
   const F power = scale_exponent(set1(1.0f), n), scaled = mul(power, p);
   const Two y =
