@@ -150,9 +150,7 @@ SANITIZED = {
 def sanitize(record: gpu_record.Record, options: argparse.Namespace) -> None:
     program = tool("compute-sanitizer")
     record["runs"] = {}
-    ways = (["--exchanges", "2"], ["--exchanges", "4"], ["--cluster", "8"], ["--sparse"])
-    many = ([], ["--core", "residual"], ["--core", "embedded"])
-    for asked in (*ways, *([*core, *MANY] for core in many)):
+    for asked in dict.fromkeys(tuple(model) for _, model in SANITIZED.values()):
         run([*SMALL, *asked], 60)  # compiled before the clock of a run starts
     for name, (flags, model) in SANITIZED.items():
         if "clusters" in name and not gpu_models.has_clusters("cuda"):

@@ -112,7 +112,7 @@ def test_a_number_of_threads_that_cannot_be_is_refused_by_its_variable(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(devices.THREADS, text)
-    with pytest.raises(InputError, match="WAVERNN_FAST_THREADS is .*at most 1024"):
+    with pytest.raises(InputError, match=r"WAVERNN_FAST_THREADS is .*at most 1024"):
         devices.default_threads()
 
 

@@ -234,3 +234,10 @@ def test_a_child_forked_while_the_driver_starts_is_told_to_spawn(fake: Fake) -> 
     fake.script(start=300)
     result = python(STARTING)
     assert result.stdout == "0\n", result.stderr
+
+
+def test_auto_has_the_dtype_of_the_cpu_there_whatever_the_gpu_would_have_had(fake: Fake) -> None:
+    fake.script(devices="name=NVIDIA Big,sms=132,arch=90")  # it computes nothing
+    for streams, dtype, expected in ((1, "auto", "fp32"), (4, "auto", "fp32"), (4, "fp16", "fp16")):
+        engine = make_engine(CONFIG, TENSORS, "auto", dtype, None, streams)
+        assert (engine.device, engine.dtype) == ("cpu", expected)

@@ -469,6 +469,16 @@ def test_rows_elsewhere_are_refused(pointers: int | None, words: str, gpu: Fake)
     assert gpu.calls("cuLaunchCooperativeKernel") == []
 
 
+def test_no_rows_need_no_address(gpu: Fake) -> None:
+    """Of an empty array the libraries give none."""
+    made = engine_of(PLAIN, device="cuda")
+    empty = shown(np.zeros((0, made.interp_size), np.float32), data=(0, True))
+    [(samples, _)] = made.run([made.open(7)], [0], [empty], [None])
+    assert len(samples) == 0
+    with pytest.raises(InputError, match="interp of stream 0 does not lie in the memory of a GPU"):
+        made.run([made.open(7)], [1], [empty], [None])
+
+
 def test_a_fault_of_the_one_who_makes_the_rows_is_reported(gpu: Fake) -> None:
     interp, _ = rows_of(PLAIN)
     made = engine_of(PLAIN, device="cuda")

@@ -244,7 +244,7 @@ def test_a_vocoder_on_the_emulator_has_the_samples_of_the_cpu():
         ({"blocks": 1, "warps": 1}, DeviceError, "does not fit on H200 with blocks=1, warps=1"),
         ({"dtype": "bf16"}, DeviceError, "bf16 is not available on a GPU; use fp32 or fp16"),
         ({"streams": 8, "dtype": "fp32"}, DeviceError, "weights in fp16; dtype is fp32"),
-        ({"sparse": "on"}, DeviceError, "dual core only"),
+        ({"sparse": "on"}, DeviceError, "pruned models runs the dual core only; use sparse=.off"),
     ],
 )
 def test_what_the_kernel_cannot_do_is_refused_with_the_reason(work, options, error, message):

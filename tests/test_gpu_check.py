@@ -3,6 +3,7 @@ costs only its own results. What its parts compute is tried on the CPU as far as
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -361,6 +362,25 @@ def test_ncu_output_becomes_metrics_and_stalls():
         ("barrier (per_issue_active)", 0.5),
     ]
     assert gpu_tools.parse_csv("==ERROR== no permission") == {}
+
+
+def test_what_the_sanitizer_is_given_has_been_compiled_before_its_clock_starts(monkeypatch):
+    begun = []
+
+    def run(command, seconds):
+        begun.append(command)
+        return 0, "last samples"
+
+    monkeypatch.setattr(gpu_tools, "run", run)
+    monkeypatch.setattr(gpu_tools, "tool", lambda name: name)
+    monkeypatch.setattr(gpu_models, "has_clusters", lambda device: True)
+    with gpu_record.Record("sanitize", None) as record:
+        gpu_tools.sanitize(record, argparse.Namespace(seconds=30))
+    watched = [command for command in begun if command[0] == "compute-sanitizer"]
+    assert len(watched) == len(gpu_tools.SANITIZED)
+    for command in watched:
+        model = command[command.index(gpu_tools.SMALL[0]) :]
+        assert begun.index(model) < begun.index(watched[0])
 
 
 def test_sanitizer_output_becomes_a_summary():

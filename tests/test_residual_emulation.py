@@ -338,7 +338,7 @@ def test_an_infinite_logit_is_named_and_the_stream_goes_on_as_on_the_cpu(head):
         ({"cluster": 2}, InputError, "cluster is 2: the kernel of the residual core has no clust"),
         ({"exchanges": 1}, DeviceError, "does not fit on H200 with blocks=4, warps=4, exchanges=1"),
         ({"dtype": "bf16"}, DeviceError, "bf16 is not available on a GPU; use fp32 or fp16"),
-        ({"sparse": "on"}, DeviceError, "dual core only"),
+        ({"sparse": "on"}, DeviceError, "pruned models runs the dual core only; use sparse=.off"),
         ({"isa": "fair/lose:barrier:99"}, InputError, "expected a barrier from 0 to"),
     ],
 )

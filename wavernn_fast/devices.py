@@ -249,7 +249,8 @@ def make_devices(
                 f"{sentence} Use device='cpu', and please report it with {one.engine.isa}."
             )
         logger.warning("%s Running on the CPU.", sentence)
-        return [twin]
+        # Many streams are fp16 on a GPU only; here "auto" is what it is where there is none.
+        return [make(cpu) if dtype == "auto" and streams != 1 else twin]
     return made
 
 

@@ -220,7 +220,9 @@ std::unique_ptr<Engine> make_sparse_engine(const GpuRequest& request, const std:
                                            const CanonicalWeights& weights,
                                            std::unique_ptr<Device> device) {
   if (request.config.core != Core::dual)
-    fail<DeviceError>("There is a GPU kernel for the dual core only; use device=\"cpu\".");
+    fail<DeviceError>(
+        "The GPU kernel for pruned models runs the dual core only; use sparse=\"off\", or "
+        "device=\"cpu\".");
   return std::make_unique<SparseEngine>(request, sparse, weights, std::move(device));
 }
 

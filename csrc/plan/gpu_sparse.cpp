@@ -245,7 +245,9 @@ std::optional<SparsePlan> plan_of(const SparseRequest& request,
 void check_request(const SparseRequest& request) {
   const GpuRequest& r = request.gpu;
   if (r.config.core != Core::dual)
-    fail<DeviceError>("There is a GPU kernel for the dual core only; use device=\"cpu\".");
+    fail<DeviceError>(
+        "The GPU kernel for pruned models runs the dual core only; use sparse=\"off\", or "
+        "device=\"cpu\".");
   WF_CHECK(r.dtype == Dtype::fp32 || r.dtype == Dtype::fp16, "dtype ", dtype_name(r.dtype),
            " has no GPU kernel; there are fp32 and fp16");
   WF_CHECK(r.exchanges == 0 && r.blocks == 0, "exchanges is ", r.exchanges, " and blocks is ",
