@@ -12,6 +12,7 @@ import functools
 import importlib
 import math
 import operator
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -41,32 +42,42 @@ def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
     InputError
         If `value` cannot be read as one array.
     """
+    if isinstance(value, (str, os.PathLike)):
+        raise InputError(
+            f"The {what} is {os.fspath(value)!r}, a string; where that is a file, read it first "
+            "(numpy.load, or wavernn_fast.audio) and hand over the array."
+        )
+    failed: tuple[type[Exception], ...] = (TypeError, NotImplementedError, BufferError)
+    try:  # fails for sparse and quantised tensors, those of no values, memory out of reach
+        array, restore = _in_numpy(value, what)
+        failed = (TypeError, ValueError, RuntimeError)
+        return np.asarray(array), restore
+    except failed as error:
+        raise InputError(f"The {what} cannot be read as an array ({error}).") from error
+
+
+def _in_numpy(value: Any, what: str) -> tuple[Any, Restore]:
+    """What numpy reads of an array of any library, and the way back."""
     module = type(value).__module__.partition(".")[0]
-    restore: Restore = as_it_is
     if module == "torch":  # its module is loaded already: the caller made the tensor with it
         torch, device = sys.modules["torch"], value.device
         value = value.detach().cpu()
         # numpy has no bfloat16, and widening it loses nothing
         value = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-
-        def restore(wave: NDArray[np.float32]) -> Any:
-            return torch.from_numpy(wave).to(device)
-
-    elif module == "cupy" or hasattr(value, "__cuda_array_interface__"):
+        return value, lambda wave: torch.from_numpy(wave).to(device)
+    if module == "cupy" or hasattr(value, "__cuda_array_interface__"):
         cupy = _cupy(what)
         theirs = value if module == "cupy" else cupy.asarray(value)
-        gpu, value = theirs.device, theirs.get()
+        gpu = theirs.device
 
         def restore(wave: NDArray[np.float32]) -> Any:
             with gpu:
                 return cupy.asarray(wave)
 
-    elif not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+        return theirs.get(), restore
+    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
         value = np.from_dlpack(value)
-    try:
-        return np.asarray(value), restore
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"The {what} cannot be read as an array ({error}).") from error
+    return value, as_it_is
 
 
 def _cupy(what: str) -> Any:
