@@ -55,6 +55,14 @@ def test_frames_after_the_end_are_refused():
             stream.push(mel(LABELS, 1))
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e30])
+def test_a_reader_may_wait_for_ever(timeout):
+    with LivePool(voice(LABELS)) as pool:
+        stream = pool.open()
+        threading.Timer(0.1, stream.finish).start()  # an end without frames
+        assert stream.read(timeout) is None
+
+
 def test_a_reader_waits_as_long_as_it_says():
     with LivePool(voice(LABELS)) as pool:
         stream = pool.open()

@@ -16,6 +16,7 @@ all its frames bit for bit, whatever runs beside it.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -295,7 +296,7 @@ class LiveStream:
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most; 0 looks only.
+            Seconds to wait at most, infinity too; 0 looks only.
 
         Returns
         -------
@@ -321,7 +322,7 @@ class LiveStream:
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"Live stream {channel.number} had no audio in {timeout} s.")
-                channel.heard.wait(left)
+                channel.heard.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             chunk = channel.outbox.popleft()
             most = self._rounds.limits.buffer_samples
             if channel.ready - len(chunk) < most <= channel.ready:
