@@ -241,8 +241,8 @@ class LiveStream:
         Raises
         ------
         InputError
-            For unusable frames, which end this stream alone; and after `finish`, `cancel` or the
-            end.
+            For unusable frames, which end this stream alone; and for any after `finish`, `cancel`
+            or the end, which change nothing.
         PoolFullError
             If more frames would wait than the pool allows (`waiting_seconds`); none was added.
         EngineError
@@ -250,6 +250,8 @@ class LiveStream:
         """
         self._rounds.check_process()
         channel, number = self._channel, self._pieces
+        with self._rounds.lock:
+            self._check_open()  # what comes too late changes nothing, usable or not
         self._pieces += 1
         try:
             array, _ = arrays.to_array(frames, "mel frame")
