@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,30 @@ def test_a_speaker_that_is_no_numbers_is_an_input_error(vector: object) -> None:
     config = types.SimpleNamespace(speaker_size=2, speakers=0)
     with pytest.raises(InputError, match=r"speaker's vector has dtype .*, expected numbers"):
         arrays.to_speaker(vector, config)  # type: ignore[arg-type]
+
+
+class OutOfReach:
+    """What DLPack says of memory that the host cannot read."""
+
+    def __dlpack__(self, **_: object) -> object:
+        raise BufferError("the memory of a device")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("mel.npy", "The mel is 'mel.npy', a string; .*read it first"),
+        (Path("mel.npy"), "The mel is 'mel.npy', a string; .*read it first"),
+        (torch.zeros(2, 3).to_sparse(), "cannot be read as an array .*to_dense"),
+        (torch.zeros(2, 3, device="meta"), "cannot be read as an array .*no data"),
+        (OutOfReach(), "cannot be read as an array .the memory of a device"),
+        ([[1.0, 2.0], [1.0]], "cannot be read as an array"),
+    ],
+    ids=["name", "path", "sparse", "meta", "out of reach", "ragged"],
+)
+def test_what_is_no_array_is_refused_in_a_sentence(value: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        arrays.to_array(value, "mel")

@@ -152,6 +152,11 @@ def test_mel_scale_and_its_inverse_agree(scale: str) -> None:
     )
 
 
+def test_a_model_that_tells_no_convention_makes_no_mel() -> None:
+    with pytest.raises(InputError, match=r"convention is None, expected a MelConfig; .*preset="):
+        log_mel(np.zeros(1000), None)
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

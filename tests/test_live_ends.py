@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from arrivals import WAIT, feed, read_all, until, voice
 from cases import dual_config
@@ -53,6 +54,26 @@ def test_frames_after_the_end_are_refused():
         stream.finish()
         with pytest.raises(InputError, match="was finished"):
             stream.push(mel(LABELS, 1))
+
+
+def test_frames_that_come_too_late_change_nothing_usable_or_not():
+    frames = mel(LABELS, 200)
+    with LivePool(voice(LABELS), buffer_seconds=0.001) as pool:  # little is drawn before it is read
+        stream = pool.open()
+        stream.push(frames)
+        stream.finish()
+        for late in (frames, np.full_like(frames, np.nan)):
+            with pytest.raises(InputError, match="was finished; open another one"):
+                stream.push(late)
+        assert same_bits(read_all(stream), voice(LABELS).generate(frames))
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e30])
+def test_a_reader_may_wait_for_ever(timeout):
+    with LivePool(voice(LABELS)) as pool:
+        stream = pool.open()
+        threading.Timer(0.1, stream.finish).start()  # an end without frames
+        assert stream.read(timeout) is None
 
 
 def test_a_reader_waits_as_long_as_it_says():

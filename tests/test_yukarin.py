@@ -18,6 +18,7 @@ from cli_runner import run
 from voices import joined, same_bits
 
 from wavernn_fast import audio, checkpoints, weights
+from wavernn_fast.conditioning_convolutions import DilatedNetwork
 from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError, ModelError
@@ -97,6 +98,36 @@ def test_windows_and_streams_give_the_rows_of_the_whole_bit_for_bit(shape: tuple
             done += 1
     stream.finish()
     assert same_bits(stream.window(done, 50 - done)[1], whole[done:])
+
+
+@pytest.mark.parametrize("kind", ["dilated_conv", "bottleneck_conv"])
+def test_what_reaches_far_is_not_computed_again_for_every_few_frames(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, n_frames = config_of(kind, 6, 8, 3, False), 300  # 63 frames to either side
+    conditioner = heard(config, cases.random_tensors(config))
+    mel, fed = cases.random_mel(config, n_frames), []
+    alone = [conditioner.window(mel, first, 1)[1] for first in range(n_frames)]
+    made = DilatedNetwork.__call__
+
+    def counted(self: DilatedNetwork, frames: Any, inside: Any) -> Any:
+        fed.append(len(frames))
+        return made(self, frames, inside)
+
+    monkeypatch.setattr(DilatedNetwork, "__call__", counted)
+    window = conditioner.of(mel)
+    parts = [window(first, 10)[1] for first in range(0, n_frames, 10)]
+    assert same_bits(np.concatenate(parts), np.concatenate(alone))
+    assert sum(fed) <= 5 * n_frames
+    stream, done = conditioner.stream(), 0
+    for n in range(0, n_frames, 150):
+        stream.push(mel[:, n : n + 150])
+        if n + 150 == n_frames:
+            stream.finish()
+        for n_done in range(done, stream.ready):
+            assert same_bits(stream.window(n_done, 1)[1], alone[n_done])
+        done = stream.ready
+    assert done == n_frames
 
 
 def test_layers_reach_one_two_and_four_frames_farther() -> None:

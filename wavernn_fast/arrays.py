@@ -12,6 +12,7 @@ import functools
 import importlib
 import math
 import operator
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -41,6 +42,11 @@ def to_array(value: Any, what: str) -> tuple[NDArray[Any], Restore]:
     InputError
         If `value` cannot be read as one array.
     """
+    if isinstance(value, (str, os.PathLike)):
+        raise InputError(
+            f"The {what} is {os.fspath(value)!r}, a string; where that is a file, read it first "
+            "(numpy.load, or wavernn_fast.audio) and hand over the array."
+        )
     restore: Restore = as_it_is
     try:
         module = type(value).__module__.partition(".")[0]

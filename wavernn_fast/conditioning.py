@@ -207,11 +207,16 @@ class Conditioner:
         missing = [block for block in blocks if block not in cache]
         if not missing:
             return
-        run = range(missing[0], missing[-1] + 1)  # cached ones are before it, or between
-        if self._xp is not np and self._at_once:
-            run = range(run[0] // _GROUP * _GROUP, -(-(run[-1] + 1) // _GROUP) * _GROUP)
+        # cached ones are before it, or between
+        run = self._run(frames, range(missing[0], missing[-1] + 1))
         for block, rows in zip(run, self._blocks(frames, run), strict=True):
             cache.setdefault(block, rows)
+
+    def _run(self, frames: Frames, wanted: range) -> range:
+        """Which blocks to compute where those of `wanted` are: these at least."""
+        if self._xp is np or not self._at_once:
+            return wanted
+        return range(wanted.start // _GROUP * _GROUP, -(-wanted.stop // _GROUP) * _GROUP)
 
     def _gather(self, first: int, count: int, cache: dict[int, Rows], part: int) -> Any:
         """Part 0 (interp) or 1 (hold) of the rows of mel frames [first, first + count)."""

@@ -165,7 +165,7 @@ class DilatedNetwork:
         return twin
 
     def __call__(self, mel: Any, inside: list[bool]) -> Any:
-        """Output [BLOCK, size] for mel [BLOCK + 2 * radius, n_mels].
+        """Output [n, size] for mel [n + 2 * radius, n_mels], n a multiple of BLOCK.
 
         `inside` says of each frame whether it belongs to the utterance: a convolution hears zeros
         beside it, not what the layers before make of nothing.
@@ -188,17 +188,21 @@ class DilatedNetwork:
 
 
 def _convolved(xp: Any, x: Any, layer: Layer, dilation: int = 1) -> Any:
-    """Rows [n - dilation * (taps - 1), out] of x [n, in], of which there are BLOCK at least.
+    """Rows [n - dilation * (taps - 1), out] of x [n, in].
 
-    BLOCK rows a product; the last step may overlap the one before.
+    BLOCK rows a product, the last of them partly zero: a row's place in its product does not
+    depend on how many there are.
     """
     products, bias = layer
     rows = x.shape[0] - dilation * (len(products) - 1)
-    out = xp.zeros((rows, bias.shape[0]), dtype=xp.float64)
-    for first in [*range(0, rows - BLOCK, BLOCK), rows - BLOCK]:
+    lacking = -rows % BLOCK
+    if lacking:
+        x = xp.concatenate([x, xp.zeros((lacking, x.shape[1]), dtype=xp.float64)])
+    out = xp.zeros((rows + lacking, bias.shape[0]), dtype=xp.float64)
+    for first in range(0, rows, BLOCK):
         total = bias
         for tap, product in enumerate(products):
             start = first + tap * dilation
             total = total + product(x[start : start + BLOCK])
         out[first : first + BLOCK] = total
-    return out
+    return out[:rows]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from .config import ModelConfig
 from .errors import InputError
 
 Tensors = Mapping[str, NDArray[np.float32]]
+
+_BLOCKS_AT_ONCE = 32  # of dilated convolutions, at the least
 
 
 def make_conditioner(config: ModelConfig, tensors: Tensors, xp: Any = np) -> Conditioner:
@@ -67,8 +69,6 @@ class HeldConditioner(Conditioner):
 class DilatedConditioner(HeldConditioner):
     """Rows of `hold` of a network of dilated convolutions, which may hear a speaker."""
 
-    _at_once = False
-
     def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
         super().__init__(config, tensors, xp)
         self._dilated = DilatedNetwork(config, tensors, xp)
@@ -86,11 +86,26 @@ class DilatedConditioner(HeldConditioner):
         twin._dilated = self._dilated.of_speaker(self._vector(speaker))
         return twin
 
-    def _block(self, frames: Frames, block: int) -> Rows:
+    def _run(self, frames: Frames, wanted: range) -> range:
+        """See `Conditioner._run`: as far as the layers reach, so that little is computed again."""
+        if isinstance(frames, WholeMel):
+            end = -(-frames.n_frames // BLOCK)
+        else:  # those that frames to come do not change
+            end = (frames.n_frames - self.config.aux_radius) // BLOCK
+        reach = wanted.start + self.config.aux_radius // BLOCK
+        return range(wanted.start, max(wanted.stop, min(reach, end)))
+
+    def _blocks(self, frames: Frames, run: range) -> Iterator[Rows]:
+        """See `Conditioner._blocks`: some blocks at once, as each needs the frames around it."""
         radius = self.config.aux_radius
-        first, count = block * BLOCK - radius, BLOCK + 2 * radius
-        inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
-        return None, self._held(self._dilated(frames.take(first, count), inside))
+        most = max(_BLOCKS_AT_ONCE, radius // BLOCK)
+        for start in range(run.start, run.stop, most):
+            size = min(most, run.stop - start)
+            first, count = start * BLOCK - radius, size * BLOCK + 2 * radius
+            inside = [0 <= n < frames.n_frames for n in range(first, first + count)]
+            heard = self._dilated(frames.take(first, count), inside)
+            for i in range(0, size * BLOCK, BLOCK):
+                yield None, self._held(heard[i : i + BLOCK])
 
 
 class ResidualConvConditioner(Conditioner):

@@ -194,6 +194,11 @@ def log_mel(wave: ArrayLike, config: MelConfig) -> NDArray[np.float32]:
         If the wave is not a vector of finite floats, or the convention contradicts itself.
     """
     wave = check_wave(wave)
+    if not isinstance(config, MelConfig):  # such as `config.mel` of a model that tells none
+        raise InputError(
+            f"The mel convention is {config!r}, expected a MelConfig; where a model's file does "
+            "not tell one, load it with preset=..., or take presets.get_preset(name).mel."
+        )
     filters, window = mel_filterbank(config).T, _window(config)
     total = n_frames(wave.size, config)
     out = np.empty((config.n_mels, total), dtype=np.float32)

@@ -16,6 +16,7 @@ all its frames bit for bit, whatever runs beside it.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -240,8 +241,8 @@ class LiveStream:
         Raises
         ------
         InputError
-            For unusable frames, which end this stream alone; and after `finish`, `cancel` or the
-            end.
+            For unusable frames, which end this stream alone; and for any after `finish`, `cancel`
+            or the end, which change nothing.
         PoolFullError
             If more frames would wait than the pool allows (`waiting_seconds`); none was added.
         EngineError
@@ -249,6 +250,8 @@ class LiveStream:
         """
         self._rounds.check_process()
         channel, number = self._channel, self._pieces
+        with self._rounds.lock:
+            self._check_open()  # what comes too late changes nothing, usable or not
         self._pieces += 1
         try:
             array, _ = arrays.to_array(frames, "mel frame")
@@ -295,7 +298,7 @@ class LiveStream:
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait at most; 0 looks only.
+            Seconds to wait at most, infinity too; 0 looks only.
 
         Returns
         -------
@@ -321,7 +324,7 @@ class LiveStream:
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"Live stream {channel.number} had no audio in {timeout} s.")
-                channel.heard.wait(left)
+                channel.heard.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             chunk = channel.outbox.popleft()
             most = self._rounds.limits.buffer_samples
             if channel.ready - len(chunk) < most <= channel.ready:
