@@ -6,11 +6,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..batch import BatchReport
 from ..errors import AudioError, WaveRNNError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ..vocoder import Vocoder
 
 logger = logging.getLogger("wavernn_fast")
+
+_OF_SHARD = re.compile(r"failed-\d+of\d+\.jsonl")
 
 # (settings, output root, name of the worker, whether to stop) -> worker
 WorkerFactory = Callable[[Settings, Path, str, Stop], Worker]
@@ -215,21 +218,25 @@ class Job:
         )
 
     def _write_failed(self) -> None:
-        """Names and reasons of the items that failed, and of those that did before and are left."""
+        """Names and reasons of the items that failed, and of those that did before and are left.
+
+        A whole job has the items of all shards that were before it, so it takes their lists over.
+        """
         path, shard = self.root / failures_name(self.policy.shard), self.policy.shard
+        lists = [path]
+        if shard == WHOLE:
+            lists += sorted(p for p in self.root.glob("failed-*") if _OF_SHARD.fullmatch(p.name))
         left = {item.name for item in self.summary.left}
+        before = {e["name"]: e for e in _failures(lists) if e.get("name") in left}
         entries = [{"name": o.name, **o.fields} for o in self.summary.failed]
-        try:
-            before = list(lines(path))
-        except OSError:
-            before = []
-        entries += [entry for entry in before if entry.get("name") in left]
+        entries += before.values()
         if entries:
             blocks = [json.dumps(entry).encode("ascii") + b"\n" for entry in entries]
             parts.write(path, blocks, shard_name(shard))
-        elif before:
+            lists.remove(path)
+        for file in lists:
             with contextlib.suppress(OSError):
-                path.unlink()
+                file.unlink()
 
     # --- space ---
 
@@ -284,6 +291,13 @@ def local_worker(
 def failures_name(shard: Shard) -> str:
     """Name of the list of items that failed, in the output root."""
     return "failed.jsonl" if shard == WHOLE else f"failed-{shard_name(shard)}.jsonl"
+
+
+def _failures(lists: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Entries of lists of failures; one that is not there, or cannot be read, has none."""
+    for path in lists:
+        with contextlib.suppress(OSError):
+            yield from lines(path)
 
 
 def megabytes(size: int) -> str:
