@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import run
 from job_runs import assert_whole, items_of, save_many, work
 from voices import preset_mel, save_voice
 
@@ -135,6 +136,16 @@ def test_that_a_file_is_written_over_is_on_the_disk_before_it_is(model, tmp_path
     before = calls[: calls.index("rename")]
     assert before[2] == "redo"
     assert ".part-" in before[3]
+
+
+@pytest.mark.parametrize("worker", ["0of1", "0of1-other"])  # its own, which it writes, another's
+def test_a_journal_that_cannot_be_used_is_an_error_in_a_sentence(worker, model, tmp_path):
+    mels, out = save_many(tmp_path / "mels", [2]), tmp_path / "out"
+    (out / journal.FOLDER / f"journal-{worker}.jsonl").mkdir(parents=True)
+    result = run("vocode", mels, "-m", model, "-o", out, *(["--resume"] if "-" in worker else []))
+    assert result.exit_code == 2, result.exception
+    assert f"journal-{worker}.jsonl" in result.stderr
+    assert "Is a directory" in result.stderr
 
 
 class _Full(io.TextIOBase):

@@ -121,14 +121,20 @@ class Job:
             If outputs exist and the policy refuses them, the folder cannot be written, or another
             job works on it.
         WaveRNNError
-            If the model cannot be loaded or its device is lost; what was done stays done.
+            If the model cannot be loaded, its device is lost or a journal cannot be read or
+            written; what was done stays done.
         """
         plan.refuse_existing(self.items, self.root, self.policy.existing)
         plan.check_folder(self.root)
         with self.stop.handling_signals(), self._lock() as lock:
             self._remove_stale(lock)
             existing = self.policy.existing
-            found = plan.make_plan(self.items, self.settings, self.root, existing, self.stop)
+            try:
+                found = plan.make_plan(self.items, self.settings, self.root, existing, self.stop)
+            except WaveRNNError:
+                raise
+            except OSError as error:  # of a journal that cannot be read
+                raise self._sentence(error) from error
             self.summary = Summary(skipped=found.skipped)
             if on_skipped is not None:
                 on_skipped(len(found.skipped))
@@ -159,6 +165,14 @@ class Job:
         finally:
             lock.__exit__()
 
+    def _sentence(self, error: OSError) -> AudioError:
+        """An error of the system that is no item's, such as a journal's, as one of ours."""
+        failure = AudioError(
+            f"The job in {str(self.root)!r} cannot go on ({error}). What is finished is kept."
+        )
+        failure.errno = error.errno
+        return failure
+
     def _remove_stale(self, lock: Lock) -> None:
         folders = {self.root, *(Path(item.target).parent for item in self.items)}
         removed = parts.remove_stale(sorted(folders), lock.owns_parts_of)
@@ -172,9 +186,11 @@ class Job:
         worker = self._make_worker(self.settings, self.root, name, self.stop)
         try:
             yield from worker.run(todo)
+        except WaveRNNError:
+            raise
         except OSError as error:
-            if isinstance(error, WaveRNNError) or error.errno not in parts.FULL:
-                raise
+            if error.errno not in parts.FULL:
+                raise self._sentence(error) from error
             self.stop.request(f"The journal cannot be written ({error.strerror}).")
         finally:
             self.summary.times = getattr(worker, "times", self.summary.times)
