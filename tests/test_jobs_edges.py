@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,24 @@ def test_a_journal_that_cannot_be_used_is_an_error_in_a_sentence(worker, model, 
     assert result.exit_code == 2, result.exception
     assert f"journal-{worker}.jsonl" in result.stderr
     assert "Is a directory" in result.stderr
+
+
+@pytest.mark.parametrize("target", ["out.wav", "out"])
+def test_a_named_pipe_is_a_source(target, model, tmp_path):
+    """As `<(program)` of a shell is; it can be read once only, and has no size."""
+    pipe, out = tmp_path / "mel", tmp_path / target
+    np.save(tmp_path / "mel.npy", preset_mel(3))
+    os.mkfifo(pipe)
+    for more in ([], ["--resume"])[: 1 + (target == "out")]:
+        writer = threading.Thread(
+            target=pipe.write_bytes, args=[(tmp_path / "mel.npy").read_bytes()], daemon=True
+        )
+        writer.start()
+        assert run("vocode", pipe, "-m", model, "-o", out, *more).exit_code == 0
+        writer.join()
+    run("vocode", tmp_path / "mel.npy", "-m", model, "-o", tmp_path / "plain.wav")
+    made = out if target == "out.wav" else out / "mel.wav"
+    assert made.read_bytes() == (tmp_path / "plain.wav").read_bytes()
 
 
 class _Full(io.TextIOBase):
