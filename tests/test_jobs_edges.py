@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import io
+import itertools
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -165,6 +169,50 @@ def test_a_named_pipe_is_a_source(target, model, tmp_path):
     run("vocode", tmp_path / "mel.npy", "-m", model, "-o", tmp_path / "plain.wav")
     made = out if target == "out.wav" else out / "mel.wav"
     assert made.read_bytes() == (tmp_path / "plain.wav").read_bytes()
+
+
+@pytest.mark.parametrize("left_behind", ["", "999999999 {host}\n"], ids=["free", "of a dead one"])
+def test_of_two_jobs_at_one_moment_one_gets_a_lock_without_flock(
+    left_behind, tmp_path, monkeypatch
+):
+    """The second one comes at every step of the first; there is never more than one holder."""
+    monkeypatch.setattr(fcntl, "flock", _no_flock)
+    steps = ["_claim", "_lives", "_read", "_owner"]
+    for step, before in itertools.product(steps, (True, False)):
+        root = tmp_path / f"{step}-{before}"
+        (root / journal.FOLDER).mkdir(parents=True)
+        if left_behind:
+            text = left_behind.format(host=socket.gethostname())
+            (root / journal.FOLDER / "lock-0of1.pid").write_text(text)
+        held: list[lock.Lock] = []
+        with monkeypatch.context() as patch, contextlib.suppress(InputError):
+            patch.setattr(lock, step, _with_another(getattr(lock, step), before, root, held))
+            held.append(lock.Lock(root).__enter__())
+        assert len(held) == 1
+        names = sorted(path.name for path in (root / journal.FOLDER).iterdir())
+        assert names == ["lock-0of1", "lock-0of1.pid"]
+        held[0].__exit__()
+        with lock.Lock(root):
+            pass
+
+
+def _no_flock(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def _with_another(function, before, root, held):
+    """The function; once, another job tries for the lock before or after it."""
+    tried: list[bool] = []
+
+    def call(*arguments):
+        result = None if before else function(*arguments)
+        if not tried:
+            tried.append(True)
+            with contextlib.suppress(InputError):
+                held.append(lock.Lock(root).__enter__())
+        return function(*arguments) if before else result
+
+    return call
 
 
 class _Full(io.TextIOBase):
