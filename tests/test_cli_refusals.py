@@ -21,7 +21,7 @@ from patience import soon, within
 from voices import preset_mel, save_mels, save_speech, save_voice
 
 from wavernn_fast import _C, weights
-from wavernn_fast.errors import AudioError
+from wavernn_fast.errors import AudioError, DeviceError
 from wavernn_fast.synthetic import random_model
 
 
@@ -306,3 +306,14 @@ def test_ctrl_c_ends_within_a_second_and_leaves_no_half_file(tmp_path):
 
 
 ROOT = str(Path(__file__).resolve().parents[1])
+
+
+def test_a_device_that_is_lost_is_no_fault_of_the_one_file(model, mels, tmp_path, monkeypatch):
+    def lost(*_, **__):
+        raise DeviceError("the GPU has fallen off the bus")
+
+    monkeypatch.setattr("wavernn_fast.vocoder.Vocoder.generate_batch", lost)
+    result = run("vocode", mels / "a.npy", "-m", model, "-o", tmp_path / "a.wav")
+    assert result.exit_code == 3
+    assert "fallen off" in result.stderr
+    assert not (tmp_path / "a.wav").exists()

@@ -245,10 +245,12 @@ def test_a_reader_that_lets_the_writer_wait_is_no_underrun(monkeypatch):
     [
         (["--chunk-frames", "2", "--chunk-ms", "20"], ["give one of them"]),
         (["-o", "out/x.mp3"], ["give a .wav file"]),
+        (["-o", "folder.wav"], ["which is a folder"]),  # not after hours of sound
     ],
 )
 def test_what_makes_no_sense_is_refused(model, mel, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.wav").mkdir()
     refused(run("stream", "mel.npy", "-m", model, "-o", "out/x.wav", *arguments), tmp_path, *words)
 
 

@@ -111,6 +111,13 @@ def test_each_shard_has_its_list_of_failures(tmp_path: Path) -> None:
         lines = (tmp_path / "out" / f"failed-{i}of2.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["name"] for line in lines) == sorted(bad)
     assert not (tmp_path / "out" / "failed.jsonl").exists()
+    (tmp_path / "out" / "failed-notes.jsonl").touch()  # of others
+    Path(items[0].source).write_bytes(Path(items[-1].source).read_bytes())
+    assert run(*arguments(tmp_path, "out", "--resume")).exit_code == 1  # of the whole job
+    lists = sorted((tmp_path / "out").glob("failed*"))
+    assert [path.name for path in lists] == ["failed-notes.jsonl", "failed.jsonl"]
+    named = [json.loads(line)["name"] for line in lists[1].read_text().splitlines()]
+    assert sorted(named) == sorted(item.name for item in items[1:6])
 
 
 def test_a_shard_leaves_the_parts_of_living_others_alone(tmp_path: Path) -> None:

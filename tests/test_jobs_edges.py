@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import io
+import itertools
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import run
 from job_runs import assert_whole, items_of, save_many, work
 from voices import preset_mel, save_voice
 
@@ -135,6 +141,78 @@ def test_that_a_file_is_written_over_is_on_the_disk_before_it_is(model, tmp_path
     before = calls[: calls.index("rename")]
     assert before[2] == "redo"
     assert ".part-" in before[3]
+
+
+@pytest.mark.parametrize("worker", ["0of1", "0of1-other"])  # its own, which it writes, another's
+def test_a_journal_that_cannot_be_used_is_an_error_in_a_sentence(worker, model, tmp_path):
+    mels, out = save_many(tmp_path / "mels", [2]), tmp_path / "out"
+    (out / journal.FOLDER / f"journal-{worker}.jsonl").mkdir(parents=True)
+    result = run("vocode", mels, "-m", model, "-o", out, *(["--resume"] if "-" in worker else []))
+    assert result.exit_code == 2, result.exception
+    assert f"journal-{worker}.jsonl" in result.stderr
+    assert "Is a directory" in result.stderr
+
+
+@pytest.mark.parametrize("target", ["out.wav", "out"])
+def test_a_named_pipe_is_a_source(target, model, tmp_path):
+    """As `<(program)` of a shell is; it can be read once only, and has no size."""
+    pipe, out = tmp_path / "mel", tmp_path / target
+    np.save(tmp_path / "mel.npy", preset_mel(3))
+    os.mkfifo(pipe)
+    for more in ([], ["--resume"])[: 1 + (target == "out")]:
+        writer = threading.Thread(
+            target=pipe.write_bytes, args=[(tmp_path / "mel.npy").read_bytes()], daemon=True
+        )
+        writer.start()
+        assert run("vocode", pipe, "-m", model, "-o", out, *more).exit_code == 0
+        writer.join()
+    run("vocode", tmp_path / "mel.npy", "-m", model, "-o", tmp_path / "plain.wav")
+    made = out if target == "out.wav" else out / "mel.wav"
+    assert made.read_bytes() == (tmp_path / "plain.wav").read_bytes()
+
+
+@pytest.mark.parametrize("left_behind", ["", "999999999 {host}\n"], ids=["free", "of a dead one"])
+def test_of_two_jobs_at_one_moment_one_gets_a_lock_without_flock(
+    left_behind, tmp_path, monkeypatch
+):
+    """The second one comes at every step of the first; there is never more than one holder."""
+    monkeypatch.setattr(fcntl, "flock", _no_flock)
+    steps = ["_claim", "_lives", "_read", "_owner"]
+    for step, before in itertools.product(steps, (True, False)):
+        root = tmp_path / f"{step}-{before}"
+        (root / journal.FOLDER).mkdir(parents=True)
+        if left_behind:
+            text = left_behind.format(host=socket.gethostname())
+            (root / journal.FOLDER / "lock-0of1.pid").write_text(text)
+        held: list[lock.Lock] = []
+        with monkeypatch.context() as patch, contextlib.suppress(InputError):
+            patch.setattr(lock, step, _with_another(getattr(lock, step), before, root, held))
+            held.append(lock.Lock(root).__enter__())
+        assert len(held) == 1
+        names = sorted(path.name for path in (root / journal.FOLDER).iterdir())
+        assert names == ["lock-0of1", "lock-0of1.pid"]
+        held[0].__exit__()
+        with lock.Lock(root):
+            pass
+
+
+def _no_flock(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def _with_another(function, before, root, held):
+    """The function; once, another job tries for the lock before or after it."""
+    tried: list[bool] = []
+
+    def call(*arguments):
+        result = None if before else function(*arguments)
+        if not tried:
+            tried.append(True)
+            with contextlib.suppress(InputError):
+                held.append(lock.Lock(root).__enter__())
+        return function(*arguments) if before else result
+
+    return call
 
 
 class _Full(io.TextIOBase):

@@ -22,6 +22,8 @@ from serving import WAIT, close_code, hello, rest
 from voices import preset_mel, save_voice
 from websockets.sync.client import connect
 
+from wavernn_fast.errors import MissingDependencyError
+
 # The command, with an engine whose device is lost at the tenth round.
 LOST = """
 import sys
@@ -204,3 +206,19 @@ def test_help_has_examples_and_names_the_limits():
     text = cli_runner.run("serve", "--help").output
     for word in ("Examples:", "--max-streams", "--allow-origin", "Exit code 3", "127.0.0.1"):
         assert word in text
+
+
+def test_a_server_that_is_too_old_is_refused_in_a_sentence(monkeypatch):
+    """The extra asks for one that waits for slow clients; other packages may bring an older one."""
+    import uvicorn
+
+    from wavernn_fast import serve
+
+    serve.require_extra()
+    for version in ("0.30.6", "0.52", "0.52.0"):
+        monkeypatch.setattr(uvicorn, "__version__", version)
+        with pytest.raises(MissingDependencyError, match=rf"0\.52\.1 or newer, and {version} is"):
+            serve.require_extra()
+    for version in ("0.52.1", "0.53.0.dev1", "1.0"):
+        monkeypatch.setattr(uvicorn, "__version__", version)
+        serve.require_extra()

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import audio
 from ..batch import BatchReport, total
-from ..errors import WaveRNNError
+from ..errors import DeviceError, WaveRNNError
 from ..features import MelRangeWarning
 from ..files import label
 from ..jobs import items as job_items
@@ -259,6 +259,8 @@ class _Single:
             else:
                 try:
                     report.done.append(self._make(progress))
+                except DeviceError:  # no fault of the item: exit code 3, as of a job
+                    raise
                 except WaveRNNError as error:
                     report.fail(owner.items[0], error)
             progress.done()

@@ -87,6 +87,8 @@ def command(ctx: click.Context, /, mel: str, output: str, **options: Any) -> Non
     if options["chunk_frames"] and options["chunk_ms"]:
         raise click.UsageError("--chunk-frames and --chunk-ms say the same; give one of them.")
     is_wav = output == common.PIPE or output.lower().endswith((".wav", ".wave"))
+    if os.path.isdir(output):
+        raise click.UsageError(f"-o is {output!r}, which is a folder; give a file, a pipe or '-'.")
     if not (is_wav or options["raw"] or _is_special(output)):
         raise click.UsageError(f"-o is {output!r}; give a .wav file, a pipe or '-', or --raw.")
     common.prepare_folders([common.Item(mel, output)])

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 
 from .. import voices
 from ..errors import AudioError
-from ..files import PathLike, label
+from ..files import PIPE, PathLike, label
 
 _EDGE = 1 << 20  # bytes hashed at either end
+
+
+def can_be_named(source: str) -> bool:
+    """Whether a source has content of its own: not "-", nor a pipe, which can be read once only."""
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):  # whoever opens it will say so
+        return source != PIPE
+    return source != PIPE and not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))
 
 
 def identity(path: PathLike) -> str:

@@ -6,11 +6,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..batch import BatchReport
 from ..errors import AudioError, WaveRNNError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ..vocoder import Vocoder
 
 logger = logging.getLogger("wavernn_fast")
+
+_OF_SHARD = re.compile(r"failed-\d+of\d+\.jsonl")
 
 # (settings, output root, name of the worker, whether to stop) -> worker
 WorkerFactory = Callable[[Settings, Path, str, Stop], Worker]
@@ -118,14 +121,20 @@ class Job:
             If outputs exist and the policy refuses them, the folder cannot be written, or another
             job works on it.
         WaveRNNError
-            If the model cannot be loaded or its device is lost; what was done stays done.
+            If the model cannot be loaded, its device is lost or a journal cannot be read or
+            written; what was done stays done.
         """
         plan.refuse_existing(self.items, self.root, self.policy.existing)
         plan.check_folder(self.root)
         with self.stop.handling_signals(), self._lock() as lock:
             self._remove_stale(lock)
             existing = self.policy.existing
-            found = plan.make_plan(self.items, self.settings, self.root, existing, self.stop)
+            try:
+                found = plan.make_plan(self.items, self.settings, self.root, existing, self.stop)
+            except WaveRNNError:
+                raise
+            except OSError as error:  # of a journal that cannot be read
+                raise self._sentence(error) from error
             self.summary = Summary(skipped=found.skipped)
             if on_skipped is not None:
                 on_skipped(len(found.skipped))
@@ -156,6 +165,14 @@ class Job:
         finally:
             lock.__exit__()
 
+    def _sentence(self, error: OSError) -> AudioError:
+        """An error of the system that is no item's, such as a journal's, as one of ours."""
+        failure = AudioError(
+            f"The job in {str(self.root)!r} cannot go on ({error}). What is finished is kept."
+        )
+        failure.errno = error.errno
+        return failure
+
     def _remove_stale(self, lock: Lock) -> None:
         folders = {self.root, *(Path(item.target).parent for item in self.items)}
         removed = parts.remove_stale(sorted(folders), lock.owns_parts_of)
@@ -169,9 +186,11 @@ class Job:
         worker = self._make_worker(self.settings, self.root, name, self.stop)
         try:
             yield from worker.run(todo)
+        except WaveRNNError:
+            raise
         except OSError as error:
-            if isinstance(error, WaveRNNError) or error.errno not in parts.FULL:
-                raise
+            if error.errno not in parts.FULL:
+                raise self._sentence(error) from error
             self.stop.request(f"The journal cannot be written ({error.strerror}).")
         finally:
             self.summary.times = getattr(worker, "times", self.summary.times)
@@ -215,21 +234,25 @@ class Job:
         )
 
     def _write_failed(self) -> None:
-        """Names and reasons of the items that failed, and of those that did before and are left."""
+        """Names and reasons of the items that failed, and of those that did before and are left.
+
+        A whole job has the items of all shards that were before it, so it takes their lists over.
+        """
         path, shard = self.root / failures_name(self.policy.shard), self.policy.shard
+        lists = [path]
+        if shard == WHOLE:
+            lists += sorted(p for p in self.root.glob("failed-*") if _OF_SHARD.fullmatch(p.name))
         left = {item.name for item in self.summary.left}
+        before = {e["name"]: e for e in _failures(lists) if e.get("name") in left}
         entries = [{"name": o.name, **o.fields} for o in self.summary.failed]
-        try:
-            before = list(lines(path))
-        except OSError:
-            before = []
-        entries += [entry for entry in before if entry.get("name") in left]
+        entries += before.values()
         if entries:
             blocks = [json.dumps(entry).encode("ascii") + b"\n" for entry in entries]
             parts.write(path, blocks, shard_name(shard))
-        elif before:
+            lists.remove(path)
+        for file in lists:
             with contextlib.suppress(OSError):
-                path.unlink()
+                file.unlink()
 
     # --- space ---
 
@@ -284,6 +307,13 @@ def local_worker(
 def failures_name(shard: Shard) -> str:
     """Name of the list of items that failed, in the output root."""
     return "failed.jsonl" if shard == WHOLE else f"failed-{shard_name(shard)}.jsonl"
+
+
+def _failures(lists: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Entries of lists of failures; one that is not there, or cannot be read, has none."""
+    for path in lists:
+        with contextlib.suppress(OSError):
+            yield from lines(path)
 
 
 def megabytes(size: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import socket
 from pathlib import Path
 from typing import Any
@@ -89,21 +90,11 @@ class Lock:
         if fcntl is not None and _has_flock(self._handle):
             return
         file = path.with_name(f"{path.name}.pid")
-        for _ in range(2):
-            try:
-                handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                owner = _read(file)
-                if _lives(owner):
-                    raise _taken(owner, file) from None
-                with contextlib.suppress(FileNotFoundError):
-                    file.unlink()
-                continue
-            os.write(handle, _owner())
-            os.close(handle)
-            self._pid_file = file
-            return
-        raise _taken(_read(file), file)
+        if not _claim(file):
+            if _lives(_read(file)):
+                raise _taken(_read(file), file)
+            _replace_dead(file)
+        self._pid_file = file
 
     def _refuse_other_counts(self) -> None:
         mine = f"of{self._shard[1]}"
@@ -145,6 +136,48 @@ def _has_flock(handle: Any) -> bool:
     except OSError:
         return False
     return True
+
+
+def _claim(file: Path) -> bool:
+    """Make a file with the name of this process, all at once; False if it is there already."""
+    own = file.with_name(f".{secrets.token_hex(4)}-{file.name}")
+    own.write_bytes(_owner())
+    try:
+        os.link(own, file)
+    except FileExistsError:
+        return False
+    except OSError:  # no such links here: for a moment the file has no name in it
+        try:
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        os.write(handle, _owner())
+        os.close(handle)
+    finally:
+        own.unlink()
+    return True
+
+
+def _replace_dead(file: Path) -> None:
+    """Put a file of this process in the place of a dead one's, as one of many that try at once.
+
+    Whoever has the turn may remove the file: any other could remove that of a living process, which
+    has come into the place of the one that was found dead.
+    """
+    turn = file.with_name(f".turn-{file.name}")
+    if not _claim(turn):
+        owner = _read(turn)
+        if not _lives(owner):  # killed in its turn; the next try finds the way free
+            turn.unlink(missing_ok=True)
+        raise _taken(owner, turn)
+    try:
+        if _lives(_read(file)):
+            raise _taken(_read(file), file)
+        file.unlink(missing_ok=True)
+        if not _claim(file):
+            raise _taken(_read(file), file)
+    finally:
+        turn.unlink(missing_ok=True)
 
 
 def _owner() -> bytes:

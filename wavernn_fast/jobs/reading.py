@@ -20,8 +20,8 @@ from ..checkpoints import mel_file
 from ..errors import InputError
 from ..files import label
 from ..metrics import mel_correlation
-from .identity import identity
-from .items import PIPE, Item
+from .identity import can_be_named, identity
+from .items import Item
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ItemReader:
             settings = self._settings.of(item)
             digest = self.digest(item)
             speaker = self.speaker(settings.speaker)
-            known = "" if item.source == PIPE else identity(item.source)
+            known = identity(item.source) if can_be_named(item.source) else ""
             mel = self._mel(item)
             seconds = time.perf_counter() - begun
             return Ready(item, mel, settings.seed, speaker, known, digest, seconds)

@@ -5,6 +5,7 @@ Needs the extra ``wavernn-fast[serve]``; nothing of it is imported before `creat
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..errors import MissingDependencyError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from .engine import Pool
 
 __all__ = ["Limits", "create_app", "require_extra"]
+
+# Before it, a WebSocket was sent to without waiting for a slow client: memory had no bound.
+_LEAST_UVICORN = (0, 52, 1)
 
 
 def create_app(
@@ -65,14 +69,21 @@ def require_extra() -> None:
     Raises
     ------
     MissingDependencyError
-        Naming the package that is missing.
+        Naming the package that is missing, or older than the service can be run with.
     """
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
+        import uvicorn
         import websockets  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f'The service needs {error.name}: pip install "wavernn-fast[serve]".'
         ) from error
+    found = tuple(map(int, re.findall(r"\d+", uvicorn.__version__)[:3]))
+    if found < _LEAST_UVICORN:
+        least = ".".join(map(str, _LEAST_UVICORN))
+        raise MissingDependencyError(
+            f"The service needs uvicorn {least} or newer, and {uvicorn.__version__} is installed: "
+            'pip install "wavernn-fast[serve]".'
+        )
