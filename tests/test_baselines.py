@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import cases
+import checkpoint_builders
 import numpy as np
 import pytest
 import reference
@@ -21,6 +22,7 @@ import torch
 from quick import quick_where
 from threadpoolctl import threadpool_info
 
+from wavernn_fast import checkpoints
 from wavernn_fast.baselines import BASELINES, Baseline, make
 from wavernn_fast.baselines.cells import fused, loop_weights
 from wavernn_fast.config import ModelConfig
@@ -179,6 +181,34 @@ def test_eager_on_a_device_is_eager(spec, streams):
     )
     np.testing.assert_array_equal(made.samples, expected.samples)
     np.testing.assert_array_equal(made.logits, expected.logits)
+
+
+def _of_four_bands():
+    return checkpoint_builders.multiband()
+
+
+def _of_speakers():
+    return checkpoint_builders.yukarin(speakers=3)
+
+
+@pytest.mark.parametrize(
+    "model", ["dual-mel:32", "embedded:32", "residual-mol:32", _of_four_bands, _of_speakers]
+)
+def test_eager_has_all_that_its_loop_reads_on_the_device(model, tmp_path, monkeypatch):
+    """Tensors of "meta" have no values, but no operation takes them together with the host's."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
+    if isinstance(model, str):
+        config, tensors = random_model(model)
+    else:
+        config, tensors = checkpoints.load(checkpoint_builders.save(tmp_path / "a.pt", model()))
+    kind = type(make("torch-eager", config, tensors))
+    monkeypatch.setattr(kind, "devices", ("cpu", "meta"))
+    eager = kind(config, tensors, streams=2, device="meta").model
+    heard = eager.conditions(random_mel(config, 12))  # on the host
+    placed = [rows.expand(2, -1, -1).to("meta") for rows in heard]
+    with torch.device("meta"):
+        made = [next(steps) for steps in [eager._steps(8, *placed)] for _ in range(3)]
+    assert {tensor.device.type for step in made for tensor in step} == {"meta"}
 
 
 @pytest.mark.parametrize("model", CONFIGS)

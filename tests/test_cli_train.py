@@ -313,6 +313,25 @@ def test_a_resumed_run_holds_out_what_it_held_out(little, tmp_path):
     assert [line["step"] for line in lines(folder)] == [1, 2]
 
 
+def test_two_runs_in_one_folder_are_refused(short, little, tmp_path):
+    folder, resume = short
+    before = (folder / "state.pt").read_bytes(), (folder / "log.jsonl").read_bytes()
+    with train_run.alone(folder, 0):
+        with train_run.alone(folder, 1):  # another process of the same run
+            pass
+        result = run(*resume, "--steps", 6)
+        assert result.exit_code == 2, result.exception
+        assert "Another training run works in" in result.stderr
+    assert before == ((folder / "state.pt").read_bytes(), (folder / "log.jsonl").read_bytes())
+    code = (
+        "import os, sys; from pathlib import Path; from wavernn_fast.train import run\n"
+        "run.alone(Path(sys.argv[1]), 0).__enter__(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, folder], check=False).returncode == 9
+    with train_run.alone(folder, 0):  # a killed one holds nothing
+        pass
+
+
 def test_nothing_to_resume_is_said(little, tmp_path):
     result = run("train", little, "-o", tmp_path / "none", "--resume")
     assert result.exit_code == 2

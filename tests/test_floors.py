@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import checkpoint_builders
 import pytest
 
-from wavernn_fast import _C, floors
+from wavernn_fast import _C, checkpoints, floors
 from wavernn_fast.bench.rows import Case
 from wavernn_fast.bench.session import measure
 from wavernn_fast.synthetic import random_model
+from wavernn_fast.vocoder import Vocoder
 
 ISAS = ("avx2", "avx512", "avx512vnni")
 # Rates at which every limit of the 32-unit model is the tightest for somebody.
@@ -43,6 +45,20 @@ def test_the_floor_is_the_longest_of_reading_widening_and_arithmetic(
     assert row.floor_samples_per_s == pytest.approx(
         streams * PROBED[limit] / (operations * weights)
     )
+
+
+def test_the_probe_reads_as_many_bytes_as_the_engine_holds(tmp_path, monkeypatch):
+    state = checkpoint_builders.multiband(hidden=32, fc=32)
+    config, tensors = checkpoints.load(checkpoint_builders.save(tmp_path / "a.pt", state))
+    products = ("w_input", "w_recurrent", "fc1.weight", "fc2.weight", "fc3.weight")
+    held = 4 * sum(value.size for name, value in tensors.items() if name.endswith(products))
+    asked = []
+    monkeypatch.setattr(_C, "probe", lambda kind, share, *more: asked.append(share) or 1e9)
+    for threads in (1, 2):
+        voc = Vocoder(config, tensors, device="cpu", dtype="fp32", cpu_threads=threads)
+        work = floors.Work.of(voc)
+        floors.probe(work, "read")
+        assert asked[-1] == pytest.approx(held / threads, rel=0.3)  # padding beside them
 
 
 def test_the_probe_uses_the_fastest_instructions_the_engine_may_use(monkeypatch):

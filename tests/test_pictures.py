@@ -144,6 +144,9 @@ def test_a_resumed_run_replaces_what_it_does_again(tmp_path):
         ([{"loss": 2.0}], "nothing to draw"),
         ([{"step": 1, "loss": float("nan")}], "nothing to draw"),
         (["{broken"], "nothing to draw"),
+        (["[" * 100_000, {"step": 1, "loss": 2.0}], "Line 1"),
+        ([{"step": 1, "loss": 10**400}], "nothing to draw"),
+        ([{"step": 10**400, "loss": 1.0}], "nothing to draw"),
     ],
 )
 def test_a_log_that_cannot_be_drawn_says_why(lines, words, tmp_path):

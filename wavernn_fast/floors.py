@@ -34,12 +34,14 @@ class Work(NamedTuple):
     dtype: str
     threads: int
     isa: str  # the best instruction set that may be used
+    bands: int = 1  # samples that one reading of all weights makes: bytes above are a share of them
 
     @classmethod
     def of(cls, voc: Vocoder) -> Work:
         """Of an engine on the CPU."""
-        engine = voc.engine
-        return cls(engine.weight_bytes, engine.macs_per_step, voc.dtype, voc.cpu_threads, voc.isa)
+        engine, bands = voc.engine, voc.config.bands
+        size = engine.weight_bytes, engine.macs_per_step
+        return cls(*size, voc.dtype, voc.cpu_threads, voc.isa, bands)
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,12 @@ def kinds(dtype: str, streams: int) -> tuple[str, ...]:
 def probe(work: Work, kind: str) -> float:
     """Rate of this machine now, with the threads and the fastest instructions that may be used.
 
-    An engine on AVX-512 uses 256-bit instructions where they are faster.
+    An engine on AVX-512 uses 256-bit instructions where they are faster. What is read is as large
+    as all weights of a thread, so that it lies in the same cache.
     """
     from . import _C
 
-    share = max(1, work.weight_bytes // work.threads)
+    share = max(1, work.bands * work.weight_bytes // work.threads)
     isa = _fastest_isa(kind, share, work.threads, work.isa)
     return _C.probe(kind, share, work.threads, _PROBE_SECONDS, isa)
 

@@ -274,7 +274,7 @@ def _log_lines(path: PathLike) -> Iterator[dict[str, Any]]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if i == len(lines):
                 return
             raise InputError(
@@ -286,7 +286,12 @@ def _log_lines(path: PathLike) -> Iterator[dict[str, Any]]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _spectrogram(recording: Recording) -> tuple[NDArray[np.float32], tuple[float, float]]:

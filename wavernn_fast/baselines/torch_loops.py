@@ -18,7 +18,7 @@ STEPS_A_CALL = 4  # of torch.compile; the time to compile grows with them
 
 
 class TorchInference(FusedLoop):
-    """Inference mode, gates side by side, draws by inversion from numbers drawn ahead."""
+    """Inference mode, gates side by side, draws by Gumbel numbers that are made ahead."""
 
     name: ClassVar[str] = "torch-inference"
     title: ClassVar[str] = "PyTorch in inference mode, a fused step, everything made ahead"

@@ -48,8 +48,8 @@ class Row:
     x_realtime: float  # of the median, all streams
     x_realtime_stream: float  # of one stream
     n_weights: int  # numbers in the model, zeros and conditioning too
-    weight_bytes: int  # read in a step
-    macs_per_step: int  # multiply-adds of a step of one stream
+    weight_bytes: int  # read in a step; of several bands, for a sample of one
+    macs_per_step: int  # multiply-adds of a step of one stream; the same
     probes: dict[str, float]  # kind -> bytes/s (read), flop/s (fma), multiply-adds/s; medians
     floor: str | None  # the tightest limit, one of the probes; None: no probe of this device
     floor_samples_per_s: float | None

@@ -84,7 +84,8 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
 
     here = processes.start(options["device"], options["threads"])
     try:
-        with run.prepared(Path(options["output"]), options["resume"]):
+        folder = Path(options["output"])
+        with run.prepared(folder, options["resume"]), run.alone(folder, here.rank):
             result = _train(ctx, data, options, here)
     finally:
         here.close()

@@ -29,6 +29,11 @@ class EagerEmbedded(EagerModel):
         self._w_input = torch.cat(inputs, dim=1)
         self.rnn = self._gru(self._w_input, "gru", "GRUCell")
         self.fc1, self.fc2 = self._layer("fc1"), self._layer("fc2")
+        self.embedding = t["embedding.weight"]  # goes where the loop runs, as all attributes do
+
+    def hear(self, speaker: NDArray[Any]) -> None:
+        """Take a speaker's vector, as `EagerModel`; the conditioning hears it, on the host."""
+        self._vector = np.array(speaker, np.float64)
 
     def conditions(self, mel: NDArray[np.float32] | None) -> tuple[Tensor, Tensor]:
         """Per-sample conditioning: mel [n_mels, n] -> (network [T, channels], nothing [T, 0])."""
@@ -51,7 +56,8 @@ class EagerEmbedded(EagerModel):
         network, t = self.config.network, self._tensors
         if network is None:
             return mel.T
-        mel = torch.cat([mel, self._speaker[:, None].expand(-1, mel.shape[1])])
+        speaker = torch.from_numpy(self._vector).to(self.dtype)[:, None]
+        mel = torch.cat([mel, speaker.expand(-1, mel.shape[1])])
         if network.dilated:
             return self._dilated(network, mel)
         if network.kind == "conv":
@@ -103,12 +109,12 @@ class EagerEmbedded(EagerModel):
     def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         import torch
 
-        batch, embedding = mel.shape[0], self._tensors["embedding.weight"]
+        batch = mel.shape[0]
         h = torch.zeros(batch, self.config.hidden_size, dtype=self.dtype)
         label = torch.full((batch,), self.config.first_label, dtype=torch.long)
         for i in range(n_steps):
             now = [mel[:, i]] if self.config.n_mels else []
-            h = self.rnn(torch.cat([embedding[label], *now], dim=1), h)
+            h = self.rnn(torch.cat([self.embedding[label], *now], dim=1), h)
             logits = self.fc2(torch.relu(self.fc1(h)))
             label = _categorical(logits)
             yield label, logits
@@ -119,7 +125,7 @@ class EagerEmbedded(EagerModel):
         first = torch.full((1,), self.config.first_label, dtype=torch.long)
         labels = torch.cat([first, samples.to(torch.long)[:-1]])
         now = [mel] if self.config.n_mels else []
-        x = torch.cat([self._tensors["embedding.weight"][labels], *now], dim=1)
+        x = torch.cat([self.embedding[labels], *now], dim=1)
         y = self._gru(self._w_input, "gru", "GRU")(x[None])[0][0]
         logits: Tensor = self.fc2(torch.relu(self.fc1(y)))
         return logits

@@ -90,11 +90,14 @@ class EagerBands(EagerResidual):
     """The same cell over several bands: all their last samples in, a head each, a draw each."""
 
     def _build(self) -> None:
+        from torch import nn
+
         super()._build()
         weights, biases = (
             self._tensors[f"fc3.{part}"].chunk(self.config.bands) for part in ("weight", "bias")
         )
-        self.heads = [self._linear(w, b) for w, b in zip(weights, biases, strict=True)]
+        # a module, so that they go where the others go
+        self.heads = nn.ModuleList(self._linear(w, b) for w, b in zip(weights, biases, strict=True))
 
     def _steps(self, n_steps: int, mel: Tensor, aux: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         import torch

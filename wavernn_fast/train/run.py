@@ -268,6 +268,38 @@ def prepared(folder: Path, resume: bool) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def alone(folder: Path, rank: int) -> Iterator[None]:
+    """Keep other runs out of the folder of a run; the system ends it with the process.
+
+    Where a file system cannot lock a folder, nothing is checked.
+
+    Raises
+    ------
+    InputError
+        If another run works there.
+    """
+    if rank:  # of a run whose first process holds it
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another training run works in {str(folder)!r}. Wait for it or stop it, or choose "
+                "another folder with -o."
+            ) from error
+        except OSError:  # as on some network file systems
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def check_same(saved: state.State, config: ModelConfig, settings: TrainSettings) -> None:
     """Refuse to resume a run with other sizes or numbers; only `steps` may change.
 
