@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import signal
 import threading
 import time
@@ -157,6 +159,12 @@ def test_python_threads_may_share_a_vocoder():
 
 
 # --- length and kind ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_what_would_need_a_second_engine_is_refused_in_a_sentence(duplicate):
+    with pytest.raises(TypeError, match="call from_pretrained in each process"):
+        duplicate(voice(DUAL))
 
 
 @every_core

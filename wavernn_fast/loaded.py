@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,13 @@ class LoadedModel:
     ) -> list[Device]:
         """Engines over the model as they see it; `bench` opens some that time themselves."""
         return make_devices(*cell, device, dtype, cpu_threads, gpu_streams)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse `pickle` and `copy` in a sentence; the error would name a class within."""
+        raise TypeError(
+            f"A {type(self).__name__} holds the engine of its process, so it can be neither "
+            "pickled nor copied: call from_pretrained in each process. Threads may share one."
+        )
 
     @classmethod
     def from_pretrained(
