@@ -45,7 +45,7 @@ BAD_MELS = {
     "batch": (np.zeros((2, 6, 8), np.float32), "batch of 2"),
     "integers": (np.zeros((6, 8), np.int64), "int64"),
     "complex": (np.zeros((6, 8), np.complex64), "complex64"),
-    "text": ("mel.npy", "dtype"),
+    "text": ("mel.npy", "a string; .*read it first"),
     "ragged": ([[1.0, 2.0], [3.0]], "array"),
     "nothing": (None, "give a mel"),
 }

@@ -168,6 +168,8 @@ for more in range(22, 27):
         run(many[0])
     except MemoryError:
         failed += 1
+    except RuntimeError as error:  # of pybind11, where there is none for a Python object
+        failed += isinstance(error.__cause__, MemoryError)
 limit(1 << 28)
 try:
     _C.probe("read", 1 << 33, 2, 0.01)
@@ -181,7 +183,8 @@ print(failed > 0, all(labels[0] == expected[0] for labels, _ in run(many[1])))
 def test_memory_that_is_not_there_is_an_error_and_not_the_end():
     done = python(LIMITED + NO_MEMORY)
     assert done.stdout.splitlines() == ["no memory", "True True"]
-    assert (done.stderr, done.returncode) == ("", 0)
+    # The interpreter, too, may have missed some, of which it says so.
+    assert (done.returncode, "terminate" in done.stderr) == (0, False), done.stderr
 
 
 @pytest.mark.parametrize("how", ["a thread at work", "a stream half read", "a batch that was left"])
