@@ -209,3 +209,7 @@ def test_a_container_quota_is_read(tmp_path):
     assert cgroup_cpus(tmp_path) == 1.5
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert cgroup_cpus(tmp_path) is None
+    (tmp_path / "own").write_text("0::/a.service\n")
+    (tmp_path / "a.service").mkdir()
+    (tmp_path / "a.service/cpu.max").write_text("50000 100000\n")
+    assert cgroup_cpus(tmp_path, tmp_path / "own") == 0.5

@@ -57,6 +57,7 @@ class Conditioner:
     """
 
     _at_once: ClassVar[bool] = True  # the network takes several blocks in one array
+    _in_order: ClassVar[bool] = False  # it must hear the mel from its first frame
 
     def __init__(
         self, config: ModelConfig, tensors: Mapping[str, NDArray[np.float32]], xp: Any = np
@@ -175,7 +176,10 @@ class Conditioner:
         Each is of one thread at a time, but they may be of different ones. What a network that
         must hear the mel from its first frame gives is made once for all of them.
         """
-        return lambda: self.of(mel)
+        if not self._in_order:
+            return lambda: self.of(mel)
+        one = self.of(mel)
+        return lambda: one
 
     def stream(self) -> ConditioningStream:
         """Start an utterance whose mel frames come piece by piece."""

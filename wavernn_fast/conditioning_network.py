@@ -152,6 +152,8 @@ class LstmConditioner(ResidualConvConditioner):
     and `_LstmStream` for frames that come piece by piece), and is a mel to the rest.
     """
 
+    _in_order = True
+
     def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
         super().__init__(config, tensors, xp)
         self._lstm = Lstm(config, tensors, xp)
@@ -170,11 +172,6 @@ class LstmConditioner(ResidualConvConditioner):
     def of(self, mel: Any) -> Callable[[int, int], Rows]:
         """See `Conditioner.of`; what the network gives, [n_frames, size], is kept."""
         return _HeardInOrder(self, mel)
-
-    def shared(self, mel: Any) -> Callable[[], Callable[[int, int], Rows]]:
-        """See `Conditioner.shared`."""
-        one = self.of(mel)
-        return lambda: one
 
     def stream(self) -> ConditioningStream:
         """See `Conditioner.stream`."""
@@ -196,6 +193,8 @@ class LstmConditioner(ResidualConvConditioner):
 
 class UtteranceConditioner(HeldConditioner):
     """The same where the network hears the whole utterance."""
+
+    _in_order = True
 
     def __init__(self, config: ModelConfig, tensors: Tensors, xp: Any = np) -> None:
         super().__init__(config, tensors, xp)
@@ -221,11 +220,6 @@ class UtteranceConditioner(HeldConditioner):
     def of(self, mel: Any) -> Callable[[int, int], Rows]:
         """See `Conditioner.of`; what the network gives, [n_frames, channels], is kept."""
         return _Heard(self, mel)
-
-    def shared(self, mel: Any) -> Callable[[], Callable[[int, int], Rows]]:
-        """See `Conditioner.shared`."""
-        one = self.of(mel)
-        return lambda: one
 
     def stream(self) -> ConditioningStream:
         """See `Conditioner.stream`: no frame is ready before `finish`."""

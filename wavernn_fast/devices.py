@@ -23,6 +23,7 @@ logger = logging.getLogger("wavernn_fast")
 DEVICES = ("auto", "cpu", "cuda", "emu")
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 THREADS = "WAVERNN_FAST_THREADS"  # of the environment
+_MOST_THREADS = 1024  # that an engine takes
 
 
 class Target(NamedTuple):
@@ -187,10 +188,13 @@ def default_threads() -> int:
         from . import _C
 
         return _C.available_threads()
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 1024):
+    if not (
+        text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= _MOST_THREADS
+    ):
         raise InputError(
             f"The environment variable {THREADS} is {text!r}; set it to a number of threads, "
-            "1 or more (at most 1024), or unset it to use every processor that this process may."
+            f"1 or more (at most {_MOST_THREADS}), or unset it to use every processor that this "
+            "process may."
         )
     return int(text)
 
@@ -219,7 +223,11 @@ def make_devices(
     targets = resolve_devices(device)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
-    threads = None if cpu_threads is None else arrays.to_count(cpu_threads, "cpu_threads", 1, 1024)
+    threads = (
+        None
+        if cpu_threads is None
+        else arrays.to_count(cpu_threads, "cpu_threads", 1, _MOST_THREADS)
+    )
     streams = arrays.to_count(gpu_streams, "gpu_streams", 0, 1 << 16)
 
     def make(target: Target, dtype: str = dtype) -> Device:

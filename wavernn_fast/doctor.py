@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,21 +123,17 @@ def self_test() -> dict[str, Any]:
     }
 
 
-def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors that the container's quota allows; None if there is no quota (or no cgroups)."""
+def cgroup_cpus(
+    root: str | os.PathLike[str] = "/sys/fs/cgroup",
+    own: str | os.PathLike[str] = "/proc/self/cgroup",
+) -> float | None:
+    """Processors that the quota allows which the engine goes by; None if there is none."""
     try:
-        quota, _, period = (root / "cpu.max").read_text().strip().partition(" ")
-        if quota != "max":
-            return int(quota) / int(period)
+        from . import _C
+
+        return _C.cpu_quota(os.fspath(root), os.fspath(own)) or None
+    except (ImportError, AttributeError):  # `self_test` says what of `_C` is missing
         return None
-    except (OSError, ValueError):
-        pass
-    try:  # the first version of cgroups
-        limit = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        span = int((root / "cpu" / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return limit / span if limit > 0 and span > 0 else None
 
 
 def _state(device: str) -> str:

@@ -152,6 +152,9 @@ void bind_tools(py::module_& m) {
            py::arg("held_up") = false, "What a slice of so many threads has taken.");
   m.def("available_isas", &cpu::available_isas, "Instruction sets of this processor, best last.");
   m.def("available_devices", &available_devices, "Devices of this build.");
+  m.def("cpu_quota", &cpu::cpu_quota, py::arg("cgroup_root") = "/sys/fs/cgroup",
+        py::arg("own") = "/proc/self/cgroup",
+        "Least quota in processors of the process's cgroups, 0 where there is none.");
   m.def("available_threads", &cpu::available_threads, py::arg("cgroup_root") = "/sys/fs/cgroup",
         py::arg("own") = "/proc/self/cgroup",
         "Processors this process may use: affinity, cut by the cgroup quota.");

@@ -86,8 +86,9 @@ class Queue {
 // The threads of a process, and what only one run at a time may use and change.
 struct Crew {
   explicit Crew(int threads) : pool(threads), choice(threads), apart_seconds(threads, 0.0) {
+    const int available = available_threads();  // reads files
     for (int members : team_sizes(threads))
-      barriers.push_back(std::make_unique<Barrier>(members, members > available_threads()));
+      barriers.push_back(std::make_unique<Barrier>(members, members > available));
   }
   std::timed_mutex mutex;
   ThreadPool pool;

@@ -35,7 +35,7 @@ void Stepper::load(std::vector<Lane*> lanes, int members) {
     local.quantised.resize(n, 2 * widest);
     if (local.scales.size() < n) local.scales.resize(n);
     if (local.weights.size() == 0) {
-      local.sums.resize(classes / 16 + 1);
+      local.sums.resize(classes / 16 + 1);  // before what the condition asks for
       local.weights.resize(classes);
     }
     local.feedback.resize(kMostBands * n);

@@ -60,8 +60,9 @@ std::vector<std::pair<std::string, std::string>> cgroups(const std::string& root
   return groups;
 }
 
-// The least quota from a process's own cgroups up to the root, or 0 when there is none.
-double cgroup_quota(const std::string& root, const std::string& own) {
+}  // namespace
+
+double cpu_quota(const std::string& root, const std::string& own) {
   double least = 0;
   for (auto& [mounted, path] : cgroups(root, own)) {
     for (;;) {
@@ -74,13 +75,11 @@ double cgroup_quota(const std::string& root, const std::string& own) {
   return least;
 }
 
-}  // namespace
-
 int available_threads(const std::string& cgroup_root, const std::string& own) {
   int n = int(std::thread::hardware_concurrency());
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
-  const double quota = cgroup_quota(cgroup_root, own);
+  const double quota = cpu_quota(cgroup_root, own);
   if (quota > 0) n = int(std::min<double>(n, std::ceil(quota)));
   return std::max(1, n);
 }

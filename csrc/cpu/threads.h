@@ -13,10 +13,14 @@
 
 namespace wavernn_fast::cpu {
 
-// Processors this process may use: scheduler affinity, cut by the least CPU quota of its cgroup and
-// those above it (version 2 cpu.max or version 1 cpu.cfs_*), which the file `own` names and which
-// lie below `cgroup_root`; at least 1. In a container the root is mostly its own cgroup; a service
-// of systemd has one further down.
+// Least CPU quota, in processors, of this process's cgroup and those above it (version 2 cpu.max or
+// version 1 cpu.cfs_*), which the file `own` names and which lie below `cgroup_root`; 0 where there
+// is none. In a container the root is mostly its own cgroup; a service of systemd has one further
+// down.
+double cpu_quota(const std::string& cgroup_root = "/sys/fs/cgroup",
+                 const std::string& own = "/proc/self/cgroup");
+
+// Processors this process may use: scheduler affinity, cut by that quota; at least 1.
 int available_threads(const std::string& cgroup_root = "/sys/fs/cgroup",
                       const std::string& own = "/proc/self/cgroup");
 

@@ -13,7 +13,7 @@ from ..files import PIPE, PathLike, label
 _EDGE = 1 << 20  # bytes hashed at either end
 
 
-def can_be_named(source: str) -> bool:
+def has_content(source: str) -> bool:
     """Whether a source has content of its own: not "-", nor a pipe, which can be read once only."""
     try:
         mode = os.stat(source).st_mode

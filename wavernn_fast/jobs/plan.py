@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError, WaveRNNError
 from . import names
-from .identity import can_be_named, file_hash, identity, model_hash
+from .identity import file_hash, has_content, identity, model_hash
 from .items import Item
 from .journal import History, Record, history, journals
 from .settings import Settings
@@ -108,7 +108,7 @@ def _is_done(item: Item, records: Sequence[Record], doubtful: bool) -> bool:
     except (OSError, ValueError):
         return False
     fitting = [r for r in records if stat.S_ISREG(facts.st_mode) and r.bytes == facts.st_size]
-    if not fitting or not can_be_named(item.source):
+    if not fitting or not has_content(item.source):
         return False
     try:
         if doubtful:

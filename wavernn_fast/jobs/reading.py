@@ -20,7 +20,7 @@ from ..checkpoints import mel_file
 from ..errors import InputError
 from ..files import label
 from ..metrics import mel_correlation
-from .identity import can_be_named, identity
+from .identity import has_content, identity
 from .items import Item
 from .settings import Settings
 
@@ -82,7 +82,7 @@ class ItemReader:
             settings = self._settings.of(item)
             digest = self.digest(item)
             speaker = self.speaker(settings.speaker)
-            known = identity(item.source) if can_be_named(item.source) else ""
+            known = identity(item.source) if has_content(item.source) else ""
             mel = self._mel(item)
             seconds = time.perf_counter() - begun
             return Ready(item, mel, settings.seed, speaker, known, digest, seconds)

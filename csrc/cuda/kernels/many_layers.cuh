@@ -172,7 +172,7 @@ WF_INLINE void draw_band(const Team& t, int s, int band, float* logits, bool spe
   const KernelArgs& args = stream_args(t.shared, s);
   const unsigned first = random_word(args, band, slot.step, s, t.shared);
   const unsigned second = kMixtures > 0 ? random_word(args, 1, slot.step, s, t.shared) : 0;
-  float top = no_logit();
+  float top = -1e30f;
   WF_UNROLL
   for (int i = 0; i < kDrawPairs; ++i) {
     const Float2 l = choice_logits(logits, i);

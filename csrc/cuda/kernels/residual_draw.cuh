@@ -10,17 +10,14 @@
 
 namespace wavernn_fast::gpu {
 
-// Below every logit, and never drawn at any temperature: of its weight nothing is left even where
-// the inverse of the temperature has become zero.
-WF_INLINE float no_logit() { return float_of_bits(static_cast<int>(0xff800000u)); }  // -infinity
-
-// Logits of this lane's choices 2 kDrawPairs lane + 2 i and the next; none beyond the last one.
+// Logits of this lane's choices 2 kDrawPairs lane + 2 i and the next; beyond the last one so low
+// that they are never drawn.
 WF_INLINE Float2 choice_logits(const float* logits, int i) {
   Float2 l = load2(logits + 64 * i + 2 * lane_index());
   if (kChoices == 64 * kDrawPairs) return l;
   const int k = 2 * (kDrawPairs * lane_index() + i);
-  if (k >= kChoices) l.x = no_logit();
-  if (k + 1 >= kChoices) l.y = no_logit();
+  if (k >= kChoices) l.x = -1e30f;
+  if (k + 1 >= kChoices) l.y = -1e30f;
   return l;
 }
 
@@ -145,7 +142,7 @@ WF_INLINE void stage_outcome(const KernelArgs& args, unsigned step, int band, fl
   const float* logits = shared + kSharedLogits + band * kBandWords;
   const unsigned* words =
       reinterpret_cast<const unsigned*>(shared + kSharedChance) + 64 * band + (step & 63);
-  float top = no_logit();
+  float top = -1e30f;
   WF_UNROLL
   for (int i = 0; i < kDrawPairs; ++i) {
     const Float2 l = choice_logits(logits, i);
