@@ -21,6 +21,8 @@ from wavernn_fast.vocoder import Vocoder
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODEL = DATA / "weights" / "fatchord_raw9_h128.pyt"
 CLIPS = [DATA / "ljspeech" / f"LJ001-000{i}.flac" for i in range(1, 5)]
+# Above 1e-4 while recurrent sums were rounded to one float.
+HARD_CLIPS = [DATA / "ljspeech" / f"LJ001-00{i}.flac" for i in ("06", "10", "25")]
 DTYPES = ("fp32", "fp16", "bf16", "int8", "int8-fast")
 
 pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason=f"no real data at {DATA}")
@@ -106,7 +108,7 @@ def test_forced_logits_of_the_gpu_kernel_on_real_speech_stay_within_the_table(dt
     assert error <= tolerances.logit_limit(expected, dtype)
 
 
-@pytest.mark.parametrize("clip", first_is_quick(CLIPS), ids=lambda clip: clip.stem)
+@pytest.mark.parametrize("clip", first_is_quick([*CLIPS, *HARD_CLIPS]), ids=lambda clip: clip.stem)
 def test_fp32_logits_on_real_speech_stay_within_1e_4(clip):
     error, _ = forced_error(clip, "fp32")
     assert error <= 1e-4

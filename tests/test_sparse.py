@@ -212,6 +212,49 @@ def batch_of_one_sample(engine, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return engine.run(streams, [1] * n, [None] * n, [None] * n, return_logits=True)
 
 
+# --- fp32: what the sums of recurrent matrices lose ---------------------------------------------
+
+TINY = np.float32(2.0**-13)  # no part of a float32 near 4096
+
+
+def cancelled(beside: int | None) -> tuple[Work, float]:
+    """A model whose unit 20 is tanh(4096 h[8] + TINY - 4096) in step 1, and one of its logits then.
+
+    TINY comes from column `beside`, or from the recurrent bias; states 8 to 11 are 1.
+    """
+    config = cases.dual_config(64, 16)
+    tensors = {name: 0 * value for name, value in cases.random_tensors(config).items()}
+    reset, update, candidate = np.split(tensors["gru.b_input"], 3)  # views of it
+    reset += 100  # open
+    update -= 100  # nothing of the old state stays
+    candidate[8:12], candidate[20] = 100, -4096
+    row = tensors["gru.w_recurrent"][2 * 64 + 20]
+    row[8] = 4096
+    if beside is None:
+        tensors["gru.b_recurrent"][2 * 64 + 20] = TINY
+    else:
+        row[beside] = TINY
+    tensors["coarse_fc1.weight"][0, 20] = 1
+    tensors["coarse_fc2.weight"][5, 0] = 1000
+    return Work(config, 2, tensors=tensors), 1000 * np.tanh(np.float64(TINY))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("layout", "beside"),
+    [*((layout, None) for layout in LAYOUTS["fp32"]), ("4x4", 9), ("4x4", 10)],
+)
+def test_a_candidate_hears_what_its_sum_has_lost(layout, beside, isa):
+    """Where chains and the bias are added; within a chain it is gone."""
+    work, expected = cancelled(beside)
+    assert work.logits[1, 5] == pytest.approx(expected, rel=1e-6)  # of the reference
+    engine = work.engine(sparse=layout, isa=isa, threads=1)
+    for n in (1, 5):
+        streams = [engine.open(seed) for seed in range(n)]
+        for _, logits in engine.run(streams, [2] * n, [None] * n, [None] * n, return_logits=True):
+            assert logits[1, 5] == pytest.approx(expected, abs=2e-4)  # 1000 roundings of a state
+
+
 # --- what cannot be ---------------------------------------------------------------------------
 
 

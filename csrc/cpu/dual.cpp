@@ -22,7 +22,7 @@ class DualStepper final : public Stepper {
 
   void resize(size_t streams) override {
     const ModelConfig& c = plan_.request.config;
-    for (Rows<float>& rows : recurrent_) rows.resize(streams, 3 * c.hidden_size);
+    for (RecurrentSums& sums : recurrent_) resize_sums(sums, streams, kGru);
     relu_.resize(streams, c.fc_size);
     for (Rows<float>& rows : logits_) rows.resize(streams, c.n_classes);
   }
@@ -32,7 +32,7 @@ class DualStepper final : public Stepper {
     Rows<float>& now = hidden_[0][~step & 1];
     prepare_sample(me, step);
     if (plan_.overlapped && me.members > 1) return overlapped_sample(me, step, is_last, old, now);
-    recurrent(me, old, recurrent_[0], -1);
+    multiply_state(me, kGru, old, recurrent_[0]);
     for (int half = 0; half < 2; ++half) {
       gates(me, half, recurrent_[0], old, now);
       meet(me);
@@ -47,9 +47,9 @@ class DualStepper final : public Stepper {
   // sample are still read meanwhile: there are two buffers.
   void overlapped_sample(const Member& me, int step, bool is_last, Rows<float>& old,
                          Rows<float>& now) {
-    Rows<float>& sums = recurrent_[step & 1];
+    RecurrentSums& sums = recurrent_[step & 1];
     if (step == 0) {
-      recurrent(me, old, sums, -1);
+      multiply_state(me, kGru, old, sums);
       meet(me);
     }
     for (int half = 0; half < 2; ++half) {
@@ -59,18 +59,14 @@ class DualStepper final : public Stepper {
         outputs(alone(me), half, now);
         choose(alone(me), half, step);
       }
-      if (!is_last) recurrent(me, now, recurrent_[~step & 1], half);
+      if (!is_last) multiply_state(me, kGru, now, recurrent_[~step & 1], half);
       meet(me);
     }
   }
 
-  // R h + b of this member's rows; column range `range`, which is a half of the state, or all.
-  void recurrent(const Member& me, Rows<float>& h, Rows<float>& sums, int range) {
-    matmul(me, {kGru, h.row(0), h.width, true, sums.row(0), sums.width, range});
-  }
-
   // Units of one half. The coarse half sees c and f of the last sample, the fine half c as well.
-  void gates(const Member& me, int half, Rows<float>& sums, Rows<float>& old, Rows<float>& now) {
+  void gates(const Member& me, int half, RecurrentSums& recurrent, Rows<float>& old,
+             Rows<float>& now) {
     GruArgs args{};
     args.hidden_size = plan_.request.config.hidden_size;
     args.base = plan_.vectors[kInputBias].data();
@@ -78,7 +74,8 @@ class DualStepper final : public Stepper {
     std::tie(args.first_block, args.last_block) = unit_blocks(me, half);
     for (int i = 0; i < 3; ++i) args.scalar_weights[i] = plan_.vectors[kLastCoarse + i].data();
     for (size_t s = 0; s < streams(); ++s) {
-      args.recurrent = sums.row(s);
+      args.recurrent = recurrent.sums.row(s);
+      args.recurrent_rest = recurrent.rest(s);
       args.conditioning = me.local->conditioning[s];
       args.h_old = old.row(s);
       args.h_new = now.row(s);
@@ -129,10 +126,9 @@ class DualStepper final : public Stepper {
     done(me, kDraw);
   }
 
-  // [streams][3H] R h + b, blocks of 16 reset, 16 update, 16 candidate; of this and the next sample
-  Rows<float> recurrent_[2];
-  Rows<float> relu_;       // [streams][fc_size]
-  Rows<float> logits_[2];  // [streams][256], coarse and fine
+  RecurrentSums recurrent_[2];  // of this and the next sample
+  Rows<float> relu_;            // [streams][fc_size]
+  Rows<float> logits_[2];       // [streams][256], coarse and fine
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ class EmbeddedStepper final : public Stepper {
 
   void resize(size_t streams) override {
     const ModelConfig& c = plan_.request.config;
-    recurrent_.resize(streams, 3 * c.hidden_size);
+    resize_sums(recurrent_, streams, kGru);
     p_.resize(streams, c.fc_size);
     logits_.resize(streams, c.n_classes + 16);
   }
@@ -44,7 +44,7 @@ class EmbeddedStepper final : public Stepper {
 
   // Of this member's rows, for the hidden states with this parity.
   void recurrent(const Member& me, int parity) {
-    product(me, kGru, hidden_[0][parity], true, recurrent_);
+    multiply_state(me, kGru, hidden_[0][parity], recurrent_);
   }
 
   void product(const Member& me, int matrix, Rows<float>& x, bool is_signed, Rows<float>& y) {
@@ -58,7 +58,8 @@ class EmbeddedStepper final : public Stepper {
     std::tie(args.first_block, args.last_block) = unit_blocks(me, 0);
     for (size_t s = 0; s < streams(); ++s) {
       const int label = int(me.drawn->feedback[kMostBands * s]);
-      args.recurrent = recurrent_.row(s);
+      args.recurrent = recurrent_.sums.row(s);
+      args.recurrent_rest = recurrent_.rest(s);
       args.base = plan_.vectors[kLabelGates].data() + size_t(label) * 3 * h;
       args.conditioning = me.local->conditioning[s];
       args.h_old = hidden_[0][step & 1].row(s);
@@ -98,9 +99,9 @@ class EmbeddedStepper final : public Stepper {
                   sizeof(float) * size_t(n_classes));
   }
 
-  Rows<float> recurrent_;  // [streams][3H] R h + b, blocked like the weights
-  Rows<float> p_;          // [streams][fc_size]
-  Rows<float> logits_;     // [streams][n_classes]
+  RecurrentSums recurrent_;
+  Rows<float> p_;       // [streams][fc_size]
+  Rows<float> logits_;  // [streams][n_classes]
 };
 
 }  // namespace

@@ -169,8 +169,8 @@ WF_ALWAYS void add_candidate_input(Two& x, const GruArgs& a, int block) {
 // r = sigmoid(.), u = sigmoid(.), e = tanh(r * (R_e h + b) + I_e x), h' = h + (1 - u) (e - h).
 //
 // The state keeps errors, so the way to it is exact to about one rounding: the candidate's argument
-// is carried in two parts, reset included, and a unit that keeps its state long, u near 1, is moved
-// by 1 - u, which has all its digits there.
+// is carried in two parts, reset included (and its recurrent sum, where that is so), and a unit
+// that keeps its state long, u near 1, is moved by 1 - u, which has all its digits there.
 template <int kScalars>
 WF_ALWAYS void gru_units(const GruArgs& a) {
   for (int block = a.first_block; block < a.last_block; ++block) {
@@ -180,6 +180,8 @@ WF_ALWAYS void gru_units(const GruArgs& a) {
         one_minus_sigmoid(add(load(recurrent + kLanes), gate_input<kScalars>(a, block, 1)));
     const F own = load(recurrent + 2 * kLanes), product = mul(r.high, own);
     Two x = {product, fma(r.low, own, fma(r.high, own, sub(zero(), product)))};
+    if (a.recurrent_rest != nullptr)
+      x.low = fma(r.high, load(a.recurrent_rest + 3 * kLanes * block + 2 * kLanes), x.low);
     add_candidate_input<kScalars>(x, a, block);
     const F h = load(a.h_old + kLanes * block);
     store(a.h_new + kLanes * block, fma(share, sub(tanh_of(x), h), h));

@@ -69,28 +69,57 @@ WF_ALWAYS void prefetch(const void* p, size_t bytes) {
     __builtin_prefetch(static_cast<const char*>(p) + kAhead + i);
 }
 
-// Stores the sums of 16 rows, one list.
+// What rounding took from sum = a + b, exactly [T. J. Dekker 1971, D. E. Knuth].
+WF_ALWAYS F lost_in(F sum, F a, F b) {
+  const F b_there = sub(sum, a), a_there = sub(sum, b_there);
+  return add(sub(a, a_there), sub(b, b_there));
+}
+// The same of bias + the sum of four chains, to about one rounding.
+WF_ALWAYS F lost_in_quads(F bias, F a, F b, F c, F d) {
+  F q[4];
+  split_quads(a, b, c, d, q);
+  const F even = add(q[0], q[2]), odd = add(q[1], q[3]), sum = add(even, odd);
+  const F chains = add(lost_in(even, q[0], q[2]), lost_in(odd, q[1], q[3]));
+  return add(add(chains, lost_in(sum, even, odd)), lost_in(add(bias, sum), bias, sum));
+}
+
+// Stores 16 rows of a list where they belong.
 template <class Shape>
-WF_ALWAYS void put_rows(const SparseArgs& a, const SparsePanel& p, int list, F sum, float* y) {
-  const F total = add(load(at<float>(a, p.bias) + 16 * list), sum);
+WF_ALWAYS void put_at(const SparseArgs& a, const SparsePanel& p, int list, F x, float* y) {
   if constexpr (__is_same(Shape, Single)) {
     float values[16];
-    store(values, total);
+    store(values, x);
     const int32_t* rows = at<int32_t>(a, p.rows) + 16 * list;
     for (int i = 0; i < 16; ++i) y[rows[i]] = values[i];
   } else {
-    store(y + at<int32_t>(a, p.rows)[list], total);
+    store(y + at<int32_t>(a, p.rows)[list], x);
   }
+}
+
+// Stores the sums of 16 rows, one list, of the stream whose y begins at `offset`.
+template <class Shape>
+WF_ALWAYS void put_rows(const SparseArgs& a, const SparsePanel& p, int list, F sum,
+                        ptrdiff_t offset) {
+  const F bias = load(at<float>(a, p.bias) + 16 * list), total = add(bias, sum);
+  put_at<Shape>(a, p, list, total, a.y + offset);
+  if (a.rest != nullptr) put_at<Shape>(a, p, list, lost_in(total, bias, sum), a.rest + offset);
+}
+
+// Four rows each of lists [first, first + 4).
+WF_ALWAYS void put_quads(const SparseArgs& a, const SparsePanel& p, int first, F x, float* y) {
+  float values[16];
+  store(values, x);
+  const int32_t* rows = at<int32_t>(a, p.rows) + first;
+  for (int i = 0; i < 4 && first + i < p.lists; ++i)
+    std::memcpy(y + rows[i], values + 4 * i, 4 * sizeof(float));
 }
 
 // Lists [first, first + 4) of tiles: their sums are added up to four rows each.
 WF_ALWAYS void put_tiles(const SparseArgs& a, const SparsePanel& p, int first, const F* sums) {
-  float values[16];
-  const F total = quad_sums(sums[0], sums[1], sums[2], sums[3]);
-  store(values, add(load(at<float>(a, p.bias) + 4 * first), total));
-  const int32_t* rows = at<int32_t>(a, p.rows) + first;
-  for (int i = 0; i < 4 && first + i < p.lists; ++i)
-    std::memcpy(a.y + rows[i], values + 4 * i, 4 * sizeof(float));
+  const F bias = load(at<float>(a, p.bias) + 4 * first);
+  put_quads(a, p, first, add(bias, quad_sums(sums[0], sums[1], sums[2], sums[3])), a.y);
+  if (a.rest != nullptr)
+    put_quads(a, p, first, lost_in_quads(bias, sums[0], sums[1], sums[2], sums[3]), a.rest);
 }
 
 template <class Format, class Shape>
@@ -114,26 +143,36 @@ WF_ALWAYS void sparse_single(const SparseArgs& a, const SparsePanel& p) {
   if constexpr (Shape::kRows == 4) {
     for (int l = 0; l < p.lists; l += 4) put_tiles(a, p, l, acc + l);
   } else {
-    for (int l = 0; l < p.lists; ++l) put_rows<Shape>(a, p, l, acc[l], a.y);
+    for (int l = 0; l < p.lists; ++l) put_rows<Shape>(a, p, l, acc[l], 0);
   }
+}
+
+// Four rows of up to four streams.
+WF_ALWAYS void put_of_streams(F x, int streams, float* y, ptrdiff_t ldy) {
+  float values[16];
+  store(values, x);
+  for (int s = 0; s < streams; ++s) std::memcpy(y + s * ldy, values + 4 * s, 4 * sizeof(float));
 }
 
 template <class Shape, int kStreams>
 WF_ALWAYS void put_streams(const SparseArgs& a, const SparsePanel& p, int list,
-                           const F (&sums)[kStreams], float* y) {
+                           const F (&sums)[kStreams], int stream) {
+  const ptrdiff_t offset = stream * a.ldy;
   if constexpr (Shape::kRows == 16) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) put_rows<Shape>(a, p, list, sums[s], y + s * a.ldy);
+    for (int s = 0; s < kStreams; ++s) put_rows<Shape>(a, p, list, sums[s], offset + s * a.ldy);
   } else {
     const F bias = load_quad(at<float>(a, p.bias) + 4 * list);
-    float* rows = y + at<int32_t>(a, p.rows)[list];
+    const ptrdiff_t row = offset + at<int32_t>(a, p.rows)[list];
 #pragma GCC unroll 8
     for (int s = 0; s < kStreams; s += 4) {
-      float values[16];
+      const int left = kStreams - s < 4 ? kStreams - s : 4;
       const auto sum = [&](int i) { return s + i < kStreams ? sums[s + i] : zero(); };
-      store(values, add(bias, quad_sums(sum(0), sum(1), sum(2), sum(3))));
-      for (int k = 0; k < 4 && s + k < kStreams; ++k)
-        std::memcpy(rows + (s + k) * a.ldy, values + 4 * k, 4 * sizeof(float));
+      const F total = add(bias, quad_sums(sum(0), sum(1), sum(2), sum(3)));
+      put_of_streams(total, left, a.y + row + s * a.ldy, a.ldy);
+      if (a.rest != nullptr)
+        put_of_streams(lost_in_quads(bias, sum(0), sum(1), sum(2), sum(3)), left,
+                       a.rest + row + s * a.ldy, a.ldy);
     }
   }
 }
@@ -142,7 +181,6 @@ WF_ALWAYS void put_streams(const SparseArgs& a, const SparsePanel& p, int list,
 template <class Format, class Shape, int kStreams>
 void sparse_tile(const SparseArgs& a, int stream) {
   const float* x = static_cast<const float*>(a.x) + stream * a.ldx;
-  float* y = a.y + stream * a.ldy;
   for (int i = 0; i < a.n_panels; ++i) {
     const SparsePanel& p = a.panels[i];
     for (int l = 0; l < p.lists; ++l) {
@@ -160,7 +198,7 @@ void sparse_tile(const SparseArgs& a, int stream) {
         w += kLanes * kSparseLists;
         columns += Shape::kColumns * kSparseLists;
       }
-      put_streams<Shape>(a, p, l, acc, y);
+      put_streams<Shape>(a, p, l, acc, stream);
     }
   }
 }

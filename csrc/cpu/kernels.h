@@ -64,6 +64,9 @@ struct SparseArgs {
   const float* x_scale;  // [streams], int8 only
   float* y;              // [streams][ldy]
   ptrdiff_t ldy;
+  // [streams][ldy] or null; fp32 only: what the additions of four chains and of the bias rounded
+  // away, so that y + rest is the sum of the chains to twice the digits.
+  float* rest;
 };
 using SparseProduct = void (*)(const SparseArgs&);
 
@@ -83,6 +86,7 @@ struct GruArgs {
   int first_block, last_block;
   int hidden_size;                 // distance between gates in `base` and the conditioning channels
   const float* recurrent;          // [blocks * 48] R h + b_recurrent
+  const float* recurrent_rest;     // [blocks * 48] what its sums lost (SparseArgs), or null
   const float* input;              // [blocks * 48] W x + 0, or null (no input product)
   const float* base;               // [3 * hidden_size] input bias
   int n_scalars;                   // scalar inputs (samples fed back): 0 to 4

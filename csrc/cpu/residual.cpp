@@ -25,7 +25,8 @@ class ResidualStepper final : public Stepper {
 
   void resize(size_t streams) override {
     const ModelConfig& c = plan_.request.config;
-    for (Rows<float>& rows : recurrent_) rows.resize(streams, 3 * c.hidden_size);
+    resize_sums(recurrent_[0], streams, kGru1);
+    resize_sums(recurrent_[1], streams, kGru2);
     gru2_input_.resize(streams, 3 * c.hidden_size);
     for (Rows<float>* rows : {&u_, &v_, &w_}) rows->resize(streams, c.hidden_size);
     for (Rows<float>* rows : {&p_, &q_}) rows->resize(streams, c.fc_size);
@@ -54,8 +55,8 @@ class ResidualStepper final : public Stepper {
 
   // Of this member's rows, for the hidden states with this parity.
   void recurrent(const Member& me, int parity) {
-    product(me, kGru1, hidden_[0][parity], true, recurrent_[0]);
-    product(me, kGru2, hidden_[1][parity], true, recurrent_[1]);
+    multiply_state(me, kGru1, hidden_[0][parity], recurrent_[0]);
+    multiply_state(me, kGru2, hidden_[1][parity], recurrent_[1]);
   }
 
   void outputs(const Member& me, int step) {
@@ -96,7 +97,8 @@ class ResidualStepper final : public Stepper {
       args.scalar_weights[b] = plan_.vectors[kGru1X].data() + b * 3 * h;
     for (size_t s = 0; s < streams(); ++s) {
       const float* x = &me.drawn->feedback[kMostBands * s];
-      args.recurrent = recurrent_[0].row(s);
+      args.recurrent = recurrent_[0].sums.row(s);
+      args.recurrent_rest = recurrent_[0].rest(s);
       for (int b = 0; b < bands; ++b) args.scalars[b] = x[b];
       args.conditioning = channels(me, s, h, true);
       args.h_old = hidden_[0][step & 1].row(s);
@@ -125,7 +127,8 @@ class ResidualStepper final : public Stepper {
     args.hidden_size = h;
     args.base = plan_.vectors[kGru2Bias].data();
     for (size_t s = 0; s < streams(); ++s) {
-      args.recurrent = recurrent_[1].row(s);
+      args.recurrent = recurrent_[1].sums.row(s);
+      args.recurrent_rest = recurrent_[1].rest(s);
       args.input = gru2_input_.row(s);
       args.conditioning = channels(me, s, 4 * h, false);
       args.h_old = hidden_[1][step & 1].row(s);
@@ -219,11 +222,11 @@ class ResidualStepper final : public Stepper {
     return draw_logistic(mean, log_scale, 1.0f / state.inv_temperature, me.local->words[s][1]);
   }
 
-  Rows<float> recurrent_[2];  // [streams][3H] R h + b of each GRU, blocked like the weights
-  Rows<float> gru2_input_;    // [streams][3H] W_ih2 v
-  Rows<float> u_, v_, w_;     // [streams][H]
-  Rows<float> p_, q_;         // [streams][fc_size]
-  Rows<float> logits_;        // [streams][bands n_classes]
+  RecurrentSums recurrent_[2];  // of each GRU
+  Rows<float> gru2_input_;      // [streams][3H] W_ih2 v
+  Rows<float> u_, v_, w_;       // [streams][H]
+  Rows<float> p_, q_;           // [streams][fc_size]
+  Rows<float> logits_;          // [streams][bands n_classes]
 };
 
 }  // namespace

@@ -161,6 +161,7 @@ void Stepper::matmul_sparse(const Member& me, const Product& p) const {
   args.ldx = p.ldx;
   args.y = p.y;
   args.ldy = p.ldy;
+  args.rest = p.rest;
   if (is_int8(dtype)) {
     quantize(me, p, 0, m.cols);
     const Local& local = *me.local;

@@ -37,6 +37,19 @@ struct Rows {
   T* row(size_t s) { return data.data() + s * width; }
 };
 
+// R h + b of a GRU, [streams][3H] in blocks of 16 reset, 16 update, 16 candidate rows; and what
+// these sums lost, where that is kept.
+struct RecurrentSums {
+  Rows<float> sums, rests;
+  bool keeps_rests = false;
+  void resize(size_t streams, int hidden_size, bool keep) {
+    keeps_rests = keep;
+    sums.resize(streams, 3 * hidden_size);
+    if (keep) rests.resize(streams, 3 * hidden_size);
+  }
+  float* rest(size_t s) { return keeps_rests ? rests.row(s) : nullptr; }
+};
+
 class Stepper {
  public:
   Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel);
@@ -86,7 +99,8 @@ class Stepper {
     bool is_signed;
     float* y;  // [streams][ldy]
     ptrdiff_t ldy;
-    int range = -1;  // -1: all
+    int range = -1;         // -1: all
+    float* rest = nullptr;  // [streams][ldy], of a pruned matrix: see SparseArgs
   };
 
   virtual int hidden_arrays() const = 0;  // GRUs
@@ -96,6 +110,17 @@ class Stepper {
 
   size_t streams() const { return lanes_.size(); }
   void matmul(const Member& me, const Product& p) const;
+  // What the sums of a pruned matrix lose is kept: it costs little there, and such weights are few
+  // and large. 16-bit and int8 weights are rounded more coarsely than that.
+  void resize_sums(RecurrentSums& y, size_t streams, int matrix) const {
+    const bool is_pruned = plan_.matrices[matrix].layout != Layout::dense;
+    y.resize(streams, plan_.request.config.hidden_size,
+             is_pruned && plan_.request.dtype == Dtype::fp32);
+  }
+  void multiply_state(const Member& me, int matrix, Rows<float>& h, RecurrentSums& y,
+                      int range = -1) const {
+    matmul(me, {matrix, h.row(0), h.width, true, y.sums.row(0), y.sums.width, range, y.rest(0)});
+  }
   void gru(const GruArgs& args) const {
     (plan_.request.dtype == Dtype::fp32 ? kernels_.gru : kernels_.plain_gru)(args);
   }

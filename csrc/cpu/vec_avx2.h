@@ -73,13 +73,30 @@ WF_INLINE __m256 quad_sums_of_half(__m256 a, __m256 b, __m256 c, __m256 d) {
   const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
   return _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
 }
-WF_INLINE F quad_sums(F a, F b, F c, F d) {
-  const __m256 lo = quad_sums_of_half(a.a, b.a, c.a, d.a);
-  const __m256 hi = quad_sums_of_half(a.b, b.b, c.b, d.b);
+// Of the first two quads of a to d and of the others: into the order of a's four, b's four, ...
+WF_INLINE F by_vector(__m256 lo, __m256 hi) {
   __m128 r0 = _mm256_castps256_ps128(lo), r1 = _mm256_extractf128_ps(lo, 1);
   __m128 r2 = _mm256_castps256_ps128(hi), r3 = _mm256_extractf128_ps(hi, 1);
   _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
   return {_mm256_set_m128(r1, r0), _mm256_set_m128(r3, r2)};
+}
+WF_INLINE F quad_sums(F a, F b, F c, F d) {
+  return by_vector(quad_sums_of_half(a.a, b.a, c.a, d.a), quad_sums_of_half(a.b, b.b, c.b, d.b));
+}
+WF_INLINE void split_half(__m256 a, __m256 b, __m256 c, __m256 d, __m256 (&q)[4]) {
+  const __m256 ab_01 = _mm256_unpacklo_ps(a, b), ab_23 = _mm256_unpackhi_ps(a, b);
+  const __m256 cd_01 = _mm256_unpacklo_ps(c, d), cd_23 = _mm256_unpackhi_ps(c, d);
+  q[0] = _mm256_shuffle_ps(ab_01, cd_01, 0x44);
+  q[1] = _mm256_shuffle_ps(ab_01, cd_01, 0xEE);
+  q[2] = _mm256_shuffle_ps(ab_23, cd_23, 0x44);
+  q[3] = _mm256_shuffle_ps(ab_23, cd_23, 0xEE);
+}
+WF_INLINE void split_quads(F a, F b, F c, F d, F (&q)[4]) {
+  __m256 lo[4], hi[4];
+  split_half(a.a, b.a, c.a, d.a, lo);
+  split_half(a.b, b.b, c.b, d.b, hi);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) q[i] = by_vector(lo[i], hi[i]);
 }
 WF_INLINE float reduce_max(F x) {
   const __m256 m = _mm256_max_ps(x.a, x.b);

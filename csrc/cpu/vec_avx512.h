@@ -55,14 +55,26 @@ WF_INLINE F larger(F x, F y) {
 }
 WF_INLINE F min(F x, F y) { return {_mm512_min_ps(x.a, y.a)}; }
 WF_INLINE F abs(F x) { return {_mm512_abs_ps(x.a)}; }
+// Of the first quads of a to d, of the second, ...: into the order of a's four, b's four, ...
+WF_INLINE F by_vector(__m512 x) {
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return {_mm512_permutexvar_ps(order, x)};
+}
 WF_INLINE F quad_sums(F a, F b, F c, F d) {
   // (0 + 2), (1 + 3) of two vectors' quads side by side, then of all four.
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.a, b.a), _mm512_unpackhi_ps(a.a, b.a));
   const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.a, d.a), _mm512_unpackhi_ps(c.a, d.a));
   const __m512 sum =
       _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
-  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
-  return {_mm512_permutexvar_ps(order, sum)};
+  return by_vector(sum);
+}
+WF_INLINE void split_quads(F a, F b, F c, F d, F (&q)[4]) {
+  const __m512 ab_01 = _mm512_unpacklo_ps(a.a, b.a), ab_23 = _mm512_unpackhi_ps(a.a, b.a);
+  const __m512 cd_01 = _mm512_unpacklo_ps(c.a, d.a), cd_23 = _mm512_unpackhi_ps(c.a, d.a);
+  q[0] = by_vector(_mm512_shuffle_ps(ab_01, cd_01, 0x44));
+  q[1] = by_vector(_mm512_shuffle_ps(ab_01, cd_01, 0xEE));
+  q[2] = by_vector(_mm512_shuffle_ps(ab_23, cd_23, 0x44));
+  q[3] = by_vector(_mm512_shuffle_ps(ab_23, cd_23, 0xEE));
 }
 WF_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x.a); }
 WF_INLINE bool all_zero(F x) {

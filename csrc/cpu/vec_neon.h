@@ -90,6 +90,18 @@ WF_INLINE float32x4_t quad_sums_of(F x) {
 WF_INLINE F quad_sums(F a, F b, F c, F d) {
   return {{quad_sums_of(a), quad_sums_of(b), quad_sums_of(c), quad_sums_of(d)}};
 }
+WF_INLINE void split_quads(F a, F b, F c, F d, F (&q)[4]) {
+  const F all[4] = {a, b, c, d};
+  WF_EACH {
+    // A transposition of four quads: pairs of numbers, then pairs of pairs.
+    const float32x4x2_t top = vtrnq_f32(all[i].v[0], all[i].v[1]);
+    const float32x4x2_t bottom = vtrnq_f32(all[i].v[2], all[i].v[3]);
+    q[0].v[i] = vcombine_f32(vget_low_f32(top.val[0]), vget_low_f32(bottom.val[0]));
+    q[1].v[i] = vcombine_f32(vget_low_f32(top.val[1]), vget_low_f32(bottom.val[1]));
+    q[2].v[i] = vcombine_f32(vget_high_f32(top.val[0]), vget_high_f32(bottom.val[0]));
+    q[3].v[i] = vcombine_f32(vget_high_f32(top.val[1]), vget_high_f32(bottom.val[1]));
+  }
+}
 WF_INLINE float reduce_max(F x) {
   return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));
 }
