@@ -206,7 +206,7 @@ def test_a_subscale_model_hands_out_its_waves_too() -> None:
 
 
 class Silent:
-    """Some mels, then none until it is told to go on; it counts how often it was asked."""
+    """Some mels, then none until told to go on, and one more; counts how often it is asked."""
 
     def __init__(self, mels: list[np.ndarray]) -> None:
         self._mels, self.asked = iter(mels), 0
@@ -218,6 +218,8 @@ class Silent:
     def __next__(self) -> np.ndarray:
         self.asked += 1
         one = next(self._mels, None)
+        if one is None and self.waits.is_set():
+            raise StopIteration
         if one is None:
             self.waits.set()
             assert self.go_on.wait(120)
