@@ -200,16 +200,12 @@ class DilatedHearing:
         self._heard = [_Kept(xp) for _ in range(len(network._blocks) + 1)]
         self._beside = [_Kept(xp) for _ in network._blocks]  # what its convolution hears
         self._out = _Kept(xp)
+        self.n_frames = 0  # of the output so far, those dropped included
 
     @property
     def taken(self) -> int:
         """Frames of the mel that have been heard."""
         return self._heard[0].end
-
-    @property
-    def n_frames(self) -> int:
-        """Frames of the output so far, those dropped included."""
-        return self._out.end
 
     def take(self, first: int, count: int) -> Any:
         """Rows [count, size] of the output, zeros beyond."""
@@ -234,6 +230,7 @@ class DilatedHearing:
             x = self._block(i, at, last)
             at += 2**i
         self._out.push(x)
+        self.n_frames = self._out.end
 
     def _block(self, i: int, at: int, last: bool) -> Any:
         """New rows of a residual block, as far as it has heard the frames around them."""

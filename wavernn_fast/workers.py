@@ -62,7 +62,8 @@ class _Shared(Iterator[Work], Generic[Work]):
 
     def asked_by(self, threads: Iterable[threading.Thread]) -> bool:
         """Whether the iterator is at work for one of these threads, or waits for something."""
-        return self._asking in threads
+        asking = self._asking
+        return asking is not None and asking in threads
 
     def __next__(self) -> Work:
         while not self._lock.acquire(timeout=_WAIT_SECONDS):  # by who may wait for the iterator
