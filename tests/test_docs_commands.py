@@ -7,6 +7,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import page_files
 import pytest
 import soundfile
 from cli_runner import run
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from wavernn_fast.cli import main
 
@@ -236,3 +240,25 @@ def test_the_readme_has_the_commands_that_ci_reads() -> None:
     assert firsts["Install and make audio"].splitlines()[1] == "wavernn-fast demo -o demo.wav"
     assert firsts["Install and test"].startswith("pip install -c constraints.txt")
     assert "pytest" in firsts["Install and test"]
+
+
+def test_every_python_of_the_readme_finds_the_versions_that_it_is_told_to_install() -> None:
+    """A version that needs a newer Python, and nothing else for the older, ends pip."""
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    seen = 0
+    for minor in range(10, 15):
+        python = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.1"}
+        mine = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(python)]
+        assert sorted({pin.name for pin in mine}) == sorted(pin.name for pin in mine)
+        assert {pin.name for pin in mine} == {pin.name for pin in pins}
+        for pin in mine:
+            if not pin.specifier.contains(Version(metadata.version(pin.name)).public):
+                continue  # another one is installed here
+            needs = metadata.metadata(pin.name)["Requires-Python"] or ">=3"
+            assert SpecifierSet(needs).contains(f"3.{minor}.1"), (str(pin), needs)
+            seen += 1
+    assert seen >= 100

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from test_subscale_model import trained_weights
 from voices import CONDITIONED, DUAL, LABELS, mel, same_bits, voice
 
+from wavernn_fast import batch
 from wavernn_fast.batch import AHEAD, BatchReport
-from wavernn_fast.errors import InputError
+from wavernn_fast.errors import EngineError, InputError
+from wavernn_fast.lanes import Tally
 from wavernn_fast.vocoder import Vocoder
 
 LENGTHS = [3, 0, 9, 1, 40, 2, 2, 17, 5, 8, 0, 3, 12, 1, 6]
@@ -201,3 +203,79 @@ def test_giving_up_half_way_stops_the_devices() -> None:
 def test_a_subscale_model_hands_out_its_waves_too() -> None:
     config = cases.subscale_config(4, 5, 2, n_mels=5, hop_length=16)
     check_against_generate(Vocoder(config, trained_weights(config)), [3, 1, 0, 6], streams=2)
+
+
+class Silent:
+    """Some mels, then none until told to go on, and one more; counts how often it is asked."""
+
+    def __init__(self, mels: list[np.ndarray]) -> None:
+        self._mels, self.asked = iter(mels), 0
+        self.waits, self.go_on = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        self.asked += 1
+        one = next(self._mels, None)
+        if one is None and self.waits.is_set():
+            raise StopIteration
+        if one is None:
+            self.waits.set()
+            assert self.go_on.wait(120)
+            return np.zeros((DUAL.n_mels, 6), np.float32)
+        return one
+
+
+def drawing_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("wavernn_fast")]
+
+
+def test_closing_does_not_wait_for_an_iterator_that_gives_nothing() -> None:
+    """Such as one that reads a socket. It was waited for, and with it the caller, for ever."""
+    voc = Vocoder(DUAL, cases.random_tensors(DUAL), device="emu:0,1")
+    source = Silent(mels_of(voc, [6] * 60))
+    given = voc.generate_each(source, streams=1)
+    next(given)
+    assert source.waits.wait(60)
+    closing = threading.Thread(target=given.close)
+    closing.start()
+    closing.join(30)
+    closed, asked = not closing.is_alive(), source.asked
+    source.go_on.set()
+    closing.join()
+    assert closed
+    for thread in drawing_threads():
+        thread.join(30)
+    assert not drawing_threads()
+    assert source.asked == asked  # what came then was the last
+
+
+def test_a_device_that_fails_is_told_of_though_the_iterator_gives_nothing(monkeypatch) -> None:
+    voc = Vocoder(DUAL, cases.random_tensors(DUAL), device="emu:0,1")
+    source = Silent(mels_of(voc, [6] * 60))
+    raised: list[BaseException] = []
+
+    def fails(engine: Any, work: Any, *, slots: int, interrupt: Any, **how: Any) -> Any:
+        next(work)
+        if threading.current_thread().name.endswith("emu:0"):
+            assert source.waits.wait(60)
+            raise EngineError("lost")
+        for _ in work:
+            yield Tally()
+
+    def all_of_them() -> None:
+        try:
+            list(voc.generate_each(source, streams=1))
+        except EngineError as error:
+            raised.append(error)
+
+    monkeypatch.setattr(batch, "_draw_of", lambda _: fails)
+    caller = threading.Thread(target=all_of_them)
+    caller.start()
+    caller.join(30)
+    told = [str(error) for error in raised]
+    source.go_on.set()
+    caller.join()
+    assert len(told) == 1
+    assert "lost" in told[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import hashlib
 import io
 import re
@@ -11,6 +12,7 @@ import threading
 import time
 import warnings
 from base64 import b64encode
+from http import HTTPStatus
 
 import numpy as np
 import pytest
@@ -216,6 +218,18 @@ def test_health_and_metrics_count(server: Running):
     assert server.metric('wavernn_requests_total{route="other",status="404"}') >= 1
     assert server.metric("wavernn_streams_live") == 0
     assert server.metric("wavernn_queue") == 0
+
+
+def test_requests_are_counted_by_number_where_a_status_is_written_by_name(
+    server: Running, monkeypatch
+):
+    """As Python 3.10 does: the metrics had status="HTTPStatus.UNSUPPORTED_MEDIA_TYPE"."""
+    monkeypatch.setattr(HTTPStatus, "__str__", enum.Enum.__str__)
+    assert str(HTTPStatus.NOT_FOUND) == "HTTPStatus.NOT_FOUND"
+    before = server.metric('wavernn_requests_total{route="/v1/vocode",status="415"}')
+    server.vocode(b"nonsense", NPY)
+    assert server.metric('wavernn_requests_total{route="/v1/vocode",status="415"}') == before + 1
+    assert "HTTPStatus" not in server.request("GET", "/metrics").text
 
 
 def test_live_streams_are_counted_while_they_are(server: Running):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from voices import (
     voice,
 )
 
-from wavernn_fast import stream
+from wavernn_fast import arriving, stream
 from wavernn_fast.errors import InputError
-from wavernn_fast.lanes import advance
+from wavernn_fast.lanes import SLICE_STEPS, advance
+from wavernn_fast.utterance import in_chunks
 
 every_core = pytest.mark.parametrize("config", CONDITIONED.values(), ids=CONDITIONED.keys())
 cores = st.sampled_from(list(CONDITIONED.values()))
@@ -101,6 +103,35 @@ def test_a_long_chunk_is_drawn_in_slices_whose_rows_fit_into_memory(config, most
     assert [len(chunk) for chunk in chunks[:-1]] == [600 * config.hop_length]
     assert max(drawn) == most
     assert same_bits(joined(chunks), voice(config).generate(frames, seed=3))
+
+
+def test_a_long_chunk_of_arriving_frames_is_drawn_in_slices_too(monkeypatch):
+    """Neither the rows nor the frames of all of it are in memory at once."""
+    frames, kept = mel(LABELS, 1500), []
+    source = _Counting(frames)
+
+    def noted(engine, pieces, *given):
+        for lane, n_steps in pieces:
+            kept.append((n_steps, source.taken - lane.position // LABELS.hop_length))
+        return advance(engine, pieces, *given)
+
+    monkeypatch.setattr(arriving.lanes, "advance", noted)
+    chunks = [*voice(LABELS).stream(source, seed=3, chunk_frames=1400)]
+    assert [len(chunk) for chunk in chunks[:-1]] == [1400 * LABELS.hop_length]
+    assert max(n_steps for n_steps, _ in kept) == SLICE_STEPS
+    ahead = SLICE_STEPS // LABELS.hop_length + LABELS.lookahead_frames + 2
+    assert max(n_frames for _, n_frames in kept) <= ahead
+    assert same_bits(joined(chunks), voice(LABELS).generate(frames, seed=3))
+
+
+def test_the_pieces_of_a_chunk_are_joined_once():
+    """An hour in pieces of some milliseconds would be copied a hundred thousand times."""
+    pieces = (np.full(10, i, np.float32) for i in range(100_000))
+    begun = time.process_time()
+    chunks = list(in_chunks(pieces, 999_999))
+    assert [len(chunk) for chunk in chunks] == [999_999, 1]
+    assert same_bits(joined(chunks), np.repeat(np.arange(100_000, dtype=np.float32), 10))
+    assert time.process_time() - begun < 5  # copied with every piece, they take some minutes
 
 
 def test_samples_of_an_unconditioned_model_stream_too():

@@ -96,7 +96,7 @@ def test_a_child_process_speaks_however_it_was_started(method):
 
 
 LIMITED = """
-import os, resource, signal, threading
+import os, resource, signal, threading, warnings
 import cases
 import numpy as np
 from engine_work import Work
@@ -129,6 +129,7 @@ print(np.array_equal(work.run(work.engine(threads=2))[0], expected))
 
 # Threads that wait keep the stacks that the C library would give to new ones.
 TOO_MANY_IN_A_CHILD = """
+warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: a fork beside threads
 pid = os.fork()
 if pid == 0:
     over = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 import reference
 import tolerances
 from cli_runner import run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from voices import joined, same_bits
 
-from wavernn_fast import audio, checkpoints, weights
+from wavernn_fast import audio, checkpoints, conditioning_convolutions, weights
 from wavernn_fast.conditioning_convolutions import DilatedNetwork
 from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.config import ModelConfig
@@ -128,6 +131,66 @@ def test_what_reaches_far_is_not_computed_again_for_every_few_frames(
             assert same_bits(stream.window(n_done, 1)[1], alone[n_done])
         done = stream.ready
     assert done == n_frames
+
+
+@pytest.mark.parametrize("shape", CONVOLVED)
+@settings(deadline=None, max_examples=25)
+@given(
+    n_frames=st.integers(1, 70),
+    pieces=st.lists(st.integers(0, 40), max_size=30),
+    asked=st.lists(st.integers(1, 20), min_size=1),
+)
+def test_frames_may_come_and_rows_be_asked_for_in_any_pieces(shape, n_frames, pieces, asked):
+    config = config_of(*shape)
+    conditioner = heard(config, cases.random_tensors(config), 1 if config.speakers else None)
+    mel = cases.random_mel(config, n_frames)
+    whole = conditioner.window(mel, 0, n_frames)[1]
+    stream, come, done, counts = conditioner.stream(), 0, 0, itertools.cycle(asked)
+    for piece in [*pieces, n_frames]:
+        stream.push(mel[:, come : come + piece])
+        come = min(n_frames, come + piece)
+        if piece % 3 == 0:  # else some are left for later
+            while done < stream.ready:
+                count = min(next(counts), stream.ready - done)
+                assert same_bits(stream.window(done, count)[1], whole[done : done + count])
+                done += count
+    stream.finish()
+    assert stream.ready == n_frames
+    while done < n_frames:
+        count = min(next(counts), n_frames - done)
+        assert same_bits(stream.window(done, count)[1], whole[done : done + count])
+        done += count
+
+
+@pytest.mark.parametrize("kind", ["dilated_conv", "bottleneck_conv"])
+def test_frame_by_frame_a_layer_computes_no_more_than_the_block_of_a_frame(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was all that the layers reach, for every frame: a quarter of a second with ten of them."""
+    config = config_of(kind, 7, 8, 3, False)  # 127 frames to either side
+    conditioner, n_frames, rows = heard(config, cases.random_tensors(config)), 300, 0
+    mel = cases.random_mel(config, n_frames)
+    whole = conditioner.window(mel, 0, n_frames)[1]
+    convolved = conditioning_convolutions._convolved
+
+    def counted(*given: Any) -> Any:
+        nonlocal rows
+        found = convolved(*given)
+        rows += len(found)
+        return found
+
+    monkeypatch.setattr(conditioning_convolutions, "_convolved", counted)
+    stream, done = conditioner.stream(), 0
+    for n in range(n_frames):
+        stream.push(mel[:, n : n + 1])
+        count = stream.ready - done
+        if count:
+            assert same_bits(stream.window(done, count)[1], whole[done : done + count])
+            done += count
+    kept = [len(one._room) for one in (*stream._hearing._heard, *stream._hearing._beside)]
+    assert sum(kept) <= 20 * config.network.radius
+    products = 1 + 7 * (3 if kind == "bottleneck_conv" else 1)
+    assert rows <= 8 * products * n_frames
 
 
 def test_layers_reach_one_two_and_four_frames_farther() -> None:

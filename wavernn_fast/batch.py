@@ -247,6 +247,10 @@ class _Queue:
             if job.complete:
                 yield number, self._begun.pop(number)
 
+    def close(self) -> None:
+        """Ask for no more requests, though a thread may be waiting for the next one still."""
+        self._ended = True
+
     def lost(self) -> int:
         """Samples of jobs that were begun and have not ended."""
         return sum(job.n_samples for job in self._begun.values())
@@ -293,15 +297,18 @@ def run_each(
     queue = _Queue(batch, requests, AHEAD * sum(batch.places) if window is None else window)
     slots = queue.slots()
     with contextlib.closing(_and_an_empty_slice(batch.draw(queue.lanes(), slots))) as parts:
-        for part in parts:
-            total.add(part)
-            if progress is not None and part.samples:
-                progress(total.samples)
-            for number, job in queue.completed():
-                wave = job.request.restore(job.result())
-                left = time.perf_counter()
-                yield number, wave
-                paused += time.perf_counter() - left
+        try:
+            for part in parts:
+                total.add(part)
+                if progress is not None and part.samples:
+                    progress(total.samples)
+                for number, job in queue.completed():
+                    wave = job.request.restore(job.result())
+                    left = time.perf_counter()
+                    yield number, wave
+                    paused += time.perf_counter() - left
+        finally:
+            queue.close()
     if queue.lost():
         raise EngineError(f"{queue.lost()} samples of the batch were never drawn; please report.")
     if report is not None:

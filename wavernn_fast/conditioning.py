@@ -31,6 +31,7 @@ from .conditioning_products import (
     hoist,
     overlapping,
     speaker_matrix,
+    unwarned,
 )
 from .config import ModelConfig
 from .errors import InputError
@@ -213,8 +214,9 @@ class Conditioner:
             return
         # cached ones are before it, or between
         run = self._run(frames, range(missing[0], missing[-1] + 1))
-        for block, rows in zip(run, self._blocks(frames, run), strict=True):
-            cache.setdefault(block, rows)
+        with unwarned():
+            for block, rows in zip(run, self._blocks(frames, run), strict=True):
+                cache.setdefault(block, rows)
 
     def _run(self, frames: Frames, wanted: range) -> range:
         """Which blocks to compute where those of `wanted` are: these at least."""

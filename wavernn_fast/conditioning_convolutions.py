@@ -187,6 +187,122 @@ class DilatedNetwork:
         return x
 
 
+class DilatedHearing:
+    """What a `DilatedNetwork` gives of frames that come piece by piece, each row computed once.
+
+    The same bits as of all frames at once: a row has the same place in its product, and the
+    convolutions keep what they still reach back to. It is a source of frames (`Frames`).
+    """
+
+    def __init__(self, network: DilatedNetwork) -> None:
+        self._network, xp = network, network._xp
+        # Of the mel, and of what each block hears of the one before.
+        self._heard = [_Kept(xp) for _ in range(len(network._blocks) + 1)]
+        self._beside = [_Kept(xp) for _ in network._blocks]  # what its convolution hears
+        self._out = _Kept(xp)
+        self.n_frames = 0  # of the output so far, those dropped included
+
+    @property
+    def taken(self) -> int:
+        """Frames of the mel that have been heard."""
+        return self._heard[0].end
+
+    def take(self, first: int, count: int) -> Any:
+        """Rows [count, size] of the output, zeros beyond."""
+        return self._out.take(first, count)
+
+    def drop(self, before: int) -> None:
+        """Forget the output before that frame."""
+        self._out.drop(before)
+
+    def hear(self, mel: Any, last: bool) -> None:
+        """Go on with mel frames [n, n_mels], float64; after the `last` there are none."""
+        network = self._network
+        xp, reach = network._xp, 2 ** len(network._blocks) - 1
+        at = -reach  # frame on which products of this layer begin, in units of BLOCK
+        frames, done = self._heard[0], self._heard[1].end if network._blocks else self._out.end
+        frames.push(mel)
+        first = _on_grid(done, at)
+        x = _convolved(xp, frames.take(first, frames.end - first), network._pre)[done - first :]
+        frames.drop(frames.end - BLOCK)
+        for i in range(len(network._blocks)):
+            self._heard[i + 1].push(x)
+            x = self._block(i, at, last)
+            at += 2**i
+        self._out.push(x)
+        self.n_frames = self._out.end
+
+    def _block(self, i: int, at: int, last: bool) -> Any:
+        """New rows of a residual block, as far as it has heard the frames around them."""
+        network, x, beside = self._network, self._heard[i + 1], self._beside[i]
+        xp, block, side = network._xp, network._blocks[i], 2**i
+        first = _on_grid(beside.end, at)
+        new = x.take(first, x.end - first)
+        if network._narrow:
+            gain, shift = network._gains[i]
+            new = _convolved(xp, relu(xp, gain * new + shift), block[0])
+        beside.push(relu(xp, new)[beside.end - first :])
+        done = self._heard[i + 2].end if i + 2 < len(self._heard) else self._out.end
+        end = max(done, x.end if last else x.end - side)
+        first = _on_grid(done, at + side)
+        y = beside.take(first - side, end - first + 2 * side)
+        y = _convolved(xp, y, block[1 if network._narrow else 0], side)
+        if network._narrow:
+            y = _convolved(xp, relu(xp, y), block[2])
+        rows = x.take(done, end - done) + y[done - first :]
+        x.drop(min(end, x.end - BLOCK))
+        beside.drop(end - BLOCK - side)
+        return rows
+
+
+def _on_grid(frame: int, at: int) -> int:
+    """First frame of the product that a frame is in, where one begins with frame `at`."""
+    return frame - (frame - at) % BLOCK
+
+
+class _Kept:
+    """Rows of the last frames so far, float64; zeros before the first and after the last."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+        self._room: Any = None  # [rows, channels], of which some are kept
+        self._first = 0  # number of the first frame kept
+        self._begin = self._end = 0  # rows of the room that hold the frames kept
+
+    @property
+    def end(self) -> int:
+        """Frames so far."""
+        return self._first + self._end - self._begin
+
+    def push(self, rows: Any) -> None:
+        """Add rows [n, channels]."""
+        if self._room is None:
+            self._room = self._xp.zeros((0, rows.shape[1]), dtype=self._xp.float64)
+        if self._end + rows.shape[0] > self._room.shape[0]:  # a row is moved a few times in all
+            kept = self._room[self._begin : self._end]
+            shape = (2 * (kept.shape[0] + rows.shape[0]), rows.shape[1])
+            self._room = self._xp.zeros(shape, dtype=self._xp.float64)
+            self._room[: kept.shape[0]] = kept
+            self._begin, self._end = 0, kept.shape[0]
+        self._room[self._end : self._end + rows.shape[0]] = rows
+        self._end += rows.shape[0]
+
+    def drop(self, before: int) -> None:
+        """Forget the frames before that number."""
+        count = min(max(0, before - self._first), self._end - self._begin)
+        self._begin += count
+        self._first += count
+
+    def take(self, first: int, count: int) -> Any:
+        """Rows [count, channels] from frame `first` on."""
+        out = self._xp.zeros((count, self._room.shape[1]), dtype=self._xp.float64)
+        low, high = max(first, self._first), min(first + count, self.end)
+        if low < high:
+            at = self._begin - self._first
+            out[low - first : high - first] = self._room[low + at : high + at]
+        return out
+
+
 def _convolved(xp: Any, x: Any, layer: Layer, dilation: int = 1) -> Any:
     """Rows [n - dilation * (taps - 1), out] of x [n, in].
 

@@ -19,7 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .conditioning import Conditioner, ConditioningStream, Rows
-from .conditioning_convolutions import ConvNetwork, DilatedNetwork, ResidualConvNetwork
+from .conditioning_convolutions import (
+    ConvNetwork,
+    DilatedHearing,
+    DilatedNetwork,
+    ResidualConvNetwork,
+)
 from .conditioning_frames import Frames, StreamedMel, WholeMel, check_window
 from .conditioning_products import BLOCK, Network
 from .conditioning_recurrent import BidirectionalGru, Lstm, LstmState
@@ -88,15 +93,17 @@ class DilatedConditioner(HeldConditioner):
 
     def _run(self, frames: Frames, wanted: range) -> range:
         """See `Conditioner._run`: as far as the layers reach, so that little is computed again."""
-        if isinstance(frames, WholeMel):
-            end = -(-frames.n_frames // BLOCK)
-        else:  # those that frames to come do not change
-            end = (frames.n_frames - self.config.aux_radius) // BLOCK
+        if not isinstance(frames, WholeMel):
+            return wanted
         reach = wanted.start + self.config.aux_radius // BLOCK
-        return range(wanted.start, max(wanted.stop, min(reach, end)))
+        return range(wanted.start, max(wanted.stop, min(reach, -(-frames.n_frames // BLOCK))))
 
     def _blocks(self, frames: Frames, run: range) -> Iterator[Rows]:
         """See `Conditioner._blocks`: some blocks at once, as each needs the frames around it."""
+        if isinstance(frames, DilatedHearing):
+            for block in run:
+                yield None, self._held(frames.take(block * BLOCK, BLOCK))
+            return
         radius = self.config.aux_radius
         most = max(_BLOCKS_AT_ONCE, radius // BLOCK)
         for start in range(run.start, run.stop, most):
@@ -106,6 +113,10 @@ class DilatedConditioner(HeldConditioner):
             heard = self._dilated(frames.take(first, count), inside)
             for i in range(0, size * BLOCK, BLOCK):
                 yield None, self._held(heard[i : i + BLOCK])
+
+    def stream(self) -> ConditioningStream:
+        """See `Conditioner.stream`."""
+        return _DilatedStream(self)
 
 
 class ResidualConvConditioner(Conditioner):
@@ -331,6 +342,38 @@ class _LstmStream(ConditioningStream):
         out = xp.zeros((count - first, self._network.config.conditioning_size), dtype=xp.float32)
         self._state = self._network._hear(self._frames, first, self._state, out)
         self._heard.push(out.T)
+
+
+class _DilatedStream(ConditioningStream):
+    """Every layer hears a frame once: computed anew, its whole reach would be, for each frame."""
+
+    def __init__(self, conditioner: DilatedConditioner) -> None:
+        super().__init__(conditioner)
+        self._hearing = DilatedHearing(conditioner._dilated)
+
+    def finish(self) -> None:
+        """See `ConditioningStream.finish`; the last frames are still to be heard."""
+        self._forget_unfinished_blocks()
+        super().finish()
+
+    def window(self, first: int, count: int) -> Rows:
+        """See `ConditioningStream.window`."""
+        if first < self._oldest:
+            raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
+        check_window(first, count, self.ready)
+        hearing, wanted = self._hearing, min(self.ready, -(-(first + count) // BLOCK) * BLOCK)
+        while hearing.n_frames < wanted:  # some at a time: what layers give of them is in memory
+            new = min(_BLOCKS_AT_ONCE * BLOCK, self._frames.n_frames - hearing.taken)
+            last = self._finished and hearing.taken + new == self._frames.n_frames
+            hearing.hear(self._frames.take(hearing.taken, new), last)
+            self._frames.drop(hearing.taken)
+        rows = self._conditioner._rows(hearing, first, count, self._cache)
+        self._oldest = first
+        block = first // BLOCK
+        for old in [b for b in self._cache if b < block]:
+            del self._cache[old]
+        hearing.drop(block * BLOCK)
+        return rows
 
 
 def _all_frames(frames: StreamedMel) -> Any:

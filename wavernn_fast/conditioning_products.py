@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,14 @@ from .config import ModelConfig
 # that the weights are not read again for every frame (0.35 ms a block at hidden size 512).
 BLOCK = 8
 _SINGLE_THREAD_PRODUCTS = 2**18  # multiplications; OpenBLAS uses one thread up to here
+
+
+def unwarned() -> AbstractContextManager[Any]:
+    """Let rows of an absurd mel become infinite without a warning of numpy's.
+
+    The engine says so in an error with the sample, as of everything that is not finite.
+    """
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 class Network(Protocol):

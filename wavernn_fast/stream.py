@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from .errors import EngineError
 from .lanes import SLICE_STEPS, Drawn, Lane, Piece, advance
 from .samples import OutputDecoder
 from .subscale_run import helpers
-from .utterance import Request, Sampling, Voice, sounding_samples
+from .utterance import Request, Sampling, Voice, in_chunks, sounding_samples
 
 Wave = NDArray[np.float32]
 
@@ -75,23 +75,23 @@ def from_frames(
     feed = sound.feed
     warn_of_silence(voice.config)
     size = chunk_frames * voice.config.hop_length
-    pending = np.zeros(0, dtype=np.float32)  # decoded, less than a chunk
-    with _helpers(voice) as threads:
-        while not sound.ended:
-            while not feed.finished and feed.ready < sound.frames_for(size):
-                try:
-                    piece = next(frames)
-                except StopIteration:
-                    feed.finish()
-                else:
-                    feed.push(piece)
-            new = draw(voice.engine, [sound], size, helpers=threads)
-            pending = np.concatenate([pending, *new])
-            while len(pending) >= size:
-                yield feed.restore(pending[:size].copy())
-                pending = pending[size:]
-    if len(pending):
-        yield feed.restore(pending)
+    step = min(size, SLICE_STEPS)  # whatever the chunk: frames and rows of a step are in memory
+
+    def drawn() -> Generator[Wave, None, None]:
+        with _helpers(voice) as threads:
+            while not sound.ended:
+                while not feed.finished and feed.ready < sound.frames_for(step):
+                    try:
+                        piece = next(frames)
+                    except StopIteration:
+                        feed.finish()
+                    else:
+                        feed.push(piece)
+                yield from draw(voice.engine, [sound], step, helpers=threads)
+
+    with closing(drawn()) as waves:
+        for chunk in in_chunks(waves, size):
+            yield feed.restore(chunk)
 
 
 class PushStream:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .samples import OutputDecoder
 from .subscale_run import Run, Utterance, advance, helpers
-from .utterance import Request, Sampling, Voice, sounding_samples
+from .utterance import Request, Sampling, Voice, in_chunks, sounding_samples
 
 if TYPE_CHECKING:
     from .conditioning import Conditioner
@@ -122,11 +122,6 @@ def stream(
     voice: Voice, request: Request, sampling: Sampling, chunk_samples: int
 ) -> Iterator[NDArray[np.float32]]:
     """Chunks of `chunk_samples` (the last may be shorter) of a request, as rows complete them."""
-    decoder, pending = OutputDecoder(voice.config, request.n_drawn), np.zeros(0, dtype=np.float32)
-    for labels in labels_of(voice, request, sampling, sounding_samples(voice, request)):
-        pending = np.concatenate([pending, decoder.push(labels)])
-        while len(pending) >= chunk_samples:
-            yield pending[:chunk_samples].copy()
-            pending = pending[chunk_samples:]
-    if len(pending):
-        yield pending
+    decoder = OutputDecoder(voice.config, request.n_drawn)
+    drawn = labels_of(voice, request, sampling, sounding_samples(voice, request))
+    return in_chunks(map(decoder.push, drawn), chunk_samples)

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays
+from .conditioning_products import unwarned
 from .lanes import Tally, let_signals_in
 from .subscale import Schedule, row_length
 from .subscale_network import NetworkState, SubscaleNetwork
@@ -239,7 +240,8 @@ class _FrameTable:
             known = self._source.wait_for(end)
             ahead = min(max(end, self._end + _FRAMES_AHEAD), known)
             interp, hold = self._source.window(self._end, ahead - self._end)
-            new = interp if hold is None else interp + hold
+            with unwarned():
+                new = interp if hold is None else interp + hold
             self._rows = self._place.xp.concatenate([self._rows[first - self._first :], new])
             self._first, self._end = first, ahead
 

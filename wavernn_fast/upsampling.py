@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .conditioning_products import unwarned
 from .config import ModelConfig
 
 # Samples of a lane that are drawn at once: rows of a sample take 8 to 27 kB at hidden size 512.
@@ -75,7 +76,8 @@ def interpolate(rows: Any, first: int, positions: Positions, xp: Any) -> Any:
     low = positions.frame - first
     high = np.minimum(low + 1, rows.shape[0] - 1)
     share = xp.asarray(positions.share)[:, None]
-    return rows[xp.asarray(low)] * (1.0 - share) + rows[xp.asarray(high)] * share
+    with unwarned():
+        return rows[xp.asarray(low)] * (1.0 - share) + rows[xp.asarray(high)] * share
 
 
 def engine_cell(

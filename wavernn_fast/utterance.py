@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -333,3 +333,24 @@ def sounding_samples(voice: Voice, request: Request) -> int:
     if request.mel is None:
         return request.n_drawn
     return config.n_samples(request.mel.shape[1])
+
+
+def in_chunks(waves: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """The same samples in chunks of `size`, the last shorter; nothing is asked for early.
+
+    However many pieces make a chunk, they are joined once.
+    """
+    pending: list[NDArray[np.float32]] = []
+    count = 0  # samples of it
+    for wave in waves:
+        pending.append(wave)
+        count += len(wave)
+        if count < size:
+            continue
+        joined = np.concatenate(pending)
+        rest = count // size * size
+        for first in range(0, rest, size):
+            yield joined[first : first + size].copy()
+        pending, count = [joined[rest:].copy()], count - rest
+    if count:
+        yield np.concatenate(pending)

@@ -180,7 +180,8 @@ class Vocoder(LoadedModel):
         ----------
         mels : iterable of arrays [n_mels, n_frames]
             Copied as they come, so an iterator may fill one array again and again. With several
-            devices it runs on their threads, one at a time.
+            devices it runs on their threads, one at a time; closing what is returned does not wait
+            for an iterator that waits itself (its thread ends when it yields, and asks no more).
         seeds, speakers : iterable, optional
             One for each mel; by default item i has seed i.
         streams, temperature, greedy, fold, fade_out, progress, report

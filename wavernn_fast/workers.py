@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .devices import Device
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from . import _C
 
 _WAIT_SECONDS = 0.1  # at most between two looks at Ctrl-C, which may come to any thread
-
+_ITERATOR_SECONDS = 0.5  # that an iterator at work is waited for by who gives up
 
 Work = TypeVar("Work")
 _Work = TypeVar("_Work", contravariant=True)
@@ -53,23 +53,41 @@ class _Failure(NamedTuple):
 
 
 class _Shared(Iterator[Work], Generic[Work]):
-    """What an iterator yields, each to one of several threads."""
+    """What an iterator yields, each to one of several threads, until `stop`."""
 
-    def __init__(self, items: Iterator[Work]) -> None:
-        self._items, self._lock = items, threading.Lock()
+    def __init__(self, items: Iterator[Work], stop: threading.Event) -> None:
+        self._items, self._stop, self._lock = items, stop, threading.Lock()
+        self._asking: threading.Thread | None = None
         self.error: BaseException | None = None  # of the iterator, which is no device's fault
 
+    def asked_by(self, threads: Iterable[threading.Thread]) -> bool:
+        """Whether the iterator is at work for one of these threads, or waits for something."""
+        asking = self._asking
+        return asking is not None and asking in threads
+
     def __next__(self) -> Work:
-        with self._lock:
-            if self.error is not None:
-                raise _StoppedError
+        while not self._lock.acquire(timeout=_WAIT_SECONDS):  # by who may wait for the iterator
+            self._heed()
+        try:
+            self._heed()
+            self._asking = threading.current_thread()
             try:
-                return next(self._items)
+                item = next(self._items)
             except StopIteration:
                 raise
             except BaseException as error:
                 self.error = error
                 raise _StoppedError from error
+            finally:
+                self._asking = None
+            self._heed()
+            return item
+        finally:
+            self._lock.release()
+
+    def _heed(self) -> None:
+        if self.error is not None or self._stop.is_set():
+            raise _StoppedError
 
 
 def draw_on_devices(
@@ -86,7 +104,8 @@ def draw_on_devices(
     devices : sequence of Device
         One or more; the same one again for another group of streams on it.
     items : iterator
-        The longest first. It runs on the devices' threads, one at a time.
+        The longest first. It runs on the devices' threads, one at a time. Who gives up does not
+        wait for it, where it waits for something itself; its thread ends when it yields.
     draw : callable
         Does the work of a queue on one engine.
     slots : sequence of int
@@ -105,7 +124,8 @@ def draw_on_devices(
         stopped then.
     """
     messages: queue.SimpleQueue[Tally | _Failure | None] = queue.SimpleQueue()
-    stop, shared = threading.Event(), _Shared(items)
+    stop = threading.Event()
+    shared = _Shared(items, stop)
 
     def heed() -> None:
         let_signals_in()
@@ -129,26 +149,46 @@ def draw_on_devices(
     try:
         for thread in threads:
             thread.start()
-        yield from _follow(messages, devices, shared)
+        yield from _follow(messages, devices, shared, threads)
     finally:  # on an error here, such as Ctrl-C, the devices stop too
         stop.set()
-        for thread in threads:
-            if thread.ident is not None:  # the system may have refused to start it
-                thread.join()
+        _wait_for([one for one in threads if one.ident is not None], shared)
+
+
+def _wait_for(threads: Sequence[threading.Thread], shared: _Shared[Any]) -> None:
+    """Wait until threads that were told to stop have ended; `threads` have been started.
+
+    Not for one that waits in the iterator, which may have nothing to give for ever: it ends when
+    the iterator yields, and takes nothing then.
+    """
+    left, patience = list(threads), _ITERATOR_SECONDS
+    while left:
+        left[0].join(_WAIT_SECONDS)
+        left = [one for one in left if one.is_alive()]
+        if len(left) == 1 and shared.asked_by(left):
+            patience -= _WAIT_SECONDS
+            if patience <= 0:
+                return
 
 
 def _follow(
     messages: queue.SimpleQueue[Tally | _Failure | None],
     devices: Sequence[Device],
     shared: _Shared[Any],
+    threads: Sequence[threading.Thread],
 ) -> Iterator[Tally]:
-    """Follow the devices until all have ended; raises the first failure then."""
+    """Follow the devices until all have ended; raises the first failure then.
+
+    After a failure not until the iterator gives something to the last of them.
+    """
     failures, left = list[_Failure](), len(devices)
     several = len({device.name for device in devices}) > 1
     while left:
         try:
             message = messages.get(timeout=_WAIT_SECONDS)
         except queue.Empty:
+            if failures and left == 1 and shared.asked_by(threads):
+                break
             continue
         if isinstance(message, Tally):
             if not failures:

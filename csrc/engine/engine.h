@@ -97,4 +97,8 @@ class Engine {
 // Checks shared by every engine: jobs of one call must not share a stream.
 void check_jobs(const ModelConfig& config, const std::vector<Job>& jobs);
 
+// After a run on an engine whose kernels would draw from a NaN as from a number: a job that has
+// heard a row of the host that is not finite failed at the first step that did.
+void fail_where_rows_are_not_finite(const ModelConfig& config, std::vector<Job>& jobs);
+
 }  // namespace wavernn_fast

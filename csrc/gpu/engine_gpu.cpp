@@ -101,6 +101,7 @@ class GpuEngine final : public Engine {
         if (interrupt) interrupt();
       }
     }
+    fail_where_rows_are_not_finite(config(), jobs);
   }
 
  private:

@@ -97,7 +97,7 @@ class ManyEngine final : public Engine {
       slices.erase(std::remove_if(slices.begin(), slices.end(),
                                   [](const Slice& s) { return steps_left(s) == 0; }),
                    slices.end());
-      if (slices.empty()) return;
+      if (slices.empty()) return fail_where_rows_are_not_finite(config(), jobs);
       run_launch(*claim.carrier, slices);
       if (interrupt) interrupt();
     }

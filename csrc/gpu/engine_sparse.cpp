@@ -94,7 +94,7 @@ class SparseEngine final : public Engine {
       slices.erase(std::remove_if(slices.begin(), slices.end(),
                                   [&](const Slice& s) { return steps_left(s) == 0; }),
                    slices.end());
-      if (slices.empty()) return;
+      if (slices.empty()) return fail_where_rows_are_not_finite(config(), jobs);
       std::stable_sort(slices.begin(), slices.end(), [&](const Slice& a, const Slice& b) {
         return steps_left(a) > steps_left(b);
       });

@@ -136,7 +136,7 @@ class _Counting:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            self._count(message["status"])
+            self._count(int(message["status"]))  # Python 3.10 writes an HTTPStatus by its name
             message = {**message, "headers": _completed(message, self._id, self._origin)}
         await self._send(message)
 
