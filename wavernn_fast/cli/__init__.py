@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
+from types import FrameType
 
 import click
 
@@ -53,13 +58,40 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _ended_by_sigterm():
+                return super().invoke(ctx)
         except WaveRNNError as error:
             click.echo(f"wavernn-fast: {error}", err=True)
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             click.echo("wavernn-fast: interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Meanwhile SIGTERM ends the command as Ctrl-C does, without its files in the making.
+
+    A second one ends it at once. Commands that end in a way of their own (jobs, the service) take
+    the signal themselves. A process that was forked and has kept the handler dies as before.
+    """
+    before, process = signal.getsignal(signal.SIGTERM), os.getpid()
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_code(error: WaveRNNError) -> int:
@@ -108,7 +140,7 @@ def _set_up_logging(verbose: int, quiet: bool) -> None:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 some items failed, 2 wrong usage or unusable model, "
-    "3 device, 130 interrupted. 'wavernn-fast COMMAND --help' has examples.",
+    "3 device, 130 interrupted (Ctrl-C, SIGTERM). 'wavernn-fast COMMAND --help' has examples.",
 )
 @click.version_option(__version__, prog_name="wavernn-fast")
 @click.option("-v", "--verbose", count=True, type=click.IntRange(0, 2, clamp=True), help="More.")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -97,33 +95,13 @@ def command(ctx: click.Context, /, mel: str, output: str, **options: Any) -> Non
     facts = voc.stream_facts(chunk, fade_out=not options["no_fade_out"])
     clock = Clock(voc.sample_rate)
     try:
-        with _ended_by_sigterm(), _sink(output, voc.sample_rate, options) as write:
+        with _sink(output, voc.sample_rate, options) as write:
             _play(_chunks(voc, mel, chunk, clock, options), write, clock)
         report = clock.report()
     except BrokenPipeError:
         _forget_stdout()
         report = {**clock.report(), "reader_left": True}
     _tell(ctx, facts, report, output, options)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Meanwhile SIGTERM ends the command as Ctrl-C does, without a file; a second one at once."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = signal.getsignal(signal.SIGTERM)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or before is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _is_special(path: str) -> bool:
