@@ -129,11 +129,6 @@ sampling_options = stack(
     ),
     click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),
 )
-speaker_option = click.option(
-    "--speaker",
-    metavar="FILE|NUMBER",
-    help="Whose voice, for a model that hears one: a vector as .npy, or a number of its speakers.",
-)
 output_options = stack(
     click.option(
         "--streams",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .. import audio, files
 from ..errors import AudioError, InputError
-from . import common
+from . import common, speaker
 
 if TYPE_CHECKING:
     from ..stream_facts import StreamFacts
@@ -64,7 +64,7 @@ Wave = NDArray[np.float32]
 )
 @click.option("--no-fade-out", is_flag=True, help="Neither fade the end nor hold it back for that.")
 @common.sampling_options
-@common.speaker_option
+@speaker.option
 @click.option(
     "--json",
     "as_json",
@@ -190,8 +190,7 @@ def _chunks(
     """The sound of the mel named on the command line."""
     said = {name: options[name] for name in ("seed", "temperature", "greedy")}
     said |= {"fade_out": not options["no_fade_out"], "chunk_frames": chunk}
-    if options["speaker"] is not None:
-        said["speaker"] = audio.read_speaker(options["speaker"])
+    said["speaker"] = speaker.read(options["speaker"], voc.config)
     if options["raw_mel"]:
         frames = _raw_frames(source, voc.config.n_mels)
     else:
