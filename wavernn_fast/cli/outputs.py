@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..audio import MEL_SUFFIXES, READ_SUFFIXES
 from ..errors import InputError
-from ..files import PIPE
+from ..files import PIPE, check_target
 
 # Endings by which no folder is meant.
 _OF_FILES = {*READ_SUFFIXES, *MEL_SUFFIXES, ".pt", ".pth", ".m4a", ".aac"}
@@ -34,3 +34,24 @@ def is_file(output: str, endings: Iterable[str]) -> bool:
             f"{', '.join(written)}, or a folder."
         )
     return ending in written
+
+
+def model_file(output: str, source: str) -> Path:
+    """The canonical file that a command makes of a model; refused before the work.
+
+    Raises
+    ------
+    InputError
+        If it has another ending, is a folder or the model itself.
+    AudioError
+        If it cannot be written.
+    """
+    target = Path(output)
+    if target.suffix != ".safetensors":
+        raise InputError(f"The output {output!r} must end in .safetensors.")
+    if target.is_dir():
+        raise InputError(f"The output {output!r} is a folder, expected a file.")
+    if target.resolve() == Path(source).resolve():
+        raise InputError(f"The output {output!r} is the input; choose another name.")
+    check_target(target)
+    return target

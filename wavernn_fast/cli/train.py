@@ -169,7 +169,7 @@ def _plan(
             raise click.UsageError(
                 f"A model that is started from keeps its sizes; leave {', '.join(sizes)} out."
             )
-        tensors = run.read_start(Path(options["start"]))
+        tensors = run.read_start(options["start"])
         config = dataclasses.replace(tensors[0], block_shape=None, pruned=())
     settings = TrainSettings(**_numbers(config, options), prune=_pruning(options, given))
     return config, settings, tensors
