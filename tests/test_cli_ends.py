@@ -11,6 +11,7 @@ from pathlib import Path
 import checkpoint_builders as builders
 import numpy as np
 import pytest
+from cli_runner import run
 from quick import first_is_quick
 from voices import preset_mel, save_speech, save_voice
 
@@ -104,3 +105,112 @@ assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 """
     environment = {**os.environ, "PYTHONPATH": ROOT}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+
+
+# --- what cannot be printed -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["inspect kerstin", "inspect kerstin --json", "--help"])
+def test_an_output_that_is_full_is_told_in_a_sentence(command: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wavernn_fast", *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": ROOT},
+        )
+    expected = "wavernn-fast: The output cannot be written (No space left on device).\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
+def test_a_full_standard_output_is_called_so(tmp_path: Path, sources: Path) -> None:
+    words = ["mel", str(sources / "speech.wav"), "-o", "-", "--preset", "fatchord-raw9"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wavernn_fast", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": ROOT},
+        )
+    assert done.returncode == 1
+    assert "The standard output cannot be written (No space left on device)" in done.stderr
+
+
+# --- what is left of a failure --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("demo -o new/deep/out.wav --device gpu", 2),
+        ("stream none.npy -m kerstin -o new/deep/out.wav", 2),
+        ("stream mel.npy -m none.pt -o new/out.wav", 2),
+        ("vocode bad.npy -m model.safetensors -o new/deep/out.wav", 1),
+        ("resynth bad.npy -o new/deep/out.wav", 1),
+        ("mel bad.npy -o new/deep/out.npy --preset fatchord-raw9", 1),
+        ("bench --matvec --size dual:64 --output new/deep/out.json", 2),
+    ],
+)
+def test_a_command_that_fails_leaves_no_empty_folder(
+    command: str, code: int, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.npy").write_bytes(b"no mel")
+    words = [str(sources / w) if (sources / w).exists() else w for w in command.split()]
+    result = run(*words)
+    assert result.exit_code == code, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.npy"]
+
+
+def test_a_folder_that_was_there_or_has_something_in_it_stays(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    assert run("demo", "-o", "there/out.wav", "--device", "gpu").exit_code == 2
+    assert Path("there").is_dir()
+    words = ("mel", sources / "speech.wav", "--preset", "fatchord-raw9", "-o")
+    assert run(*words, "new/out.npy").exit_code == 0
+    assert Path("new/out.npy").is_file()
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.json", "report.html", "report.wav"])
+def test_a_folder_is_not_named_like_a_file(
+    name: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = sources / "model.safetensors"
+    result = run("eval", sources / "speech.wav", "-m", model, "-o", name)
+    assert result.exit_code == 2
+    assert f"{name!r} is not written by this command; give a folder." in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["vocode - -m model.safetensors", "resynth -"])
+def test_an_empty_standard_input_is_called_so(command: str, sources: Path, tmp_path: Path) -> None:
+    words = [str(sources / w) if (sources / w).exists() else w for w in command.split()]
+    result = run(*words, "-o", tmp_path / "out.wav", input=b"")
+    assert result.exit_code == 1
+    assert "The standard input is empty." in result.stderr
+
+
+def test_words_are_those_of_the_command_line(tmp_path: Path) -> None:
+    result = run("demo", "-o", tmp_path / "out.mp3")
+    assert "must end in .wav, .wave, .flac, .ogg, .oga, or be '-'" in result.stderr
+    result = run("demo", "-o", tmp_path / "out.wav", "--temperature", 0)
+    assert "expected a finite number above 0.\n" in result.stderr  # it has no --greedy
+    result = run("resynth", tmp_path / "none.wav", "--temperature", 0)
+    assert "use --greedy)" in result.stderr
+    result = run("demo", "-o", tmp_path / "out.wav", "--device", "cuda:77")
+    assert "device=" not in result.stderr
+    (tmp_path / "folder").mkdir()
+    result = run("train", tmp_path / "folder", "-o", tmp_path / "run")
+    assert result.stderr.count(".ogg") == 1
+    checkpoint = builders.save(tmp_path / "m.pt", builders.mkotha())
+    result = run("train", tmp_path, "-o", tmp_path / "run", "--from", checkpoint)
+    assert result.exit_code == 2
+    assert "wavernn-fast convert" in result.stderr

@@ -421,15 +421,15 @@ def to_count(value: Any, what: str, least: int = 0, most: int | None = None) -> 
     return count
 
 
-def to_temperature(value: Any) -> float:
-    """Check a temperature: a finite number above 0."""
+def to_temperature(value: Any, greedy: str = "greedy=True") -> float:
+    """Check a temperature: a finite number above 0; `greedy` is what messages call its limit."""
     try:
         temperature = float(value)
     except (TypeError, ValueError):
         raise InputError(f"The temperature is {value!r}, expected a number.") from None
     if not (math.isfinite(temperature) and temperature > 0.0):
+        way_out = f" (for no chance at all use {greedy})" if greedy else ""
         raise InputError(
-            f"The temperature is {value!r}, expected a finite number above 0 "
-            "(for no chance at all use greedy=True)."
+            f"The temperature is {value!r}, expected a finite number above 0{way_out}."
         )
     return temperature

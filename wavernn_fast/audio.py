@@ -31,7 +31,7 @@ MAX_MEL_BYTES = 2**31  # of one array in a file; a larger one is a mistake or an
 _BLOCK = 2**18  # samples read at once
 
 MEL_SUFFIXES = (".npy", ".npz", ".safetensors")  # read by read_mel
-READ_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
+READ_SUFFIXES = (*AUDIO_SUFFIXES, ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 
 logger = logging.getLogger("wavernn_fast")
 

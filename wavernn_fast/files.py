@@ -49,7 +49,10 @@ def standard_output() -> BinaryIO:
 def open_source(path: PathLike) -> str | BinaryIO:
     """Path of a readable file, or the bytes of standard input; says what is wrong if neither."""
     if os.fspath(path) == PIPE:
-        return io.BytesIO(standard_input().read())
+        data = standard_input().read()
+        if not data:
+            raise AudioError("The standard input is empty.")
+        return io.BytesIO(data)
     name = os.fspath(path)
     if os.path.isdir(name):
         raise AudioError(f"{name!r} is a folder, expected a file.")
@@ -92,7 +95,8 @@ def write_atomic(path: PathLike, blocks: Iterable[bytes]) -> None:
     except AudioError:
         raise
     except OSError as error:
-        failure = AudioError(f"{label(path)} cannot be written ({error.strerror or error}).")
+        name = "The standard output" if os.fspath(path) == PIPE else label(path)
+        failure = AudioError(f"{name} cannot be written ({error.strerror or error}).")
         failure.errno = error.errno
         raise failure from error
 

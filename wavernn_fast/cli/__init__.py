@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -56,6 +57,19 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; what cannot be printed, as on a full disk, ends it with a sentence."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:  # of a file, which its command knows better
+                raise
+            forget_stdout()
+            reason = error.strerror or error
+            with contextlib.suppress(OSError):
+                click.echo(f"wavernn-fast: The output cannot be written ({reason}).", err=True)
+            sys.exit(EXIT_SOME_FAILED)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             with _ended_by_sigterm():
@@ -92,6 +106,12 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def forget_stdout() -> None:
+    """Nobody reads it any more: the interpreter shall not complain when it flushes."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: WaveRNNError) -> int:

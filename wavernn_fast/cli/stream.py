@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import audio, files
 from ..errors import AudioError, InputError
-from . import common, speaker
+from . import common, forget_stdout, speaker
 
 if TYPE_CHECKING:
     from ..stream_facts import StreamFacts
@@ -99,7 +98,7 @@ def command(ctx: click.Context, /, mel: str, output: str, **options: Any) -> Non
             _play(_chunks(voc, mel, chunk, clock, options), write, clock)
         report = clock.report()
     except BrokenPipeError:
-        _forget_stdout()
+        forget_stdout()
         report = {**clock.report(), "reader_left": True}
     _tell(ctx, facts, report, output, options)
 
@@ -319,12 +318,6 @@ def _target(output: str) -> Iterator[tuple[IO[bytes], bool]]:
         raise AudioError(
             f"{files.label(output)} cannot be written ({error.strerror or error})."
         ) from error
-
-
-def _forget_stdout() -> None:
-    """Nobody reads it any more: the interpreter shall not complain when it flushes."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- report ---------------------------------------------------------------------------------------
