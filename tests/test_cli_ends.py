@@ -214,3 +214,40 @@ def test_words_are_those_of_the_command_line(tmp_path: Path) -> None:
     result = run("train", tmp_path, "-o", tmp_path / "run", "--from", checkpoint)
     assert result.exit_code == 2
     assert "wavernn-fast convert" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "vocode mel.npy -m model.safetensors -o /proc/self/out.wav",
+        "resynth speech.wav -m model.safetensors -o /proc/self/out.wav",
+        "mel speech.wav --preset fatchord-raw9 -o /proc/self/out.npy",
+        "demo -o /proc/self/out.wav",
+        "stream mel.npy -m model.safetensors -o /proc/self/out.wav",
+        "bench --size dual:64 --output /proc/self/out.json",
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    command: str, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder lets itself be written, by what the system says of it, but holds no files."""
+    for name in ("Vocoder.generate", "Vocoder.generate_batch"):
+        monkeypatch.setattr(f"wavernn_fast.vocoder.{name}", lambda *_, **__: pytest.fail("drawn"))
+    monkeypatch.setattr("wavernn_fast.features.log_mel", lambda *_: pytest.fail("heard"))
+    monkeypatch.setattr("wavernn_fast.cli.bench._measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("os.access", lambda *_, **__: True)
+    words = [str(sources / w) if (sources / w).exists() else w for w in command.split()]
+    result = run(*words)
+    assert result.exit_code == 2, (result.stderr, result.exception)
+    assert "/proc/self/out." in result.stderr
+    assert "cannot be written" in result.stderr
+
+
+def test_an_empty_name_of_a_run_is_not_the_current_folder(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("train", sources / "speech.wav", "-o", "", "--steps", 1)
+    assert result.exit_code == 2
+    assert "The output is empty; give a folder for the run" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..files import check_target, write_atomic
+from ..files import write_atomic
 from . import common
 
 if TYPE_CHECKING:
@@ -143,7 +143,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     _settle(options)
     if output:
         common.prepare_folders([common.Item("bench", output)])
-        check_target(output)
     facts = machine()
     if options["split"]:
         from . import bench_split

@@ -50,15 +50,20 @@ def make_folders(targets: Iterable[str]) -> None:
     ------
     InputError
         Naming the folder and the system's reason.
+    AudioError
+        If a single target cannot be written; of many, each says so itself.
     """
     from ..jobs.plan import check_folder
 
+    files = [*targets]
     context = click.get_current_context(silent=True)
-    for folder in sorted({Path(target).parent for target in targets}):
+    for folder in sorted({Path(target).parent for target in files}):
         new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
         if context is not None:
             context.call_on_close(functools.partial(_remove_empty, new))
         check_folder(folder)
+    if len(files) == 1:
+        check_target(files[0])
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

@@ -82,6 +82,9 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
     need_torch()
     from ..train import processes, run
 
+    if not options["output"]:  # which would be the current folder
+        raise InputError("The output is empty; give a folder for the run with -o.")
+
     here = processes.start(options["device"], options["threads"])
     try:
         folder = Path(options["output"])
