@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import checkpoint_builders
@@ -22,6 +23,7 @@ from wavernn_fast.audio import read_wav
 from wavernn_fast.checkpoints import load_state
 from wavernn_fast.compat import coqui, fatchord, rtvc, torchaudio
 from wavernn_fast.config import OutputConfig
+from wavernn_fast.errors import AudioError
 from wavernn_fast.fold import fold_plan
 from wavernn_fast.models.eager import torch_threads
 
@@ -288,3 +290,72 @@ def test_models_that_the_classes_have_no_place_for_are_refused(make, player, tmp
 def test_a_dual_model_is_refused():
     with pytest.raises(InputError, match="residual"):
         fatchord.WaveRNN(Vocoder.from_pretrained("kerstin", cpu_threads=1))
+
+
+# ---------------------------------------------------------------- files
+
+
+def _no_folder(folder: Path) -> Path:
+    return folder / "none" / "out.wav"
+
+
+def _a_file_as_folder(folder: Path) -> Path:
+    (folder / "file").write_bytes(b"")
+    return folder / "file" / "out.wav"
+
+
+def _a_folder(folder: Path) -> Path:
+    return folder
+
+
+def _another_format(folder: Path) -> Path:
+    return folder / "out.mp3"
+
+
+def _no_such_samples(folder: Path) -> Path:
+    return folder / "out.flac"
+
+
+def _no_name(folder: Path) -> Path:
+    return folder / ("n" * 300 + ".wav")
+
+
+def _nothing_is_made_there(_: Path) -> Path:
+    return Path("/proc/self/out.wav")
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (_no_folder, "there is no folder"),
+        (_a_file_as_folder, "there is no folder"),
+        (_a_folder, "is a folder"),
+        (_another_format, "Cannot write .mp3 files"),
+        (_no_such_samples, "FLAC"),
+        (_no_name, "cannot be written"),
+        (_nothing_is_made_there, "cannot be written"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_drawn(
+    place: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ours = pair()
+    path = place(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(ours, "wave", lambda *_, **__: pytest.fail("it has drawn"))
+    with pytest.raises((AudioError, InputError), match=words) as caught:
+        ours.generate(mel(4), path)
+    assert repr(str(path)) in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_check_of_a_file_leaves_what_is_there(tmp_path: Path) -> None:
+    _, ours = pair()
+    old = tmp_path / "out.wav"
+    old.write_bytes(b"old")
+    with pytest.raises(InputError, match="mel"):
+        ours.generate(mel(4)[:, :3], old)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.wav"]
+    assert old.read_bytes() == b"old"
+    ours.generate(mel(40), old)
+    assert read_wav(old)[0].size == 39 * HOP

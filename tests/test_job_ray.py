@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -326,6 +327,66 @@ def test_items_left_by_lost_actors_are_done_by_others(
     with pytest.raises(DeviceError, match=r"^2 items are left .*: The GPU is gone\..*--resume"):
         list(made._passes(left))
     assert [len(names) for names in passes] == [8, 5, 2]
+
+
+class Cluster:
+    """Stands in for Ray: one actor in this process, which gets batch after batch."""
+
+    def __init__(self) -> None:
+        self.data = self
+        self.DataContext = SimpleNamespace(get_current=SimpleNamespace)
+        self.is_initialized = lambda: True
+        self.cluster_resources = lambda: {"CPU": 1.0}
+        self.ActorPoolStrategy = SimpleNamespace
+
+    def from_items(self, rows: list[dict[str, str]], override_num_blocks: int) -> Cluster:
+        size = -(-len(rows) // override_num_blocks)
+        self.batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return self
+
+    def map_batches(self, kind: Any, fn_constructor_kwargs: Any, **_: Any) -> Cluster:
+        self.actor = kind(**fn_constructor_kwargs)
+        return self
+
+    def iter_batches(self, **_: Any) -> Iterator[Any]:
+        try:
+            for rows in self.batches:
+                yield self.actor(pyarrow.table({"item": [row["item"] for row in rows]}))
+        finally:
+            self.actor._worker.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sentence"),
+    [
+        (errno.ENOSPC, 1, "cannot be written (No space left on device). 2 done, 3 left"),
+        (errno.EIO, 2, "cannot go on ([Errno 5] Input/output error: "),
+    ],
+    ids=["full", "broken"],
+)
+def test_a_disk_that_fails_an_actor_ends_the_job_as_without_ray(
+    number: int, code: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as a device would: those exit with 3."""
+    job(tmp_path, count=5)
+    monkeypatch.setattr(ray_engine, "_import_ray", lambda _: Cluster())
+    opened: list[Path] = []
+
+    def fails_from_the_second_on(path: Path, mode: str) -> Any:
+        opened.append(path)
+        if len(opened) > 1:  # batches of two items
+            raise OSError(number, os.strerror(number), str(path))
+        return open(path, mode)
+
+    monkeypatch.setattr(ray_actor, "open", fails_from_the_second_on, raising=False)
+    result = run(*arguments(tmp_path, "out", "--engine", "ray"))
+    assert result.exit_code == code, (result.stderr, result.exception)
+    assert sentence in result.stderr
+    assert len(contents(tmp_path / "out")) == 2
+    assert [p.name for p in (tmp_path / "out" / ".wavernn-fast").glob("ray-*")] == []
+    monkeypatch.undo()
+    assert run(*arguments(tmp_path, "out", "--resume")).exit_code == 0
+    assert len(contents(tmp_path / "out")) == 5
 
 
 def test_paths_travel_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

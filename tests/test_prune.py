@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import cases
+import checkpoint_builders as builders
 import numpy as np
 import pytest
 import torch
@@ -315,3 +316,49 @@ def test_a_residual_model_is_not_pruned(tmp_path):
     )
     assert result.exit_code == 2
     assert "Only the dual core can be pruned" in result.stderr
+
+
+def test_a_preset_is_named_as_for_other_commands(tmp_path):
+    """240 samples a frame are not those of the family, so its own preset is not assumed."""
+    state = builders.mkotha(n_mels=80, hidden=32, scales=(4, 6, 10))
+    path = builders.save(tmp_path / "m.pt", state)
+    out = ("-o", tmp_path / "s.safetensors", "--sparsity", 0.5)
+    assert run("prune", path, *out).exit_code == 0
+    assert weights.read(tmp_path / "s.safetensors")[0].preset == "custom"
+    named = run("prune", path, *out, "--preset", "native-22k")
+    assert named.exit_code == 0, named.stderr
+    config, _ = weights.read(tmp_path / "s.safetensors")
+    assert (config.preset, config.mel is not None, config.block_shape) == (
+        "native-22k", True, (16, 1),
+    )  # fmt: skip
+    before = (tmp_path / "s.safetensors").read_bytes()
+    for preset in ("nonsense", "mkotha", "fatchord-raw9"):
+        refused = run("prune", path, *out, "--preset", preset)
+        assert refused.exit_code == 2
+        assert preset in refused.stderr
+    assert (tmp_path / "s.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("dense.safetensors", "is the input"),
+        ("folder.safetensors", "is a folder"),
+        ("none/sparse.safetensors", "there is no folder"),
+        ("sparse.pt", "must end in .safetensors"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prune", "convert"])
+def test_an_output_that_cannot_be_is_refused_before_the_model_is_read(
+    command, output, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "dense.safetensors"
+    source.write_bytes(b"no model")  # as reading it would say
+    (tmp_path / "folder.safetensors").mkdir()
+    options = ("--sparsity", 0.5) if command == "prune" else ()
+    result = run(command, source, "-o", output, *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert source.read_bytes() == b"no model"
+    assert len(list(tmp_path.iterdir())) == 2

@@ -342,7 +342,7 @@ def test_each_gpu_is_compared_with_the_cpu_before_use(two: Fake) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:2", "cuda:0,2", "cuda:0,1,2"])
 def test_a_number_that_no_gpu_has_is_refused_with_those_there_are(device: str, two: Fake) -> None:
-    words = r"there is no GPU 2, there is GPU 0, NVIDIA Big; GPU 1, NVIDIA Other\. Use device='cpu'"
+    words = r"there is no GPU 2, there is GPU 0, NVIDIA Big; GPU 1, NVIDIA Other\. Use device 'cpu'"
     with pytest.raises(DeviceError, match=f"{device}.*{words}"):
         resolve_devices(device)
     assert opened(two) == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import cases
 import numpy as np
 import pytest
 
@@ -117,3 +119,36 @@ def test_training_can_start_from_a_voice() -> None:
     expected, _ = weights.read(FOLDER / f"{voices.DEFAULT}.safetensors")
     assert config == expected
     assert "gru.w_recurrent" in tensors
+
+
+def test_training_starts_from_what_is_there_before_a_voice_of_that_name(
+    tmp_path, monkeypatch
+) -> None:
+    """The rule of every command; of a folder, what has a model in it is there."""
+    from wavernn_fast.train.run import read_start
+
+    monkeypatch.chdir(tmp_path)
+    voice, other = weights.read(FOLDER / f"{voices.DEFAULT}.safetensors"), tmp_path / "other"
+    small = cases.dual_config(32, 16)
+    weights.write(other, small, cases.random_tensors(small))
+    folder = Path(voices.DEFAULT)
+    folder.mkdir()  # such as of its recordings
+    (folder / "a.wav").touch()
+    assert read_start(voices.DEFAULT)[0] == voice[0]
+    with pytest.raises(ModelError, match=r"is a folder without model\.safetensors"):
+        read_start(f"./{voices.DEFAULT}")  # a path is never a voice
+    shutil.copy(other, folder / "model.safetensors")  # a run
+    assert read_start(voices.DEFAULT)[0] == small
+    assert read_start(f"./{voices.DEFAULT}")[0] == small
+    shutil.rmtree(folder)
+    assert read_start(voices.DEFAULT)[0] == voice[0]
+    shutil.copy(other, folder)
+    assert read_start(voices.DEFAULT)[0] == small
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path) -> None:
+    from wavernn_fast.train.run import read_start
+
+    (tmp_path / "recordings").mkdir()
+    with pytest.raises(ModelError, match=r"recordings.*give a run, a canonical model or a voice"):
+        read_start(tmp_path / "recordings")

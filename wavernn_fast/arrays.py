@@ -337,8 +337,12 @@ def to_mel(value: Any, config: ModelConfig, memory: Memory = HOST_MEMORY) -> Giv
     return Given(checked, restore, place)
 
 
-def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
+def to_speaker(
+    value: Any, config: ModelConfig, name: str = "speaker="
+) -> NDArray[np.float64] | None:
     """Check a speaker's vector or number; None for a model that hears no speaker.
+
+    `name` is what messages call the place where it is given.
 
     Returns
     -------
@@ -356,9 +360,9 @@ def to_speaker(value: Any, config: ModelConfig) -> NDArray[np.float64] | None:
     if value is None or size == 0:
         number = f", or a number from 0 to {config.speakers - 1}" if config.speakers else ""
         raise InputError(
-            f"This model speaks for a speaker: give speaker=, a vector of {size} numbers{number}."
+            f"This model speaks for a speaker: give {name}, a vector of {size} numbers{number}."
             if value is None
-            else "This model knows no speakers; leave speaker out."
+            else f"This model knows no speakers; leave {name.rstrip('=')} out."
         )
     array, _ = to_array(value, "speaker's vector")
     if array.ndim == 0 and config.speakers:
@@ -417,15 +421,15 @@ def to_count(value: Any, what: str, least: int = 0, most: int | None = None) -> 
     return count
 
 
-def to_temperature(value: Any) -> float:
-    """Check a temperature: a finite number above 0."""
+def to_temperature(value: Any, greedy: str = "greedy=True") -> float:
+    """Check a temperature: a finite number above 0; `greedy` is what messages call its limit."""
     try:
         temperature = float(value)
     except (TypeError, ValueError):
         raise InputError(f"The temperature is {value!r}, expected a number.") from None
     if not (math.isfinite(temperature) and temperature > 0.0):
+        way_out = f" (for no chance at all use {greedy})" if greedy else ""
         raise InputError(
-            f"The temperature is {value!r}, expected a finite number above 0 "
-            "(for no chance at all use greedy=True)."
+            f"The temperature is {value!r}, expected a finite number above 0{way_out}."
         )
     return temperature

@@ -25,13 +25,13 @@ from .encoding import quantize as quantize
 from .encoding import wav_header as wav_header
 from .errors import AudioError, InputError, MissingDependencyError
 from .features import check_wave
-from .files import PIPE, PathLike, label, number_of, open_source, write_atomic
+from .files import PIPE, PathLike, check_target, label, number_of, open_source, write_atomic
 
 MAX_MEL_BYTES = 2**31  # of one array in a file; a larger one is a mistake or an attack
 _BLOCK = 2**18  # samples read at once
 
 MEL_SUFFIXES = (".npy", ".npz", ".safetensors")  # read by read_mel
-READ_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
+READ_SUFFIXES = (*AUDIO_SUFFIXES, ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 
 logger = logging.getLogger("wavernn_fast")
 
@@ -166,12 +166,31 @@ def write_wav(
     AudioError
         If the file cannot be written; `errno` says why (such as ENOSPC).
     """
+    write_atomic(path, _encoded(path, wave, sample_rate, subtype))
+
+
+def _encoded(
+    path: PathLike, wave: ArrayLike, sample_rate: int, subtype: Subtype
+) -> Iterator[bytes]:
     suffix = "" if os.fspath(path) == PIPE else Path(path).suffix
     try:
-        blocks = encode(wave, sample_rate, suffix, subtype)
+        return encode(wave, sample_rate, suffix, subtype)
     except InputError as error:
         raise InputError(f"{label(path)}: {error}") from None
-    write_atomic(path, blocks)
+
+
+def check_wav(path: PathLike, sample_rate: int, subtype: Subtype = "PCM_16") -> None:
+    """See that `write_wav` could write such a file, before minutes of work; nothing stays.
+
+    Raises
+    ------
+    InputError
+        If the ending, the sample rate or the subtype is unusable.
+    AudioError
+        If the folder is missing or cannot be written.
+    """
+    _encoded(path, np.zeros(1, np.float32), sample_rate, subtype)
+    check_target(path)
 
 
 def read_mel(path: PathLike) -> NDArray[Any]:

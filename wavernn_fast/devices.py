@@ -76,7 +76,7 @@ def resolve_devices(device: str) -> list[Target]:
         reason = device_problem(kind, number)
         if reason:
             raise DeviceError(
-                f"Device {device!r} is not available: {reason}. Use device='cpu' or 'auto'; "
+                f"Device {device!r} is not available: {reason}. Use device 'cpu' or 'auto'; "
                 "`wavernn-fast doctor` reports what this machine has."
             )
     return [Target(kind, number) for number in numbers]
@@ -254,7 +254,7 @@ def make_devices(
         sentence = f"The kernel on {name} was compared with the CPU before use, and {wrong}."
         if device != "auto":
             raise DeviceError(
-                f"{sentence} Use device='cpu', and please report it with {one.engine.isa}."
+                f"{sentence} Use device 'cpu', and please report it with {one.engine.isa}."
             )
         logger.warning("%s Running on the CPU.", sentence)
         # Many streams are fp16 on a GPU only; here "auto" is what it is where there is none.

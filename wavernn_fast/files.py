@@ -49,7 +49,10 @@ def standard_output() -> BinaryIO:
 def open_source(path: PathLike) -> str | BinaryIO:
     """Path of a readable file, or the bytes of standard input; says what is wrong if neither."""
     if os.fspath(path) == PIPE:
-        return io.BytesIO(standard_input().read())
+        data = standard_input().read()
+        if not data:
+            raise AudioError("The standard input is empty.")
+        return io.BytesIO(data)
     name = os.fspath(path)
     if os.path.isdir(name):
         raise AudioError(f"{name!r} is a folder, expected a file.")
@@ -92,9 +95,47 @@ def write_atomic(path: PathLike, blocks: Iterable[bytes]) -> None:
     except AudioError:
         raise
     except OSError as error:
+        name = "The standard output" if os.fspath(path) == PIPE else label(path)
+        failure = AudioError(f"{name} cannot be written ({error.strerror or error}).")
+        failure.errno = error.errno
+        raise failure from error
+
+
+def check_target(path: PathLike) -> None:
+    """See that `write_atomic` could write a file here, before the work that it is for.
+
+    Raises
+    ------
+    AudioError
+        Saying why it could not.
+    """
+    target = Path(path)
+    if os.fspath(path) == PIPE:
+        standard_output()
+        return
+    try:
+        if target.is_dir():
+            raise AudioError(f"{label(path)} is a folder; give the name of a file in it.")
+        if target.exists() and not target.is_file():
+            if not os.access(target, os.W_OK):  # opening a pipe would wait for its reader
+                raise AudioError(f"{label(path)} cannot be written (permission denied).")
+            return
+        if not target.parent.is_dir():
+            raise AudioError(
+                f"{label(path)} cannot be written: there is no folder {str(target.parent)!r}. Make "
+                "it first."
+            )
+        part = _part(target)
+        part.open("xb").close()
+        part.unlink()
+    except OSError as error:
         failure = AudioError(f"{label(path)} cannot be written ({error.strerror or error}).")
         failure.errno = error.errno
         raise failure from error
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f".{secrets.token_hex(4)}.part-{os.getpid()}")
 
 
 def _replace(target: Path, blocks: Iterable[bytes]) -> None:
@@ -111,7 +152,7 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     OSError
         Whatever opening, writing or renaming raises; nothing is left behind.
     """
-    part = target.with_name(f".{secrets.token_hex(4)}.part-{os.getpid()}")
+    part = _part(target)
     try:
         with part.open("xb") as file:
             yield file

@@ -191,7 +191,10 @@ def _header(path: Path, data: bytes) -> dict[str, Any]:
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else None
     # Every header starts with "{"; another kind of file gives some huge length instead.
     if length is None or (len(data) > 8 and data[8:9] != b"{"):
-        raise ModelError(f"{wrong}: it does not start with a header.")
+        raise ModelError(
+            f"{wrong}: it does not start with a header. Make one of a "
+            "checkpoint with 'wavernn-fast convert'."
+        )
     if length > MAX_HEADER_BYTES:
         raise ModelError(f"{wrong}: its header has {length} bytes, limit {MAX_HEADER_BYTES}.")
     if length > len(data) - 8:

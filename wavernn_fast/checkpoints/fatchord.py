@@ -36,7 +36,6 @@ from .layout import (
 _RESNET = "upsample.resnet."
 _BLOCK = re.compile(r"upsample\.resnet\.layers\.(\d+)\.")
 _FIR = re.compile(r"upsample\.up_layers\.(\d+)\.weight$")
-_STAGES = 3  # of the published models; a file with fewer has lost some
 _MAX_BLOCKS = 256
 LINEAR_GAIN = 0.045  # of the mel after linear upsampling, in the program that has it
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -120,12 +119,18 @@ def layout_for(blocks: int | None, stages: int) -> Layout:
     return layout_of(Variant(blocks, stages))
 
 
+def stages_of(state: State, prefix: str) -> int:
+    """How many filters the upsampling has: one stands behind every repetition of a list."""
+    last = last_index(re.compile(rf"{re.escape(prefix)}\.(\d+)\.weight$"), state)
+    names = [f"{prefix}.{2 * k + 1}.weight" for k in range(min((last + 1) // 2, fir.MAX_STAGES))]
+    return fir.expected_stages([state[n].size // 2 if n in state else 0 for n in names])
+
+
 def variant_of(state: State) -> Variant:
     """Count what a state dict of fatchord's own layout has."""
     aux = any(name.startswith(_RESNET) for name in state)
     blocks = min(last_index(_BLOCK, state) + 1, _MAX_BLOCKS) if aux else None
-    stages = min((last_index(_FIR, state) + 1) // 2, 8)
-    return Variant(blocks, max(stages, _STAGES))
+    return Variant(blocks, stages_of(state, "upsample.up_layers"))
 
 
 def _layout(state: State) -> Layout:
@@ -153,7 +158,7 @@ def size_problems(sizes: Mapping[str, int]) -> list[str]:
         )
     if sizes.get("T", 1) % 2 == 0:
         found.append(f"the first convolution sees {sizes['T']} frames, expected an odd number")
-    taps = [size for name, size in sorted(sizes.items()) if re.fullmatch(r"S\d", name)]
+    taps = fir.taps_of(sizes)
     if any(n % 2 == 0 or n < 3 for n in taps):
         found.append(f"upsampling filters have {taps} taps, expected odd numbers 2s + 1 from 3 up")
         return found
@@ -162,6 +167,7 @@ def size_problems(sizes: Mapping[str, int]) -> list[str]:
             found.append("the model interpolates linearly, but pads no frames to cut off again")
         return found
     scales = [n // 2 for n in taps]
+    found += fir.few_problems(scales)
     hop, radius = math.prod(scales), fir.radius_in_samples(scales, scales)
     if hop > fir.MAX_HOP:
         found.append(f"the filters imply {hop} samples a frame, limit {fir.MAX_HOP}")
@@ -282,7 +288,7 @@ def _linear(sizes: Mapping[str, int], tensors: Tensors) -> dict[str, Any]:
 
 
 def sizes_of(state: State) -> dict[str, int]:
-    """Sizes implied by the shapes: R, K, M, A, C, W, T and the taps S0, S1, S2."""
+    """Sizes implied by the shapes: R, K, M, A, C, W, T and the taps S0, S1, ..."""
     return solve(_layout(state), state)
 
 

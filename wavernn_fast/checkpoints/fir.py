@@ -8,13 +8,46 @@ small matrix: mel_up[n * hop + p] = sum_j kernel[p, j] * mel[n - left + j].
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_HOP = 1 << 16  # samples per frame; a bound on what a file can make us allocate
+MAX_STAGES = 32  # a bound on the tensors that one high number can make us miss
+_USUAL_STAGES = 3  # of the published models
+_LEAST_HOP = 40  # samples per frame, 5 ms at 8 kHz
+
+
+def expected_stages(scales: Sequence[int]) -> int:
+    """How many stages a file has that has these, of which those that it lost are 0.
+
+    The programs make any number of them, and no tensor tells the number: what a file that lost its
+    last ones still has is a shorter chain. It is known by its frames, which are too short for
+    speech; then the usual number was meant.
+    """
+    found = min(len(scales), MAX_STAGES)
+    hop = math.prod(max(1, scale) for scale in scales[:found])
+    return max(found, _USUAL_STAGES) if hop < _LEAST_HOP else found
+
+
+def few_problems(scales: Sequence[int]) -> list[str]:
+    """Say why stages are missed where `expected_stages` expects more than there are."""
+    if not scales or expected_stages(scales) == len(scales):
+        return []
+    return [
+        f"{len(scales)} upsampling filter{'s' * (len(scales) > 1)} would lead to "
+        f"{math.prod(scales)} samples a frame: fewer than {_USUAL_STAGES} are taken for all that "
+        f"the model has only where they lead to {_LEAST_HOP} or more"
+    ]
+
+
+def taps_of(sizes: Mapping[str, int]) -> list[int]:
+    """The taps S0, S1, ... among solved sizes, in the order of the stages."""
+    found = [name for name in sizes if re.fullmatch(r"S\d+", name)]
+    return [sizes[name] for name in sorted(found, key=lambda name: int(name[1:]))]
 
 
 class Upsampler(NamedTuple):

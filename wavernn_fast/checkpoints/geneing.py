@@ -84,7 +84,7 @@ def _fits(state: State) -> bool:
 
 
 def sizes_of(state: State) -> dict[str, int]:
-    """Sizes implied by the shapes: R, K, M, A, C, W, T and the taps S0, S1, S2."""
+    """Sizes implied by the shapes: R, K, M, A, C, W, T and the taps S0, S1, ..."""
     return solve(_layout(state), state)
 
 

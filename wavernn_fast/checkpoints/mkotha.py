@@ -1,4 +1,4 @@
-"""mkotha's WaveRNN: the dual-softmax cell conditioned on a mel upsampled by three small filters.
+"""mkotha's WaveRNN: the dual-softmax cell conditioned on a mel upsampled by small filters.
 
 Inputs of the GRU are mel, c_{t-1}, f_{t-1}, c_t. Each upsampling stage repeats values s times and
 runs 2s - 1 taps and a bias without padding; one sample is cut at each end after the last, so n
@@ -23,7 +23,6 @@ from .fatchord import last_index
 from .layout import Converted, Dialect, Layout, State, checked_sizes, float32, solve
 
 _STAGE = re.compile(r"upsample\.up_layers\.(\d+)\.(?:weight|bias)$")
-_STAGES = 3  # of the published models; a file with fewer has lost some
 _LAYERS = {"coarse_fc1": "fc1", "coarse_fc2": "fc2", "fine_fc1": "fc3", "fine_fc2": "fc4"}
 
 
@@ -50,8 +49,12 @@ def _layout(state: State) -> Layout:
         layout[f"wavernn.{first}.bias"] = "F"
         layout[f"wavernn.{second}.weight"] = "256 F"
         layout[f"wavernn.{second}.bias"] = "256"
-    stages = max(_STAGES, min(last_index(_STAGE, state) + 1, 8))
-    for k in range(stages):
+    names = [
+        f"upsample.up_layers.{k}.weight"
+        for k in range(min(last_index(_STAGE, state) + 1, fir.MAX_STAGES))
+    ]
+    scales = [(state[n].size + 1) // 2 if n in state else 0 for n in names]
+    for k in range(fir.expected_stages(scales)):
         layout[f"upsample.up_layers.{k}.weight"] = f"1 1 1 S{k}"
         layout[f"upsample.up_layers.{k}.bias"] = "1"
     return layout
@@ -59,10 +62,12 @@ def _layout(state: State) -> Layout:
 
 def _size_problems(sizes: Mapping[str, int]) -> list[str]:
     found = width_problems(sizes)
-    taps = [size for name, size in sorted(sizes.items()) if re.fullmatch(r"S\d", name)]
+    taps = fir.taps_of(sizes)
     if any(n % 2 == 0 or n < 3 for n in taps):
         found.append(f"upsampling filters have {taps} taps, expected odd numbers 2s - 1 from 3 up")
-    hop = math.prod((n + 1) // 2 for n in taps)
+    scales = [(n + 1) // 2 for n in taps]
+    found += fir.few_problems(scales)
+    hop = math.prod(scales)
     if hop > fir.MAX_HOP:
         found.append(f"the filters imply {hop} samples a frame, limit {fir.MAX_HOP}")
     return found
@@ -85,7 +90,7 @@ def _sample_weights(w_input: NDArray[Any], n_mels: int) -> NDArray[np.float32]:
 
 
 def sizes_of(state: State) -> dict[str, int]:
-    """Sizes implied by the shapes: D, M, F and the taps S0, S1, S2."""
+    """Sizes implied by the shapes: D, M, F and the taps S0, S1, ..."""
     state = upgraded(state)
     return solve(_layout(state), state)
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
+from . import fir
 
 State = dict[str, NDArray[Any]]
 
@@ -34,7 +35,9 @@ def is_model_bin(head: bytes) -> bool:
     if len(head) < _HEAD.size + 4 + 7:
         return False
     blocks, stages, hop, pad = _HEAD.unpack_from(head)
-    sensible = 0 <= blocks < 256 and 0 < stages <= 8 and 0 < hop <= 1 << 16 and 0 <= pad < 64
+    sensible = (
+        0 <= blocks < 256 and 0 < stages <= fir.MAX_STAGES and 0 < hop <= 1 << 16 and 0 <= pad < 64
+    )
     return sensible and head[_HEAD.size :].startswith(b"\x01\0\0\0Conv1d(")
 
 

@@ -13,7 +13,6 @@ from .layout import Converted, Dialect, State, batch_norm_counters, checked_size
 
 _SEQUENCE = "upsample.resnet.melresnet_model"
 _BLOCK = re.compile(r"upsample\.resnet\.melresnet_model\.(\d+)\.resblock_model\.")
-_FIR = re.compile(r"upsample\.upsample_layers\.(\d+)\.weight$")
 _FIRST_BLOCK = 3  # after convolution, batch-norm and ReLU
 _IN_BLOCK = {"conv1": 0, "batch_norm1": 1, "conv2": 3, "batch_norm2": 4}
 _MAX_BLOCKS = 256
@@ -22,8 +21,7 @@ _MAX_BLOCKS = 256
 def _counts(state: State) -> tuple[int, int]:
     """Numbers of residual blocks and of upsampling stages."""
     blocks = max(0, fatchord.last_index(_BLOCK, state) - _FIRST_BLOCK + 1)
-    stages = (fatchord.last_index(_FIR, state) + 1) // 2
-    return min(blocks, _MAX_BLOCKS), max(3, min(stages, 8))
+    return min(blocks, _MAX_BLOCKS), fatchord.stages_of(state, "upsample.upsample_layers")
 
 
 def _their_name(name: str, blocks: int) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
+from types import FrameType
+from typing import Any
 
 import click
 
@@ -51,15 +57,61 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; what cannot be printed, as on a full disk, ends it with a sentence."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:  # of a file, which its command knows better
+                raise
+            forget_stdout()
+            reason = error.strerror or error
+            with contextlib.suppress(OSError):
+                click.echo(f"wavernn-fast: The output cannot be written ({reason}).", err=True)
+            sys.exit(EXIT_SOME_FAILED)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _ended_by_sigterm():
+                return super().invoke(ctx)
         except WaveRNNError as error:
             click.echo(f"wavernn-fast: {error}", err=True)
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             click.echo("wavernn-fast: interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Meanwhile SIGTERM ends the command as Ctrl-C does, without its files in the making.
+
+    A second one ends it at once. Commands that end in a way of their own (jobs, the service) take
+    the signal themselves. A process that was forked and has kept the handler dies as before.
+    """
+    before, process = signal.getsignal(signal.SIGTERM), os.getpid()
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def forget_stdout() -> None:
+    """Nobody reads it any more: the interpreter shall not complain when it flushes."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(error: WaveRNNError) -> int:
@@ -108,7 +160,7 @@ def _set_up_logging(verbose: int, quiet: bool) -> None:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 some items failed, 2 wrong usage or unusable model, "
-    "3 device, 130 interrupted. 'wavernn-fast COMMAND --help' has examples.",
+    "3 device, 130 interrupted (Ctrl-C, SIGTERM). 'wavernn-fast COMMAND --help' has examples.",
 )
 @click.version_option(__version__, prog_name="wavernn-fast")
 @click.option("-v", "--verbose", count=True, type=click.IntRange(0, 2, clamp=True), help="More.")

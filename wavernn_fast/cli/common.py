@@ -16,7 +16,7 @@ import click
 
 from .. import voices
 from ..errors import InputError
-from .outputs import is_file
+from .outputs import is_file, make_folders
 
 if TYPE_CHECKING:
     from ..vocoder import Vocoder
@@ -57,7 +57,8 @@ def temperature(
     """Refuse what is no temperature."""
     from ..arrays import to_temperature
 
-    return None if value is None else to_temperature(value)
+    greedy = "--greedy" if any(p.name == "greedy" for p in ctx.command.params) else ""
+    return None if value is None else to_temperature(value, greedy)
 
 
 engine_options = stack(
@@ -128,11 +129,6 @@ sampling_options = stack(
         help="Above 0; less than 1 is safer and duller.",
     ),
     click.option("--greedy", is_flag=True, help="Take the likeliest class; no chance at all."),
-)
-speaker_option = click.option(
-    "--speaker",
-    metavar="FILE|NUMBER",
-    help="Whose voice, for a model that hears one: a vector as .npy, or a number of its speakers.",
 )
 output_options = stack(
     click.option(
@@ -288,17 +284,8 @@ def check_outputs(items: Sequence[Item], options: dict[str, Any]) -> None:
 
 
 def prepare_folders(items: Sequence[Item]) -> None:
-    """Make the output folders and check that they can be written, before any work.
-
-    Raises
-    ------
-    InputError
-        Naming the folder and the system's reason.
-    """
-    from ..jobs.plan import check_folder
-
-    for folder in sorted({Path(item.target).parent for item in items if item.target != PIPE}):
-        check_folder(folder)
+    """Make the folders of items; see `outputs.make_folders`."""
+    make_folders(item.target for item in items if item.target != PIPE)
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import click
 
-from ..errors import InputError, ModelError
+from ..errors import ModelError
 from . import common
+from .outputs import model_file
 
 
 @click.command(
@@ -42,13 +43,7 @@ def command(ctx: click.Context, /, source: str, output: str, **options: Any) -> 
     """
     from .. import checkpoints, weights
 
-    target = Path(output)
-    if target.suffix != ".safetensors":
-        raise InputError(f"The output {output!r} must end in .safetensors.")
-    if target.is_dir():
-        raise InputError(f"The output {output!r} is a folder, expected a file.")
-    if target.resolve() == Path(source).resolve():
-        raise InputError(f"The output {output!r} is the input; choose another name.")
+    target = model_file(output, source)
     config, tensors = checkpoints.load(source, preset=options["preset"])
     dtype: Literal["fp32", "fp16", "bf16"] = options["dtype"]
     facts: dict[str, Any] = {"source": source, "target": output, "dtype": dtype}

@@ -24,7 +24,9 @@ _NEXT = (
         "wavernn-fast demo -o demo.wav --seconds 2 --dtype int8 --threads 1 --json",
     ),
 )
-@click.option("-o", "--output", required=True, metavar="OUT", help="A .wav or .flac file.")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", help="A .wav, .flac or .ogg file, or '-'."
+)
 @click.option(
     "--seconds", type=click.FloatRange(0.1, 600), help="Stop after so much. [default: all of it]"
 )
@@ -47,7 +49,8 @@ def command(ctx: click.Context, /, output: str, **options: Any) -> None:
     """
     items = [common.Item("demo", output)]
     if output != common.PIPE and not output.lower().endswith(common.WRITTEN_AUDIO):
-        raise click.UsageError(f"-o is {output!r}; the name must end in .wav, .wave or .flac.")
+        endings = ", ".join(common.WRITTEN_AUDIO)
+        raise click.UsageError(f"-o is {output!r}; the name must end in {endings}, or be '-'.")
     common.check_outputs(items, options)
     common.prepare_folders(items)
     facts = _sound(output, options)

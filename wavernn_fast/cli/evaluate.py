@@ -12,7 +12,7 @@ import click
 
 from ..errors import AudioError, MissingDependencyError, WaveRNNError
 from ..files import write_atomic
-from . import common, folding
+from . import common, folding, speaker
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation, Evaluator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @common.model_options
 @common.sampling_options
 @folding.options
-@common.speaker_option
+@speaker.option
 @click.option(
     "--dtypes", default="fp32", show_default=True, callback=common.dtype_list,
     help="Types to score the recordings with, such as fp32,fp16,int8; --dtype is that of the copy.",
@@ -78,19 +78,18 @@ def _items(recordings: Sequence[str], output: str | None) -> list[common.Item]:
 
 
 def _evaluator(options: dict[str, Any]) -> Evaluator:
-    from .. import audio, checkpoints
+    from .. import checkpoints
     from ..devices import resolve_device
     from ..evaluation import Evaluator, Settings
 
-    device, speaker = options["device"], options["speaker"]
-    speaker = None if speaker is None else audio.read_speaker(speaker)
+    device = options["device"]
     kind = resolve_device(device)  # before a long load
     config, tensors = checkpoints.load(options["model"], preset=options["preset"])
     names = ("dtypes", "dtype", "threads", "seed", "temperature", "greedy", "fold")
     settings = Settings(
         device=kind if device == "auto" else device,
         with_torch=not options["no_torch"],
-        speaker=speaker,
+        speaker=speaker.read(options["speaker"], config),
         **{name: options[name] for name in names},
     )
     return Evaluator(config, tensors, settings)

@@ -126,7 +126,8 @@ class Synthesis:
         config = self.settings.config() if voc is None else voc.config
         fold_sizes(config, self.settings.folding())  # what no item could be made with
         reader = ItemReader(self.settings, config)
-        reader.speaker(self.settings.speaker)  # refused here, once, and not for every file
+        if self.settings.speaker or not all(getattr(i, "speaker", None) for i in self.items):
+            reader.speaker(self.settings.speaker)  # refused here, once, and not for every file
         if self.single:
             assert voc is not None
             return _Single(self, voc, reader).run()

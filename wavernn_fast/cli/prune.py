@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from ..errors import InputError, ModelError
+from ..errors import ModelError
 from . import common
+from .outputs import model_file
 from .train_options import block_options
 
 
@@ -22,6 +23,7 @@ from .train_options import block_options
 @click.option("-o", "--output", required=True, metavar="OUT.safetensors")
 @click.option("--sparsity", required=True, type=float, help="Share of blocks that becomes zero.")
 @block_options
+@click.option("--preset", help="Mel and output rules to store, when the checkpoint does not say.")
 @click.option(
     "--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]),
     help="How the weights are stored.",
@@ -39,9 +41,8 @@ def command(model: str, output: str, **options: Any) -> None:
     from .. import checkpoints, weights
     from ..train.prune import PruneSettings, prune_once
 
-    if not output.endswith(".safetensors"):
-        raise InputError(f"The output {output!r} must end in .safetensors.")
-    config, tensors = checkpoints.load(model)
+    target = model_file(output, model)
+    config, tensors = checkpoints.load(model, preset=options["preset"])
     if config.core != "dual":
         raise ModelError(f"Only the dual core can be pruned; {model} is {config.core}.")
     settings = PruneSettings(
@@ -51,7 +52,7 @@ def command(model: str, output: str, **options: Any) -> None:
         outputs=options["prune_outputs"],
     )
     config, tensors, counts = prune_once(config, tensors, settings)
-    weights.write(output, config, tensors, options["dtype"])
+    weights.write(target, config, tensors, options["dtype"])
     if options["as_json"]:
         pruned = [count.to_dict() for count in counts]
         common.print_json({"source": model, "target": output, "pruned": pruned})

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from . import common, folding, jobs
+from . import common, folding, jobs, speaker
 
 
 @click.command(
@@ -29,7 +29,7 @@ from . import common, folding, jobs
 @common.voice_options
 @common.sampling_options
 @folding.options
-@common.speaker_option
+@speaker.option
 @common.output_options
 @jobs.options
 @common.json_option

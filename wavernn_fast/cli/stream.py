@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import audio, files
 from ..errors import AudioError, InputError
-from . import common
+from . import common, forget_stdout, speaker
 
 if TYPE_CHECKING:
     from ..stream_facts import StreamFacts
@@ -66,7 +63,7 @@ Wave = NDArray[np.float32]
 )
 @click.option("--no-fade-out", is_flag=True, help="Neither fade the end nor hold it back for that.")
 @common.sampling_options
-@common.speaker_option
+@speaker.option
 @click.option(
     "--json",
     "as_json",
@@ -97,33 +94,13 @@ def command(ctx: click.Context, /, mel: str, output: str, **options: Any) -> Non
     facts = voc.stream_facts(chunk, fade_out=not options["no_fade_out"])
     clock = Clock(voc.sample_rate)
     try:
-        with _ended_by_sigterm(), _sink(output, voc.sample_rate, options) as write:
+        with _sink(output, voc.sample_rate, options) as write:
             _play(_chunks(voc, mel, chunk, clock, options), write, clock)
         report = clock.report()
     except BrokenPipeError:
-        _forget_stdout()
+        forget_stdout()
         report = {**clock.report(), "reader_left": True}
     _tell(ctx, facts, report, output, options)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Meanwhile SIGTERM ends the command as Ctrl-C does, without a file; a second one at once."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    before = signal.getsignal(signal.SIGTERM)
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or before is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _is_special(path: str) -> bool:
@@ -212,8 +189,7 @@ def _chunks(
     """The sound of the mel named on the command line."""
     said = {name: options[name] for name in ("seed", "temperature", "greedy")}
     said |= {"fade_out": not options["no_fade_out"], "chunk_frames": chunk}
-    if options["speaker"] is not None:
-        said["speaker"] = audio.read_speaker(options["speaker"])
+    said["speaker"] = speaker.read(options["speaker"], voc.config)
     if options["raw_mel"]:
         frames = _raw_frames(source, voc.config.n_mels)
     else:
@@ -342,12 +318,6 @@ def _target(output: str) -> Iterator[tuple[IO[bytes], bool]]:
         raise AudioError(
             f"{files.label(output)} cannot be written ({error.strerror or error})."
         ) from error
-
-
-def _forget_stdout() -> None:
-    """Nobody reads it any more: the interpreter shall not complain when it flushes."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- report ---------------------------------------------------------------------------------------

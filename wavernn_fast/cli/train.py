@@ -82,6 +82,9 @@ def command(ctx: click.Context, /, data: str, **options: Any) -> None:
     need_torch()
     from ..train import processes, run
 
+    if not options["output"]:  # which would be the current folder
+        raise InputError("The output is empty; give a folder for the run with -o.")
+
     here = processes.start(options["device"], options["threads"])
     try:
         folder = Path(options["output"])
@@ -169,7 +172,7 @@ def _plan(
             raise click.UsageError(
                 f"A model that is started from keeps its sizes; leave {', '.join(sizes)} out."
             )
-        tensors = run.read_start(Path(options["start"]))
+        tensors = run.read_start(options["start"])
         config = dataclasses.replace(tensors[0], block_shape=None, pruned=())
     settings = TrainSettings(**_numbers(config, options), prune=_pruning(options, given))
     return config, settings, tensors

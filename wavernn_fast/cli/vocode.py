@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import common, folding, jobs
+from . import common, folding, jobs, speaker
 
 
 @click.command(
@@ -27,7 +27,7 @@ from . import common, folding, jobs
 @common.model_options
 @common.sampling_options
 @folding.options
-@common.speaker_option
+@speaker.option
 @common.output_options
 @jobs.options
 @common.json_option

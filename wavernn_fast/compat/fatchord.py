@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import write_wav
+from ..audio import check_wav, write_wav
 from ..config import OutputConfig
 from ..errors import InputError
 from ..fold import Folding, unfold
@@ -109,10 +109,12 @@ class WaveRNN(Player):
         Raises
         ------
         InputError
-            If the mel or the fold sizes are unusable.
+            If the mel, the fold sizes or the ending of the file are unusable.
         AudioError
-            If the file cannot be written.
+            If the file cannot be written; what can be told of it is told before anything is drawn.
         """
+        if save_path is not None:
+            check_wav(save_path, self.sample_rate, "FLOAT")
         wave = self.wave(mels, (target, overlap) if batched else None, mu_law)
         if save_path is not None:
             write_wav(save_path, wave, self.sample_rate, "FLOAT")

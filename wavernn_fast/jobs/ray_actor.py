@@ -68,7 +68,7 @@ class EngineActor:
 
     def __init__(self, task: Task) -> None:
         self._task, self._stop, self._done = task, _JobFile(task.job_file), _DoneBefore(task)
-        self._error: WaveRNNError | None = None
+        self._error: WaveRNNError | OSError | None = None
         self._checked = False
         settings = task.settings
         if not task.on_gpu:  # Ray counts on as many
@@ -100,7 +100,7 @@ class EngineActor:
             except _TriedTooOftenError as error:
                 yield _line(error)
                 return
-            except WaveRNNError as error:
+            except (WaveRNNError, OSError) as error:  # of the system: a journal on a full disk
                 self._error = error  # this actor does nothing more
         yield _line(self._error)
         if isinstance(self._error, DeviceError):
@@ -199,13 +199,20 @@ class _DoneBefore:
                         self._lines[line["name"]] = kept
 
 
-def _line(error: WaveRNNError) -> dict[str, Any]:
+def _line(error: WaveRNNError | OSError) -> dict[str, Any]:
+    if not isinstance(error, WaveRNNError):  # its class says no more than its number
+        details = {"strerror": error.strerror, "filename": error.filename}
+        return {"error": str(error), "kind": "OSError", "errno": error.errno, **details}
     kind = DeviceError if isinstance(error, DeviceError) else type(error)
     return {"error": str(error), "kind": kind.__name__}
 
 
 def raise_again(line: dict[str, Any]) -> None:
     """Raise the error that an actor has sent, unless it is of its device alone."""
+    if line["kind"] == "OSError":
+        if line["errno"] is None:
+            raise OSError(line["error"])
+        raise OSError(line["errno"], line["strerror"], line["filename"])
     kind = getattr(errors, line["kind"], WaveRNNError)
     if kind is not DeviceError:
         raise kind(line["error"])

@@ -110,6 +110,8 @@ class RayWorker:
             If a machine of it does not see the output root, or settings have no meaning.
         ModelError
             If a machine cannot use the model.
+        OSError
+            If a journal cannot be written; a full disk makes a `Stop.request` instead.
         """
         left = {item.name: _travelling(item) for item in items}
         if not left:
@@ -230,6 +232,8 @@ class RayWorker:
                     self.times.add(line["times"])
                 elif "error" not in line:
                     yield Outcome(**line)
+                elif line.get("errno") in parts.FULL:  # batches that have been begun end early
+                    self._stop.request(f"The journal cannot be written ({line['strerror']}).")
                 elif not self._stop.requested:
                     raise_again(line)
                     self._lost = line["error"]

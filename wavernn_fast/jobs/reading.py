@@ -100,7 +100,8 @@ class ItemReader:
         """The vector in a file, or a number, checked against the model; read once."""
         if path not in self._speakers:
             vector = None if path is None else audio.read_speaker(path)
-            self._speakers[path] = arrays.to_speaker(vector, self._config)
+            name = "--speaker" if path == self._settings.speaker else "the list's speaker"
+            self._speakers[path] = arrays.to_speaker(vector, self._config, name)
         return self._speakers[path]
 
     def describe(self, ready: Ready, wave: NDArray[np.float32]) -> dict[str, Any]:

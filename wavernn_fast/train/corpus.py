@@ -68,7 +68,7 @@ def find_recordings(data: str | Path) -> list[Path]:
             raise InputError(f"The folder {str(path)!r} holds no audio file ({endings}).")
         return files
     if not os.path.exists(path):
-        raise InputError(f"The training data {str(path)!r} does not exist.")
+        raise InputError(f"The folder, list or recording {str(path)!r} does not exist.")
     if path.suffix.lower() in MANIFESTS:
         return _manifest(path)
     return [path]

@@ -345,6 +345,24 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
         raise ModelError(f"{str(folder / SETTINGS)!r} cannot be written ({error}).") from error
 
 
-def read_start(path: Path) -> tuple[ModelConfig, Any]:
-    """Model to start from: a canonical file, the folder of a run, or a voice of the package."""
-    return weights.read(path / MODEL if os.path.isdir(path) else voices.resolve(path))
+def read_start(path: str | os.PathLike[str]) -> tuple[ModelConfig, Any]:
+    """Model to start from: a canonical file, the folder of a run, or a voice of the package.
+
+    What is there comes before a voice of the same name, as for every command; a folder is there
+    only if it has a model, so that one of recordings or outputs hides nothing.
+
+    Raises
+    ------
+    ModelError
+        If it is none of these, or the file cannot be used.
+    """
+    model = Path(path, MODEL)
+    if os.path.isdir(path):
+        if os.path.exists(model):
+            return weights.read(model)
+        if voices.resolve(path) == Path(path):
+            raise ModelError(
+                f"{os.fspath(path)!r} is a folder without {MODEL}, so no run that can be started "
+                "from; give a run, a canonical model or a voice."
+            )
+    return weights.read(voices.resolve(path))
