@@ -1,4 +1,6 @@
 # Writes OUTPUT, a C++ file that holds the text of FILES (relative to SOURCE_DIR) as string literals.
+# They become strings when they are asked for: the compiler takes seconds to try whether it can make
+# them while it compiles.
 set(body "")
 foreach(file IN LISTS FILES)
   file(READ "${SOURCE_DIR}/${file}" text)
@@ -7,11 +9,15 @@ endforeach()
 file(WRITE "${OUTPUT}.new" "// Generated from csrc/cuda/kernels.
 #include \"gpu/kernel_sources.h\"
 
+#include <iterator>
+
 namespace wavernn_fast::gpu {
 
 const std::vector<std::pair<std::string, std::string>>& kernel_sources() {
-  static const std::vector<std::pair<std::string, std::string>> sources = {
+  static const std::pair<const char*, const char*> texts[] = {
 ${body}  };
+  static const std::vector<std::pair<std::string, std::string>> sources(std::begin(texts),
+                                                                        std::end(texts));
   return sources;
 }
 
