@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -32,8 +33,9 @@ from wavernn_fast.jobs.settings import Settings
 from wavernn_fast.jobs.stop import Stop
 from wavernn_fast.jobs.work import Outcome
 
-pytest.importorskip("ray", reason='Ray is not installed: pip install "wavernn-fast[ray]"')
-pyarrow = pytest.importorskip("pyarrow")
+# Not imported here: both take seconds, in every process that collects tests.
+if not all(importlib.util.find_spec(name) for name in ("ray", "pyarrow")):
+    pytest.skip('Ray is not installed: pip install "wavernn-fast[ray]"', allow_module_level=True)
 
 
 def processes_below(pid: int) -> dict[int, str]:
@@ -137,6 +139,7 @@ def task_of(folder: Path, settings: Settings, token: str = "0123abcd") -> Task:
 def ask(actor: EngineActor, items: Iterable[Item]) -> list[dict[str, Any]]:
     """Give an actor a batch, as Ray does."""
     rows = [json.dumps(vars(item)) for item in items]
+    pyarrow = importlib.import_module("pyarrow")
     lines = actor(pyarrow.table({"item": rows}))["outcome"].to_pylist()
     return [line for line in map(json.loads, lines) if "times" not in line]
 
