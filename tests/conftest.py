@@ -23,10 +23,11 @@ settings.load_profile("search" if os.environ.get("WF_SEARCH") else "repeat")
 
 # Files are given out whole to processes side by side, which end together if the longest begin.
 LONGEST = (
-    *("test_emulation_sanitized", "test_full_size", "test_sparse_compile", "test_engine"),
-    *("test_residual_compile", "test_cli_train", "test_real", "test_job_ray", "test_many_compile"),
-    *("test_gpu_compile", "test_kernels", "test_gpu_check", "test_many_slots", "test_instructions"),
-    *("test_service_page", "test_job_child", "test_many_emulation", "test_emulation"),
+    *("test_full_size", "test_cross_isa", "test_emulation_sanitized", "test_sparse_compile"),
+    *("test_cli_train", "test_real", "test_job_ray", "test_engine", "test_residual_compile"),
+    *("test_many_compile", "test_baselines", "test_gpu_compile", "test_kernels", "test_gpu_check"),
+    *("test_many_slots", "test_instructions", "test_service_page", "test_job_child"),
+    *("test_many_emulation", "test_emulation"),
 )
 PACKAGE = Path(__file__).resolve().parents[1] / "wavernn_fast"
 
