@@ -249,6 +249,8 @@ def test_every_python_of_the_readme_finds_the_versions_that_it_is_told_to_instal
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if not line.startswith("#")
     ]
+    # pip builds with one of them in an environment of its own.
+    installed = {one.metadata["Name"].lower().replace("_", "-") for one in metadata.distributions()}
     seen = 0
     for minor in range(10, 15):
         python = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.1"}
@@ -256,6 +258,8 @@ def test_every_python_of_the_readme_finds_the_versions_that_it_is_told_to_instal
         assert sorted({pin.name for pin in mine}) == sorted(pin.name for pin in mine)
         assert {pin.name for pin in mine} == {pin.name for pin in pins}
         for pin in mine:
+            if pin.name.lower().replace("_", "-") not in installed:
+                continue
             if not pin.specifier.contains(Version(metadata.version(pin.name)).public):
                 continue  # another one is installed here
             needs = metadata.metadata(pin.name)["Requires-Python"] or ">=3"

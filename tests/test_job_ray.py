@@ -354,7 +354,8 @@ class Cluster:
     def iter_batches(self, **_: Any) -> Iterator[Any]:
         try:
             for rows in self.batches:
-                yield self.actor(pyarrow.table({"item": [row["item"] for row in rows]}))
+                table = importlib.import_module("pyarrow").table
+                yield self.actor(table({"item": [row["item"] for row in rows]}))
         finally:
             self.actor._worker.close()
 
