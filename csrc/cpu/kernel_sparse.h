@@ -83,6 +83,11 @@ WF_ALWAYS F lost_in_quads(F bias, F a, F b, F c, F d) {
   return add(add(chains, lost_in(sum, even, odd)), lost_in(add(bias, sum), bias, sum));
 }
 
+// Whether the rest of this row is wanted: rows are those of gates, candidates the last 16 of 48.
+WF_ALWAYS bool keeps_rest(const SparseArgs& a, int row) {
+  return a.rest != nullptr && unsigned(row) % 48 >= 32;
+}
+
 // Stores 16 rows of a list where they belong.
 template <class Shape>
 WF_ALWAYS void put_at(const SparseArgs& a, const SparsePanel& p, int list, F x, float* y) {
@@ -102,7 +107,8 @@ WF_ALWAYS void put_rows(const SparseArgs& a, const SparsePanel& p, int list, F s
                         ptrdiff_t offset) {
   const F bias = load(at<float>(a, p.bias) + 16 * list), total = add(bias, sum);
   put_at<Shape>(a, p, list, total, a.y + offset);
-  if (a.rest != nullptr) put_at<Shape>(a, p, list, lost_in(total, bias, sum), a.rest + offset);
+  if (__is_same(Shape, Single) ? a.rest != nullptr : keeps_rest(a, at<int32_t>(a, p.rows)[list]))
+    put_at<Shape>(a, p, list, lost_in(total, bias, sum), a.rest + offset);
 }
 
 // Four rows each of lists [first, first + 4).
@@ -118,7 +124,10 @@ WF_ALWAYS void put_quads(const SparseArgs& a, const SparsePanel& p, int first, F
 WF_ALWAYS void put_tiles(const SparseArgs& a, const SparsePanel& p, int first, const F* sums) {
   const F bias = load(at<float>(a, p.bias) + 4 * first);
   put_quads(a, p, first, add(bias, quad_sums(sums[0], sums[1], sums[2], sums[3])), a.y);
-  if (a.rest != nullptr)
+  const int32_t* rows = at<int32_t>(a, p.rows) + first;
+  bool wanted = false;
+  for (int i = 0; i < 4 && first + i < p.lists; ++i) wanted |= keeps_rest(a, rows[i]);
+  if (wanted)
     put_quads(a, p, first, lost_in_quads(bias, sums[0], sums[1], sums[2], sums[3]), a.rest);
 }
 
@@ -170,7 +179,7 @@ WF_ALWAYS void put_streams(const SparseArgs& a, const SparsePanel& p, int list,
       const auto sum = [&](int i) { return s + i < kStreams ? sums[s + i] : zero(); };
       const F total = add(bias, quad_sums(sum(0), sum(1), sum(2), sum(3)));
       put_of_streams(total, left, a.y + row + s * a.ldy, a.ldy);
-      if (a.rest != nullptr)
+      if (keeps_rest(a, at<int32_t>(a, p.rows)[list]))
         put_of_streams(lost_in_quads(bias, sum(0), sum(1), sum(2), sum(3)), left,
                        a.rest + row + s * a.ldy, a.ldy);
     }

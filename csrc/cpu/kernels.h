@@ -64,8 +64,9 @@ struct SparseArgs {
   const float* x_scale;  // [streams], int8 only
   float* y;              // [streams][ldy]
   ptrdiff_t ldy;
-  // [streams][ldy] or null; fp32 only: what the additions of four chains and of the bias rounded
-  // away, so that y + rest is the sum of the chains to twice the digits.
+  // [streams][ldy] or null; of a GRU in fp32 only: what the additions of four chains and of the
+  // bias rounded away, so that y + rest is the sum of the chains to twice the digits. Candidate
+  // rows, and perhaps others.
   float* rest;
 };
 using SparseProduct = void (*)(const SparseArgs&);

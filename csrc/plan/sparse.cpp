@@ -60,8 +60,12 @@ std::vector<List> block_lists(const BlockMap& map, const std::vector<int>& rows,
     while (list.columns.size() % e.columns != 0) list.columns.push_back(-1);
     lists.push_back(std::move(list));
   }
-  std::stable_sort(lists.begin(), lists.end(), [](const List& a, const List& b) {
-    return a.columns.size() > b.columns.size();
+  // Of one length, lists of one gate side by side: kernels do more for candidates
+  // (SparseArgs::rest).
+  const auto gate = [](const List& list) { return list.rows[0] / kRowsPerBlock % 3; };
+  std::stable_sort(lists.begin(), lists.end(), [&](const List& a, const List& b) {
+    if (a.columns.size() != b.columns.size()) return a.columns.size() > b.columns.size();
+    return gate(a) < gate(b);
   });
   return lists;
 }
