@@ -354,13 +354,17 @@ class ConditioningStream:
         """
         if self._conditioner._interp is None and not self._conditioner._hold:
             return None, None
+        self._check(first, count)
+        rows = self._conditioner._rows(self._frames, first, count, self._cache)
+        self._drop()
+        return rows
+
+    def _check(self, first: int, count: int) -> None:
+        """Refuse a window that cannot be had; no later one may start before it."""
         if first < self._oldest:
             raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
         check_window(first, count, self.ready)
-        rows = self._conditioner._rows(self._frames, first, count, self._cache)
         self._oldest = first
-        self._drop()
-        return rows
 
     def _forget_unfinished_blocks(self) -> None:
         """Drop rows computed while some of the frames they read were unknown."""
@@ -372,7 +376,11 @@ class ConditioningStream:
         """Drop blocks and mel frames that no window from `_oldest` on reads."""
         config = self._conditioner.config
         first = self._oldest + self._conditioner._offset - config.upsample_left
+        self._frames.drop(self._drop_blocks(first) - config.aux_radius)
+
+    def _drop_blocks(self, first: int) -> int:
+        """Drop the blocks before that of frame `first`; return the first frame of that one."""
         block = first // BLOCK
         for old in [b for b in self._cache if b < block]:
             del self._cache[old]
-        self._frames.drop(block * BLOCK - config.aux_radius)
+        return block * BLOCK

@@ -29,7 +29,6 @@ from .conditioning_frames import Frames, StreamedMel, WholeMel, check_window
 from .conditioning_products import BLOCK, Network
 from .conditioning_recurrent import BidirectionalGru, Lstm, LstmState
 from .config import ModelConfig
-from .errors import InputError
 
 Tensors = Mapping[str, NDArray[np.float32]]
 
@@ -295,12 +294,9 @@ class _UtteranceStream(ConditioningStream):
 
     def window(self, first: int, count: int) -> Rows:
         """See `ConditioningStream.window`."""
-        if first < self._oldest:
-            raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
-        check_window(first, count, self.ready)
+        self._check(first, count)
         if self._heard is None:
             self._heard = self._whole_conditioner.of(_all_frames(self._frames))
-        self._oldest = first
         return self._heard(first, count)
 
 
@@ -320,16 +316,10 @@ class _LstmStream(ConditioningStream):
 
     def window(self, first: int, count: int) -> Rows:
         """See `ConditioningStream.window`."""
-        if first < self._oldest:
-            raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
-        check_window(first, count, self.ready)
+        self._check(first, count)
         self._hear(min(self.ready, -(-(first + count) // BLOCK) * BLOCK))
         rows = self._network._rows(self._heard, first, count, self._cache)
-        self._oldest = first
-        block = first // BLOCK
-        for old in [b for b in self._cache if b < block]:
-            del self._cache[old]
-        self._heard.drop(block * BLOCK)
+        self._heard.drop(self._drop_blocks(first))
         radius = self._network.config.aux_radius
         self._frames.drop(self._heard.n_frames // BLOCK * BLOCK - radius)
         return rows
@@ -358,9 +348,7 @@ class _DilatedStream(ConditioningStream):
 
     def window(self, first: int, count: int) -> Rows:
         """See `ConditioningStream.window`."""
-        if first < self._oldest:
-            raise InputError(f"Frame {first} is no longer kept; frames from {self._oldest} are.")
-        check_window(first, count, self.ready)
+        self._check(first, count)
         hearing, wanted = self._hearing, min(self.ready, -(-(first + count) // BLOCK) * BLOCK)
         while hearing.n_frames < wanted:  # some at a time: what layers give of them is in memory
             new = min(_BLOCKS_AT_ONCE * BLOCK, self._frames.n_frames - hearing.taken)
@@ -368,11 +356,7 @@ class _DilatedStream(ConditioningStream):
             hearing.hear(self._frames.take(hearing.taken, new), last)
             self._frames.drop(hearing.taken)
         rows = self._conditioner._rows(hearing, first, count, self._cache)
-        self._oldest = first
-        block = first // BLOCK
-        for old in [b for b in self._cache if b < block]:
-            del self._cache[old]
-        hearing.drop(block * BLOCK)
+        hearing.drop(self._drop_blocks(first))
         return rows
 
 

@@ -146,14 +146,14 @@ inline F abs(F a) {
   WF_EACH a.v[i] = a.v[i] < 0 ? -a.v[i] : a.v[i];
   return a;
 }
-// Sums of four neighbours: those of a, then of b, c and d.
-// q[c]: number c of every quad, those of a first; their sum as quad_sums adds them is that.
+// q[k]: number k of every four neighbours, those of a, then of b, c and d.
 inline void split_quads(F a, F b, F c, F d, F (&q)[4]) {
   const F all[4] = {a, b, c, d};
   WF_EACH {
     for (int k = 0; k < 4; ++k) q[k].v[i] = all[i / 4].v[i % 4 * 4 + k];
   }
 }
+// Sums of four neighbours, in the same order: (q[0] + q[2]) + (q[1] + q[3]).
 inline F quad_sums(F a, F b, F c, F d) {
   const F all[4] = {a, b, c, d};
   F r;

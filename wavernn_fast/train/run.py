@@ -356,13 +356,12 @@ def read_start(path: str | os.PathLike[str]) -> tuple[ModelConfig, Any]:
     ModelError
         If it is none of these, or the file cannot be used.
     """
-    model = Path(path, MODEL)
-    if os.path.isdir(path):
-        if os.path.exists(model):
-            return weights.read(model)
-        if voices.resolve(path) == Path(path):
+    found = Path(path, MODEL)
+    if not os.path.isdir(path) or not found.exists():
+        found = voices.resolve(path)
+        if os.path.isdir(found):
             raise ModelError(
                 f"{os.fspath(path)!r} is a folder without {MODEL}, so no run that can be started "
                 "from; give a run, a canonical model or a voice."
             )
-    return weights.read(voices.resolve(path))
+    return weights.read(found)
