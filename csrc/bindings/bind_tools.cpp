@@ -14,6 +14,7 @@
 #include "cpu/isa.h"
 #include "cpu/matvec.h"
 #include "cpu/probe.h"
+#include "cpu/shares.h"
 #include "cpu/team_choice.h"
 #include "cpu/threads.h"
 
@@ -150,6 +151,12 @@ void bind_tools(py::module_& m) {
       .def_property_readonly("members", &cpu::TeamChoice::members)
       .def("record", &cpu::TeamChoice::record, py::arg("lanes"), py::arg("seconds_per_step"),
            py::arg("held_up") = false, "What a slice of so many threads has taken.");
+  py::class_<cpu::Shares>(m, "Shares", "Work of a team that is dealt out beforehand (for tests).")
+      .def(py::init<int>(), py::arg("members"))
+      .def("open", &cpu::Shares::open, py::arg("member"), py::arg("count"),
+           "The whole share of a member again.")
+      .def("next", &cpu::Shares::next, py::arg("member"), "The next of its own, or -1.")
+      .def("last", &cpu::Shares::last, py::arg("other"), "The last of another's, or -1.");
   m.def("available_isas", &cpu::available_isas, "Instruction sets of this processor, best last.");
   m.def("available_devices", &available_devices, "Devices of this build.");
   m.def("cpu_quota", &cpu::cpu_quota, py::arg("cgroup_root") = "/sys/fs/cgroup",

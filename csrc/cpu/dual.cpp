@@ -54,12 +54,13 @@ class DualStepper final : public Stepper {
     }
     for (int half = 0; half < 2; ++half) {
       gates(me, half, sums, old, now);
+      open_share(me, half, kGru, half);
       meet(me);
       if (me.index == 0) {
         outputs(alone(me), half, now);
         choose(alone(me), half, step);
       }
-      if (!is_last) multiply_state(me, kGru, now, recurrent_[~step & 1], half);
+      if (!is_last) multiply_state(me, kGru, now, recurrent_[~step & 1], half, half);
       meet(me);
     }
   }

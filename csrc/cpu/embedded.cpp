@@ -34,17 +34,18 @@ class EmbeddedStepper final : public Stepper {
       recurrent(me, step & 1);
       if (overlapped) meet(me);  // its rows are not dealt as the units are
     }
+    if (overlapped) open_share(me, 0, kGru, 0);
     update_units(me, step);
     meet(me);
     if (!overlapped) return outputs(me, step);
     if (me.index == 0) outputs(alone(me), step);
-    if (!is_last) recurrent(me, ~step & 1);
+    if (!is_last) recurrent(me, ~step & 1, true);
     meet(me);
   }
 
-  // Of this member's rows, for the hidden states with this parity.
-  void recurrent(const Member& me, int parity) {
-    multiply_state(me, kGru, hidden_[0][parity], recurrent_);
+  // For the hidden state with this parity: this member's rows, or those that it gets.
+  void recurrent(const Member& me, int parity, bool shared = false) {
+    multiply_state(me, kGru, hidden_[0][parity], recurrent_, -1, shared ? 0 : -1);
   }
 
   void product(const Member& me, int matrix, Rows<float>& x, bool is_signed, Rows<float>& y) {

@@ -40,6 +40,10 @@ class ResidualStepper final : public Stepper {
       recurrent(me, step & 1);
       if (overlapped) meet(me);
     }
+    if (overlapped) {
+      open_share(me, 0, kGru1, 0);
+      open_share(me, 1, kGru2, 0);
+    }
     first_gru(me, step);
     meet(me);
     product(me, kGru2Input, v_, true, gru2_input_);
@@ -49,14 +53,14 @@ class ResidualStepper final : public Stepper {
     // multiply the new states for the next sample; it joins them with fewer rows.
     if (!overlapped) return outputs(me, step);
     if (me.index == 0) outputs(alone(me), step);
-    if (!is_last) recurrent(me, ~step & 1);
+    if (!is_last) recurrent(me, ~step & 1, true);
     meet(me);
   }
 
-  // Of this member's rows, for the hidden states with this parity.
-  void recurrent(const Member& me, int parity) {
-    multiply_state(me, kGru1, hidden_[0][parity], recurrent_[0]);
-    multiply_state(me, kGru2, hidden_[1][parity], recurrent_[1]);
+  // For the hidden states with this parity: this member's rows, or those that it gets.
+  void recurrent(const Member& me, int parity, bool shared = false) {
+    multiply_state(me, kGru1, hidden_[0][parity], recurrent_[0], -1, shared ? 0 : -1);
+    multiply_state(me, kGru2, hidden_[1][parity], recurrent_[1], -1, shared ? 1 : -1);
   }
 
   void outputs(const Member& me, int step) {

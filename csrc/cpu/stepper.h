@@ -11,6 +11,7 @@
 #include "common/integers.h"
 #include "common/sampling.h"
 #include "cpu/kernels.h"
+#include "cpu/shares.h"
 #include "cpu/stage_clock.h"
 #include "cpu/threads.h"
 #include "engine/engine.h"
@@ -101,6 +102,7 @@ class Stepper {
     ptrdiff_t ldy;
     int range = -1;         // -1: all
     float* rest = nullptr;  // [streams][ldy], of a pruned matrix: see SparseArgs
+    int share = -1;         // which shares_ it is taken from; -1: every member does its own
   };
 
   virtual int hidden_arrays() const = 0;  // GRUs
@@ -109,7 +111,7 @@ class Stepper {
   virtual void sample(const Member& me, int step, bool is_last) = 0;
 
   size_t streams() const { return lanes_.size(); }
-  void matmul(const Member& me, const Product& p) const;
+  void matmul(const Member& me, const Product& p);
   // What the sums of a pruned matrix lose is kept: it costs little there, and such weights are few
   // and large. 16-bit and int8 weights are rounded more coarsely than that.
   void resize_sums(RecurrentSums& y, size_t streams, int matrix) const {
@@ -118,8 +120,14 @@ class Stepper {
              is_pruned && plan_.request.dtype == Dtype::fp32);
   }
   void multiply_state(const Member& me, int matrix, Rows<float>& h, RecurrentSums& y,
-                      int range = -1) const {
-    matmul(me, {matrix, h.row(0), h.width, true, y.sums.row(0), y.sums.width, range, y.rest(0)});
+                      int range = -1, int share = -1) {
+    matmul(me,
+           {matrix, h.row(0), h.width, true, y.sums.row(0), y.sums.width, range, y.rest(0), share});
+  }
+  // Of the panels of one range of columns of a dense matrix, before the meeting that precedes their
+  // product.
+  void open_share(const Member& me, int share, int matrix, int range) {
+    shares_[share].open(me.index, panels_of(me, me.index, matrix, range));
   }
   void gru(const GruArgs& args) const {
     (plan_.request.dtype == Dtype::fp32 ? kernels_.gru : kernels_.plain_gru)(args);
@@ -161,7 +169,11 @@ class Stepper {
   Member member_of(int member, int members, Barrier* barrier);
   void matmul_sparse(const Member& me, const Product& p) const;
   void quantize(const Member& me, const Product& p, int first, int cols) const;
-  void matmul_range(const Member& me, const Product& p, int index) const;
+  void matmul_range(const Member& me, const Product& p, int index);
+  int panels_of(const Member& me, int member, int matrix, int range) const;
+  const Panel& panel_of(const Member& me, int member, int matrix, int range, int item) const;
+  template <class Multiply>
+  void take_panels(const Member& me, const Product& p, int range, Multiply multiply);
   ProductFunction product_of(Dtype dtype) const;
 
  protected:
@@ -172,6 +184,7 @@ class Stepper {
   std::atomic<int> last_step_{0};  // of this slice, once member 0 has seen the deadline pass
   std::vector<Local> locals_;
   StageClock* clock_ = nullptr;
+  std::vector<Shares> shares_;  // of products that a team does beside something else
   // [gru][parity]: step i reads parity i & 1 and writes the other, so nobody waits for readers.
   Rows<float> hidden_[2][2];
 };

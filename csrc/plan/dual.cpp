@@ -20,9 +20,9 @@ Plan make_dual_plan(const PlanRequest& request, const CanonicalWeights& weights)
   builder.add_matrix(gru);
   for (const char* half : {"coarse", "fine"}) {
     const std::string fc1 = std::string(half) + "_fc1", fc2 = std::string(half) + "_fc2";
-    builder.add_matrix(plain_source(fc1, weights.get(fc1 + ".weight", {f, h / 2}), f, h / 2, h / 2,
+    builder.add_output(plain_source(fc1, weights.get(fc1 + ".weight", {f, h / 2}), f, h / 2, h / 2,
                                     weights.get(fc1 + ".bias", {f}), request));
-    builder.add_matrix(plain_source(fc2, weights.get(fc2 + ".weight", {n, f}), n, f, f,
+    builder.add_output(plain_source(fc2, weights.get(fc2 + ".weight", {n, f}), n, f, f,
                                     weights.get(fc2 + ".bias", {n}), request));
   }
   builder.add_vector(weights.get("gru.b_input", {3 * h}), 3 * h);

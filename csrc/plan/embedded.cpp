@@ -45,12 +45,12 @@ Plan make_embedded_plan(const PlanRequest& request, const CanonicalWeights& weig
   const int64_t outputs = int64_t(f) * h + int64_t(n) * f;
   builder.set_overlapped(deal_overlapped({&gru}, 1, outputs, request));
   builder.add_matrix(gru);
-  builder.add_matrix(plain_source("fc1", weights.get("fc1.weight", {f, h}), f, h, h,
+  builder.add_output(plain_source("fc1", weights.get("fc1.weight", {f, h}), f, h, h,
                                   weights.get("fc1.bias", {f}), request));
   MatrixSource fc2 = plain_source("fc2", weights.get("fc2.weight", {n, f}), n, f, f,
                                   weights.get("fc2.bias", {n}), request);
   fc2.padded_bias = -1e30f;  // padding classes are never drawn
-  builder.add_matrix(fc2);
+  builder.add_output(fc2);
   builder.add_vector(embedded::label_gates(c, weights).data(), n * 3 * h);
   return builder.finish();
 }

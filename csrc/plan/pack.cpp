@@ -129,13 +129,15 @@ bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t al
   const int64_t mine = (shared + alone) / threads - alone;
   if (mine < 0) return false;
   for (MatrixSource* source : gates) {
+    // In whole panels: narrower ones are slower, and members help each other out (shares.h).
     const int blocks = int(source->row_of.size()) / kRowsPerBlock;
-    const int first = int((blocks * mine + shared / 2) / shared);
-    for (int t = 0; t < threads; ++t) {
-      const int begin = t == 0 ? 0 : first + part_begin(blocks - first, threads - 1, t - 1);
-      const int end = t == 0 ? first : first + part_begin(blocks - first, threads - 1, t);
-      source->part_blocks[t] = {{begin, end}};
-    }
+    const int widest = request.max_panel_blocks, panels = (blocks + widest - 1) / widest;
+    const int first = int((panels * mine + shared / 2) / shared);
+    const auto edge = [&](int t) {
+      const int others = t == 0 ? 0 : first + part_begin(panels - first, threads - 1, t - 1);
+      return std::min(blocks, widest * others);
+    };
+    for (int t = 0; t < threads; ++t) source->part_blocks[t] = {{edge(t), edge(t + 1)}};
   }
   return true;
 }
@@ -174,6 +176,13 @@ void PlanBuilder::add_matrix(const MatrixSource& source) {
   }
   plan_.macs_per_step += m.kept;
   plan_.matrices.push_back(std::move(m));
+}
+
+void PlanBuilder::add_output(MatrixSource source) {
+  const int blocks = int(source.row_of.size()) / kRowsPerBlock;
+  for (size_t t = 0; plan_.overlapped && t < source.part_blocks.size(); ++t)
+    source.part_blocks[t] = {{t == 0 ? 0 : blocks, blocks}};
+  add_matrix(source);
 }
 
 void PlanBuilder::add_dense(const MatrixSource& source, PackedMatrix& m) {

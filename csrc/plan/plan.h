@@ -143,6 +143,8 @@ class PlanBuilder {
   void set_overlapped(bool overlapped) { plan_.overlapped = overlapped; }
   void set_unit_edges(UnitEdges edges) { plan_.unit_edges = std::move(edges); }
   void add_matrix(const MatrixSource& source);
+  // An output layer. In an overlapped plan member 0 has it alone: fewer, wider panels.
+  void add_output(MatrixSource source);
   // A copy of `count` floats, zero padded to a multiple of 16.
   void add_vector(const float* data, int count);
   Plan finish();

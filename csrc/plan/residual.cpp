@@ -58,14 +58,14 @@ Plan make_residual_plan(const PlanRequest& request, const CanonicalWeights& weig
   builder.add_matrix(gru1);
   builder.add_matrix(gru2_input);
   builder.add_matrix(gru2);
-  builder.add_matrix(plain_source("fc1", weights.get("fc1.weight", {f, h + a}), f, h, h + a,
+  builder.add_output(plain_source("fc1", weights.get("fc1.weight", {f, h + a}), f, h, h + a,
                                   weights.get("fc1.bias", {f}), request));
-  builder.add_matrix(plain_source("fc2", weights.get("fc2.weight", {f, f + a}), f, f, f + a,
+  builder.add_output(plain_source("fc2", weights.get("fc2.weight", {f, f + a}), f, f, f + a,
                                   weights.get("fc2.bias", {f}), request));
   MatrixSource fc3 = plain_source("fc3", weights.get("fc3.weight", {n, f}), n, f, f,
                                   weights.get("fc3.bias", {n}), request);
   fc3.padded_bias = -1e30f;  // padding classes are never drawn; of several bands there are none
-  builder.add_matrix(fc3);
+  builder.add_output(fc3);
 
   const residual::InputLayer input = residual::hoist_input(c, weights);
   builder.add_vector(weights.get("input.bias", {h}), h);
