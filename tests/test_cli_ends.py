@@ -11,6 +11,7 @@ from pathlib import Path
 import checkpoint_builders as builders
 import numpy as np
 import pytest
+import soundfile
 from cli_runner import run
 from quick import first_is_quick
 from voices import preset_mel, save_speech, save_voice
@@ -251,3 +252,25 @@ def test_an_empty_name_of_a_run_is_not_the_current_folder(
     assert result.exit_code == 2
     assert "The output is empty; give a folder for the run" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "convert -o out.safetensors"])
+def test_an_empty_name_of_a_model_is_not_the_current_folder(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*command.split(), "")
+    assert result.exit_code == 2
+    assert "The name of the model is empty; give a file or a voice." in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [".au", ".caf"])
+def test_a_folder_is_searched_for_all_audio_that_can_be_read(ending: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    kind = {".au": "AU", ".caf": "CAF"}[ending]
+    wave = np.sin(np.arange(4000) * 0.1) * 0.5
+    soundfile.write(tmp_path / "in" / f"a{ending}", wave, 16000, format=kind)
+    result = run("mel", tmp_path / "in", "-o", tmp_path / "out", "--preset", "geneing")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "out" / "a.npy").exists()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .. import voices
+from .. import audio, voices
 from ..errors import InputError
 from .outputs import is_file, make_folders
 
@@ -27,12 +27,12 @@ PIPE = "-"
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")  # see audio.quantize
 MEL_ENDINGS = (".npy", ".npz", ".safetensors", ".pt", ".pth")
+READ_AUDIO = audio.READ_SUFFIXES
+WRITTEN_AUDIO = audio.AUDIO_SUFFIXES
 _NO_SUBTYPES = (
     ((".flac",), ("FLOAT",), "FLAC has no FLOAT; write .wav or use PCM_24."),
     ((".ogg", ".oga"), ("PCM_24", "FLOAT"), "Ogg holds Vorbis; leave --subtype out."),
 )
-READ_AUDIO = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
-WRITTEN_AUDIO = (".wav", ".wave", ".flac", ".ogg", ".oga")
 
 
 def stack(*options: Callable[[F], F]) -> Callable[[F], F]:
