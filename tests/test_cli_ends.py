@@ -254,7 +254,9 @@ def test_an_empty_name_of_a_run_is_not_the_current_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "convert -o out.safetensors"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "verify", "convert -o out.safetensors", "train x.wav -o run --from"]
+)
 def test_an_empty_name_of_a_model_is_not_the_current_folder(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

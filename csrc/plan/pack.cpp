@@ -129,7 +129,8 @@ bool deal_overlapped(std::vector<MatrixSource*> gates, int stretches, int64_t al
   const int64_t mine = (shared + alone) / threads - alone;
   if (mine < 0) return false;
   for (MatrixSource* source : gates) {
-    // In whole panels: narrower ones are slower, and members help each other out (shares.h).
+    // In whole panels: narrower ones are slower. Half of one, by which a share may be off, is soon
+    // made up for: members help each other out (shares.h), or in int8 it is little.
     const int blocks = int(source->row_of.size()) / kRowsPerBlock;
     const int widest = request.max_panel_blocks, panels = (blocks + widest - 1) / widest;
     const int first = int((panels * mine + shared / 2) / shared);

@@ -143,8 +143,6 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
         Saying so.
     """
     text, file = os.fspath(path), voices.resolve(path)
-    if not text:
-        raise ModelError("The name of the model is empty; give a file or a voice.")
     if "://" in text:
         raise ModelError(f"{text} is a URL. Nothing is downloaded: fetch the file, give its path.")
     if os.path.isdir(file):

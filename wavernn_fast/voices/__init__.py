@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 
 DEFAULT = "kerstin"  # what `demo` speaks with, and `resynth` where no model is named
 _FOLDER = Path(__file__).parent
@@ -35,7 +35,14 @@ def resolve(path_or_name: str | os.PathLike[str]) -> Path:
     """Path of a model: the file, or where there is none of that name, the voice called so.
 
     A folder is no model: one that is called like a voice, such as of its outputs, hides nothing.
+
+    Raises
+    ------
+    ModelError
+        If the name is empty: as a path it would be the current folder.
     """
+    if not os.fspath(path_or_name):
+        raise ModelError("The name of the model is empty; give a file or a voice.")
     path = Path(path_or_name)
     is_file = os.path.exists(path) and not os.path.isdir(path)
     voice = None if is_file else find(os.fspath(path_or_name))
