@@ -5,6 +5,7 @@
 
 The 896 model in fp16: engines for few streams and for many, and the planner's choice; where the
 ticks of a sample go; a job of clips of 0.1 to 10 s; a captured PyTorch graph of as many streams.
+Smaller models whose teams fit a cluster of blocks, through L2 and through shared memory, by turns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import importlib
 import importlib.util
 import re
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from wavernn_fast import _C
 
 STREAMS = (1, 8, 32, 64, 128, 224, 256)
 TORCH_STREAMS = (32, 224)
+CLUSTERS = ((224, 7), (384, 6), (512, 8))  # hidden size, blocks of a team
 TENSOR_TFLOPS = 790.0  # of a bf16 matrix product, measured on an H200
 PREDICTED = re.compile(r"predicted: (\d+) cycles a sample, (\d+) samples/s a stream, (\d+) samples")
 TEAMS = re.compile(r"(\d+) teams? of (\d+) blocks? of (\d+) warps, (\d+) streams a team")
@@ -43,8 +46,10 @@ def floor(engine: _C.Engine) -> float:
     return TENSOR_TFLOPS * 1e12 / (2 * engine.macs_per_step)
 
 
-def engine_of(options: argparse.Namespace, streams: int, **asked: Any) -> _C.Engine:
-    config = gpu_models.dual(options.hidden)
+def engine_of(
+    options: argparse.Namespace, streams: int, hidden: int = 0, **asked: Any
+) -> _C.Engine:
+    config = gpu_models.dual(hidden or options.hidden)
     model = (config, cases.random_tensors(config))
     asked = {"dtype": "fp16", "streams": streams, "exact": False, **asked}
     if options.device == "emu":
@@ -69,6 +74,39 @@ def speed(options: argparse.Namespace, wanted: int, count: int = 0) -> dict[str,
         row["predicted_cycles"] = int(found[1])
         row["predicted_samples_per_s"] = count * int(found[2]) // rounds
         row["share_of_prediction"] = row["samples_per_s"] / row["predicted_samples_per_s"]
+    return row
+
+
+def transports(
+    options: argparse.Namespace, hidden: int, cluster: int, streams: int
+) -> dict[str, Any]:
+    """Teams of so many blocks, as clusters and not; as many streams in all as clusters have slots.
+
+    By turns, so that a clock that changes changes both; the medians.
+    """
+    asked = {"hidden": hidden, "warps": 8}
+    pushed = engine_of(options, streams, cluster=cluster, **asked)
+    engines = {"cluster": pushed, "L2": engine_of(options, streams, blocks=cluster, **asked)}
+    count = min(slots_of(engine) for engine in engines.values())
+    row: dict[str, Any] = {
+        "hidden": hidden,
+        "blocks": cluster,
+        "wanted": streams,
+        "streams": count,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(options.rounds):
+        for name, engine in engines.items():
+            measured = gpu_sparse.measure(engine, count, options.seconds / 5, options.first_steps)
+            rates[name].append(measured["samples_per_s"])
+    for name, engine in engines.items():
+        found = PREDICTED.search(engine.describe())
+        row[name] = {
+            "plan": engine.describe(),
+            "samples_per_s": statistics.median(rates[name]),
+            "predicted_samples_per_s": count * int(found[2]) if found else 0,
+        }
+    row["ratio"] = row["cluster"]["samples_per_s"] / row["L2"]["samples_per_s"]
     return row
 
 
@@ -153,6 +191,20 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
         with record.attempt(f"stages, {wanted or 'most'} streams"):
             record["stages"].append(stages(options, wanted))
         record.save()
+    for hidden, cluster in options.clusters:
+        for streams in (128, 0):
+            with record.attempt(
+                f"cluster of {cluster}, {hidden} units, {streams or 'most'} streams"
+            ):
+                row = transports(options, hidden, cluster, streams)
+                record["clusters"].append(row)
+                print(
+                    f"MEASURED {hidden} units, teams of {cluster}, {row['streams']} streams: "
+                    f"{row['cluster']['samples_per_s']:.0f} samples/s as clusters, "
+                    f"{row['L2']['samples_per_s']:.0f} through L2",
+                    flush=True,
+                )
+            record.save()
     if importlib.util.find_spec("torch") is not None:
         for count in options.torch_streams:
             with record.attempt(f"torch CUDA graph, {count} streams"):
@@ -178,9 +230,15 @@ def main() -> None:
     parser.add_argument("--first-steps", type=int, default=2000)
     parser.add_argument("--counts", type=int, default=len(STREAMS), help="of numbers of streams")
     parser.add_argument("--clips", type=int, default=600, help="of the job of mixed lengths")
+    usual = [f"{hidden}:{cluster}" for hidden, cluster in CLUSTERS]
+    parser.add_argument("--clusters", nargs="*", default=usual, help="hidden size:blocks of a team")
+    parser.add_argument("--rounds", type=int, default=3, help="of each of two transports")
     parser.add_argument("--torch-streams", nargs="*", type=int, default=list(TORCH_STREAMS))
     options = parser.parse_args()
-    lists: dict[str, Any] = {"rows": [], "stages": [], "baselines": [], "mixed": {}}
+    options.clusters = [tuple(map(int, pair.split(":"))) for pair in options.clusters]
+    if options.device == "cuda" and not gpu_models.has_clusters("cuda"):
+        options.clusters = []
+    lists: dict[str, Any] = {"rows": [], "stages": [], "baselines": [], "mixed": {}, "clusters": []}
     with gpu_record.Record("many", options.output, **lists) as record:
         run(record, options)
 

@@ -144,6 +144,17 @@ SANITIZED = {
     "racecheck many residual": (RACECHECK, ["--core", "residual", *MANY]),
     "memcheck many embedded": (["--tool", "memcheck"], ["--core", "embedded", *MANY]),
     "racecheck many embedded": (RACECHECK, ["--core", "embedded", *MANY]),
+    "memcheck many clusters": (["--tool", "memcheck"], ["--cluster", "2", *MANY]),
+    "racecheck many clusters": (RACECHECK, ["--cluster", "2", *MANY]),
+    "synccheck many clusters": (["--tool", "synccheck"], ["--cluster", "2", *MANY]),
+    "memcheck many clusters residual": (
+        ["--tool", "memcheck"],
+        ["--core", "residual", "--cluster", "4", *MANY],
+    ),
+    "memcheck many clusters embedded": (
+        ["--tool", "memcheck"],
+        ["--core", "embedded", "--cluster", "4", *MANY],
+    ),
 }
 
 

@@ -29,9 +29,9 @@ def layout(
     config: ModelConfig, teams: int = 1, tiles: int = 1, isa: str = "fair", **options: Any
 ) -> dict[str, Any]:
     """Options of `many` for so many teams of so many tiles of streams: 8 streams, or 4 if split."""
-    blocks = config.hidden_size // 32  # the most
-    options = {"gpu": "H200", "split": False, "blocks": blocks, "warps": 2} | options
-    planned = {k: options[k] for k in ("gpu", "split", "blocks", "warps")}
+    blocks = 0 if "cluster" in options else config.hidden_size // 32  # the most
+    options = {"gpu": "H200", "split": False, "blocks": blocks, "warps": 2, "cluster": 0} | options
+    planned = {k: options[k] for k in ("gpu", "split", "blocks", "warps", "cluster")}
     one = _C.many_plan(dataclasses.asdict(config), streams=1, **planned)
     streams = one["teams"] * tiles * (4 if options["split"] else 8)
     plan = _C.many_plan(dataclasses.asdict(config), streams=streams, **planned)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu_chips import SHARED_LIMIT
+from hypothesis import strategies as st
 from one_plans import kept, planned, tensors_without_zeros
 
 from wavernn_fast import _C
@@ -25,6 +26,17 @@ def plan_of(config: ModelConfig, **options: Any) -> dict[str, Any]:
 
 def plan_that_fits(config: ModelConfig, options: dict[str, Any]) -> dict[str, Any]:
     return planned(lambda: plan_of(config, **options))
+
+
+@st.composite
+def layouts(draw, tiles: int) -> dict[str, Any]:
+    """A GPU, and blocks of a team for a model of so many tiles of units, which may be a cluster."""
+    gpu = draw(st.sampled_from(GPUS))
+    blocks = draw(st.one_of(st.just(0), st.integers(1, tiles)))
+    if _C.known_gpu(gpu)["arch"] < 90 or not draw(st.booleans()):
+        return {"gpu": gpu, "blocks": blocks, "cluster": 0}
+    dealt = -(-tiles // draw(st.integers(-(-tiles // 16), tiles)))  # what divides to so many
+    return {"gpu": gpu, "blocks": 0, "cluster": dealt if dealt > 1 else 0}
 
 
 def cells(plan: dict[str, Any], places: str, matrices: int = 1) -> str:
@@ -54,8 +66,9 @@ def check_within_the_chip(
     assert s["streams"] == s["stream_tiles"] * (4 if options["split"] else 8)
     assert plan["slots"] == plan["teams"] * s["streams"]
     assert 1 <= plan["teams"] * s["blocks"] <= _C.known_gpu(options["gpu"])["multiprocessors"]
-    for name in ("blocks", "warps"):
+    for name in ("blocks", "warps", "cluster"):
         assert not options[name] or s[name] == options[name]
+    assert s["cluster"] in (1, s["blocks"])
     # Words have names of 24 bits in a report, two words one.
     assert plan["teams"] * s["buffer_words"] <= 1 << 24
     assert plan["throughput"] == pytest.approx(plan["slots"] * plan["samples_per_s"])
@@ -77,7 +90,7 @@ def check_packing(config: ModelConfig, options: dict[str, Any], seed: int, stand
     """Every weight of the matrices that are multiplied comes back, so each stands in one place:
     those of two are added. `stands`: the tensor of each packed matrix, and columns of it (or all).
     """
-    options = {name: options[name] for name in ("gpu", "blocks", "warps")}
+    options = {name: options[name] for name in ("gpu", "blocks", "warps", "cluster")}
     tensors = tensors_without_zeros(config, seed)
     unpacked = planned(  # or it fits with activations in two halves only
         lambda: _C.unpack_many_plan(dataclasses.asdict(config), tensors, **options)

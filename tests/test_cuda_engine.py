@@ -13,7 +13,7 @@ from fakes import Fake, python
 
 from wavernn_fast import _C, nvrtc, weights
 from wavernn_fast.devices import make_engine
-from wavernn_fast.errors import DeviceError
+from wavernn_fast.errors import DeviceError, EngineError
 from wavernn_fast.synthetic import random_model
 from wavernn_fast.vocoder import Vocoder
 
@@ -128,6 +128,20 @@ def test_clusters_that_do_not_fit_together_are_planned_again_with_fewer(gpu: Fak
     engine.run([engine.open(1)], [10], [None], [None])
     grids = {int(re.findall(r"grid=(\d+)", c.details)[0]) for c in gpu.calls("cuLaunchKernelEx")}
     assert grids == {8}  # it would have been 16
+
+
+def test_many_streams_have_as_many_teams_as_clusters_fit(fake: Fake) -> None:
+    """Its 132 multiprocessors would be 16 teams; they need not run together."""
+    fake.script(devices="name=Hopper,sms=132,arch=90,shared=232448,clusters=15")
+    config, tensors = random_model("dual:512")
+    options = {"device": "cuda", "cluster": 8, "dtype": "fp16", "streams": 120}
+    engine = _C.Engine(dataclasses.asdict(config), tensors, **options)
+    assert "15 teams of 8 blocks of 8 warps, 8 streams a team, 120 in all" in engine.describe()
+    with pytest.raises(EngineError, match="ended without a reason"):  # the stand-in draws nothing
+        engine.run([engine.open(s) for s in range(120)], [10] * 120, [None] * 120, [None] * 120)
+    [launch] = fake.calls("cuLaunchKernelEx")
+    assert launch.details.startswith("grid=120,1,1 block=256,1,1")
+    assert launch.details.endswith("cluster=8 cooperative=0")
 
 
 def test_too_many_blocks_that_were_asked_for_are_an_error(gpu: Fake) -> None:

@@ -16,7 +16,7 @@ import pytest
 import reference
 import tolerances
 from many_engines import failing, layout, random_rows, slots_of, twin
-from test_cuda_gpu import DEVICE
+from test_cuda_gpu import DEVICE, has_clusters
 from test_cuda_gpu import pytestmark as pytestmark  # the same GPU, or the same reason for none
 
 from wavernn_fast import _C
@@ -38,7 +38,7 @@ def engine(config, **options):
         options = {"streams": 64} | options
         options["nvrtc"] = importlib.import_module("wavernn_fast.nvrtc").libraries()
     else:
-        asked = {"exact", "split"} & set(options)
+        asked = {"exact", "split", "cluster"} & set(options)
         options = layout(config, teams=2, **{name: options[name] for name in asked}) | options
     options = {"dtype": "fp16"} | options
     return _C.Engine(
@@ -123,6 +123,34 @@ def test_other_numbers_of_teams_and_streams_give_the_same_bits():
         ]
         expected = expected or found
         assert found == expected, asked
+
+
+# Models and the blocks of a team that is a cluster, as many as have units.
+CLUSTERS = [(SMALL, 2), (SIZES[1], 3), (SIZES[2], 5), (cases.dual_config(512, 256, **FIELDS), 8)]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["fp16", "split"])
+@pytest.mark.parametrize(
+    ("config", "cluster"), CLUSTERS, ids=[f"{c.hidden_size}-{n}" for c, n in CLUSTERS]
+)
+def test_clusters_give_the_bits_of_messages_through_l2(config, cluster, split):
+    """More streams than slots, of mixed lengths; on a GPU also with several tiles a team."""
+    if not has_clusters():
+        pytest.skip("clusters need compute capability 9.0")
+    gpu = DEVICE == "cuda"
+    if config.hidden_size == 512 and not gpu:
+        pytest.skip("the tests of the emulator ask this of it")
+    plain = engine(config, split=split, **({"warps": 8, "blocks": cluster} if gpu else {}))
+    lengths = [1 + (37 * i) % (2000 if gpu else 20) for i in range(300 if gpu else 40)]
+    expected = run(plain, config, lengths, return_logits=not gpu)
+    for streams in (8, 64, 0) if gpu else (8,):
+        asked = {"streams": streams, "warps": 8} if gpu else {}
+        made = engine(config, split=split, cluster=cluster, **asked)
+        assert "every team a cluster" in made.describe()
+        found = run(made, config, lengths, return_logits=not gpu)
+        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert np.array_equal(a[0], b[0]), (streams, i)
+            assert gpu or a[1].tobytes() == b[1].tobytes(), i
 
 
 def test_pieces_give_what_one_call_gives():

@@ -18,7 +18,7 @@ import tolerances
 from engine_work import make
 from many_engines import random_rows, slots_of
 from residual_works import HEADS
-from test_cuda_gpu import DEVICE
+from test_cuda_gpu import DEVICE, has_clusters
 from test_cuda_gpu import pytestmark as pytestmark  # the same GPU, or the same reason for none
 from truths import rounded
 
@@ -97,6 +97,27 @@ def test_a_stream_is_given_the_same_bits_in_any_company(config, exact):
         [alone] = run(made, config, [lengths[i]], [i])
         assert np.array_equal(together[i][0], alone[0]), i
     assert len({samples.tobytes() for samples, _ in together}) > count // 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*SMALL, *([FULL["512 labels"], FULL["10 logistics"]] if DEVICE == "cuda" else ())],
+    ids=cases.case_id,
+)
+def test_clusters_give_the_bits_of_messages_through_l2(config):
+    """As many blocks as have units, 16 at most; more streams than slots, of mixed lengths."""
+    if not has_clusters():
+        pytest.skip("clusters need compute capability 9.0")
+    gpu, cluster = DEVICE == "cuda", min(16, config.hidden_size // 16)
+    most = 1000 // config.bands if gpu else 20
+    lengths = [config.bands * (1 + (37 * i) % most) for i in range(200 if gpu else 30)]
+    expected = run(engine(config), config, lengths)
+    for streams in (8, 300) if gpu else (64,):
+        asked = {} if gpu else {"gpu": "H200", "isa": "random:2/room:6"}
+        made = engine(config, cluster=cluster, streams=streams, **asked)
+        assert "every team a cluster" in made.describe()
+        for i, (a, b) in enumerate(zip(run(made, config, lengths), expected, strict=True)):
+            assert np.array_equal(a[0], b[0]), (streams, i)
 
 
 @pytest.mark.parametrize("config", [SMALL[0], SMALL[-1]], ids=cases.case_id)

@@ -285,6 +285,7 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     command = [sys.executable, str(BENCHMARKS / "gpu_many.py"), "--device", "emu"]
     command += ["--hidden", "64", "--first-steps", "1", "--seconds", "0.01", "--counts", "2"]
     command += ["--clips", "100", "--torch-streams", "2", "--output", str(output)]
+    command += ["--clusters", "64:2", "96:3", "--rounds", "1"]
     path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=400
@@ -305,6 +306,17 @@ def test_the_part_for_many_streams_measures_predicts_and_fills_its_slots(tmp_pat
     assert {row["wanted"] for row in result["stages"]} == {8, 64, 0}
     assert "coarse gates" in result["stages"][0]["stages"]
     assert result["baselines"][0]["batch"] == 2
+    assert [(r["hidden"], r["blocks"], r["wanted"]) for r in result["clusters"]] == [
+        (64, 2, 128),
+        (64, 2, 0),
+        (96, 3, 128),
+        (96, 3, 0),
+    ]
+    for row in result["clusters"]:
+        assert "every team a cluster" in row["cluster"]["plan"]
+        assert "cluster" not in row["L2"]["plan"]
+        rates = [row[name]["samples_per_s"] for name in ("cluster", "L2")]
+        assert row["ratio"] == pytest.approx(rates[0] / rates[1])
     assert "MEASURED 100 clips" in done.stdout
 
 

@@ -133,23 +133,29 @@ def test_every_file_of_tests_for_a_gpu_is_run():
 
 
 @pytest.mark.parametrize(
-    ("core", "many", "said"),
+    ("core", "many", "clusters", "runs", "said"),
     [
-        ("residual", False, "W2 in registers"),
-        ("residual", True, "W2, R1, R2: "),
-        ("embedded", False, "gate inputs of labels"),
-        ("embedded", True, "streams a team"),
-        ("dual", True, "units of each half"),
+        ("residual", False, False, 2, "W2 in registers"),
+        ("residual", True, False, 2, "W2, R1, R2: "),
+        ("embedded", False, False, 2, "gate inputs of labels"),
+        ("embedded", True, False, 2, "streams a team"),
+        ("dual", True, False, 2, "units of each half"),
+        ("residual", True, True, 1, "every team a cluster"),
+        ("embedded", True, True, 1, "every team a cluster"),
+        ("dual", True, True, 3, "every team a cluster"),
     ],
 )
-def test_the_sanitizer_is_given_models_of_every_core(core, many, said, monkeypatch, capsys):
+def test_the_sanitizer_is_given_models_of_every_core(
+    core, many, clusters, runs, said, monkeypatch, capsys
+):
     asked = [
         flags
         for _, flags in gpu_tools.SANITIZED.values()
         if (core in flags or (core == "dual" and "--core" not in flags))
         and ("--streams" in flags) == many
+        and ("--cluster" in flags) == clusters
     ]
-    assert len(asked) == 2
+    assert len(asked) == runs
     command = ["gpu_small.py", "--device", "emu", *asked[0], "--steps", "2"]
     monkeypatch.setattr(sys, "argv", command)
     gpu_small.main()

@@ -20,6 +20,7 @@ from many_plans import (
     check_packing,
     check_units_have_owners,
     check_within_the_chip,
+    layouts,
     plan_of,
     plan_that_fits,
 )
@@ -39,8 +40,8 @@ MODELS = [UNIVOC, (896, 256, 9), (1024, 512, 8), (512, 256, 8)]  # hidden size, 
 HEADER = """\
 # Plans of the kernel for many streams of the embedded core; written by
 # tests/test_many_embedded_plan.py. streams: that are wanted; 0: those of most samples. "split":
-# activations in two halves. Places of fc1, fc2: Shared memory, L2; "apart": one block draws for a
-# stream.
+# activations in two halves; "cluster": so many blocks of a team are one. Places of fc1, fc2: Shared
+# memory, L2; "apart": one block draws for a stream.
 # hidden fc labels gpu streams | teams x blocks x warps | streams a team | tiles of units a block
 #   | tiles of columns of R in registers / all | places | weight registers a thread
 #   | shared bytes a block | bytes resident a team
@@ -49,12 +50,15 @@ HEADER = """\
 """
 
 
-def row(size: tuple[int, int, int], gpu: str, streams: int, split: bool = False) -> str:
+def row(
+    size: tuple[int, int, int], gpu: str, streams: int, split: bool = False, cluster: int = 0
+) -> str:
     """One line of the table; where a model does not fit, the sentence that says so."""
     config = usual(*size)
     title = f"{size[0]:4} {size[1]:3} {config.n_classes:4} {gpu:8} {streams:3}" + " split" * split
+    title += f" cluster {cluster}" * (cluster > 0)
     try:
-        plan = plan_of(config, gpu=gpu, streams=streams, split=split)
+        plan = plan_of(config, gpu=gpu, streams=streams, split=split, cluster=cluster)
     except DeviceError as error:
         return f"{title} | {error}"
     s = plan["shape"]
@@ -67,6 +71,12 @@ def table() -> str:
         row(size, gpu, streams) for size in MODELS for gpu in GPUS for streams in (8, 32, 64, 0)
     ]
     rows += [row(UNIVOC, gpu, 4, True) for gpu in GPUS]
+    rows += [
+        row((512, 256, 8), gpu, streams, cluster=cluster)
+        for cluster in (8, 16)
+        for gpu in ("H200", "B200")
+        for streams in (8, 0)
+    ]
     return HEADER + "\n".join(rows) + "\n"
 
 
@@ -84,11 +94,7 @@ def fitting(draw) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     config = dataclasses.replace(
         config, n_classes=draw(st.integers(config.n_classes // 2 + 1, config.n_classes))
     )
-    options = {
-        "gpu": draw(st.sampled_from(GPUS)),
-        "blocks": draw(st.one_of(st.just(0), st.integers(1, tiles))),
-        "warps": draw(st.sampled_from([0, 0, 2, 4, 8, 16])),
-    }
+    options = {"warps": draw(st.sampled_from([0, 0, 2, 4, 8, 16]))} | draw(layouts(tiles))
     asked = {"streams": draw(st.integers(0, 1500)), "split": draw(st.booleans())}
     return config, options | asked, plan_that_fits(config, options | asked)
 

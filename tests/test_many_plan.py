@@ -19,6 +19,7 @@ from many_plans import (
     cells,
     check_packing,
     check_within_the_chip,
+    layouts,
     plan_of,
     plan_that_fits,
 )
@@ -30,10 +31,12 @@ from wavernn_fast.errors import DeviceError
 GOLDEN = Path(__file__).parent / "golden" / "gpu_many_plans.txt"
 SIZES = [(224, 112), (512, 256), (896, 448), (1024, 512)]
 STREAMS = (1, 32, 128, 0)
+CLUSTERS = [(224, 4), (224, 7), (384, 6), (512, 8), (512, 16), (896, 14)]
 HEADER = """\
 # Plans of the kernel for many streams; written by tests/test_many_plan.py. fc is hidden / 2.
-# streams: that are wanted; 0: those of most samples. "split": activations in two halves. Places of
-# fc1, fc2: Shared memory, L2; "apart": one block draws for a stream.
+# streams: that are wanted; 0: those of most samples. "split": activations in two halves; "cluster":
+# so many blocks of a team are one. Places of fc1, fc2: Shared memory, L2; "apart": one block draws
+# for a stream.
 # hidden gpu streams | teams x blocks x warps | streams a team | tiles of units a block
 #   | tiles of columns of R in registers / all | places | weight registers a thread
 #   | shared bytes a block | bytes resident a team
@@ -42,11 +45,13 @@ HEADER = """\
 """
 
 
-def row(hidden: int, fc: int, gpu: str, streams: int, split: bool = False) -> str:
+def row(hidden: int, fc: int, gpu: str, streams: int, split: bool = False, cluster: int = 0) -> str:
     """One line of the table; where a model does not fit, the sentence that says so."""
-    head = f"{hidden:4} {gpu:8} {streams:3}" + (" split" if split else "")
+    head = f"{hidden:4} {gpu:8} {streams:3}" + " split" * split
+    head += f" cluster {cluster}" * (cluster > 0)
+    options = {"gpu": gpu, "streams": streams, "split": split, "cluster": cluster}
     try:
-        plan = plan_of(cases.dual_config(hidden, fc), gpu=gpu, streams=streams, split=split)
+        plan = plan_of(cases.dual_config(hidden, fc), **options)
     except DeviceError as error:
         return f"{head} | {error}"
     s = plan["shape"]
@@ -59,6 +64,12 @@ def table() -> str:
         row(hidden, fc, gpu, streams) for hidden, fc in SIZES for gpu in GPUS for streams in STREAMS
     ]
     rows += [row(896, 448, gpu, streams, True) for gpu in GPUS for streams in (4, 0)]
+    rows += [
+        row(hidden, hidden // 2, gpu, streams, cluster=cluster)
+        for hidden, cluster in CLUSTERS
+        for gpu in ("H200", "B200")
+        for streams in (1, 128, 0)
+    ]
     return HEADER + "\n".join(rows) + "\n"
 
 
@@ -75,13 +86,11 @@ def requests(draw) -> tuple[ModelConfig, dict[str, Any]]:
     tiles = draw(st.integers(1, 12))
     config = cases.dual_config(32 * tiles, draw(st.integers(1, 64 * tiles)))
     options = {
-        "gpu": draw(st.sampled_from(GPUS)),
         "streams": draw(st.one_of(st.just(0), st.integers(1, 1500))),
         "split": draw(st.booleans()),
-        "blocks": draw(st.one_of(st.just(0), st.integers(1, tiles))),
         "warps": draw(st.sampled_from([0, 0, 2, 4, 8, 16])),
     }
-    return config, options
+    return config, options | draw(layouts(tiles))
 
 
 def fitting(request) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
@@ -90,6 +99,8 @@ def fitting(request) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
 
 
 def buffer_words(s: dict[str, int]) -> int:
+    if s["cluster"] > 1:
+        return 0
     tiles = s["half_tiles"] + s["fc_tiles"]
     return s["stream_tiles"] * 128 * tiles + 2 * s["streams"] * 257
 
@@ -103,7 +114,8 @@ def test_every_plan_keeps_within_the_chip(request):
     assert 0 <= s["gru_kept"] <= s["gru_columns"]
     halves = sum(latency[n] for n in ("gates", "hidden", "y", "logits", "draw"))
     assert plan["cycles"] == 2 * halves + latency["advance"]
-    assert s["draw_apart"] == int(s["streams"] > 2 * s["warps"] and s["blocks"] > 1)
+    a_warp = 1 if s["cluster"] > 1 else 2
+    assert s["draw_apart"] == int(s["streams"] > a_warp * s["warps"] and s["blocks"] > 1)
 
 
 @settings(deadline=None, max_examples=80)
@@ -118,6 +130,9 @@ def test_every_block_owns_units_of_each_half_and_every_row_has_an_owner(request)
     assert s["blocks"] * s["fc1_tiles"] * 16 >= config.fc_size
     assert s["blocks"] * s["fc2_rows"] >= 256
     assert s["fc2_tiles"] * 16 >= s["fc2_rows"]
+    if s["cluster"] > 1:  # every block hands on logits, four at a time
+        assert (s["blocks"] - 1) * s["fc2_rows"] < 256
+        assert s["fc2_rows"] % 4 == 0
     assert s["gru_columns"] * (s["warps"] // 2) >= 2 * s["half_tiles"]
 
 
@@ -129,6 +144,7 @@ def test_every_word_of_the_exchange_area_can_be_named_in_a_report(request):
     s, teams = fitting(request)[2]["shape"], fitting(request)[2]["teams"]
     source = dict(_C.kernel_sources())["cuda/kernels/args.h"]
     bits = int(source.split("kStallWordBits = ")[1].split(";")[0])
+    assert s["buffer_words"] == buffer_words(s)
     assert teams * buffer_words(s) <= 1 << bits  # two buffers, and two words have one name
     assert teams * s["blocks"] <= 1 << (32 - bits)
 

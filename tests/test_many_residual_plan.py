@@ -19,6 +19,7 @@ from many_plans import (
     check_packing,
     check_units_have_owners,
     check_within_the_chip,
+    layouts,
     plan_of,
     plan_that_fits,
 )
@@ -42,7 +43,8 @@ HEADER = """\
 # Plans of the kernel for many streams of the residual core; written by
 # tests/test_many_residual_plan.py. fc has the width of the GRUs. streams: that are wanted; 0: those
 # of most samples. "split": activations in two halves. Places of fc1, fc2, fc3: Shared memory, L2;
-# "whole": every block has all rows of fc3; "apart": one block draws for a stream.
+# "whole": every block has all rows of fc3; "apart": one block draws for a stream; "cluster": so
+# many blocks of a team are one.
 # hidden head outputs gpu streams | teams x blocks x warps | streams a team | tiles of units a block
 #   | tiles of columns of W_ih2, R1, R2 in registers / all | places | weight registers a thread
 #   | shared bytes a block | bytes resident a team
@@ -51,13 +53,16 @@ HEADER = """\
 """
 
 
-def row(size: int, head: dict[str, Any], gpu: str, streams: int, split: bool = False) -> str:
+def row(
+    size: int, head: dict[str, Any], gpu: str, streams: int, split: bool = False, cluster: int = 0
+) -> str:
     """One line of the table; where a model does not fit, the sentence that says so."""
     config = usual(size, head)
     outputs = f"{config.n_classes:4}" + (f" x {config.bands}" if config.bands > 1 else "")
     title = f"{size:4} {config.head:7} {outputs} {gpu:8} {streams:3}" + " split" * split
+    title += f" cluster {cluster}" * (cluster > 0)
     try:
-        plan = plan_of(config, gpu=gpu, streams=streams, split=split)
+        plan = plan_of(config, gpu=gpu, streams=streams, split=split, cluster=cluster)
     except DeviceError as error:
         return f"{title} | {error}"
     s = plan["shape"]
@@ -74,6 +79,13 @@ def table() -> str:
         for streams in (8, 64, 0)
     ]
     rows += [row(512, {"bits": 9}, gpu, 4, True) for gpu in GPUS]
+    rows += [
+        row(size, head, gpu, streams, cluster=cluster)
+        for size, cluster in ((256, 8), (512, 16))
+        for head in (MODELS[0][1], {"mixtures": 10})
+        for gpu in ("H200", "B200")
+        for streams in (8, 0)
+    ]
     return HEADER + "\n".join(rows) + "\n"
 
 
@@ -88,11 +100,7 @@ def fitting(draw) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     head = draw(st.sampled_from([{"bits": 4}, {"bits": 9}, {"mixtures": 5}, {"mixtures": 40}]))
     aux = {"aux_size": 3, "aux_channels": 4, "aux_blocks": 1, "aux_kernel": 3}
     config = cases.residual_config(16 * tiles, 16 * draw(st.integers(1, 24)), **head, **aux)
-    options = {
-        "gpu": draw(st.sampled_from(GPUS)),
-        "blocks": draw(st.one_of(st.just(0), st.integers(1, tiles))),
-        "warps": draw(st.sampled_from([0, 0, 2, 4, 8, 16])),
-    }
+    options = {"warps": draw(st.sampled_from([0, 0, 2, 4, 8, 16]))} | draw(layouts(tiles))
     asked = {"streams": draw(st.integers(0, 1500)), "split": draw(st.booleans())}
     return config, options | asked, plan_that_fits(config, options | asked)
 

@@ -117,6 +117,7 @@ def few(truth: ManyTruth, count: int) -> ManyTruth:
 
 SIZES = [(teams, streams) for streams in (8, 16, 24, 32) for teams in (1, 2, 3, 4)]
 QUICK = [(1, 8), (2, 16), (3, 24), (4, 8), (1, 32)]  # every number of either
+TRANSPORTS: dict[str, dict[str, Any]] = {"L2": {}, "shared memory": {"cluster": 2}}
 
 
 @pytest.mark.parametrize(
@@ -124,10 +125,14 @@ QUICK = [(1, 8), (2, 16), (3, 24), (4, 8), (1, 32)]  # every number of either
     [pytest.param(*s, marks=[] if s in QUICK else pytest.mark.slow) for s in SIZES],
 )
 @pytest.mark.parametrize("split", [True, False], ids=["split", "fp16"])
-def test_teams_and_streams_of_any_number_draw_what_the_reference_does(teams, streams, split):
+@pytest.mark.parametrize("through", TRANSPORTS)
+def test_teams_and_streams_of_any_number_draw_what_the_reference_does(
+    teams, streams, split, through
+):
     truth = few(crowd(), teams * streams)
     tiles, isa = streams // (4 if split else 8), f"random:{teams}"
-    engine = truth.engine(teams=teams, tiles=tiles, split=split, isa=isa)
+    engine = truth.engine(teams=teams, tiles=tiles, split=split, isa=isa, **TRANSPORTS[through])
+    assert ("every team a cluster" in engine.describe()) == (through == "shared memory")
     assert slots_of(engine) == (teams, streams)
     (truth.check if split else truth.check_forced)(engine)
 
@@ -141,7 +146,7 @@ PLACES: list[tuple[int, int, dict[str, Any], str]] = [
     (96, 300, {"warps": 8}, "112 rows of fc1"),
     (64, 1, {"warps": 4}, "every block draws"),
     (160, 33, {"warps": 8, "tiles": 2}, "5 blocks"),
-    (128, 40, {"blocks": 1}, "R: 3 of 8 tiles of columns"),
+    (128, 40, {"blocks": 1}, "R: 2 of 8 tiles of columns"),
     (64, 160, {"gpu": "T4"}, "fc2 in L2"),
     (64, 600, {"gpu": "T4"}, "fc1 in L2; fc2 in L2"),
     (96, 64, {"gpu": "T4", "blocks": 2, "warps": 4}, "2 blocks"),
@@ -206,8 +211,9 @@ LAYOUTS = [
     {"teams": 3, "tiles": 2, "blocks": 1},
     {"teams": 1, "tiles": 4, "blocks": 2},
     {"teams": 4, "tiles": 1, "blocks": 3, "gpu": "A100"},
+    {"teams": 2, "tiles": 1, "cluster": 3},
+    {"teams": 1, "tiles": 3, "cluster": 2},
 ]
-ORDERS = ["fair", "random:1", "fair", "random:2", "fair", "random:3"]
 HOWS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.6},
@@ -233,7 +239,16 @@ class Packed:
             )
             for asked, isa in zip(
                 LAYOUTS,
-                ["fair", "random:1", "starve:0", "random:2", "fair", "starve:2"],
+                [
+                    "fair",
+                    "random:1",
+                    "starve:0",
+                    "random:2",
+                    "fair",
+                    "starve:2",
+                    "random:4",
+                    "slow:1",
+                ],
                 strict=True,
             )
         ]
@@ -518,14 +533,27 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"streams": 65537}, InputError, "streams is 65537, expected 0 (most samples) to 65536"),
     ({"streams": -1}, InputError, "streams is -1, expected 0 (most samples) to 65536"),
-    *(
-        (
-            asked,
-            InputError,
-            "exchanges and cluster are of plans for one stream; leave them out with gpu_streams "
-            "other than 1",
-        )
-        for asked in ({"exchanges": 2}, {"cluster": 2})
+    (
+        {"exchanges": 2},
+        InputError,
+        "exchanges is of plans for one stream; leave it out with gpu_streams other than 1",
+    ),
+    ({"cluster": 17}, InputError, "cluster is 17, expected 0 to 16"),
+    (
+        {"cluster": 2, "gpu": "A100"},
+        DeviceError,
+        "cluster is 2: A100 has no clusters (compute capability 9.0 and up have); use cluster=1.",
+    ),
+    (
+        {"cluster": 2, "blocks": 1, "gpu": "H200"},
+        InputError,
+        "blocks is 1 and cluster 2: of many streams a team is one cluster; leave blocks out",
+    ),
+    (
+        {"cluster": 8, "gpu": "H200"},
+        InputError,
+        "cluster is 8, but 2 times 16 units of each half are dealt to 2 blocks, 1 times 16 each; "
+        "use cluster=2",
     ),
 ]
 

@@ -241,6 +241,7 @@ def many_plan(
     split: bool = ...,
     blocks: int = ...,
     warps: int = ...,
+    cluster: int = ...,
     exact: bool = ...,
     full: bool = ...,
 ) -> dict[str, Any]: ...
@@ -252,6 +253,7 @@ def unpack_many_plan(
     gpu: str = ...,
     blocks: int = ...,
     warps: int = ...,
+    cluster: int = ...,
 ) -> dict[str, NDArray[np.float32]]: ...
 def kernel_sources() -> list[tuple[str, str]]: ...
 def available_isas() -> list[str]: ...

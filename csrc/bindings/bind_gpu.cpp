@@ -190,13 +190,14 @@ py::dict unpack_sparse_plan(const py::dict& config, const py::dict& tensors,
 }
 
 gpu::ManyPlan choose_many(const py::dict& config, const std::string& name, int streams, bool split,
-                          int blocks, int warps, bool exact) {
+                          int blocks, int warps, int cluster, bool exact) {
   gpu::ManyRequest request;
   request.gpu.config = read_config(config);
   request.gpu.dtype = Dtype::fp16;
   request.gpu.exact = exact;
   request.gpu.blocks = blocks;
   request.gpu.warps = warps;
+  request.gpu.cluster = cluster;
   request.gpu.limits = gpu::known_device(name);
   request.streams = streams;
   request.split = split;
@@ -204,8 +205,8 @@ gpu::ManyPlan choose_many(const py::dict& config, const std::string& name, int s
 }
 
 py::dict many_plan(const py::dict& config, const std::string& name, int streams, bool split,
-                   int blocks, int warps, bool exact, bool full) {
-  gpu::ManyPlan plan = choose_many(config, name, streams, split, blocks, warps, exact);
+                   int blocks, int warps, int cluster, bool exact, bool full) {
+  gpu::ManyPlan plan = choose_many(config, name, streams, split, blocks, warps, cluster, exact);
   plan.shape.full = full;
   py::dict d;
   d["shape"] = shape_fields(plan.shape);
@@ -233,8 +234,8 @@ py::dict many_plan(const py::dict& config, const std::string& name, int streams,
 }
 
 py::dict unpack_many_plan(const py::dict& config, const py::dict& tensors, const std::string& name,
-                          int blocks, int warps) {
-  const gpu::ManyPlan plan = choose_many(config, name, 1, false, blocks, warps, true);
+                          int blocks, int warps, int cluster) {
+  const gpu::ManyPlan plan = choose_many(config, name, 1, false, blocks, warps, cluster, true);
   const std::vector<uint32_t> packed = gpu::pack_many(plan, read_weights(tensors));
   return unpacked([&](const char* matrix) { return gpu::unpack_many(plan, packed, matrix); },
                   plan.request.gpu.config.core);
@@ -264,10 +265,12 @@ void bind_many(py::module_& m) {
         "a list of (stream, steps) a slot (for tests).");
   m.def("many_plan", &many_plan, py::arg("config"), py::kw_only(), py::arg("gpu") = "H200",
         py::arg("streams") = 0, py::arg("split") = false, py::arg("blocks") = 0,
-        py::arg("warps") = 0, py::arg("exact") = false, py::arg("full") = false,
+        py::arg("warps") = 0, py::arg("cluster") = 0, py::arg("exact") = false,
+        py::arg("full") = false,
         "How the kernel for many streams would run a model on a GPU; all figures are predictions.");
   m.def("unpack_many_plan", &unpack_many_plan, py::arg("config"), py::arg("tensors"), py::kw_only(),
         py::arg("gpu") = "H200", py::arg("blocks") = 0, py::arg("warps") = 0,
+        py::arg("cluster") = 0,
         "The weights as packed for the kernel for many streams, unpacked again (for tests).");
 }
 

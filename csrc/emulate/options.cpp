@@ -60,11 +60,15 @@ void parse_option(Options& options, const std::string& text) {
     options.fault.parity = true;
   } else if (starts(text, "lose:word:")) {
     options.fault.word = static_cast<long long>(number_after(text, "lose:word:"));
+  } else if (starts(text, "lose:message:")) {
+    const uint64_t message = number_after(text, "lose:message:");
+    WF_CHECK(message < 64, "fault \"", text, "\": expected a message from 0 to 63");
+    options.fault.message = int(message);
   } else if (starts(text, "lose:barrier:")) {
     options.fault.barrier = parse_barrier(text);
   } else {
     fail("option \"", text,
-         "\" is not lose:tag, lose:parity, lose:barrier:N, lose:word:N, "
+         "\" is not lose:tag, lose:parity, lose:barrier:N, lose:word:N, lose:message:N, "
          "generic, tag:N or room:N");
   }
 }
@@ -82,6 +86,7 @@ std::string describe(const Fault& f) {
   if (f.parity) text += "/lose:parity";
   if (f.barrier >= 0) text += "/lose:barrier:" + std::to_string(f.barrier);
   if (f.word >= 0) text += "/lose:word:" + std::to_string(f.word);
+  if (f.message >= 0) text += "/lose:message:" + std::to_string(f.message);
   return text;
 }
 

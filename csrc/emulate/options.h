@@ -19,6 +19,7 @@ struct Fault {
   bool parity = false;  // reads are always from the first buffer
   int barrier = -1;     // this one does not wait
   long long word = -1;  // this one of the exchange area never comes
+  int message = -1;     // what blocks of a cluster push of this one never comes
 };
 
 struct Options {
@@ -30,8 +31,8 @@ struct Options {
 };
 
 // "fair", "random:SEED", "starve:BLOCK" or "slow:WARP"; after it may follow, each with a slash
-// before it, "lose:tag", "lose:parity", "lose:barrier:N", "lose:word:N", "generic", "tag:N" and
-// "room:N". "auto" is "fair". Error if it is none of these.
+// before it, "lose:tag", "lose:parity", "lose:barrier:N", "lose:word:N", "lose:message:N",
+// "generic", "tag:N" and "room:N". "auto" is "fair". Error if it is none of these.
 Options parse_options(const std::string& text);
 std::string describe(const Options& options);
 

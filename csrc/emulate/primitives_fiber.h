@@ -224,6 +224,8 @@ WF_INLINE void expect_bytes(Arrivals* at, unsigned bytes) {
   emulate::machine->progressed();
 }
 WF_INLINE void push(float* at, Arrivals* arrivals, int rank, float value) {
+  const auto* first = reinterpret_cast<Arrivals*>(shared_memory() + kSharedArrivals);
+  if (arrivals - first == emulate::machine->fault().message) return;
   *of_peer(at, rank) = value;
   emulate::deliver_bytes(of_peer(arrivals, rank), 4);
   emulate::machine->sent(of_peer(arrivals, rank), &emulate::Counts::pushes);

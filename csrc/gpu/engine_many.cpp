@@ -39,7 +39,9 @@ class ManyEngine final : public Engine {
     kernel_of(plan_.shape.stream_tiles, false);  // now, not when the first sample is wanted
     const std::vector<uint32_t> packed = pack_many(plan_, weights);
     weights_.upload(packed.data(), packed.size());
-    words_.reserve(size_t(2) * size_t(plan_.teams) * size_t(plan_.shape.buffer_words));
+    // None of teams that are clusters; messages are then numbered as words from there on.
+    words_.reserve(
+        std::max<size_t>(1, size_t(2) * size_t(plan_.teams) * size_t(plan_.shape.buffer_words)));
     if (plan_.shape.clocks) begin_ticks(clocks_);
   }
 
@@ -364,6 +366,8 @@ KernelSpec kernel_spec(const ManyPlan& plan, bool full) {
   spec.defines = shape_macros(spec.shape);
   spec.blocks = plan.teams * plan.shape.blocks;
   spec.threads = plan.shape.threads;
+  spec.cluster = plan.shape.cluster;
+  spec.together = plan.shape.cluster == 1;  // teams know nothing of each other
   spec.shared_bytes = plan.shared_bytes;
   return spec;
 }

@@ -161,7 +161,24 @@ std::string many_embedded_name(const Shape& s, int64_t at, int64_t team) {
 
 }  // namespace
 
+namespace {
+
+// Of a message of a team that is a cluster, by its number: cuda/kernels/many_cluster.cuh.
+std::string cluster_message_name(const Shape& s, int number) {
+  constexpr const char* kDual[] = {"units", "y", "logits", "classes"};
+  constexpr const char* kResidual[] = {"v", "h1", "w", "h2", "p", "q", "logits", "outcomes"};
+  constexpr const char* kEmbedded[] = {"h", "p", "logits", "labels"};
+  std::string name = s.residual   ? kResidual[number % 8]
+                     : s.embedded ? kEmbedded[number % 4]
+                                  : kDual[number % 4];
+  if (!s.residual && !s.embedded) name = (number < 4 ? "coarse " : "fine ") + name;
+  return "the " + name + " of its cluster";
+}
+
+}  // namespace
+
 std::string many_word_name(const Shape& s, int64_t word) {
+  if (s.cluster > 1) return cluster_message_name(s, int(word / 2));
   const int64_t at = word % s.buffer_words, team = word / (2 * int64_t(s.buffer_words));
   return s.residual   ? many_residual_name(s, at, team)
          : s.embedded ? many_embedded_name(s, at, team)

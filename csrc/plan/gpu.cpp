@@ -265,12 +265,8 @@ std::optional<GpuPlan> best_places(const GpuRequest& request, int exchanges, int
 
 void check_cluster(const GpuRequest& request) {
   const int cluster = request.cluster;
-  WF_CHECK(cluster >= 0 && cluster <= kMostInCluster, "cluster is ", cluster, ", expected 0 to ",
-           kMostInCluster);
+  check_cluster_size(request);
   if (cluster < 2) return;
-  if (request.limits.arch < 90)
-    fail<DeviceError>("cluster is ", cluster, ": ", request.limits.name,
-                      " has no clusters (compute capability 9.0 and up have); use cluster=1.");
   WF_CHECK(request.exchanges != 2, "exchanges is 2 and cluster ", cluster,
            ": blocks of a cluster have four exchanges a sample");
   WF_CHECK(request.blocks % cluster == 0, "blocks is ", request.blocks,
@@ -315,6 +311,15 @@ void check_model(const ModelConfig& c) {
 double hop_us(int arch, int blocks) {
   const double few = arch < 70 ? 0.73 : arch < 80 ? 0.52 : arch < 90 ? 0.67 : 0.62;
   return few + 0.0042 * std::max(0, blocks - 45);
+}
+
+void check_cluster_size(const GpuRequest& request) {
+  const int cluster = request.cluster;
+  WF_CHECK(cluster >= 0 && cluster <= kMostInCluster, "cluster is ", cluster, ", expected 0 to ",
+           kMostInCluster);
+  if (cluster > 1 && request.limits.arch < 90)
+    fail<DeviceError>("cluster is ", cluster, ": ", request.limits.name,
+                      " has no clusters (compute capability 9.0 and up have); use cluster=1.");
 }
 
 int output_parts(const Shape& shape) { return shape.cluster > 1 ? shape.cluster : shape.blocks; }

@@ -71,6 +71,9 @@ const char* place_name(int place);
 // Error if the kernels of the dual core do not run such a model.
 void check_model(const ModelConfig& config);
 
+// Error if the device has no clusters, or none of so many blocks.
+void check_cluster_size(const GpuRequest& request);
+
 // How many blocks the output layers are dealt to; the others, in other clusters, have copies.
 // output_parts in the kernel.
 int output_parts(const Shape& shape);

@@ -33,10 +33,12 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles) {
   set_many_shape(s, request, stream_tiles);
   s.fc1_tiles = ceil_div(s.fc_tiles, s.blocks);
   s.fc2_rows = ceil_div(kClasses, s.blocks);
+  if (s.cluster > 1) s.fc2_rows = round_up(s.fc2_rows, 4);  // four logits travel together
   s.fc2_tiles = ceil_div(s.fc2_rows, 16);
   s.gru_columns = gru_columns(s.half_tiles, s.warps / 2);
-  s.buffer_words =
-      s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (kClasses + 1);
+  if (s.cluster == 1)
+    s.buffer_words =
+        s.stream_tiles * 2 * 64 * (s.half_tiles + s.fc_tiles) + 2 * s.streams * (kClasses + 1);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
   s.column_words = round_up(8 * std::max(s.half_tiles, s.fc_tiles), 32) + 4;
   s.gate_rounds = ceil_div(96 * unit_tiles * (request.split ? 4 : 8), s.threads);
@@ -71,7 +73,11 @@ void lay_out_shared(ManyPlan& plan) {
   shared.place(s.shared_hidden, int64_t(2) * units * s.streams);
   shared.place(s.shared_pre, int64_t(8) * units * s.streams);
   shared.place(s.shared_ahead, int64_t(3) * units * s.streams);
-  shared.place(s.shared_columns, int64_t(8) * s.stream_tiles * s.column_words);
+  shared.place(s.shared_columns, int64_t(areas(s)) * 8 * s.stream_tiles * s.column_words);
+  if (s.cluster > 1) {
+    shared.place(s.shared_arrivals, kArrivalsFloats);
+    shared.place(s.shared_logits, int64_t(kClasses) * streams_drawn(s));
+  }
   shared.place(s.shared_sums,
                int64_t(kTileFloats) * s.warps *
                    std::max(3 * s.unit_tiles, s.stream_tiles * std::max(s.fc1_tiles, s.fc2_tiles)));
@@ -98,11 +104,11 @@ ManyLatency predict(const ManyPlan& plan) {
                         costs.meet(96 * s.unit_tiles * int64_t(s.split ? 4 : 8), s.warps / 2) + 50);
   const int y = costs.message(int64_t(8) * s.fc_tiles * 8 * s.stream_tiles);
   l.y = int(costs.layer(s.fc1_tiles, s.half_tiles, s.fc1_place) + std::max(double(y), product));
-  const int64_t drawn = s.draw_apart ? ceil_div(s.streams, s.blocks) : s.streams;
+  const int64_t drawn = streams_drawn(s);
   l.logits =
       int(costs.layer(s.fc2_tiles, s.fc_tiles, s.fine_fc2_place)) + costs.message(kClasses * drawn);
-  l.draw =
-      int(400 * ceil_div(int(drawn), s.warps) + 60) + (s.draw_apart ? costs.message(s.streams) : 0);
+  l.draw = int(400 * ceil_div(int(drawn), s.warps) + 60) +
+           (s.draw_apart ? costs.message(s.streams, 1) : 0);
   l.advance = 100;
   return l;
 }

@@ -14,7 +14,9 @@
 namespace wavernn_fast::gpu {
 
 struct ManyRequest {
-  // Of it: config, exact, clocks, blocks (of a team; 0: chosen), warps (0: 8), limits.
+  // Of it: config, exact, clocks, blocks (of a team; 0: chosen), warps (0: 8), limits; cluster (of
+  // so many blocks each team is one, whose messages go from shared memory to shared memory; 0 and
+  // 1: through L2, as long as clusters have not been measured).
   GpuRequest gpu;
   // How many are to run side by side, on all teams together: the plan has at least so many slots,
   // or as many as fit, and takes least time for a sample. 0: those with which most samples a second

@@ -41,8 +41,9 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.fc2_tiles = ceil_div(s.fc2_rows, 16);
   s.gru_columns = ceil_div(s.hidden_tiles, s.warps);
   s.gate_rounds = ceil_div(48 * unit_tiles * (request.split ? 4 : 8), s.threads);
-  s.buffer_words =
-      s.stream_tiles * 64 * (s.hidden_tiles + s.fc_tiles) + s.streams * (s.choice_words + 2);
+  if (s.cluster == 1)
+    s.buffer_words =
+        s.stream_tiles * 64 * (s.hidden_tiles + s.fc_tiles) + s.streams * (s.choice_words + 2);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
   s.column_words = round_up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) + 4;
   return s;
@@ -70,9 +71,7 @@ int kept_tiles(const Shape& s) {
 }
 
 // Warps of a block that draw: see draw_outcomes in the kernel.
-int drawing_warps(const Shape& s) {
-  return std::min(s.warps, s.draw_apart ? ceil_div(s.streams, s.blocks) : s.streams);
-}
+int drawing_warps(const Shape& s) { return std::min(s.warps, streams_drawn(s)); }
 
 void lay_out_shared(ManyPlan& plan) {
   Shape& s = plan.shape;
@@ -86,10 +85,17 @@ void lay_out_shared(ManyPlan& plan) {
   shared.place(s.shared_biases, 16 * (s.fc1_tiles + s.fc2_tiles));
   shared.place(s.shared_hidden, int64_t(units) * s.streams);
   shared.place(s.shared_pre, int64_t(4) * units * s.streams);
-  // Draws are where activations were: the logits of every warp that draws.
-  shared.place(s.shared_columns, std::max(int64_t(8) * s.stream_tiles * s.column_words,
-                                          int64_t(drawing_warps(s)) * s.choice_words));
-  s.shared_logits = s.shared_columns;
+  // Draws are where activations were: the logits of every warp that draws. In a cluster, where
+  // peers write into both, those of every stream that the block draws for are apart.
+  const int64_t columns = int64_t(areas(s)) * 8 * s.stream_tiles * s.column_words;
+  if (s.cluster > 1) {
+    shared.place(s.shared_columns, columns);
+    shared.place(s.shared_arrivals, kArrivalsFloats);
+    shared.place(s.shared_logits, int64_t(streams_drawn(s)) * s.choice_words);
+  } else {
+    shared.place(s.shared_columns, std::max(columns, int64_t(drawing_warps(s)) * s.choice_words));
+    s.shared_logits = s.shared_columns;
+  }
   // Products of R by turns in two places.
   const int turns = s.stream_tiles > 1 ? 2 : 1;
   shared.place(s.shared_sums, int64_t(kTileFloats) * s.warps *

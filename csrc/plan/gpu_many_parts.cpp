@@ -11,14 +11,44 @@ namespace {
 
 constexpr int kFewestArch = 75;  // with mma of fp16 and fp32 sums
 
+// A message within a cluster, microseconds, and nanoseconds of every further push that comes into a
+// block. Measured on an H200 with values of 4 bytes (benchmarks/results/gpu_h200_first_run.json,
+// "counted"): 56 values, and from 448 to 1,344. That a push of 16 bytes takes no longer than one of
+// 4 is an assumption.
+struct ClusterCost {
+  double trip_us, push_ns;
+};
+ClusterCost cluster_cost(int blocks) {
+  return blocks <= 8 ? ClusterCost{0.28, 0.24} : ClusterCost{0.32, 0.64};
+}
+
+// The rule that messages within a cluster rest on (many_cluster.cuh): every block has rows of the
+// layer that gives logits, or if all have all of those, of the one before it.
+bool every_block_hands_on(const Shape& s) {
+  if (s.fc3_whole) return (s.blocks - 1) * s.fc1_tiles < s.fc_tiles;
+  return (s.blocks - 1) * s.fc2_rows < (s.choice_words > 0 ? s.choice_words : 256);
+}
+
 // As many of a warp's `columns` tiles of columns in registers as there is room for.
 void keep_in_registers(ManyPlan& plan, int columns) {
   Shape& s = plan.shape;
   const DeviceLimits& d = plan.request.gpu.limits;
   const int all = std::min(255, d.registers / s.threads / 8 * 8);
-  const int room = all - many_working_registers(d.arch, s.bands) - 12 * s.unit_tiles;
+  const int room = all - many_working_registers(d.arch, s) - 12 * s.unit_tiles;
   s.gru_kept = std::clamp(room / (12 * s.unit_tiles), 0, columns);
   plan.weight_registers = 12 * s.unit_tiles * s.gru_kept;
+}
+
+// Of a team that is to be a cluster.
+void check_team_cluster(const GpuRequest& r, int tiles, const char* what) {
+  check_cluster_size(r);
+  if (r.cluster < 2) return;
+  WF_CHECK(r.blocks == 0 || r.blocks == r.cluster, "blocks is ", r.blocks, " and cluster ",
+           r.cluster, ": of many streams a team is one cluster; leave blocks out");
+  const int of_block = ceil_div(tiles, r.cluster), blocks = ceil_div(tiles, of_block);
+  WF_CHECK(blocks == r.cluster, "cluster is ", r.cluster, ", but ", tiles, " times 16 units of ",
+           what, " are dealt to ", blocks, " blocks, ", of_block,
+           " times 16 each; use cluster=", blocks);
 }
 
 }  // namespace
@@ -31,12 +61,13 @@ void set_many_shape(Shape& s, const ManyRequest& request, int stream_tiles) {
   s.warps = r.warps ? r.warps : 8;
   s.threads = 32 * s.warps;
   s.fc_tiles = ceil_div(s.fc, 16);
-  s.cluster = 1;
+  s.cluster = r.cluster > 1 ? s.blocks : 1;
   s.stream_tiles = stream_tiles;
   s.split = request.split;
   s.streams = stream_tiles * (request.split ? 4 : 8);
-  // Each block draws for all streams, up to two a warp; from there on a message more is shorter.
-  s.draw_apart = s.streams > 2 * s.warps && s.blocks > 1;
+  // Each block draws for all streams, up to two a warp; from there on a message more is shorter. In
+  // a cluster, where it is shorter yet, from one a warp on.
+  s.draw_apart = s.streams > (s.cluster > 1 ? 1 : 2) * s.warps && s.blocks > 1;
   s.taps = c.interp_size() > 0 ? c.taps() : 0;
   s.fp16 = 1;
   s.exact = r.exact;
@@ -56,8 +87,9 @@ std::optional<ManyPlan> form_many(const ManyRequest& request, const Shape& shape
   plan.request = request;
   plan.shape = shape;
   const DeviceLimits& d = request.gpu.limits;
+  if (shape.cluster > 1 && !every_block_hands_on(shape)) return std::nullopt;
   plan.teams = d.multiprocessors / shape.blocks;
-  const int working = many_working_registers(d.arch, shape.bands);
+  const int working = many_working_registers(d.arch, shape);
   if (plan.teams < 1 || 12 * shape.unit_tiles + working > 255) return std::nullopt;
   keep_in_registers(plan, core.matrices * shape.gru_columns);
   core.lay_out_shared(plan);
@@ -72,7 +104,15 @@ ManyCosts::ManyCosts(const ManyPlan& plan, double bytes)
       bytes_(bytes),
       hop_(hop_us(plan.request.gpu.limits.arch, s_.blocks) * plan.request.gpu.limits.clock_khz /
            1000.0),
-      pace_(std::max(1.6, s_.warps / 4.0)) {}
+      push_(0),
+      pace_(std::max(1.6, s_.warps / 4.0)) {
+  if (s_.cluster == 1) return;
+  constexpr int kBarrier = 60;  // before a block pushes
+  const ClusterCost cost = cluster_cost(s_.blocks);
+  const double cycles_of_us = plan.request.gpu.limits.clock_khz / 1000.0;
+  hop_ = cost.trip_us * cycles_of_us + kBarrier;
+  push_ = cost.push_ns * cycles_of_us / 1000.0;
+}
 
 double ManyCosts::layer(int rows, int columns, int place) const {
   const double tile = place == kInShared ? 4.0 : kTileFromL2;
@@ -99,15 +139,16 @@ double ManyCosts::ahead(int matrices, int64_t words, int loads, double condition
 
 int ManyCosts::logits(int place) const {
   return int(queued_layer(s_.fc2_tiles, s_.fc_tiles, place)) +
-         (s_.fc3_whole ? 40 : message(s_.choice_words * drawn()));
+         (s_.fc3_whole ? 40 : message(int64_t(s_.choice_words) * streams_drawn(s_), 1));
 }
 
 int ManyCosts::draw() const {
   const int one = s_.real != kNotReal
                       ? real_draw_cycles(s_.real)
                       : 400 + 40 * std::max(0, s_.draw_pairs - 4) + (s_.mixtures > 0 ? 150 : 0);
-  return s_.bands * one * ceil_div(int(drawn()), s_.warps) + 60 +
-         (s_.draw_apart ? message(int64_t(2) * s_.bands * s_.streams) : 0);
+  const int words = (s_.cluster > 1 ? 1 : 2) * s_.bands;  // of an outcome
+  return s_.bands * one * ceil_div(streams_drawn(s_), s_.warps) + 60 +
+         (s_.draw_apart ? message(int64_t(words) * s_.streams, 1) : 0);
 }
 
 void check_many_request(const ManyRequest& request, int tiles, const char* what) {
@@ -125,9 +166,9 @@ void check_many_request(const ManyRequest& request, int tiles, const char* what)
            "warps is ", r.warps, ", expected 2, 4, 8 or 16, or 0 for the planner's choice");
   WF_CHECK(r.blocks >= 0 && r.blocks <= tiles, "blocks is ", r.blocks, ", expected 1 to ", tiles,
            ": a team has 16 units of ", what, " a block");
-  WF_CHECK(r.exchanges == 0 && r.cluster <= 1,
-           "exchanges and cluster are of plans for one stream; leave them out with gpu_streams "
-           "other than 1");
+  WF_CHECK(r.exchanges == 0,
+           "exchanges is of plans for one stream; leave it out with gpu_streams other than 1");
+  check_team_cluster(r, tiles, what);
 }
 
 bool is_better(const ManyRequest& request, const ManyPlan& a, const ManyPlan& b) {
@@ -146,8 +187,11 @@ void does_not_fit_many(const ManyRequest& request, int tiles) {
                     " units and outputs of ", r.config.fc_size,
                     " need more than the registers and the ", d.shared_per_block,
                     " bytes of shared memory of a block, in teams of at most ",
-                    std::min(d.multiprocessors, tiles),
-                    r.blocks ? " blocks (blocks was given)" : " blocks", ". Use gpu_streams=1.");
+                    std::min(d.multiprocessors, r.cluster > 1 ? r.cluster : tiles),
+                    r.cluster > 1 ? " blocks (cluster was given)"
+                    : r.blocks    ? " blocks (blocks was given)"
+                                  : " blocks",
+                    ". Use gpu_streams=1.");
 }
 
 std::string describe_teams(const ManyPlan& plan) {
@@ -158,6 +202,7 @@ std::string describe_teams(const ManyPlan& plan) {
       << (plan.teams == 1 ? " team of " : " teams of ") << s.blocks
       << (s.blocks == 1 ? " block of " : " blocks of ") << s.warps << " warps, " << s.streams
       << " streams a team, " << plan.slots() << " in all, fp16"
+      << (s.cluster > 1 ? ", every team a cluster" : "")
       << (s.split ? ", activations in two halves" : "") << (s.exact ? ", exact" : "") << "\n";
   return out.str();
 }

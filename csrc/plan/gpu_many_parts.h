@@ -19,12 +19,17 @@ constexpr int kTileFloats = 128;      // of a lane's share of a tile, all lanes:
 constexpr int kArgsWords = 44;        // of KernelArgs; the engine checks it
 constexpr int kSlotWords = 8;         // of a Slot
 constexpr int kMostStreamTiles = 64;  // of a team
+constexpr int kArrivalsFloats = 16;   // of a team that is a cluster: counts of up to 8 messages
 
 // Registers a thread that the compiler needs besides weights and sums. Counted on its reports
 // (tests/test_many_compile.py asserts that no plan of the table spills).
-// On the newest architectures the loop over the draws of several bands takes more.
-inline int many_working_registers(int arch, int bands) {
-  return arch < 100 ? 62 : bands > 1 ? 100 : 76;
+// On the newest architectures the loop over the draws of several bands takes more; and everywhere
+// that loop beside one over tiles of streams with many sums, and blocks that have many units of
+// both halves of the dual core.
+inline int many_working_registers(int arch, const Shape& s) {
+  if (s.bands > 1 && s.unit_tiles > 1 && s.stream_tiles > 1) return 138;
+  const bool many_units = s.unit_tiles > 2 && !s.residual && !s.embedded;
+  return (arch < 100 ? 62 : s.bands > 1 ? 100 : 76) + (many_units ? 14 : 0);
 }
 
 // The fields that mean the same for every core; `blocks` is set already.
@@ -78,10 +83,15 @@ class ManyCosts {
   explicit ManyCosts(const ManyPlan& plan, double bytes = kBytesOfL1);
   double pace() const { return pace_; }  // between a warp's instructions
   double rounds(int64_t items) const { return double((items + s_.threads - 1) / s_.threads); }
-  // Reading words that are there.
-  double reading(int64_t words) const { return double(words) * 4 / bytes_; }
+  // Reading words that are there. In a cluster they are pushed to where they are read, `together`
+  // at a time, and it is what comes in that takes time.
+  double reading(int64_t words, int together = 4) const {
+    return s_.cluster > 1 ? double(words) / together * push_ : double(words) * 4 / bytes_;
+  }
   // The trip of a message, and reading all of its words.
-  int message(int64_t words) const { return int(hop_ + reading(words) + 60); }
+  int message(int64_t words, int together = 4) const {
+    return int(hop_ + reading(words, together) + 60);
+  }
   // A message that is awaited beside so much else to do.
   int message_beside(int64_t words, double work) const {
     return int(std::max(hop_, work) + reading(words) + 60);
@@ -108,12 +118,17 @@ class ManyCosts {
   int draw() const;
 
  private:
-  // Streams that a block draws for.
-  int64_t drawn() const { return s_.draw_apart ? ceil_div(s_.streams, s_.blocks) : s_.streams; }
-
   const Shape& s_;
-  double bytes_, hop_, pace_;
+  double bytes_, hop_, push_, pace_;
 };
+
+// Areas of activations, as areas() in the kernel.
+inline int areas(const Shape& s) { return s.cluster == 1 ? 1 : s.residual ? 4 : 2; }
+
+// Streams whose logits a block has, as drawn_here() in the kernel of the block with most.
+inline int streams_drawn(const Shape& s) {
+  return s.draw_apart ? ceil_div(s.streams, s.blocks) : s.streams;
+}
 
 // Errors of a request whatever the core; `tiles` of units that blocks are dealt.
 void check_many_request(const ManyRequest& request, int tiles, const char* what);
@@ -124,7 +139,7 @@ bool is_better(const ManyRequest& request, const ManyPlan& a, const ManyPlan& b)
 template <class PlanOf>
 void find_best(const ManyRequest& request, int tiles, std::optional<ManyPlan>& best,
                const PlanOf& plan_of) {
-  const int wanted = request.gpu.blocks;
+  const int wanted = request.gpu.cluster > 1 ? request.gpu.cluster : request.gpu.blocks;
   for (int unit_tiles = 1; unit_tiles <= tiles; ++unit_tiles) {
     const int blocks = ceil_div(tiles, unit_tiles);
     // Only the last block may have fewer, so that no other number of tiles gives as many blocks.

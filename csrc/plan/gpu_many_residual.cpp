@@ -34,6 +34,8 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   // A beta takes so long that no warp should draw a second one.
   if (c.head == Head::beta) s.draw_apart = s.streams > s.warps && s.blocks > 1;
   set_draw_shape(s, c);
+  // In a cluster logits travel one by one, so better to one block only.
+  if (s.cluster > 1 && !outputs.fc3_whole) s.draw_apart = 1;
   s.fc1_place = outputs.fc1;
   s.fc2_place = outputs.fc2;
   s.fc3_place = outputs.fc3;
@@ -43,8 +45,9 @@ Shape make_shape(const ManyRequest& request, int unit_tiles, int stream_tiles, O
   s.fc2_tiles = ceil_div(s.fc2_rows, 16);
   s.gru_columns = ceil_div(s.hidden_tiles, s.warps);
   s.gate_rounds = ceil_div(64 * unit_tiles * (request.split ? 4 : 8), s.threads);
-  s.buffer_words = s.stream_tiles * 64 * (4 * s.hidden_tiles + 2 * s.fc_tiles) +
-                   s.streams * ((s.fc3_whole ? 0 : s.choice_words) + 2 * s.bands);
+  if (s.cluster == 1)
+    s.buffer_words = s.stream_tiles * 64 * (4 * s.hidden_tiles + 2 * s.fc_tiles) +
+                     s.streams * ((s.fc3_whole ? 0 : s.choice_words) + 2 * s.bands);
   // 4 more than a multiple of 32: a warp reads 8 streams at once, from all banks.
   s.column_words = round_up(8 * std::max(s.hidden_tiles, s.fc_tiles), 32) + 4;
   return s;
@@ -96,12 +99,20 @@ void lay_out_shared(ManyPlan& plan) {
   shared.place(s.shared_pre, int64_t(5) * units * s.streams);
   shared.place(s.shared_ahead, int64_t(4) * units * s.streams);
   // Draws are where activations were: the logits of every stream or warp, and of mixtures a warp's
-  // sums of weights, which take the places of labels.
-  const int64_t logits = int64_t(s.fc3_whole ? s.streams : s.warps) * s.choice_words;
+  // sums of weights, which take the places of labels. In a cluster, where peers write into both,
+  // they are apart.
+  const int64_t places = s.fc3_whole ? s.streams : s.cluster > 1 ? streams_drawn(s) : s.warps;
+  const int64_t logits = places * s.choice_words;
   const int64_t weighed = s.mixtures > 0 ? int64_t(64) * s.draw_pairs * s.warps : 0;
-  shared.place(s.shared_columns,
-               std::max(int64_t(8) * s.stream_tiles * s.column_words, logits + weighed));
-  s.shared_logits = s.shared_columns;
+  const int64_t columns = int64_t(areas(s)) * 8 * s.stream_tiles * s.column_words;
+  if (s.cluster > 1) {
+    shared.place(s.shared_columns, columns);
+    shared.place(s.shared_arrivals, kArrivalsFloats);
+    shared.place(s.shared_logits, logits + weighed);
+  } else {
+    shared.place(s.shared_columns, std::max(columns, logits + weighed));
+    s.shared_logits = s.shared_columns;
+  }
   s.shared_weighed = int(std::min<int64_t>(s.shared_logits + logits, INT32_MAX));
   // Products of the GRUs by turns in two places.
   const int turns = s.stream_tiles > 1 ? 2 : 1;

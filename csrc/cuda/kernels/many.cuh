@@ -6,7 +6,8 @@
 // all their gates, and some rows of each output layer. Six messages a sample go from block to
 // block: both halves of the state, of y and of the logits; seven and eight are the classes, where
 // streams are so many that each is drawn by one block only. R times the state is multiplied while
-// the blocks wait for y. many_exchange.cuh has the messages.
+// the blocks wait for y. many_exchange.cuh has the messages through L2, many_cluster.cuh those of a
+// team that is a cluster.
 #pragma once
 
 #include "cuda/kernels/many_gates.cuh"
@@ -14,6 +15,17 @@
 #include "cuda/kernels/stage_draw.cuh"
 
 namespace wavernn_fast::gpu {
+
+// --- messages of a half --------------------------------------------------------------------------
+
+WF_INLINE Message hidden_message(int side) {
+  return {4 * side, hidden_words(side), kHalfTiles, kUnitTiles, 0};
+}
+WF_INLINE Message y_message(int side) {
+  return {4 * side + 1, y_pair_words(side), kFcTiles, kFc1Tiles, 1};
+}
+WF_INLINE int logits_message(int side) { return 4 * side + 2; }
+WF_INLINE int classes_message(int side) { return 4 * side + 3; }
 
 // --- gates and output layers ---------------------------------------------------------------------
 
@@ -25,9 +37,8 @@ WF_INLINE void many_gates(Team& t, int side) {
     if (first_unit() + unit >= kHalf) continue;
     const float a = update_unit(side, unit, s, t.shared);
     const float b = update_unit(side, unit + 1, s, t.shared);
-    const int tile = s / streams_of_tile(), pair = (first_unit() + unit) / 2;
-    send_pair(t.exchange, hidden_words(side) + (tile * 8 * kHalfTiles + pair) * 8,
-              s % streams_of_tile(), a, b);
+    send_pair(t.exchange, hidden_message(side), s / streams_of_tile(), (first_unit() + unit) / 2,
+              s % streams_of_tile(), a, b, t.shared);
   }
   stage_done(t.clock, kClockCoarseGates + side * kStagesOfHalf);
 }
@@ -59,7 +70,7 @@ WF_INLINE void run_layer(const Team& t, int layer, int rows, int columns) {
   const int place = layer_place(layer);
   const unsigned* weights =
       place == kInShared ? kept_layer(t.shared, layer) : packed_layer(t.launch, layer);
-  multiply_layer(weights, place, rows, columns, t.shared);
+  multiply_layer(weights, place, rows, columns, layer % 2, t.shared);
 }
 
 WF_INLINE void hand_on_y(const Team& t, int side) {
@@ -76,44 +87,81 @@ WF_INLINE void hand_on_y(const Team& t, int side) {
     for (int e = 0; e < 2; ++e)
       y[e] = largest(
           add(total(t.shared, place, stride, kWarps, row % 16 + e, column), biases[row + e]), 0.0f);
-    send_pair(t.exchange, y_pair_words(side) + (tile * 8 * kFcTiles + global / 2) * 8, column, y[0],
-              y[1]);
+    send_pair(t.exchange, y_message(side), tile, global / 2, column, y[0], y[1], t.shared);
   }
 }
 
+// Logits of a stream in a block of a cluster that draws for it.
+WF_INLINE float* logits_here(float* shared, int s) {
+  return shared + kSharedLogits + 256 * drawn_place(s);
+}
+
+// In a cluster a thread has four neighbouring rows, which travel together.
 WF_INLINE void hand_on_logits(const Team& t, int side) {
   const float* biases = layer_biases(t.shared, 2 * side + 1);
+  const int count = kCluster > 1 ? 4 : 1;
   WF_ROLLED
-  for (int i = thread_index(); i < 16 * kFc2Tiles * kStreams; i += kThreads) {
-    const int s = i % kStreams, row = i / kStreams, k = rank_in_team() * kFc2Rows + row;
+  for (int i = thread_index(); i < 16 * kFc2Tiles / count * kStreams; i += kThreads) {
+    const int s = i % kStreams, row = i / kStreams * count, k = rank_in_team() * kFc2Rows + row;
     if (row >= kFc2Rows || k >= 256) continue;
     const int tile = s / streams_of_tile(), column = s % streams_of_tile();
-    const float sum = total(t.shared, tile * kFc2Tiles + row / 16, kStreamTiles * kFc2Tiles, kWarps,
-                            row % 16, column);
-    const unsigned bits = static_cast<unsigned>(bits_of_float(add(sum, biases[row]))) & ~1u;
-    send(t.exchange, stream_logits(side, s) + stream_logit_place(k), bits);
     const Slot& slot = slot_of(t.shared, s);
     const KernelArgs& args = stream_args(t.shared, s);
-    if (kFull && slot.active && args.logits != nullptr)
-      args.logits[static_cast<long long>(slot.step) * 512 + side * 256 + k] =
-          float_of_bits(static_cast<int>(bits));
+    WF_REGISTERS(float, given, 4);
+    WF_UNROLL
+    for (int e = 0; e < count; ++e) {
+      const float sum = total(t.shared, tile * kFc2Tiles + row / 16, kStreamTiles * kFc2Tiles,
+                              kWarps, row % 16 + e, column);
+      const int bits = bits_of_float(add(sum, biases[row + e]));
+      given[e] = float_of_bits(bits & ~1);
+      if (kFull && slot.active && args.logits != nullptr)
+        args.logits[static_cast<long long>(slot.step) * 512 + side * 256 + k + e] = given[e];
+    }
+    if (kCluster > 1)
+      push_logits(logits_message(side), logits_here(t.shared, s) + stream_logit_place(k), s, given,
+                  t.shared);
+    else
+      send(t.exchange, stream_logits(side, s) + stream_logit_place(k),
+           static_cast<unsigned>(bits_of_float(given[0])));
   }
 }
 
 // --- draws ---------------------------------------------------------------------------------------
+
+// Of classes 8 lane + 0..7, once they are there.
+WF_INLINE void take_logits(const Team& t, int side, int s, float* l) {
+  if (kCluster > 1) {
+    const float* from = logits_here(t.shared, s) + 4 * lane_index();
+    load4(from, l);
+    load4(from + 128, l + 4);
+    return;
+  }
+  WF_REGISTERS(unsigned, bits, 8);
+  const int places[2] = {stream_logits(side, s) + 4 * lane_index(),
+                         stream_logits(side, s) + 4 * lane_index() + 128};
+  receive(t.exchange, places, 2, bits);
+  WF_UNROLL
+  for (int e = 0; e < 8; ++e) l[e] = float_of_bits(static_cast<int>(bits[e]));
+}
+
+// The class of a stream that this block draws for.
+WF_INLINE void keep_class(const Team& t, int side, int s, int k) {
+  int* place = class_of(t.shared, side, s);
+  if (kDrawApart && kCluster > 1) {
+    push_to_all(classes_message(side), reinterpret_cast<float*>(place), float_of_bits(k), t.shared);
+    return;
+  }
+  *place = k;
+  if (kDrawApart) send(t.exchange, stream_classes(side, s), 2 * static_cast<unsigned>(k));
+}
 
 // By one warp, for one stream. `speaks`: this block reports a logit that is not finite.
 WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
   const Slot& slot = slot_of(t.shared, s);
   const KernelArgs& args = stream_args(t.shared, s);
   WF_REGISTERS(float, l, 8);
-  WF_REGISTERS(unsigned, bits, 8);
-  const int places[2] = {stream_logits(side, s) + 4 * lane_index(),
-                         stream_logits(side, s) + 4 * lane_index() + 128};
   const unsigned word = random_word(args, side, slot.step, s, t.shared);
-  receive(t.exchange, places, 2, bits);
-  WF_UNROLL
-  for (int e = 0; e < 8; ++e) l[e] = float_of_bits(static_cast<int>(bits[e]));
+  take_logits(t, side, s, l);
   float top = l[0], probe = 0.0f;
   WF_UNROLL
   for (int e = 0; e < 8; ++e) {
@@ -131,23 +179,12 @@ WF_INLINE void draw_stream(const Team& t, int side, int s, bool speaks) {
   } else {
     k = kFull && args.greedy ? first_largest(l, top) : draw_class(args, l, top, word);
   }
-  if (k < 0) return;
-  *class_of(t.shared, side, s) = k;
-  if (kDrawApart) send(t.exchange, stream_classes(side, s), 2 * static_cast<unsigned>(k));
+  if (k >= 0) keep_class(t, side, s, k);
 }
 
-WF_INLINE void many_draws(const Team& t, int side) {
-  const int step = kDrawApart ? kBlocks * kWarps : kWarps;
-  const int first = kDrawApart ? warp_index() * kBlocks + rank_in_team() : warp_index();
-  WF_ROLLED
-  for (int s = first; s < kStreams; s += step) {
-    if (slot_of(t.shared, s).active) {
-      draw_stream(t, side, s, kDrawApart || rank_in_team() == 0);
-    } else if (kDrawApart && lane_index() == 0) {
-      send(t.exchange, stream_classes(side, s), 0);
-    }
-  }
-  if (!kDrawApart) return;
+// Classes from the blocks that have drawn them.
+WF_INLINE void take_classes(const Team& t, int side) {
+  if (kCluster > 1) return await(t.exchange, classes_message(side), 4 * kStreams, t.shared);
   WF_ROLLED
   for (int i = thread_index(); i < kStreams / 4; i += kThreads) {
     WF_REGISTERS(unsigned, classes, 4);
@@ -159,20 +196,38 @@ WF_INLINE void many_draws(const Team& t, int side) {
   }
 }
 
+WF_INLINE void many_draws(const Team& t, int side) {
+  const int step = kDrawApart ? kBlocks * kWarps : kWarps;
+  const int first = kDrawApart ? warp_index() * kBlocks + rank_in_team() : warp_index();
+  // By all threads, also those that draw nothing: the next logits may come when these are all here.
+  if (kCluster > 1) await(t.exchange, logits_message(side), 4 * 256 * drawn_here(), t.shared);
+  WF_ROLLED
+  for (int s = first; s < kStreams; s += step) {
+    if (slot_of(t.shared, s).active)
+      draw_stream(t, side, s, kDrawApart || rank_in_team() == 0);
+    else if (kDrawApart && lane_index() == 0)
+      keep_class(t, side, s, 0);
+  }
+  if (kDrawApart) take_classes(t, side);
+}
+
 // --- a sample ------------------------------------------------------------------------------------
 
 WF_INLINE void many_half(Team& t, int side) {
   const int stage = side * kStagesOfHalf;
   many_gates(t, side);
-  receive_columns(t.exchange, hidden_words(side), kHalfTiles, t.shared);
-  block_sync(kManyHidden + side);
+  sync_to_push(kManyHidden + side);
+  push_message(t.exchange, hidden_message(side), t.shared);
+  take_message(t.exchange, hidden_message(side), t.shared);
+  sync_taken(kManyHidden + side);
   run_layer(t, 2 * side, kFc1Tiles, kHalfTiles);
   block_sync(kManySumsY + side);
   hand_on_y(t, side);
   block_sync(kManyTakenY + side);
+  push_message(t.exchange, y_message(side), t.shared);
   recurrent_product(t.gru, side, kNextStep, t.shared);
   stage_done(t.clock, kClockCoarseY + stage);
-  receive_columns(t.exchange, y_pair_words(side), kFcTiles, t.shared);
+  take_message(t.exchange, y_message(side), t.shared);
   block_sync(kManyY + side);
   run_layer(t, 2 * side + 1, kFc2Tiles, kFcTiles);
   block_sync(kManySumsLogits + side);
@@ -313,6 +368,7 @@ WF_INLINE void run_many(const KernelArgs& launch) {
   load_layers(launch, shared);
   load_biases(launch, shared);
   load_slots(launch, shared);
+  start_team(shared);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
   Team t{launch, {{launch, stop}, kFirstRound}, shared, gru, {}, 0};
   t.clock.sums = kClocks && block_index() == 0 && thread_index() == 0 ? launch.clocks : nullptr;
@@ -324,10 +380,11 @@ WF_INLINE void run_many(const KernelArgs& launch) {
     many_half(t, 0);
     many_half(t, 1);
     advance(t);
-    if (*many_leave_flag(shared, t.step) != 0) return;
+    if (*many_leave_flag(shared, t.step) != 0) break;
     begins = *changed_flag(shared) == t.step + 1;
     if (begins) end_streams(t);
   }
+  end_team();
 }
 
 }  // namespace wavernn_fast::gpu

@@ -20,13 +20,17 @@ namespace wavernn_fast::gpu {
 WF_INLINE void run_labelled_sample(Team& t) {
   label_gates(t);
   stage_done(t.clock, kClockUnits);
-  receive_columns(t.exchange, state_words(kMessageHidden), kHiddenTiles, t.shared);
-  block_sync(kManyUnitsH1);
+  sync_to_push(kManyUnitsH1);
+  push_message(t.exchange, state_message(kMessageHidden), t.shared);
+  take_message(t.exchange, state_message(kMessageHidden), t.shared);
+  sync_taken(kManyUnitsH1);
   multiply_dense(t, 0);
   block_sync(kManyUnitsSumsP);
   hand_on_dense(t, 0, [&](int row, int) { return t.shared[kSharedBiases + row]; }, [](int, int) {});
+  sync_to_push(kManyUnitsTakenP);
+  push_message(t.exchange, layer_message(0), t.shared);
   hidden_ahead(t, kNextStep);
-  receive_columns(t.exchange, layer_words(0), kFcTiles, t.shared);
+  take_message(t.exchange, layer_message(0), t.shared);
   block_sync(kManyUnitsP);
   stage_done(t.clock, kClockHiddenLayer);
   multiply_dense(t, 1);
@@ -74,11 +78,13 @@ WF_INLINE void run_many_embedded(const KernelArgs& launch) {
   const RecurrentTiles gru = load_recurrent(launch, kept, shared);
   load_labelled_team(launch, shared);
   load_slots(launch, shared);
+  start_team(shared);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
   Team t{launch, {{launch, stop}, kFirstRound}, shared, gru, {}, 0};
   run_slots(
       t, [](Team& team) { begin_labelled_streams(team); },
       [](Team& team) { run_labelled_sample(team); });
+  end_team();
 }
 
 }  // namespace wavernn_fast::gpu

@@ -13,8 +13,9 @@ enum EmbeddedUnitMatrix : int { kHiddenOfLabels };  // R
 
 // R times h, which stands as activations, for the next step. All conditioning is held for a frame.
 WF_INLINE void hidden_ahead(const Team& t, Wanted wanted) {
+  const int taken = kCluster > 1 ? -1 : kManyUnitsTakenP;  // there it is before p is pushed
   product_ahead(
-      t, {kHiddenOfLabels, 0, 3, kManyUnitsSumsH1, kManyUnitsTakenP}, wanted,
+      t, {kHiddenOfLabels, 0, 0, 3, kManyUnitsSumsH1, taken}, wanted,
       [](const KernelArgs& args, Cursor at, int kind, int unit) {
         return held(args, at, kind * kHidden + unit);
       },

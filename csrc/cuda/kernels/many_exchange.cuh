@@ -1,6 +1,9 @@
-// Messages between the blocks of a team of many streams: words of 32 bits whose lowest bit says
-// whether they are there. Data and flag are one word, so nothing needs a fence and nothing is
-// cleared on the way; half the bytes of a word with a tag beside it (docs/decisions/0010).
+// Messages between the blocks of a team of many streams, through L2; those of a team that is a
+// cluster are in many_cluster.cuh.
+//
+// A message is words of 32 bits whose lowest bit says whether they are there. Data and flag are one
+// word, so nothing needs a fence and nothing is cleared on the way; half the bytes of a word with a
+// tag beside it (docs/decisions/0010).
 //
 // There are two buffers by parity of the step, and in each the flag turns over with every use:
 // bit 1 of the round, which counts steps from 2 on. A launch begins with zeros.
@@ -11,7 +14,7 @@
 // them apart. It rests on a rule of the planner: every block owns units of each half.
 //
 // The lowest bit of a value is given up for the flag, always and in every launch, so that a stream
-// has the same bits whatever step of a launch it is in.
+// has the same bits whatever step of a launch it is in, and in clusters too.
 #pragma once
 
 #include "cuda/kernels/many_slots.cuh"
@@ -22,6 +25,15 @@ namespace wavernn_fast::gpu {
 struct Exchange {
   Poller poller;
   unsigned round;
+};
+
+// A vector that every block has some tiles of, for all streams, and that every block wants whole as
+// activations.
+struct Message {
+  int number;      // of those of a sample
+  int word;        // where it begins, through L2
+  int tiles, own;  // of 16 values: all; of a block, but that the last ones may have fewer
+  int area;        // of the activations, in a cluster
 };
 
 // --- where words are -----------------------------------------------------------------------------
@@ -77,10 +89,18 @@ WF_INLINE void receive(const Exchange& x, const int* words, int count, unsigned*
 
 // Activations in shared memory: pairs of neighbouring columns of a tile's 8 streams, each stream's
 // after the other's. The length of one is 4 more than a multiple of 32, so that a warp reads from
-// all banks.
-WF_INLINE unsigned* activations(float* shared, int tile, int column) {
-  return reinterpret_cast<unsigned*>(shared + kSharedColumns) + (8 * tile + column) * kColumnWords;
+// all banks. There is one area of them; in a cluster, where peers write into it, as many as hold
+// what may come while others are read.
+WF_INLINE int areas() { return kCluster == 1 ? 1 : kResidual ? 4 : 2; }
+WF_INLINE int area_words() { return 8 * kStreamTiles * kColumnWords; }
+WF_INLINE unsigned* activations(float* shared, int area, int tile, int column) {
+  const int before = kCluster == 1 ? 0 : area * area_words();
+  return reinterpret_cast<unsigned*>(shared + kSharedColumns) + before +
+         (8 * tile + column) * kColumnWords;
 }
+// Where the states of streams that begin are multiplied: no peer writes there before it has a
+// message from this block that is sent after that.
+constexpr int kBeginArea = 1;
 
 // Two values in fp16, the first to 10 bits of which the last is left for the flag.
 WF_INLINE unsigned pair_word(float first, float second) {
@@ -96,40 +116,47 @@ WF_INLINE unsigned split_word(float value) {
 
 // The message of columns (2 p, 2 p + 1) of a tile's streams is 8 words: a pair each, or with kSplit
 // both values of each.
-WF_INLINE void send_pair(const Exchange& x, int word, int s, float first, float second) {
+WF_INLINE void keep_split(float* shared, int area, int tile, int pair, int s, unsigned first,
+                          unsigned second) {
+  activations(shared, area, tile, s)[pair] = first >> 16 | (second & 0xffff0000u);
+  activations(shared, area, tile, s + 4)[pair] = (first & 0xffffu) | second << 16;
+}
+// Words 4 q to 4 q + 3 of such a message, to where the products read them.
+WF_INLINE void keep_message(float* shared, int tile, int pair, int q, const unsigned* words) {
   if (kSplit) {
+    keep_split(shared, 0, tile, pair, 2 * q, words[0], words[1]);
+    keep_split(shared, 0, tile, pair, 2 * q + 1, words[2], words[3]);
+    return;
+  }
+  WF_UNROLL
+  for (int e = 0; e < 4; ++e) activations(shared, 0, tile, 4 * q + e)[pair] = words[e];
+}
+// The same values without a message.
+WF_INLINE void keep_values(float* shared, int area, int tile, int pair, int s, float first,
+                           float second) {
+  if (kSplit)
+    keep_split(shared, area, tile, pair, s, split_word(first), split_word(second));
+  else
+    activations(shared, area, tile, s)[pair] = pair_word(first, second);
+}
+
+// Two neighbouring values of one stream. In a cluster they stay here until push_message.
+WF_INLINE void send_pair(const Exchange& x, const Message& m, int tile, int pair, int s,
+                         float first, float second, float* shared) {
+  const int word = m.word + (tile * 8 * m.tiles + pair) * 8;
+  if (kCluster > 1) {
+    keep_values(shared, m.area, tile, pair, s, first, second);
+  } else if (kSplit) {
     send(x, word + 2 * s, split_word(first));
     send(x, word + 2 * s + 1, split_word(second));
   } else {
     send(x, word + s, pair_word(first, second));
   }
 }
-WF_INLINE void keep_split(float* shared, int tile, int pair, int s, unsigned first,
-                          unsigned second) {
-  activations(shared, tile, s)[pair] = first >> 16 | (second & 0xffff0000u);
-  activations(shared, tile, s + 4)[pair] = (first & 0xffffu) | second << 16;
-}
-// Words 4 q to 4 q + 3 of such a message, to where the products read them.
-WF_INLINE void keep_message(float* shared, int tile, int pair, int q, const unsigned* words) {
-  if (kSplit) {
-    keep_split(shared, tile, pair, 2 * q, words[0], words[1]);
-    keep_split(shared, tile, pair, 2 * q + 1, words[2], words[3]);
-    return;
-  }
-  WF_UNROLL
-  for (int e = 0; e < 4; ++e) activations(shared, tile, 4 * q + e)[pair] = words[e];
-}
-// The same values without a message.
-WF_INLINE void keep_values(float* shared, int tile, int pair, int s, float first, float second) {
-  if (kSplit)
-    keep_split(shared, tile, pair, s, split_word(first), split_word(second));
-  else
-    activations(shared, tile, s)[pair] = pair_word(first, second);
-}
 
-// All pairs of h or y from all blocks, from `word` on; `tiles` of 16 columns.
-WF_INLINE void receive_columns(const Exchange& x, int word, int tiles, float* shared) {
-  const int count = kStreamTiles * tiles * 16;  // four words each
+// All of a message, from all blocks.
+WF_INLINE void receive_message(const Exchange& x, const Message& m, float* shared) {
+  const int count = kStreamTiles * m.tiles * 16;  // four words each
   WF_ROLLED
   for (int first = thread_index(); first < count; first += 4 * kThreads) {
     WF_REGISTERS(unsigned, got, 16);
@@ -137,14 +164,14 @@ WF_INLINE void receive_columns(const Exchange& x, int word, int tiles, float* sh
     WF_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int at = first + i * kThreads;
-      places[i] = word + 4 * (at < count ? at : first);
+      places[i] = m.word + 4 * (at < count ? at : first);
     }
     receive(x, places, count <= kThreads ? 1 : count <= 2 * kThreads ? 2 : 4, got);
     WF_UNROLL
     for (int i = 0; i < 4; ++i) {
       const int at = first + i * kThreads, pair = at / 2;
       if (at < count)
-        keep_message(shared, pair / (8 * tiles), pair % (8 * tiles), at % 2, got + 4 * i);
+        keep_message(shared, pair / (8 * m.tiles), pair % (8 * m.tiles), at % 2, got + 4 * i);
     }
   }
 }

@@ -28,19 +28,26 @@ WF_INLINE float* hidden_of(float* shared, int side, int unit, int s) {
 // Whose rows are wanted.
 enum Wanted { kNextStep, kChanging };
 
-// Sum i of a tile of streams: a row of this block and a stream.
+// A row of this block and a stream of tile `tile` of them, of those that a thread has one of in
+// every round.
 struct GateRowOfStream {
   int m, row, s;         // tile of rows, row in it
   int side, gate, unit;  // unit of this block
+  bool there;
 };
-WF_INLINE GateRowOfStream gate_row(int tile, int i) {
-  const int streams = streams_of_tile(), row = i / streams, m = row / 16;
-  return {m,
-          row % 16,
-          tile * streams + i % streams,
-          m / (3 * kUnitTiles),
-          m / kUnitTiles % 3,
-          m % kUnitTiles * 16 + row % 16};
+WF_INLINE GateRowOfStream gate_row(int tile, int round) {
+  const int streams = streams_of_tile(), half = 3 * kUnitTiles;
+  const int thread = thread_index(), i = thread + round * kThreads;
+  const int s = tile * streams + thread % streams;  // threads are a multiple of streams
+  if (kThreads == 2 * 16 * streams) {
+    // A thread has rows of one half, and the round says which gate and tile of units: so places of
+    // all rounds are a known distance apart, and one register has them all.
+    const int side = thread / (16 * streams), row = thread / streams % 16;
+    return {side * half + round,           row, s, side, round / kUnitTiles,
+            round % kUnitTiles * 16 + row, true};
+  }
+  const int m = i / (16 * streams), row = i / streams % 16;
+  return {m, row, s, m / half, m / kUnitTiles % 3, m % kUnitTiles * 16 + row, m < 2 * half};
 }
 
 // Conditioning and biases of a row outside the reset product, of the step that its pre-activation
@@ -76,7 +83,7 @@ WF_INLINE void take_gate_sum(float* shared, int part, const GateRowOfStream& r, 
 // of every stream's next step, or of the first step of those that have just begun.
 WF_INLINE void recurrent_product(const RecurrentTiles& gru, int part, Wanted wanted,
                                  float* shared) {
-  const int tiles = gate_tiles(), count = 16 * tiles * streams_of_tile();
+  const int tiles = gate_tiles(), area = wanted == kChanging ? kBeginArea : 0;
   WF_REGISTERS(float, sums, 12 * kUnitTiles);
   // Loaded before they are wanted.
   WF_REGISTERS(float, conditions, kGateRounds);
@@ -84,11 +91,10 @@ WF_INLINE void recurrent_product(const RecurrentTiles& gru, int part, Wanted wan
   for (int n = 0; n < kStreamTiles; ++n) {
     WF_UNROLL
     for (int j = 0; j < kGateRounds; ++j) {
-      const int i = thread_index() + j * kThreads;
-      conditions[j] =
-          part == 1 && i < count ? gate_condition(shared, wanted, gate_row(n, i)) : 0.0f;
+      const GateRowOfStream r = gate_row(n, j);
+      conditions[j] = part == 1 && r.there ? gate_condition(shared, wanted, r) : 0.0f;
     }
-    multiply_gates(gru, part, n, shared, sums);
+    multiply_gates(gru, part, area, n, shared, sums);
     if (n > 0) block_sync(kManyTakenGates + part);
     WF_UNROLL
     for (int m = 0; m < 3 * kUnitTiles; ++m)
@@ -96,11 +102,10 @@ WF_INLINE void recurrent_product(const RecurrentTiles& gru, int part, Wanted wan
     block_sync(kManySumsGates + part);
     WF_UNROLL
     for (int j = 0; j < kGateRounds; ++j) {
-      const int i = thread_index() + j * kThreads;
-      const GateRowOfStream r = gate_row(n, i);
-      if (i >= count || (wanted == kChanging && !slot_of(shared, r.s).changes)) continue;
+      const GateRowOfStream r = gate_row(n, j);
+      if (!r.there || (wanted == kChanging && !slot_of(shared, r.s).changes)) continue;
       take_gate_sum(shared, part, r,
-                    total(shared, r.m, tiles, gate_groups(), r.row, i % streams_of_tile()),
+                    total(shared, r.m, tiles, gate_groups(), r.row, r.s - n * streams_of_tile()),
                     conditions[j]);
     }
   }

@@ -35,11 +35,15 @@ WF_INLINE unsigned* kept_dense(float* shared, int layer) {
   return reinterpret_cast<unsigned*>(shared + kSharedWeights) + before;
 }
 
+// Of what a layer is given: fc1 w or h, fc2 p, fc3 q.
+WF_INLINE int layer_area(int layer) { return kResidual ? (layer + 1) % 2 : layer; }
+
 WF_INLINE void multiply_dense(const Team& t, int layer) {
   const int place = dense_place(layer);
   const unsigned* weights =
       place == kInShared ? kept_dense(t.shared, layer) : packed_dense(t.launch, layer);
-  multiply_layer(weights, place, dense_rows(layer), dense_columns(layer), t.shared);
+  multiply_layer(weights, place, dense_rows(layer), dense_columns(layer), layer_area(layer),
+                 t.shared);
 }
 
 // Of rows of the layer that gives logits; those of other layers are before them.
@@ -54,6 +58,11 @@ WF_INLINE float* choice_biases(float* shared) {
 WF_INLINE int layer_words(int layer) {
   return state_words(state_messages()) + layer * kStreamTiles * 64 * kFcTiles;
 }
+WF_INLINE Message layer_message(int layer) {
+  return {state_messages() + layer, layer_words(layer), kFcTiles, kFc1Tiles, layer_area(layer + 1)};
+}
+WF_INLINE int choices_message() { return state_messages() + layers() - 1; }
+WF_INLINE int outcomes_message() { return choices_message() + 1; }
 // Logits of a stream, unless every block has all rows of fc3; its outcomes [band], in two halves.
 WF_INLINE int stream_choices(int s) { return layer_words(layers() - 1) + s * kChoiceWords; }
 WF_INLINE int stream_outcome(int s) {
@@ -77,17 +86,18 @@ WF_INLINE void hand_on_dense(const Team& t, int layer, const Bias& bias, const U
       const float sum = total(t.shared, place, stride, kWarps, row % 16 + e, column);
       y[e] = largest(add(sum, bias(row + e, s)), 0.0f);
     }
-    send_pair(t.exchange, layer_words(layer) + (tile * 8 * kFcTiles + global / 2) * 8, column, y[0],
-              y[1]);
+    send_pair(t.exchange, layer_message(layer), tile, global / 2, column, y[0], y[1], t.shared);
     used(row, s);
   }
 }
 
 // Where a warp has the logits of the stream that it draws for: with all rows of fc3 in every block
 // a place for each stream, else one for each warp, among the activations, which are not wanted
-// then.
+// then. In a cluster, where peers write into them, they are apart, a place for each stream that the
+// block draws for.
 WF_INLINE float* drawn_logits(float* shared, int s) {
-  return shared + kSharedLogits + (kFc3Whole ? s : warp_index()) * kChoiceWords;
+  const int place = kFc3Whole ? s : kCluster > 1 ? drawn_place(s) : warp_index();
+  return shared + kSharedLogits + place * kChoiceWords;
 }
 
 // The same of rows that fc3 has not, which stand for the places behind each band's choices.
@@ -113,7 +123,10 @@ WF_INLINE void hand_on_choices(const Team& t) {
     const unsigned bits = static_cast<unsigned>(bits_of_float(logit)) & ~1u;
     const float given = float_of_bits(static_cast<int>(bits));
     if (kFc3Whole)
-      t.shared[kSharedLogits + s * kChoiceWords + any_choice_place(k)] = given;
+      drawn_logits(t.shared, s)[any_choice_place(k)] = given;
+    else if (kCluster > 1)
+      push_logit(choices_message(), drawn_logits(t.shared, s) + any_choice_place(k), s, given,
+                 t.shared);
     else
       send(t.exchange, stream_choices(s) + any_choice_place(k), bits);
     const Slot& slot = slot_of(t.shared, s);
@@ -157,7 +170,13 @@ WF_INLINE void collect_stream(const Team& t, int s) {
 // The outcome of a stream's step, as stage_outcome of residual_draw.cuh. In two halves it travels
 // whole, beside the flags.
 WF_INLINE void keep_outcome(const Team& t, int s, int band, int outcome) {
-  *class_of(t.shared, band, s) = outcome;
+  int* kept = class_of(t.shared, band, s);
+  if (kDrawApart && kCluster > 1) {
+    push_to_all(outcomes_message(), reinterpret_cast<float*>(kept), float_of_bits(outcome),
+                t.shared);
+    return;
+  }
+  *kept = outcome;
   if (!kDrawApart) return;
   const unsigned bits = static_cast<unsigned>(outcome);
   const int place = stream_outcome(s) + 2 * band;
@@ -203,23 +222,15 @@ WF_INLINE void draw_band(const Team& t, int s, int band, float* logits, bool spe
 
 // By one warp, for one stream: its bands one after the other.
 WF_INLINE void draw_outcome(const Team& t, int s, bool speaks) {
-  if (!kFc3Whole) collect_stream(t, s);
+  if (!kFc3Whole && kCluster == 1) collect_stream(t, s);
   WF_ROLLED
   for (int band = 0; band < kBands; ++band)
     draw_band(t, s, band, drawn_logits(t.shared, s) + band * kBandWords, speaks);
 }
 
-WF_INLINE void draw_outcomes(const Team& t) {
-  const int step = kDrawApart ? kBlocks * kWarps : kWarps;
-  const int first = kDrawApart ? warp_index() * kBlocks + rank_in_team() : warp_index();
-  WF_ROLLED
-  for (int s = first; s < kStreams; s += step) {
-    if (slot_of(t.shared, s).active)
-      draw_outcome(t, s, kDrawApart || rank_in_team() == 0);
-    else if (lane_index() == 0)
-      for (int band = 0; band < kBands; ++band) keep_outcome(t, s, band, 0);
-  }
-  if (!kDrawApart) return;
+// Outcomes from the blocks that have drawn them.
+WF_INLINE void take_outcomes(const Team& t) {
+  if (kCluster > 1) return await(t.exchange, outcomes_message(), 4 * kBands * kStreams, t.shared);
   WF_ROLLED
   for (int i = thread_index(); i < kStreams * kBands / 2; i += kThreads) {
     WF_REGISTERS(unsigned, halves, 4);
@@ -230,6 +241,22 @@ WF_INLINE void draw_outcomes(const Team& t) {
       *class_of(t.shared, (2 * i + e) % kBands, (2 * i + e) / kBands) =
           static_cast<int>(halves[2 * e] >> 1 << 16 | halves[2 * e + 1] >> 1);
   }
+}
+
+WF_INLINE void draw_outcomes(const Team& t) {
+  const int step = kDrawApart ? kBlocks * kWarps : kWarps;
+  const int first = kDrawApart ? warp_index() * kBlocks + rank_in_team() : warp_index();
+  // By all threads, also those that draw nothing: the next logits may come when these are all here.
+  if (kCluster > 1 && !kFc3Whole)
+    await(t.exchange, choices_message(), 4 * kChoiceWords * drawn_here(), t.shared);
+  WF_ROLLED
+  for (int s = first; s < kStreams; s += step) {
+    if (slot_of(t.shared, s).active)
+      draw_outcome(t, s, kDrawApart || rank_in_team() == 0);
+    else if (lane_index() == 0)
+      for (int band = 0; band < kBands; ++band) keep_outcome(t, s, band, 0);
+  }
+  if (kDrawApart) take_outcomes(t);
 }
 
 }  // namespace wavernn_fast::gpu

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "cuda/kernels/args.h"
-#include "cuda/kernels/many_exchange.cuh"
+#include "cuda/kernels/many_cluster.cuh"
 #include "cuda/kernels/shape.h"
 
 namespace wavernn_fast::gpu {
@@ -66,13 +66,13 @@ WF_INLINE float total(const float* shared, int place, int stride, int groups, in
 // An output layer: `rows` tiles of rows in this block, as [tile of rows][tile of columns] in shared
 // memory, or in L2 where that is too small. Place of a sum: (warp * tiles of streams + tile) * rows
 // + row.
-WF_INLINE void multiply_layer(const unsigned* weights, int place, int rows, int columns,
+WF_INLINE void multiply_layer(const unsigned* weights, int place, int rows, int columns, int area,
                               float* shared) {
   const Columns own = columns_of(columns, kWarps, warp_index(), false);
   const int lane = lane_index();
   WF_ROLLED
   for (int n = 0; n < kStreamTiles; ++n) {
-    const unsigned* x = activations(shared, n, lane >> 2) + (lane & 3);
+    const unsigned* x = activations(shared, area, n, lane >> 2) + (lane & 3);
     for (int m = 0; m < rows; ++m) {
       float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
       WF_UNROLL_FOUR
@@ -136,14 +136,15 @@ WF_INLINE void multiply_column(const RecurrentTiles& r, int column, unsigned low
 
 // Sums of this warp's gate rows for one tile of streams: R times half `part` of the state. Which of
 // its tiles of columns are of that half only the one in the middle depends on.
-WF_INLINE void multiply_gates(const RecurrentTiles& r, int part, int tile, float* shared,
+WF_INLINE void multiply_gates(const RecurrentTiles& r, int part, int area, int tile, float* shared,
                               float* sums) {
   const int lane = lane_index();
   const Columns own = columns_of(kHalfTiles, gate_groups(), gate_group(), part == 1);
   const int most = (kHalfTiles + gate_groups() - 1) / gate_groups();
   const int first = part == 0 ? 0 : kGruColumns - most;
   const int from = part == 0 ? 0 : kGruColumns - own.count;
-  const unsigned* x = activations(shared, tile, lane >> 2) + (lane & 3) + 8 * (own.begin - from);
+  const unsigned* x =
+      activations(shared, area, tile, lane >> 2) + (lane & 3) + 8 * (own.begin - from);
   WF_UNROLL
   for (int i = 0; i < 12 * kUnitTiles; ++i) sums[i] = 0.0f;
   WF_UNROLL

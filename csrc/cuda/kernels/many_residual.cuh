@@ -18,16 +18,29 @@ namespace wavernn_fast::gpu {
 
 // --- a sample ------------------------------------------------------------------------------------
 
+WF_INLINE void take_state(const Team& t, int message) {
+  take_message(t.exchange, state_message(message), t.shared);
+}
+WF_INLINE void push_state(const Team& t, int message) {
+  push_message(t.exchange, state_message(message), t.shared);
+}
+
 WF_INLINE void run_two_grus(Team& t) {
   first_gates(t);
   stage_done(t.clock, kClockFirstGates);
-  receive_columns(t.exchange, state_words(kMessageV), kHiddenTiles, t.shared);
-  block_sync(kManyUnitsV);
+  sync_to_push(kManyUnitsV);
+  push_state(t, kMessageV);
+  push_state(t, kMessageFirst);
+  take_state(t, kMessageV);
+  sync_taken(kManyUnitsV);
   second_gates(t);
-  receive_columns(t.exchange, state_words(kMessageFirst), kHiddenTiles, t.shared);
-  block_sync(kManyUnitsH1);
+  sync_to_push(kManyUnitsH1);
+  push_state(t, kMessageW);
+  push_state(t, kMessageSecond);
+  take_state(t, kMessageFirst);
+  sync_taken(kManyUnitsH1);
   first_ahead(t, kNextStep);
-  receive_columns(t.exchange, state_words(kMessageW), kHiddenTiles, t.shared);
+  take_state(t, kMessageW);
   block_sync(kManyUnitsW);
   stage_done(t.clock, kClockSecondGates);
 }
@@ -36,17 +49,21 @@ WF_INLINE void run_three_layers(Team& t) {
   multiply_dense(t, 0);
   block_sync(kManyUnitsSumsP);
   hand_on_hidden_layer(t, 0);
-  receive_columns(t.exchange, state_words(kMessageSecond), kHiddenTiles, t.shared);
-  block_sync(kManyUnitsH2);
+  sync_to_push(kManyUnitsH2);
+  push_message(t.exchange, layer_message(0), t.shared);
+  take_state(t, kMessageSecond);
+  sync_taken(kManyUnitsH2);
   second_ahead(t, kNextStep);
-  receive_columns(t.exchange, layer_words(0), kFcTiles, t.shared);
+  take_message(t.exchange, layer_message(0), t.shared);
   block_sync(kManyUnitsP);
   stage_done(t.clock, kClockP);
   multiply_dense(t, 1);
   block_sync(kManyUnitsSumsQ);
   hand_on_hidden_layer(t, 1);
-  receive_columns(t.exchange, layer_words(1), kFcTiles, t.shared);
-  block_sync(kManyUnitsQ);
+  sync_to_push(kManyUnitsQ);
+  push_message(t.exchange, layer_message(1), t.shared);
+  take_message(t.exchange, layer_message(1), t.shared);
+  sync_taken(kManyUnitsQ);
   stage_done(t.clock, kClockQ);
   multiply_dense(t, 2);
   block_sync(kManyUnitsSumsLogits);
@@ -106,6 +123,7 @@ WF_INLINE void run_many_residual(const KernelArgs& launch) {
   const RecurrentTiles gru = load_recurrent(launch, kept, shared);
   load_residual_team(launch, shared);
   load_slots(launch, shared);
+  start_team(shared);
   volatile int* stop = reinterpret_cast<volatile int*>(shared) + 2;
   Team t{launch, {{launch, stop}, kFirstRound}, shared, gru, {}, 0};
   run_slots(
@@ -114,6 +132,7 @@ WF_INLINE void run_many_residual(const KernelArgs& launch) {
         run_two_grus(team);
         run_three_layers(team);
       });
+  end_team();
 }
 
 }  // namespace wavernn_fast::gpu

@@ -38,7 +38,7 @@ WF_INLINE float* own_v(float* shared, int unit, int s) {
 // R1 times h1, which stands as activations. Rows of conditioning: u, reset, update, candidate.
 WF_INLINE void first_ahead(const Team& t, Wanted wanted) {
   product_ahead(
-      t, {kHiddenOfFirst, 0, 4, kManyUnitsSumsH1, -1}, wanted,
+      t, {kHiddenOfFirst, state_message(kMessageFirst).area, 0, 4, kManyUnitsSumsH1, -1}, wanted,
       [](const KernelArgs& args, Cursor at, int kind, int unit) {
         return condition_of(args, at, (kind == 3 ? 0 : 1 + kind) * kHidden + unit);
       },
@@ -48,7 +48,7 @@ WF_INLINE void first_ahead(const Team& t, Wanted wanted) {
 // R2 times h2.
 WF_INLINE void second_ahead(const Team& t, Wanted wanted) {
   product_ahead(
-      t, {kHiddenOfSecond, 1, 3, kManyUnitsSumsH2, -1}, wanted,
+      t, {kHiddenOfSecond, state_message(kMessageSecond).area, 1, 3, kManyUnitsSumsH2, -1}, wanted,
       [](const KernelArgs& args, Cursor at, int kind, int unit) {
         return held(args, at, (4 + kind) * kHidden + unit);
       },
@@ -95,7 +95,7 @@ WF_INLINE void second_gates(const Team& t) {
   WF_REGISTERS(float, sums, 12 * kUnitTiles);
   WF_ROLLED
   for (int n = 0; n < kStreamTiles; ++n) {
-    multiply_rows(t.gru, kInputOfSecond, n, t.shared, sums);
+    multiply_rows(t.gru, kInputOfSecond, state_message(kMessageV).area, n, t.shared, sums);
     store_unit_sums(t.shared, n, sums);
     block_sync(kManyUnitsSumsV);
     WF_ROLLED

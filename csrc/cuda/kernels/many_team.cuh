@@ -66,7 +66,7 @@ WF_INLINE void load_slots(const KernelArgs& launch, float* shared) {
   }
   unsigned* columns = reinterpret_cast<unsigned*>(shared + kSharedColumns);
   WF_ROLLED
-  for (int i = thread_index(); i < 8 * kStreamTiles * kColumnWords; i += kThreads) columns[i] = 0;
+  for (int i = thread_index(); i < areas() * area_words(); i += kThreads) columns[i] = 0;
   if (thread_index() < kSharedControl) reinterpret_cast<int*>(shared)[thread_index()] = 0;
 }
 
@@ -88,7 +88,7 @@ WF_INLINE void load_columns(const Team& t, int first, int pairs) {
     const Slot& slot = slot_of(t.shared, s);
     const float* state = stream_args(t.shared, s).state + first + 2 * pair;
     const bool there = slot.active && slot.changes;
-    keep_values(t.shared, s / streams_of_tile(), pair, s % streams_of_tile(),
+    keep_values(t.shared, kBeginArea, s / streams_of_tile(), pair, s % streams_of_tile(),
                 there ? state[0] : 0.0f, there ? state[1] : 0.0f);
   }
 }

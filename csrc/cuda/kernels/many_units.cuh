@@ -15,10 +15,15 @@ namespace wavernn_fast::gpu {
 WF_INLINE int state_messages() { return kResidual ? 4 : 1; }
 WF_INLINE int state_words(int message) { return message * kStreamTiles * 64 * kHiddenTiles; }
 
+// v, w, h1 and h2 have areas 0 to 3.
+WF_INLINE Message state_message(int message) {
+  const int area = message == 1 ? 2 : message == 2 ? 1 : message;
+  return {message, state_words(message), kHiddenTiles, kUnitTiles, area};
+}
+
 WF_INLINE void send_units(const Team& t, int message, int s, int unit, float even, float odd) {
-  const int tile = s / streams_of_tile(), pair = (first_unit() + unit) / 2;
-  send_pair(t.exchange, state_words(message) + (tile * 8 * kHiddenTiles + pair) * 8,
-            s % streams_of_tile(), even, odd);
+  send_pair(t.exchange, state_message(message), s / streams_of_tile(), (first_unit() + unit) / 2,
+            s % streams_of_tile(), even, odd, t.shared);
 }
 
 // --- what a block keeps, [..., unit, stream] -----------------------------------------------------
@@ -41,11 +46,11 @@ WF_INLINE bool wanted_step(float* shared, Wanted wanted, int s, Cursor& at) {
 // --- products ------------------------------------------------------------------------------------
 
 // Sums of this warp's columns of a matrix, all rows of this block, for one tile of streams.
-WF_INLINE void multiply_rows(const RecurrentTiles& r, int matrix, int tile, float* shared,
+WF_INLINE void multiply_rows(const RecurrentTiles& r, int matrix, int area, int tile, float* shared,
                              float* sums) {
   const int lane = lane_index();
   const Columns own = columns_of(kHiddenTiles, kWarps, warp_index(), false);
-  const unsigned* x = activations(shared, tile, lane >> 2) + (lane & 3) + 8 * own.begin;
+  const unsigned* x = activations(shared, area, tile, lane >> 2) + (lane & 3) + 8 * own.begin;
   WF_UNROLL
   for (int i = 0; i < 12 * kUnitTiles; ++i) sums[i] = 0.0f;
   WF_UNROLL
@@ -71,19 +76,25 @@ WF_INLINE float unit_sum(const float* shared, int tile, int gate, int unit, int 
 
 // --- for the next step ---------------------------------------------------------------------------
 
-// What a thread has of a tile of streams: a unit, a stream, and what of it: a gate, or
+// What a thread has of a tile of streams in a round: a unit, a stream, and what of it: a gate, or
 // conditioning.
 struct UnitOfStream {
   int kind, unit, s;  // s: of all streams
 };
-WF_INLINE UnitOfStream unit_of_stream(int tile, int i) {
+WF_INLINE UnitOfStream unit_of_stream(int tile, int round) {
   const int streams = streams_of_tile(), of_kind = own_units() * streams;
-  return {i / of_kind, i % of_kind / streams, tile * streams + i % streams};
+  const int thread = thread_index(), i = thread + round * kThreads;
+  const int s = tile * streams + thread % streams;  // threads are a multiple of streams
+  if (of_kind % kThreads != 0) return {i / of_kind, i % of_kind / streams, s};
+  // The round says what: places of all rounds are a known distance apart.
+  const int rounds = of_kind / kThreads;
+  return {round / rounds, (thread + round % rounds * kThreads) / streams, s};
 }
 
 // A matrix of gates, and what its product is for.
 struct GateProduct {
   int matrix;   // of those that RecurrentTiles has
+  int area;     // of the activations, for the next step
   int gru;      // whose inner biases are added
   int kinds;    // reset, update, candidate; and one more if there is conditioning beside them
   int barrier;  // for sums of all warps
@@ -97,7 +108,7 @@ template <class Condition, class Pre>
 WF_INLINE void product_ahead(const Team& t, const GateProduct& product, Wanted wanted,
                              const Condition& condition, const Pre& pre) {
   float* shared = t.shared;
-  const int count = product.kinds * own_units() * streams_of_tile();
+  const int area = wanted == kChanging ? kBeginArea : product.area;
   const auto condition_of_thread = [&](const UnitOfStream& r) {
     Cursor at;
     const int unit = first_unit() + r.unit;
@@ -111,23 +122,23 @@ WF_INLINE void product_ahead(const Team& t, const GateProduct& product, Wanted w
   for (int n = 0; n < kStreamTiles; ++n) {
     WF_UNROLL
     for (int j = 0; j < kGateRounds; ++j) {
-      const int i = thread_index() + j * kThreads;
-      conditions[j] = i < count ? condition_of_thread(unit_of_stream(n, i)) : 0.0f;
+      const UnitOfStream r = unit_of_stream(n, j);
+      conditions[j] = r.kind < product.kinds ? condition_of_thread(r) : 0.0f;
     }
-    multiply_rows(t.gru, product.matrix, n, shared, sums);
+    multiply_rows(t.gru, product.matrix, area, n, shared, sums);
     if (n == 0 && product.taken >= 0) block_sync(product.taken);
     store_unit_sums(shared, n, sums);
     block_sync(product.barrier);
     WF_UNROLL
     for (int j = 0; j < kGateRounds; ++j) {
-      const int i = thread_index() + j * kThreads;
-      const UnitOfStream r = unit_of_stream(n, i);
-      if (i >= count || (wanted == kChanging && !slot_of(shared, r.s).changes)) continue;
+      const UnitOfStream r = unit_of_stream(n, j);
+      if (r.kind >= product.kinds || (wanted == kChanging && !slot_of(shared, r.s).changes))
+        continue;
       if (r.kind == 3) {
         *pre(kOuter + 1, r.unit, r.s) = conditions[j];
         continue;
       }
-      const float sum = unit_sum(shared, n, r.kind, r.unit, i % streams_of_tile());
+      const float sum = unit_sum(shared, n, r.kind, r.unit, r.s - n * streams_of_tile());
       if (r.kind < kInner) {
         *pre(r.kind, r.unit, r.s) = add(sum, conditions[j]);
       } else {

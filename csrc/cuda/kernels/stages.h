@@ -49,6 +49,8 @@ enum ManyBarrier : int {
   kManyBegun,                            // arguments of those that begin; at first everything
   kManyLoaded,                           // half of their states as activations
   kManyReady = kManyLoaded + 2,          // pre-activations of their first gates
+  kManyStartCluster,                     // of a team that is a cluster: before its first message
+  kManyEndCluster,                       // and after its last; of all cores
   kManyBarriers
 };
 
