@@ -217,14 +217,14 @@ WF_INLINE void many_half(Team& t, int side) {
   const int stage = side * kStagesOfHalf;
   many_gates(t, side);
   sync_to_push(kManyHidden + side);
-  push_message(t.exchange, hidden_message(side), t.shared);
+  push_message(hidden_message(side), t.shared);
   take_message(t.exchange, hidden_message(side), t.shared);
   sync_taken(kManyHidden + side);
   run_layer(t, 2 * side, kFc1Tiles, kHalfTiles);
   block_sync(kManySumsY + side);
   hand_on_y(t, side);
   block_sync(kManyTakenY + side);
-  push_message(t.exchange, y_message(side), t.shared);
+  push_message(y_message(side), t.shared);
   recurrent_product(t.gru, side, kNextStep, t.shared);
   stage_done(t.clock, kClockCoarseY + stage);
   take_message(t.exchange, y_message(side), t.shared);

@@ -11,12 +11,11 @@
 //   one before it: a rule of the planner. So what follows a draw comes after everything that this
 //   block has read for it. A stream that is drawn by one block tells all others; one stream of a
 //   team always runs.
-// - Messages that may be on their way while others are read have areas of their own (areas()): of
-// the
-//   dual core h and y, of the embedded core h and p. Of the residual core there are four: v, then
-//   p; w, then q; h1; h2. A peer pushes p when it has w from here, and that goes out after v was
-//   read; q when it has p, which is sent after w was read. A block that has no rows of p or q reads
-//   for nothing there.
+// - Messages that may be on their way while others are read have areas of their own: of the dual
+//   core h and y, of the embedded core h and p. Of the residual core there are four: v, then p; w,
+//   then q; h1; h2. A peer pushes p when it has w from here, and that goes out after v was read; q
+//   when it has p, which is sent after w was read. A block that has no rows of p or q reads for
+//   nothing there.
 // - A phase of an Arrivals is one step, its parity that of the round. What is said above holds for
 //   the count as well: for the next phase nothing comes before this one was waited for.
 #pragma once
@@ -74,15 +73,15 @@ WF_INLINE int own_pairs(const Message& m) {
 
 // This block's part to all peers, four words at a time. Each begins with its next neighbour, so
 // that not all push to the same one.
-WF_INLINE void push_message(const Exchange& x, const Message& m, float* shared) {
+WF_INLINE void push_message(const Message& m, float* shared) {
   if (kCluster == 1) return;
-  (void)x;
-  const int quads = own_pairs(m) / 4, each = quads * 8 * kStreamTiles;
+  const int most = 2 * m.own, columns = 8 * kStreamTiles, own = own_pairs(m) / 4;
   // Hidden, or addresses that are the same in every sample stay in registers.
   WF_ROLLED
-  for (int i = hidden_value(thread_index()); i < each * (kBlocks - 1); i += kThreads) {
-    const int quad = i % quads, column = i / quads % (8 * kStreamTiles);
-    const int rank = (rank_in_team() + 1 + i / each) % kBlocks;
+  for (int i = hidden_value(thread_index()); i < most * columns * (kBlocks - 1); i += kThreads) {
+    const int quad = i % most, column = i / most % columns;
+    const int rank = (rank_in_team() + 1 + i / (most * columns)) % kBlocks;
+    if (quad >= own) continue;
     float* at = reinterpret_cast<float*>(activations(shared, m.area, column / 8, column % 8) +
                                          first_own_pair(m) + 4 * quad);
     WF_REGISTERS(float, words, 4);
@@ -113,7 +112,7 @@ WF_INLINE void push_to_all(int number, float* at, float value, float* shared) {
   WF_ROLLED
   for (int rank = 0; rank < kBlocks; ++rank) push(at, arrivals_of(shared, number), rank, value);
 }
-// One or four logits to the blocks that draw for their stream.
+// A logit, or four neighbours, to the blocks that draw for their stream.
 WF_INLINE void push_logit(int number, float* at, int s, float value, float* shared) {
   if (kDrawApart)
     push(at, arrivals_of(shared, number), s % kBlocks, value);

@@ -21,14 +21,14 @@ WF_INLINE void run_labelled_sample(Team& t) {
   label_gates(t);
   stage_done(t.clock, kClockUnits);
   sync_to_push(kManyUnitsH1);
-  push_message(t.exchange, state_message(kMessageHidden), t.shared);
+  push_message(state_message(kMessageHidden), t.shared);
   take_message(t.exchange, state_message(kMessageHidden), t.shared);
   sync_taken(kManyUnitsH1);
   multiply_dense(t, 0);
   block_sync(kManyUnitsSumsP);
   hand_on_dense(t, 0, [&](int row, int) { return t.shared[kSharedBiases + row]; }, [](int, int) {});
   sync_to_push(kManyUnitsTakenP);
-  push_message(t.exchange, layer_message(0), t.shared);
+  push_message(layer_message(0), t.shared);
   hidden_ahead(t, kNextStep);
   take_message(t.exchange, layer_message(0), t.shared);
   block_sync(kManyUnitsP);

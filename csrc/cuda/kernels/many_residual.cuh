@@ -22,7 +22,7 @@ WF_INLINE void take_state(const Team& t, int message) {
   take_message(t.exchange, state_message(message), t.shared);
 }
 WF_INLINE void push_state(const Team& t, int message) {
-  push_message(t.exchange, state_message(message), t.shared);
+  push_message(state_message(message), t.shared);
 }
 
 WF_INLINE void run_two_grus(Team& t) {
@@ -50,7 +50,7 @@ WF_INLINE void run_three_layers(Team& t) {
   block_sync(kManyUnitsSumsP);
   hand_on_hidden_layer(t, 0);
   sync_to_push(kManyUnitsH2);
-  push_message(t.exchange, layer_message(0), t.shared);
+  push_message(layer_message(0), t.shared);
   take_state(t, kMessageSecond);
   sync_taken(kManyUnitsH2);
   second_ahead(t, kNextStep);
@@ -61,7 +61,7 @@ WF_INLINE void run_three_layers(Team& t) {
   block_sync(kManyUnitsSumsQ);
   hand_on_hidden_layer(t, 1);
   sync_to_push(kManyUnitsQ);
-  push_message(t.exchange, layer_message(1), t.shared);
+  push_message(layer_message(1), t.shared);
   take_message(t.exchange, layer_message(1), t.shared);
   sync_taken(kManyUnitsQ);
   stage_done(t.clock, kClockQ);
