@@ -28,16 +28,17 @@ pytestmark = pytest.mark.skipif(
 
 SPILL_LIMIT = 16  # bytes a thread, of stores and of loads
 # Instructions of the sample loop of the paper's model, by architecture and what the planner is
-# asked: what it is now and a little more, so that it does not grow unseen. The aim is 1,400;
-# whoever shortens the loop lowers these. A block of a cluster has more rows of the output layers.
+# asked: what it is now and a little more, so that it does not grow unseen. The cap of the chosen
+# plan is 1,400; whoever shortens the loop lowers these. A block of a cluster has more rows of the
+# output layers.
 WAYS: dict[str, dict[str, int]] = {"chosen": {}, "2": {"exchanges": 2}, "cluster": {"cluster": 8}}
 LOOP_LIMITS = {
-    (90, "chosen"): 1425,
+    (90, "chosen"): 1390,
     (60, "chosen"): 1530,
     (70, "chosen"): 1530,
-    (80, "chosen"): 1380,
-    (80, "2"): 1475,
-    (90, "2"): 1500,
+    (80, "chosen"): 1340,
+    (80, "2"): 1435,
+    (90, "2"): 1460,
     (90, "cluster"): 1780,
 }
 

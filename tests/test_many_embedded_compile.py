@@ -63,7 +63,7 @@ def test_a_planned_kernel_compiles_without_spilling(major, case, record_property
 
 # What the sample loop has now, and a little more, so that it does not grow unseen. Loads are of
 # conditioning, for the next step and for streams that begin, and of a row of the table of labels.
-LOADS, INSTRUCTIONS = 20, 2650
+LOADS, INSTRUCTIONS = 20, 2420
 
 
 @pytest.mark.slow

@@ -105,28 +105,40 @@ WF_INLINE float log_near_one(float excess, float x) {
   return log_of_parts(near ? 0.0f : to_float(bits >> 23), near ? excess : m);
 }
 
-// First words of Philox4x32-10 for counter (step, item, fold) under key `seed` (common/rng.h).
+// Counter and key of Philox4x32-10 (common/rng.h), and one of its rounds.
+struct Philox {
+  unsigned c0, c1, c2, c3, k0, k1;
+};
+WF_INLINE void philox_round(Philox& p) {
+  const unsigned high0 = multiply_high(0xD2511F53u, p.c0), low0 = 0xD2511F53u * p.c0;
+  const unsigned high1 = multiply_high(0xCD9E8D57u, p.c2), low1 = 0xCD9E8D57u * p.c2;
+  p.c0 = high1 ^ p.c1 ^ p.k0;
+  p.c1 = low1;
+  p.c2 = high0 ^ p.c3 ^ p.k1;
+  p.c3 = low0;
+  p.k0 += 0x9E3779B9u;
+  p.k1 += 0xBB67AE85u;
+}
+
+// First words for counter (step, item, fold) under key `seed`. Wanted once in 32 samples and beside
+// their way, so a short loop is better than a quick one; in clusters no register is free for it.
 template <int kCount = 2>
 WF_INLINE void philox(const KernelArgs& args, unsigned long long step, unsigned* words) {
-  unsigned c0 = static_cast<unsigned>(step), c1 = static_cast<unsigned>(step >> 32);
-  unsigned c2 = args.item, c3 = args.fold;
-  unsigned k0 = static_cast<unsigned>(args.seed), k1 = static_cast<unsigned>(args.seed >> 32);
-  WF_UNROLL
-  for (int round = 0; round < 10; ++round) {
-    const unsigned high0 = multiply_high(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-    const unsigned high1 = multiply_high(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-    c0 = high1 ^ c1 ^ k0;
-    c1 = low1;
-    c2 = high0 ^ c3 ^ k1;
-    c3 = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+  Philox p{
+      static_cast<unsigned>(step),      static_cast<unsigned>(step >> 32),     args.item, args.fold,
+      static_cast<unsigned>(args.seed), static_cast<unsigned>(args.seed >> 32)};
+  if (kCluster > 1) {
+    WF_UNROLL
+    for (int round = 0; round < 10; ++round) philox_round(p);
+  } else {
+    WF_ROLLED
+    for (int round = 0; round < 10; ++round) philox_round(p);
   }
-  words[0] = c0;
-  words[1] = c1;
+  words[0] = p.c0;
+  words[1] = p.c1;
   if (kCount == 2) return;
-  words[2] = c2;
-  words[3] = c3;
+  words[2] = p.c2;
+  words[3] = p.c3;
 }
 
 }  // namespace wavernn_fast::gpu
