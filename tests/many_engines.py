@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
+import apart
 import cases
 import numpy as np
 import pruned_models
 
 from wavernn_fast import _C
 from wavernn_fast.config import ModelConfig
+from wavernn_fast.errors import EngineError, InputError
 
 TEAMS = re.compile(r"(\d+) teams? of (\d+) blocks? of (\d+) warps, (\d+) streams a team")
 
@@ -52,6 +55,42 @@ def twin(config: ModelConfig, tensors: dict) -> _C.Engine:
     """The float64 reference with the same rounded matrices."""
     rounded = pruned_models.rounded(tensors)
     return _C.Engine(dataclasses.asdict(config), rounded, device="reference")
+
+
+def same(found: list[tuple], expected: list[tuple]) -> bool:
+    """Samples and logits of every stream."""
+    return all(
+        np.array_equal(a[0], b[0]) and a[1].tobytes() == b[1].tobytes()
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+class TwoRuns:
+    """Streams in two runs, so that what the first left of them is seen in the second; `make` gives
+    an engine for a schedule and what is planted in it."""
+
+    def __init__(self, streams: Any, make: Callable[[str], _C.Engine]) -> None:
+        self.streams, self.make = streams, make
+        self.sound = self.run("fair")
+
+    def run(self, isa: str) -> list[tuple]:
+        engine, lengths = self.make(isa), self.streams.lengths
+        opened = [engine.open(i) for i in range(len(lengths))]
+        rows = [[r[k] for r in self.streams.rows] for k in (0, 1)]
+        found = []
+        for part in (0, 1):
+            steps = [(n + part) // 2 for n in lengths]
+            found += engine.run(opened, steps, *rows, return_logits=True)
+        return found
+
+    def differs(self, isa: str) -> bool:
+        try:
+            return not same(self.run(isa), self.sound)
+        except (EngineError, InputError):  # a stall, or threads that wait at other barriers
+            return True
+
+    def differs_apart(self, isa: str) -> bool:
+        return apart.is_true_or_ends(lambda: self.differs(isa))
 
 
 def random_rows(

@@ -10,20 +10,19 @@ import dataclasses
 import functools
 from typing import Any
 
-import apart
 import cases
 import pytest
 import test_many_units_emulation as units
-from many_engines import many, slots_of
+from many_engines import TwoRuns, many, same, slots_of
 from quick import quick_where
-from test_many_emulation import CONDITIONED, HELD, Streams, barriers, first_barrier, same
+from test_many_emulation import CONDITIONED, HELD, Streams, barriers, first_barrier
 from test_many_slots import ManyTruth
 from test_many_units_faults import NOT_EMBEDDED, OF_EMBEDDED
 from test_residual_faults import barriers_named
 from truths import Truth, rounded
 
 from wavernn_fast import _C
-from wavernn_fast.errors import EngineError, InputError
+from wavernn_fast.errors import EngineError
 
 # Three tiles of units: in a cluster of two the second block has one, and one tile of y.
 DUAL = cases.dual_config(96, 41, **CONDITIONED)
@@ -166,38 +165,18 @@ PLANS: dict[str, list[tuple[dict[str, Any], int]]] = {
 }
 
 
-class Faulty:
-    """Streams in two runs, so that what the first left of them is seen in the second."""
-
-    def __init__(self, name: str, plan: int) -> None:
-        self.options, longest = PLANS[name][plan]
-        self.streams = Streams(MODELS[name], 12, seed=5, longest=longest)
-        self.sound = self.run("fair")
-
-    def run(self, isa: str) -> list:
-        options = {"gpu": "H200", "isa": f"{isa}/room:3"} | self.options
-        made = many(self.streams.config, self.streams.tensors, **options)
-        opened = [made.open(i) for i in range(12)]
-        rows = [[r[k] for r in self.streams.rows] for k in (0, 1)]
-        found = []
-        for part in (0, 1):
-            steps = [(n + part) // 2 for n in self.streams.lengths]
-            found += made.run(opened, steps, *rows, return_logits=True)
-        return found
-
-    def differs(self, isa: str) -> bool:
-        try:
-            return not same(self.run(isa), self.sound)
-        except (EngineError, InputError):  # a stall, or threads that wait at other barriers
-            return True
-
-    def differs_apart(self, isa: str) -> bool:
-        return apart.is_true_or_ends(lambda: self.differs(isa))
+def planted(name: str, plan: int) -> TwoRuns:
+    options, longest = PLANS[name][plan]
+    work = Streams(MODELS[name], 12, seed=5, longest=longest)
+    return TwoRuns(
+        work,
+        lambda isa: many(work.config, work.tensors, gpu="H200", isa=f"{isa}/room:3", **options),
+    )
 
 
 @pytest.fixture(scope="module")
 def faulty():
-    return functools.cache(Faulty)
+    return functools.cache(planted)
 
 
 def faults() -> dict[tuple[str, str], str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 
-import apart
 import cases
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import tolerances
 from engine_work import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from many_engines import TwoRuns, same
 from quick import quick_where
 from test_emulation import Truth, rounded
 
@@ -136,13 +136,6 @@ class Streams:
             return_logits=True,
             **options,
         )
-
-
-def same(found, expected) -> bool:
-    return all(
-        np.array_equal(a[0], b[0]) and a[1].tobytes() == b[1].tobytes()
-        for a, b in zip(found, expected, strict=True)
-    )
 
 
 HELD = cases.dual_config(
@@ -270,36 +263,15 @@ PLANS = {
 }
 
 
-class Faulty:
-    """Streams in two runs, so that what the first left of them is seen in the second."""
-
-    def __init__(self, plan: str) -> None:
-        self.config, self.options, self.count, longest = PLANS[plan]
-        self.streams = Streams(self.config, self.count, seed=5, longest=longest)
-        self.sound = self.run("fair")
-
-    def run(self, isa: str) -> list:
-        engine = many(self.config, self.streams.tensors, isa=isa, **self.options)
-        opened = [engine.open(i) for i in range(self.count)]
-        empty, found = [None] * self.count, []
-        for part in (0, 1):
-            steps = [(n + part) // 2 for n in self.streams.lengths]
-            found += engine.run(opened, steps, empty, empty, return_logits=True)
-        return found
-
-    def differs(self, isa: str) -> bool:
-        try:
-            return not same(self.run(isa), self.sound)
-        except (EngineError, InputError):  # a stall, or threads that wait at other barriers
-            return True
-
-    def differs_apart(self, isa: str) -> bool:
-        return apart.is_true_or_ends(lambda: self.differs(isa))
+def planted(plan: str) -> TwoRuns:
+    config, options, count, longest = PLANS[plan]
+    streams = Streams(config, count, seed=5, longest=longest)
+    return TwoRuns(streams, lambda isa: many(config, streams.tensors, isa=isa, **options))
 
 
 @pytest.fixture(scope="module")
 def faulty():
-    return functools.cache(Faulty)
+    return functools.cache(planted)
 
 
 @pytest.mark.parametrize(

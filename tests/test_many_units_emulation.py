@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import tolerances
 from engine_work import make
+from many_engines import same
 from residual_works import AUX, FRAMES
-from test_many_emulation import Streams, same
+from test_many_emulation import Streams
 from truths import Truth, rounded
 
 from wavernn_fast import _C

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import apart
 import pytest
-from test_many_emulation import Streams, same
+from many_engines import TwoRuns, same
+from test_many_emulation import Streams
 from test_many_units_emulation import EMBEDDED, HEADS, LABELS, MORE_LABELS, VALUES, many
 from test_residual_faults import barriers_named
 
 from wavernn_fast import _C
-from wavernn_fast.errors import EngineError, InputError
+from wavernn_fast.errors import EngineError
 
 ORDERS = ("fair", "random:1", "starve:0", "slow:0", "slow:1")
 NAMES = barriers_named("kManyUnits")  # one barrier each
@@ -42,39 +42,17 @@ FAULTS = [
 ]
 
 
-class Faulty:
-    """Streams in two runs, so that what the first left of them is seen in the second."""
-
-    def __init__(self, core: str, plan: str) -> None:
-        self.config, self.options, self.count, longest = PLANS[core][plan]
-        self.streams = Streams(self.config, self.count, seed=5, longest=longest)
-        self.sound = self.run("fair")
-
-    def run(self, isa: str) -> list:
-        engine = many(
-            self.config, self.streams.tensors, **(self.options | {"isa": isa + "/room:2"})
-        )
-        opened = [engine.open(i) for i in range(self.count)]
-        found = []
-        for part in (0, 1):
-            steps = [(n + part) // 2 for n in self.streams.lengths]
-            rows = [[r[k] for r in self.streams.rows] for k in (0, 1)]
-            found += engine.run(opened, steps, *rows, return_logits=True)
-        return found
-
-    def differs(self, isa: str) -> bool:
-        try:
-            return not same(self.run(isa), self.sound)
-        except (EngineError, InputError):  # a stall, or threads that wait at other barriers
-            return True
-
-    def differs_apart(self, isa: str) -> bool:
-        return apart.is_true_or_ends(lambda: self.differs(isa))
+def planted(core: str, plan: str) -> TwoRuns:
+    config, options, count, longest = PLANS[core][plan]
+    streams = Streams(config, count, seed=5, longest=longest)
+    return TwoRuns(
+        streams, lambda isa: many(config, streams.tensors, **options, isa=isa + "/room:2")
+    )
 
 
 @pytest.fixture(scope="module")
 def faulty():
-    return functools.cache(Faulty)
+    return functools.cache(planted)
 
 
 @pytest.mark.parametrize(("core", "fault"), FAULTS)
