@@ -94,7 +94,7 @@ void lay_out_shared(ManyPlan& plan) {
 
 ManyLatency predict(const ManyPlan& plan) {
   const Shape& s = plan.shape;
-  const ManyCosts costs(plan);
+  const ManyCosts costs(plan, l2_share(plan));
   const int64_t units = 16 * s.unit_tiles;
   ManyLatency l;
   l.gates = int(100 + costs.rounds(units / 2 * s.streams) * 150 * costs.pace());

@@ -114,7 +114,7 @@ void lay_out_shared(ManyPlan& plan) {
 // weights leave no room for it there.
 ManyLatency predict(const ManyPlan& plan) {
   const Shape& s = plan.shape;
-  const double bytes = std::min(kBytesOfL1, kBytesOfL2 / (plan.teams * s.blocks));
+  const double bytes = l2_share(plan);
   const ManyCosts costs(plan, bytes);
   const int64_t pairs = int64_t(8) * s.unit_tiles * s.streams;  // of units, whose gates a block has
   const int64_t state = int64_t(64) * s.hidden_tiles * s.stream_tiles;  // words of a message

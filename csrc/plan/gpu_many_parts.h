@@ -76,11 +76,16 @@ constexpr double kTileFromL2 = 8.0;    // cycles
 constexpr double kBytesOfL1 = 64.0;    // a cycle, to one block
 constexpr double kBytesOfL2 = 2560.0;  // a cycle, to all blocks together: plan/gpu.cpp
 
+// Bytes a cycle that each of all blocks reads from L2.
+inline double l2_share(const ManyPlan& plan) {
+  return std::min(kBytesOfL1, kBytesOfL2 / (plan.teams * plan.shape.blocks));
+}
+
 // Cycles of the parts of a sample; docs/many-streams.md says where the figures come from.
 class ManyCosts {
  public:
   // `bytes`: of messages that a block reads in a cycle.
-  explicit ManyCosts(const ManyPlan& plan, double bytes = kBytesOfL1);
+  ManyCosts(const ManyPlan& plan, double bytes);
   double pace() const { return pace_; }  // between a warp's instructions
   double rounds(int64_t items) const { return double((items + s_.threads - 1) / s_.threads); }
   // Reading words that are there. In a cluster they are pushed to where they are read, `together`

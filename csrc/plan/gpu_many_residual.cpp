@@ -141,7 +141,7 @@ double conditioning_pace(const ManyPlan& plan, double of_l2) {
 
 ManyLatency predict(const ManyPlan& plan) {
   const Shape& s = plan.shape;
-  const double bytes = std::min(kBytesOfL1, kBytesOfL2 / (plan.teams * s.blocks));
+  const double bytes = l2_share(plan);
   const double conditioning = conditioning_pace(plan, bytes);
   const ManyCosts costs(plan, bytes);
   const int streams = s.split ? 4 : 8;  // of a tile
