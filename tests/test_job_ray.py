@@ -96,24 +96,33 @@ def test_a_cluster_of_two_workers_one_killed_in_the_middle(tmp_path: Path) -> No
 def kill_an_actor(command: subprocess.Popen[str], out: Path) -> int:
     """Kill -9 one of two actors when some items are done and many are not.
 
-    One that comes long before the other is held when it has done enough: on a busy machine it would
-    do all.
+    One that comes long before the other is held when it has done enough, and the one that is left
+    until another has come for the killed: on a busy machine either would do all.
     """
     until = time.monotonic() + 120
     held: list[int] = []
+    killed: list[int] = []
     try:
         while time.monotonic() < until and command.poll() is None:
             done = len(list(out.glob("*.wav")))
             below = processes_below(command.pid)
             actors = [pid for pid, text in below.items() if "MapWorker" in text]
             busy = [pid for pid in actors if processes_below(pid)]
+            if killed:
+                if any(pid not in killed for pid in busy if pid not in held):
+                    return killed[0]
+                time.sleep(0.03)
+                continue
             if done >= 5 and not held:
                 held = [pid for a in busy or actors for pid in (a, *processes_below(a))]
                 send(held, signal.SIGSTOP)
             if len(actors) == 2 and done >= 5:
                 assert done < 50
-                os.kill((busy or actors)[0], signal.SIGKILL)
-                return (busy or actors)[0]
+                killed = [(busy or actors)[0]]
+                os.kill(killed[0], signal.SIGKILL)
+                rest = [pid for pid in actors if pid not in killed]
+                held += [pid for a in rest for pid in (a, *processes_below(a))]
+                send(held, signal.SIGSTOP)
             time.sleep(0.03)
     finally:
         send(held, signal.SIGCONT)
