@@ -101,27 +101,23 @@ def kill_an_actor(command: subprocess.Popen[str], out: Path) -> int:
     """
     until = time.monotonic() + 120
     held: list[int] = []
-    killed: list[int] = []
+    killed = 0
     try:
         while time.monotonic() < until and command.poll() is None:
             done = len(list(out.glob("*.wav")))
             below = processes_below(command.pid)
             actors = [pid for pid, text in below.items() if "MapWorker" in text]
             busy = [pid for pid in actors if processes_below(pid)]
-            if killed:
-                if any(pid not in killed for pid in busy if pid not in held):
-                    return killed[0]
-                time.sleep(0.03)
-                continue
+            if killed and set(busy) - {killed, *held}:
+                return killed
             if done >= 5 and not held:
                 held = [pid for a in busy or actors for pid in (a, *processes_below(a))]
                 send(held, signal.SIGSTOP)
-            if len(actors) == 2 and done >= 5:
+            if not killed and len(actors) == 2 and done >= 5:
                 assert done < 50
-                killed = [(busy or actors)[0]]
-                os.kill(killed[0], signal.SIGKILL)
-                rest = [pid for pid in actors if pid not in killed]
-                held += [pid for a in rest for pid in (a, *processes_below(a))]
+                killed = (busy or actors)[0]
+                os.kill(killed, signal.SIGKILL)
+                held += [p for a in actors if a != killed for p in (a, *processes_below(a))]
                 send(held, signal.SIGSTOP)
             time.sleep(0.03)
     finally:

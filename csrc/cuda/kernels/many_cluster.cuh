@@ -20,6 +20,7 @@
 //   the count as well: for the next phase nothing comes before this one was waited for.
 #pragma once
 
+#include "cuda/kernels/arrivals.cuh"
 #include "cuda/kernels/many_exchange.cuh"
 #include "cuda/kernels/stages.h"
 
@@ -52,14 +53,10 @@ WF_INLINE void sync_taken(int where) {
   if (kCluster == 1) block_sync(where);
 }
 
-// Waits until so many bytes of a message have come. One thread says how many they are: here, where
-// it waits anyway. A phase takes one announcement, so there is none after somebody gave up.
+// By all threads: so many bytes of a message.
 WF_INLINE void await(const Exchange& x, int number, int bytes, float* shared) {
-  Arrivals* arrivals = arrivals_of(shared, number);
-  if (thread_index() == 0 && !*x.poller.stop) expect_bytes(arrivals, static_cast<unsigned>(bytes));
-  const Word* word = x.poller.args.words + number;
-  for (long long deadline = 0; !checked(phase_over(arrivals, static_cast<int>(x.round & 1)));)
-    if (!keep_waiting(x.poller, deadline, word, x.round)) return;
+  await_bytes(x.poller, arrivals_of(shared, number), thread_index() == 0, bytes, x.round & 1,
+              x.poller.args.words + number, x.round);
 }
 
 // --- activations ---------------------------------------------------------------------------------
@@ -76,9 +73,8 @@ WF_INLINE int own_pairs(const Message& m) {
 WF_INLINE void push_message(const Message& m, float* shared) {
   if (kCluster == 1) return;
   const int most = 2 * m.own, columns = 8 * kStreamTiles, own = own_pairs(m) / 4;
-  // Hidden, or addresses that are the same in every sample stay in registers.
   WF_ROLLED
-  for (int i = hidden_value(thread_index()); i < most * columns * (kBlocks - 1); i += kThreads) {
+  for (int i = thread_index(); i < most * columns * (kBlocks - 1); i += kThreads) {
     const int quad = i % most, column = i / most % columns;
     const int rank = (rank_in_team() + 1 + i / (most * columns)) % kBlocks;
     if (quad >= own) continue;

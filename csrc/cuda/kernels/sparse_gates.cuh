@@ -7,6 +7,7 @@
 // Arrivals counts what has come to one buffer of one half.
 #pragma once
 
+#include "cuda/kernels/arrivals.cuh"
 #include "cuda/kernels/stage_gates.cuh"
 
 namespace wavernn_fast::gpu {
@@ -51,14 +52,10 @@ WF_INLINE void publish_rows(const KernelArgs& args, Cursor at, int side, unsigne
     push4(place, pre_arrivals(shared, side, step), rank, values);
 }
 
-// Waits until all rows of a half have been pushed here. One thread says how many bytes they are; a
-// phase takes one announcement, so there is none after somebody gave up.
+// Waits until all rows of a half have been pushed here.
 WF_INLINE void wait_for_pre(const Poller& poller, int side, unsigned step, float* shared) {
-  Arrivals* arrivals = pre_arrivals(shared, side, step);
-  if (thread_index() == 0 && !*poller.stop)
-    expect_bytes(arrivals, 12u * static_cast<unsigned>(kHalf));
-  for (long long deadline = 0; !checked(phase_over(arrivals, step >> 1 & 1));)
-    if (!keep_waiting(poller, deadline, poller.args.words + side, step)) return;
+  await_bytes(poller, pre_arrivals(shared, side, step), thread_index() == 0, 12 * kHalf,
+              step >> 1 & 1, poller.args.words + side, step);
 }
 
 // The outer candidate of a thread's units: it does not wait for anything.

@@ -10,6 +10,7 @@
 // every block. All this rests on the rule of exchange.cuh.
 #pragma once
 
+#include "cuda/kernels/arrivals.cuh"
 #include "cuda/kernels/exchange.cuh"
 #include "cuda/kernels/stage_dense.cuh"
 
@@ -38,17 +39,12 @@ WF_INLINE void push_to_peers(float* at, Arrivals* arrivals, int count, float val
   }
 }
 
-// Waits for all of this half's y (kind 0) or logits (kind 1). One of the threads that wait says
-// first how many bytes they are: here, where it waits anyway, though some may have come before. A
-// phase takes one announcement, so there is none after somebody gave up.
+// Waits for all of this half's y (kind 0) or logits (kind 1).
 WF_INLINE void wait_for_peers(const Poller& poller, int side, int kind, unsigned tag,
                               float* shared) {
-  Arrivals* arrivals = kind == 0 ? y_arrivals(shared) : logit_arrivals(shared);
-  if (thread_index() == (kind == 0 ? 0 : 32 * draw_warp()) && !*poller.stop)
-    expect_bytes(arrivals, kind == 0 ? 4u * static_cast<unsigned>(kFc) : 4u * 256u);
-  const Word* word = poller.args.words + arrival_word(side, kind);
-  for (long long deadline = 0; !checked(phase_over(arrivals, side));)
-    if (!keep_waiting(poller, deadline, word, tag)) return;
+  await_bytes(poller, kind == 0 ? y_arrivals(shared) : logit_arrivals(shared),
+              thread_index() == (kind == 0 ? 0 : 32 * draw_warp()), 4 * (kind == 0 ? kFc : 256),
+              static_cast<unsigned>(side), poller.args.words + arrival_word(side, kind), tag);
 }
 
 // The logits of classes 8 lane + 0..7, once all have come.
