@@ -9,13 +9,12 @@ from pathlib import Path
 
 import cross_isa_models
 import pytest
+from programs import COMPILER, ROOT, run_program
 from quick import first_is_quick
 
 from wavernn_fast import _C
 
-ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "cross_isa.txt"
-COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 ARM = ["aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++"]
 
 
@@ -54,22 +53,8 @@ def test_every_instruction_set_here_gives_the_golden_bits(isa):
 
 @pytest.mark.slow
 def test_the_multiply_add_of_plain_c_rounds_as_the_librarys(tmp_path):
-    if not COMPILER:
-        pytest.skip("no C++ compiler; the README asks for one")
-    program, source = tmp_path / "multiply_add", ROOT / "tests/cpp/multiply_add.cpp"
-    flags = [
-        "-std=c++20",
-        "-O2",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-unused-function",
-    ]
-    command = [COMPILER, *flags, f"-I{ROOT / 'csrc'}", source, "-o", program]
-    subprocess.run(command, check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    flags = ["-ffp-contract=off", "-Wno-unused-function"]
+    run_program(tmp_path, "multiply_add", *flags)
 
 
 @pytest.mark.slow
