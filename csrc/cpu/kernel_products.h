@@ -17,90 +17,36 @@ struct Bf16 {
   using Weight = uint16_t;
   WF_ALWAYS F load_block(const Weight* w) { return load_bf16(w); }
 };
-inline constexpr int kWideBlocks = kMaxAccumulators / kStreamTile;  // of a tile of a batch
-
-// acc += w x of one column: x [kStreams], ldx apart.
-template <class Format, int kBlocks, int kStreams>
-WF_ALWAYS void add_column(const typename Format::Weight* w, const float* x, ptrdiff_t ldx,
-                          F (&acc)[kBlocks][kStreams]) {
-  if constexpr (kStreams == 1) {
-    // One widened block alive at a time: the accumulators fill the registers.
-    const F input = set1(x[0]);
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b)
-      acc[b][0] = fma(Format::load_block(w + kLanes * b), input, acc[b][0]);
-  } else {
-    F weights[kBlocks];
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) weights[b] = Format::load_block(w + kLanes * b);
-#pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {
-      const F input = set1(x[s * ldx]);
-#pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b) acc[b][s] = fma(weights[b], input, acc[b][s]);
-    }
-  }
-}
-
-// One block of columns for a tile of rows and streams: y = total + W x.
-struct TileArgs {
-  const void* weights;  // [cols][step]
-  ptrdiff_t step;       // weights between columns
-  int cols;
-  const float* x;  // [streams][ldx]
-  ptrdiff_t ldx;
-  const float* total;  // [streams][ld_total]
-  ptrdiff_t ld_total;
-  float* y;  // [streams][ldy]
-  ptrdiff_t ldy;
-  const char* ahead;  // weights of the next block of columns, fetched a piece a column
-  ptrdiff_t ahead_step;
-};
-
-// Partial sums stay in registers. Totals live in memory: the registers are full, and they are in
-// the first-level cache.
-template <class Format, int kBlocks, int kStreams>
-WF_ALWAYS void add_columns(TileArgs t) {  // a copy, which stores through y cannot change
-  F acc[kBlocks][kStreams];
-#pragma GCC unroll 8
-  for (int b = 0; b < kBlocks; ++b) {
-#pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) acc[b][s] = zero();
-  }
-  const auto* w = static_cast<const typename Format::Weight*>(t.weights);
-  for (int k = 0; k < t.cols; ++k, w += t.step) {
-    if constexpr (kStreams > 1) __builtin_prefetch(t.ahead + k * t.ahead_step);
-    add_column<Format, kBlocks, kStreams>(w, t.x + k, t.ldx, acc);
-  }
-#pragma GCC unroll 8
-  for (int s = 0; s < kStreams; ++s) {
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) {
-      const F total = load(t.total + s * t.ld_total + kLanes * b);
-      store(t.y + s * t.ldy + kLanes * b, add(total, acc[b][s]));
-    }
-  }
-}
+inline constexpr int kWideBlocks = kMaxAccumulators / kStreamTile;  // of a tile of an int8 batch
 
 WF_ALWAYS int columns_from(const MatmulArgs& a, int k) {
   return a.cols - k < kColumnBlock ? a.cols - k : kColumnBlock;
 }
 
-// A panel for one stream, all blocks at once, so that enough sums are in flight.
+// A panel for one stream, all blocks at once, so that enough sums are in flight. Partial sums stay
+// in registers; totals live in memory: the registers are full, and they are in the first-level
+// cache. One widened block is alive at a time, for the same reason.
 // No software prefetch: the weights are one sequential stream, which the hardware follows better
 // by itself (measured on Zen 4 from L3: 97 GB/s without, 66 GB/s with a prefetch of every line).
 template <class Format, int kBlocks>
 WF_ALWAYS void single_panel(const MatmulArgs& a) {
   const auto* w = static_cast<const typename Format::Weight*>(a.weights);
   const float* x = static_cast<const float*>(a.x);
-  TileArgs t{w, ptrdiff_t(kLanes) * kBlocks, 0, x, a.ldx, a.start, a.ld_start, a.y, a.ldy, nullptr,
-             0};
-  for (int k = 0; k < a.cols; k += t.cols) {
-    t.cols = columns_from(a, k);
-    t.weights = w + k * t.step;
-    t.x = x + k;
-    add_columns<Format, kBlocks, 1>(t);
-    t.total = a.y;
+  const float* total = a.start;
+  for (int k = 0; k < a.cols; k += kColumnBlock) {
+    F acc[kBlocks];
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) acc[b] = zero();
+    for (int i = k, end = k + columns_from(a, k); i < end; ++i, w += kLanes * kBlocks) {
+      const F input = set1(x[i]);
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b)
+        acc[b] = fma(Format::load_block(w + kLanes * b), input, acc[b]);
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b)
+      store(a.y + kLanes * b, add(load(total + kLanes * b), acc[b]));
+    total = a.y;
   }
 }
 
@@ -171,68 +117,150 @@ WF_ALWAYS void matmul_tile_int8(const MatmulArgs& a, int block, int stream) {
   }
 }
 
-// Streams [0, count) of a tile; each count its own function, with its sums in registers.
-template <int kBlocks, int kStreams>
-__attribute__((noinline)) void tile(const TileArgs& t) {
-  add_columns<Fp32, kBlocks, kStreams>(t);
+// One block of columns for some tiles: y = total + W x.
+struct TileArgs {
+  const float* weights;  // [cols][step]
+  ptrdiff_t step;        // weights between columns
+  int cols;
+  const float* x;  // [streams][ldx]
+  ptrdiff_t ldx;
+  const float* total;  // [streams][ld_total]
+  ptrdiff_t ld_total;
+  float* y;  // [streams][ldy]
+  ptrdiff_t ldy;
+  const char* ahead;  // weights of the next block of columns, fetched a piece a column
+  ptrdiff_t ahead_step;
+};
+
+// A tile of a batch, all sums in registers: kParts registers of rows for kStreams streams.
+template <int kParts, int kStreams>
+WF_ALWAYS void batch_tile(const TileArgs& t) {
+  Part acc[kStreams][kParts];
+#pragma GCC unroll 8
+  for (int s = 0; s < kStreams; ++s) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) acc[s][p] = Part{};
+  }
+  const float* w = t.weights;
+  for (int k = 0; k < t.cols; ++k, w += t.step) {
+    __builtin_prefetch(t.ahead + k * t.ahead_step);
+    Part weights[kParts];
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) weights[p] = load_part(w + kPartLanes * p);
+#pragma GCC unroll 8
+    for (int s = 0; s < kStreams; ++s) {
+      const Part input = set1_part(t.x[s * t.ldx + k]);
+#pragma GCC unroll 8
+      for (int p = 0; p < kParts; ++p) acc[s][p] = fma(weights[p], input, acc[s][p]);
+    }
+  }
+  const float* total = t.total;
+  float* y = t.y;
+#pragma GCC unroll 8
+  for (int s = 0; s < kStreams; ++s, total += t.ld_total, y += t.ldy) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p)
+      store(y + kPartLanes * p, add(load_part(total + kPartLanes * p), acc[s][p]));
+  }
 }
-using Tile = void (*)(const TileArgs&);
-template <int kBlocks, int kStreams>
-constexpr Tile tile_if_used() {
-  if constexpr (kStreams <= kStreamTile)
-    return tile<kBlocks, kStreams>;
+
+// Tiles of as many rows and streams each, `tall` below one another and `wide` side by side. A tile
+// of 64 columns is over in some 400 cycles; where each was called by itself, the next began 25 to
+// 40 later (AVX2). Leaves `t` at the streams that follow.
+template <int kParts, int kStreams>
+__attribute__((noinline)) void tiles(TileArgs& args, int tall, int wide) {
+  TileArgs t = args;  // which stores through y cannot change
+  for (int i = 0; i < tall; ++i) {
+    for (int j = 0; j < wide; ++j) {
+      batch_tile<kParts, kStreams>(t);
+      t.x += kStreams * t.ldx;
+      t.total += kStreams * t.ld_total;
+      t.y += kStreams * t.ldy;
+      t.ahead += kColumnBlock * t.ahead_step;
+    }
+    t.weights += kParts * kPartLanes;
+    t.x = args.x;
+    t.total = args.total + (i + 1) * kParts * kPartLanes;
+    t.y = args.y + (i + 1) * kParts * kPartLanes;
+  }
+  args.x += wide * kStreams * t.ldx;
+  args.total += wide * kStreams * t.ld_total;
+  args.y += wide * kStreams * t.ldy;
+  args.ahead = t.ahead;
+}
+using Tiles = void (*)(TileArgs&, int, int);
+template <int kParts, int kStreams>
+constexpr Tiles tiles_if_used() {
+  if constexpr (kParts <= kTileParts && kStreams <= (kParts <= 2 ? kWideStreams : kTileStreams))
+    return tiles<kParts, kStreams>;
   else
     return nullptr;
 }
-template <int kBlocks>
-WF_ALWAYS void tile_of(const TileArgs& t, int count) {
-  static_assert(kStreamTile <= 8);
-  constexpr Tile kTiles[] = {tile_if_used<kBlocks, 1>(), tile_if_used<kBlocks, 2>(),
-                             tile_if_used<kBlocks, 3>(), tile_if_used<kBlocks, 4>(),
-                             tile_if_used<kBlocks, 5>(), tile_if_used<kBlocks, 6>(),
-                             tile_if_used<kBlocks, 7>(), tile_if_used<kBlocks, 8>()};
-  kTiles[count - 1](t);
+template <int kParts>
+inline constexpr Tiles kTiles[] = {tiles_if_used<kParts, 1>(), tiles_if_used<kParts, 2>(),
+                                   tiles_if_used<kParts, 3>(), tiles_if_used<kParts, 4>(),
+                                   tiles_if_used<kParts, 5>(), tiles_if_used<kParts, 6>(),
+                                   tiles_if_used<kParts, 7>(), tiles_if_used<kParts, 8>()};
+WF_ALWAYS Tiles tiles_of(int parts, int streams) {
+  static_assert(kTileParts <= 3 && kTileStreams <= 8 && kWideStreams <= 8);
+  return (parts == 1 ? kTiles<1> : parts == 2 ? kTiles<2> : kTiles<3>)[streams - 1];
 }
 
-// Rows of `kBlocks` blocks for all streams, a block of columns at a time: its weights come into the
-// first-level cache once, and 16-bit ones are widened once, for all tiles of streams. These are
-// dealt evenly: a last tile of one or two would wait for its own sums.
-template <class Format, int kBlocks>
-void batch_rows(const MatmulArgs& a, int block) {
-  alignas(64) float widened[__is_same(Format, Fp32) ? 1 : kColumnBlock * kBlocks * kLanes];
+// `total` in as few pieces of at most `most` as there can be, which differ by one at most: first
+// those of `fewest`, then `with_more` that have one more. A last piece of one or two would not have
+// enough sums in flight.
+struct Even {
+  int pieces, fewest, with_more;
+  Even(int total, int most)
+      : pieces((total + most - 1) / most), fewest(total / pieces), with_more(total % pieces) {}
+  int piece(int i) const { return fewest + (i >= pieces - with_more); }
+};
+
+// A group of blocks for all streams, a block of columns at a time: its weights come into the
+// first-level cache once, and 16-bit ones are widened once, for all tiles.
+template <class Format>
+void batch_group(const MatmulArgs& a, int block, int blocks) {
+  alignas(64) float widened[__is_same(Format, Fp32) ? 1 : kColumnBlock * kGroupBlocks * kLanes];
   const ptrdiff_t step = ptrdiff_t(kLanes) * a.blocks;
   const auto* w = static_cast<const typename Format::Weight*>(a.weights) + kLanes * block;
-  const float* x = static_cast<const float*>(a.x);
   const float* total = a.start + kLanes * block;
   ptrdiff_t ld_total = a.ld_start;
-  const int tiles = (a.streams + kStreamTile - 1) / kStreamTile;
+  float* y = a.y + kLanes * block;
+  const bool is_wide = a.streams > kTileStreams && a.streams <= kWideStreams;
+  const Even columns(a.streams, is_wide ? kWideStreams : kTileStreams);
+  const int parts = blocks * kLanes / kPartLanes;
+  int tall = (parts + kTileParts - 1) / kTileParts;
+  if (is_wide) tall = (parts + 1) / 2;
+  while (parts % tall != 0) ++tall;  // of equal tiles
   // The weights are one stream of bytes over blocks of columns and panels.
   const ptrdiff_t block_bytes = ptrdiff_t(kColumnBlock) * step * sizeof(*w);
-  const ptrdiff_t even = block_bytes / (tiles * kColumnBlock), ahead_step = even < 64 ? even : 64;
+  const ptrdiff_t even = block_bytes / (columns.pieces * tall * kColumnBlock);
+  TileArgs t{};
+  t.ldx = a.ldx;
+  t.ldy = a.ldy;
+  t.ahead_step = even < 64 ? even : 64;
   for (int k = 0; k < a.cols; k += kColumnBlock, w += kColumnBlock * step) {
-    const char* ahead = reinterpret_cast<const char*>(w) + block_bytes;
-    TileArgs t{w,     step,  columns_from(a, k), x + k, a.ldx, total, ld_total, nullptr,
-               a.ldy, ahead, ahead_step};
-    if constexpr (!__is_same(Format, Fp32)) {
+    t.cols = columns_from(a, k);
+    t.ld_total = ld_total;
+    t.ahead = reinterpret_cast<const char*>(w) + block_bytes;
+    if constexpr (__is_same(Format, Fp32)) {
+      t.weights = w;
+      t.step = step;
+    } else {
       for (int i = 0; i < t.cols; ++i) {
-        for (int b = 0; b < kBlocks; ++b)
-          store(widened + (i * kBlocks + b) * kLanes,
-                Format::load_block(w + i * step + kLanes * b));
+        for (int b = 0; b < blocks; ++b)
+          store(widened + (i * blocks + b) * kLanes, Format::load_block(w + i * step + kLanes * b));
       }
       t.weights = widened;
-      t.step = kBlocks * kLanes;
+      t.step = blocks * kLanes;
     }
-    t.y = a.y + kLanes * block;
-    for (int i = 0, stream = 0; i < tiles; ++i) {
-      const int count = (a.streams - stream) / (tiles - i);
-      tile_of<kBlocks>(t, count);
-      stream += count;
-      t.x += count * t.ldx;
-      t.ahead += kColumnBlock * ahead_step;
-      t.total += count * t.ld_total;
-      t.y += count * t.ldy;
-    }
-    total = a.y + kLanes * block;
+    t.x = static_cast<const float*>(a.x) + k;
+    t.total = total;
+    t.y = y;
+    tiles_of(parts / tall, columns.fewest)(t, tall, columns.pieces - columns.with_more);
+    if (columns.with_more > 0)
+      tiles_of(parts / tall, columns.fewest + 1)(t, tall, columns.with_more);
+    total = y;
     ld_total = a.ldy;
   }
 }
@@ -263,13 +291,9 @@ void matmul_single(const MatmulArgs& a) {
 template <class Format>
 void matmul(const MatmulArgs& a) {
   if (a.streams == 1) return matmul_single<Format>(a);
-  int block = 0;
-  for (; block + kWideBlocks <= a.blocks; block += kWideBlocks)
-    batch_rows<Format, kWideBlocks>(a, block);
-  if constexpr (kWideBlocks > 2)
-    if (a.blocks - block == 2) return batch_rows<Format, 2>(a, block);
-  if constexpr (kWideBlocks > 1)
-    if (a.blocks - block == 1) return batch_rows<Format, 1>(a, block);
+  const Even groups(a.blocks, kGroupBlocks);
+  for (int i = 0, block = 0; i < groups.pieces; block += groups.piece(i++))
+    batch_group<Format>(a, block, groups.piece(i));
 }
 
 // The same for int8: whole sums in registers, all columns at once.

@@ -13,14 +13,22 @@
 
 namespace wavernn_fast::cpu::avx2 {
 
-inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
+inline constexpr PanelBlocks kPanelBlocks = {3, 6, 6, 3, 3};
 inline constexpr int kWidestPanel = kMaxPanelBlocks;
 inline constexpr int kMaxAccumulators = 6;      // 12 of 16 registers
-inline constexpr int kStreamTile = 3;           // streams of a batch's tile
+inline constexpr int kStreamTile = 3;           // streams of a tile of an int8 or pruned batch
 inline constexpr int kSparseLists = 4;          // of a panel of a pruned matrix
 inline constexpr int kGateBlocks = 2;           // 16 units each, whose gates run side by side
 inline constexpr int kSparseInt8Streams = 2;    // of a tile of pruned int8 products
 inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for each number
+
+// A tile of a batch of floats: three registers of rows for four streams, two for five or six (one
+// tile of them beats two of three): 12 of 16 registers hold sums.
+inline constexpr int kTileParts = 3;
+inline constexpr int kTileStreams = 4;
+inline constexpr int kWideStreams = 6;
+inline constexpr int kPartLanes = 8;    // rows of a register
+inline constexpr int kGroupBlocks = 3;  // whose weights are in L1 together
 
 struct F {
   __m256 a, b;
@@ -39,6 +47,15 @@ WF_INLINE F set1(float x) {
   const __m256 v = _mm256_set1_ps(x);
   return {v, v};
 }
+// A register of a batch's tile: half a block of rows, so that a tile is 24 rows for 4 streams.
+struct Part {
+  __m256 a;
+};
+WF_INLINE Part load_part(const float* p) { return {_mm256_loadu_ps(p)}; }
+WF_INLINE Part set1_part(float x) { return {_mm256_set1_ps(x)}; }
+WF_INLINE Part add(Part x, Part y) { return {_mm256_add_ps(x.a, y.a)}; }
+WF_INLINE Part fma(Part x, Part y, Part z) { return {_mm256_fmadd_ps(x.a, y.a, z.a)}; }
+WF_INLINE void store(float* p, Part x) { _mm256_storeu_ps(p, x.a); }
 WF_INLINE F load_quad(const float* p) {
   const __m256 v = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
   return {v, v};

@@ -20,11 +20,18 @@ namespace wavernn_fast::cpu::avx512 {
 inline constexpr PanelBlocks kPanelBlocks = {3, 6, 3, 6, 3};
 inline constexpr int kWidestPanel = kMaxPanelBlocks;
 inline constexpr int kMaxAccumulators = 24;     // of 32 registers
-inline constexpr int kStreamTile = 8;           // streams of a batch's tile
+inline constexpr int kStreamTile = 8;           // streams of a tile of an int8 or pruned batch
 inline constexpr int kSparseLists = 8;          // of a panel of a pruned matrix
 inline constexpr int kGateBlocks = 4;           // 16 units each, whose gates run side by side
 inline constexpr int kSparseInt8Streams = 4;    // of a tile of pruned int8 products
 inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for each number
+
+// A tile of a batch of floats: three registers of rows for eight streams, 24 of 32 hold sums.
+inline constexpr int kTileParts = 3;
+inline constexpr int kTileStreams = 8;
+inline constexpr int kWideStreams = 8;
+inline constexpr int kPartLanes = 16;   // rows of a register
+inline constexpr int kGroupBlocks = 3;  // whose weights are in L1 together
 
 struct F {
   __m512 a;
@@ -37,6 +44,10 @@ WF_INLINE F zero() { return {_mm512_setzero_ps()}; }
 WF_INLINE F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 WF_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x.a); }
 WF_INLINE F set1(float x) { return {_mm512_set1_ps(x)}; }
+// What a tile of a batch is made of.
+using Part = F;
+WF_INLINE Part load_part(const float* p) { return load(p); }
+WF_INLINE Part set1_part(float x) { return set1(x); }
 WF_INLINE F load_quad(const float* p) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(p))}; }
 WF_INLINE F gather(const float* p, const uint16_t* index) {
   const __m256i i = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));

@@ -17,11 +17,19 @@ namespace wavernn_fast::cpu::neon {
 inline constexpr PanelBlocks kPanelBlocks = {2, 6, 6, 3, 3};
 inline constexpr int kWidestPanel = kMaxPanelBlocks;
 inline constexpr int kMaxAccumulators = 6;      // 24 of 32 registers
-inline constexpr int kStreamTile = 3;           // streams of a batch's tile
+inline constexpr int kStreamTile = 3;           // streams of a tile of an int8 or pruned batch
 inline constexpr int kSparseLists = 4;          // of a panel of a pruned matrix
 inline constexpr int kGateBlocks = 2;           // 16 units each, whose gates run side by side
 inline constexpr int kSparseInt8Streams = 2;    // of a tile of pruned int8 products
 inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for each number
+
+// A tile of a batch of floats: two times four registers of rows for three streams, 24 of 32 hold
+// sums.
+inline constexpr int kTileParts = 2;
+inline constexpr int kTileStreams = 3;
+inline constexpr int kWideStreams = 3;
+inline constexpr int kPartLanes = 16;   // rows of a register
+inline constexpr int kGroupBlocks = 2;  // whose weights are in L1 together
 
 struct F {
   float32x4_t v[4];
@@ -39,6 +47,10 @@ WF_INLINE F load(const float* p) {
   return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
 }
 WF_INLINE void store(float* p, F x) { WF_EACH vst1q_f32(p + 4 * i, x.v[i]); }
+// What a tile of a batch is made of.
+using Part = F;
+WF_INLINE Part load_part(const float* p) { return load(p); }
+WF_INLINE Part set1_part(float x) { return set1(x); }
 WF_INLINE F load_quad(const float* p) {
   const float32x4_t v = vld1q_f32(p);
   return {{v, v, v, v}};

@@ -14,11 +14,18 @@ namespace wavernn_fast::cpu::scalar {
 inline constexpr PanelBlocks kPanelBlocks = {3, 3, 3, 3, 3};
 inline constexpr int kWidestPanel = 3;
 inline constexpr int kMaxAccumulators = 6;       // 16-row blocks times streams held at once
-inline constexpr int kStreamTile = 4;            // streams of a batch's tile
+inline constexpr int kStreamTile = 4;            // streams of a tile of an int8 or pruned batch
 inline constexpr int kSparseLists = 4;           // of a panel of a pruned matrix
 inline constexpr int kGateBlocks = 1;            // 16 units each, whose gates run side by side
 inline constexpr int kSparseInt8Streams = 2;     // of a tile of pruned int8 products
 inline constexpr bool kUnrolledScalars = false;  // of the gates, compiled for each number
+
+// A tile of a batch of floats: a block of rows for four streams.
+inline constexpr int kTileParts = 1;
+inline constexpr int kTileStreams = 4;
+inline constexpr int kWideStreams = 4;
+inline constexpr int kPartLanes = 16;   // rows of a register
+inline constexpr int kGroupBlocks = 1;  // whose weights are in L1 together
 
 struct F {
   float v[16];
@@ -66,6 +73,10 @@ inline F set1(float x) {
   WF_EACH r.v[i] = x;
   return r;
 }
+// What a tile of a batch is made of.
+using Part = F;
+inline Part load_part(const float* p) { return load(p); }
+inline Part set1_part(float x) { return set1(x); }
 // Four floats, four times.
 inline F load_quad(const float* p) {
   F r;
