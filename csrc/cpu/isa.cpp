@@ -74,11 +74,20 @@ const KernelTable& kernels_for(const std::string& name) {
                     names, " or auto (also in WAVERNN_FAST_ISA)");
 }
 
-const KernelTable& single_stream_kernels(const KernelTable& kernels) {
+const KernelTable& few_streams_kernels(const KernelTable& kernels) {
 #if defined(__x86_64__)
   if (&kernels == &avx512::kTable || &kernels == &avx512vnni::kTable) return avx2::kTable;
 #endif
   return kernels;
+}
+
+int widened_tiles(const KernelTable& kernels, Dtype dtype) {
+  constexpr int kFew = 3, kNever = 1 << 30;
+#if defined(__x86_64__)
+  const bool costs_two = &kernels == &avx2::kTable && dtype == Dtype::bf16;
+  if (__builtin_cpu_is("amd") && !costs_two) return kNever;
+#endif
+  return kFew;
 }
 
 int panel_blocks(const KernelTable& kernels, Dtype dtype) {

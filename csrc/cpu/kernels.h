@@ -38,6 +38,7 @@ struct MatmulArgs {
   int blocks;  // 16-row blocks, 1 to kMaxPanelBlocks
   int cols;    // multiple of 4
   int streams;
+  int widened_tiles;       // from so many tiles of streams on 16-bit weights are widened beforehand
   const float* start;      // [16 * blocks] a stream: the bias, or y to add further columns to it
   ptrdiff_t ld_start;      // elements between streams, 0 for the bias
   const float* row_scale;  // [16 * blocks], int8 only: weight = scale * integer

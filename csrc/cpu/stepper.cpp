@@ -163,6 +163,7 @@ void Stepper::matmul_range(const Member& me, const Product& p, int index) {
   MatmulArgs args{};
   args.cols = range.cols;
   args.streams = int(streams());
+  args.widened_tiles = widened_tiles(kernels_, dtype);
   args.x = p.x + range.first;
   args.ldx = p.ldx;
   args.ldy = p.ldy;
@@ -225,7 +226,7 @@ void Stepper::quantize(const Member& me, const Product& p, int first, int cols) 
 }
 
 Stepper::ProductFunction Stepper::product_of(Dtype dtype) const {
-  const KernelTable& floats = streams() == 1 ? single_stream_kernels(kernels_) : kernels_;
+  const KernelTable& floats = streams() <= kFewStreams ? few_streams_kernels(kernels_) : kernels_;
   return dtype == Dtype::fp32   ? floats.matmul_fp32
          : dtype == Dtype::fp16 ? floats.matmul_fp16
          : dtype == Dtype::bf16 ? kernels_.matmul_bf16

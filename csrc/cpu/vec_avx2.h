@@ -23,12 +23,17 @@ inline constexpr int kSparseInt8Streams = 2;    // of a tile of pruned int8 prod
 inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for each number
 
 // A tile of a batch of floats: three registers of rows for four streams, two for five or six (one
-// tile of them beats two of three): 12 of 16 registers hold sums.
+// tile of them beats two of three), six for two: 12 of 16 registers hold sums.
 inline constexpr int kTileParts = 3;
 inline constexpr int kTileStreams = 4;
 inline constexpr int kWideStreams = 6;
+inline constexpr int kNarrowParts = 6;
+inline constexpr int kNarrowStreams = 2;
 inline constexpr int kPartLanes = 8;    // rows of a register
 inline constexpr int kGroupBlocks = 3;  // whose weights are in L1 together
+inline constexpr int kFetchedStreams =
+    3;  // of a tile; for fewer the hardware fetches better by itself
+inline constexpr bool kWidensInTiles = true;  // 16-bit weights, where MatmulArgs says so
 
 struct F {
   __m256 a, b;
@@ -52,6 +57,13 @@ struct Part {
   __m256 a;
 };
 WF_INLINE Part load_part(const float* p) { return {_mm256_loadu_ps(p)}; }
+WF_INLINE Part load_part_fp16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+WF_INLINE Part load_part_bf16(const uint16_t* p) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
+}
 WF_INLINE Part set1_part(float x) { return {_mm256_set1_ps(x)}; }
 WF_INLINE Part add(Part x, Part y) { return {_mm256_add_ps(x.a, y.a)}; }
 WF_INLINE Part fma(Part x, Part y, Part z) { return {_mm256_fmadd_ps(x.a, y.a, z.a)}; }

@@ -30,8 +30,13 @@ inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for ea
 inline constexpr int kTileParts = 3;
 inline constexpr int kTileStreams = 8;
 inline constexpr int kWideStreams = 8;
+inline constexpr int kNarrowParts = 3;
+inline constexpr int kNarrowStreams = 0;
 inline constexpr int kPartLanes = 16;   // rows of a register
 inline constexpr int kGroupBlocks = 3;  // whose weights are in L1 together
+inline constexpr int kFetchedStreams =
+    5;  // of a tile; for fewer the hardware fetches better by itself
+inline constexpr bool kWidensInTiles = true;  // 16-bit weights, where MatmulArgs says so
 
 struct F {
   __m512 a;
@@ -44,10 +49,6 @@ WF_INLINE F zero() { return {_mm512_setzero_ps()}; }
 WF_INLINE F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 WF_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x.a); }
 WF_INLINE F set1(float x) { return {_mm512_set1_ps(x)}; }
-// What a tile of a batch is made of.
-using Part = F;
-WF_INLINE Part load_part(const float* p) { return load(p); }
-WF_INLINE Part set1_part(float x) { return set1(x); }
 WF_INLINE F load_quad(const float* p) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(p))}; }
 WF_INLINE F gather(const float* p, const uint16_t* index) {
   const __m256i i = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
@@ -121,6 +122,12 @@ WF_INLINE F load_fp16(const uint16_t* p) {
 WF_INLINE F load_fp16_once(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+// What a tile of a batch is made of.
+using Part = F;
+WF_INLINE Part load_part(const float* p) { return load(p); }
+WF_INLINE Part load_part_fp16(const uint16_t* p) { return load_fp16_once(p); }
+WF_INLINE Part load_part_bf16(const uint16_t* p) { return load_bf16(p); }
+WF_INLINE Part set1_part(float x) { return set1(x); }
 // Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
 WF_INLINE void keep(I& x) { asm("" : "+v"(x.a)); }
 struct Q {

@@ -28,8 +28,13 @@ inline constexpr bool kUnrolledScalars = true;  // of the gates, compiled for ea
 inline constexpr int kTileParts = 2;
 inline constexpr int kTileStreams = 3;
 inline constexpr int kWideStreams = 3;
+inline constexpr int kNarrowParts = 2;
+inline constexpr int kNarrowStreams = 0;
 inline constexpr int kPartLanes = 16;   // rows of a register
 inline constexpr int kGroupBlocks = 2;  // whose weights are in L1 together
+inline constexpr int kFetchedStreams =
+    2;  // of a tile; for fewer the hardware fetches better by itself
+inline constexpr bool kWidensInTiles = true;  // 16-bit weights, where MatmulArgs says so
 
 struct F {
   float32x4_t v[4];
@@ -47,10 +52,6 @@ WF_INLINE F load(const float* p) {
   return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
 }
 WF_INLINE void store(float* p, F x) { WF_EACH vst1q_f32(p + 4 * i, x.v[i]); }
-// What a tile of a batch is made of.
-using Part = F;
-WF_INLINE Part load_part(const float* p) { return load(p); }
-WF_INLINE Part set1_part(float x) { return set1(x); }
 WF_INLINE F load_quad(const float* p) {
   const float32x4_t v = vld1q_f32(p);
   return {{v, v, v, v}};
@@ -162,6 +163,12 @@ WF_INLINE F load_fp16(const uint16_t* p) {
   WF_EACH r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
   return r;
 }
+// What a tile of a batch is made of.
+using Part = F;
+WF_INLINE Part load_part(const float* p) { return load(p); }
+WF_INLINE Part load_part_fp16(const uint16_t* p) { return load_fp16(p); }
+WF_INLINE Part load_part_bf16(const uint16_t* p) { return load_bf16(p); }
+WF_INLINE Part set1_part(float x) { return set1(x); }
 WF_INLINE F load_fp16_once(const uint16_t* p) { return load_fp16(p); }
 // Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
 WF_INLINE void keep(I&) {}

@@ -24,8 +24,13 @@ inline constexpr bool kUnrolledScalars = false;  // of the gates, compiled for e
 inline constexpr int kTileParts = 1;
 inline constexpr int kTileStreams = 4;
 inline constexpr int kWideStreams = 4;
+inline constexpr int kNarrowParts = 1;
+inline constexpr int kNarrowStreams = 0;
 inline constexpr int kPartLanes = 16;   // rows of a register
 inline constexpr int kGroupBlocks = 1;  // whose weights are in L1 together
+inline constexpr int kFetchedStreams =
+    2;  // of a tile; for fewer the hardware fetches better by itself
+inline constexpr bool kWidensInTiles = false;  // 16-bit weights, where MatmulArgs says so
 
 struct F {
   float v[16];
@@ -73,10 +78,6 @@ inline F set1(float x) {
   WF_EACH r.v[i] = x;
   return r;
 }
-// What a tile of a batch is made of.
-using Part = F;
-inline Part load_part(const float* p) { return load(p); }
-inline Part set1_part(float x) { return set1(x); }
 // Four floats, four times.
 inline F load_quad(const float* p) {
   F r;
@@ -245,6 +246,12 @@ inline F load_fp16(const uint16_t* p) {
   }
   return r;
 }
+// What a tile of a batch is made of.
+using Part = F;
+inline Part load_part(const float* p) { return load(p); }
+inline Part load_part_fp16(const uint16_t* p) { return load_fp16(p); }
+inline Part load_part_bf16(const uint16_t* p) { return load_bf16(p); }
+inline Part set1_part(float x) { return set1(x); }
 inline F load_fp16_once(const uint16_t* p) { return load_fp16(p); }
 // Holds a value in its register at this point: gcc 12 otherwise spills sums inside the int8 loop.
 inline void keep(I&) {}
