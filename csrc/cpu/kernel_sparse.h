@@ -281,9 +281,9 @@ WF_ALWAYS void put_int8(const SparseArgs& a, const SparsePanel& p, int first, co
 }
 
 template <int kPieces, class Shape>
-WF_ALWAYS void int8_single(const SparseArgs& a, const SparsePanel& p) {
+WF_ALWAYS void int8_single(const SparseArgs& a, const SparsePanel& p, int stream) {
   constexpr int kRows = Shape::kRows, kJoined = 16 / kRows;
-  const uint8_t* x = static_cast<const uint8_t*>(a.x);
+  const uint8_t* x = static_cast<const uint8_t*>(a.x) + stream * a.ldx;
   const uint16_t* columns = at<uint16_t>(a, p.columns);
   const int8_t* w = at<int8_t>(a, p.weights);
   typename Shape::Sum acc[kPieces][kSparseLists];
@@ -310,13 +310,13 @@ WF_ALWAYS void int8_single(const SparseArgs& a, const SparsePanel& p) {
     columns += Shape::kColumns * kSparseLists;
     prefetch(w, 4 * kRows * kSparseLists);
   }
-  const F x_scale = set1(a.x_scale[0]);
+  const F x_scale = set1(a.x_scale[stream]);
 #pragma GCC unroll 8
   for (int l = 0; l < kSparseLists; l += kJoined) {
     I sums[kPieces];
 #pragma GCC unroll 2
     for (int i = 0; i < kPieces; ++i) sums[i] = join(&acc[i][l]);
-    put_int8<kPieces, Shape>(a, p, l, sums, x_scale, a.y);
+    put_int8<kPieces, Shape>(a, p, l, sums, x_scale, a.y + stream * a.ldy);
   }
 }
 
@@ -350,23 +350,36 @@ WF_ALWAYS void int8_lists(const SparseArgs& a, const SparsePanel& p, int first, 
 #undef WF_EACH
 }
 
+// A single stream has the lists of a panel side by side: one after another they would wait for
+// their own sums.
 template <int kPieces, class Shape, int kStreams>
 void int8_tile(const SparseArgs& a, int stream) {
-  for (int i = 0; i < a.n_panels; ++i)
-    for (int l = 0; l < a.panels[i].lists; l += 16 / Shape::kRows)
-      int8_lists<kPieces, Shape, kStreams>(a, a.panels[i], l, stream);
+  for (int i = 0; i < a.n_panels; ++i) {
+    if constexpr (kStreams == 1) {
+      int8_single<kPieces, Shape>(a, a.panels[i], stream);
+    } else {
+      for (int l = 0; l < a.panels[i].lists; l += 16 / Shape::kRows)
+        int8_lists<kPieces, Shape, kStreams>(a, a.panels[i], l, stream);
+    }
+  }
 }
 
+template <int kPieces, class Shape, int kStreams>
+constexpr SparseTile int8_tile_if_used() {
+  if constexpr (kStreams <= kSparseInt8Streams)
+    return int8_tile<kPieces, Shape, kStreams>;
+  else
+    return nullptr;
+}
 template <int kPieces, class Shape>
 void sparse_int8(const SparseArgs& a) {
-  if (a.streams == 1) {
-    for (int i = 0; i < a.n_panels; ++i) int8_single<kPieces, Shape>(a, a.panels[i]);
-    return;
-  }
-  int stream = 0;
-  for (; stream + kSparseInt8Streams <= a.streams; stream += kSparseInt8Streams)
-    int8_tile<kPieces, Shape, kSparseInt8Streams>(a, stream);
-  for (; stream < a.streams; ++stream) int8_tile<kPieces, Shape, 1>(a, stream);
+  static_assert(kSparseInt8Streams <= 4);
+  constexpr SparseTile kTiles[] = {
+      int8_tile_if_used<kPieces, Shape, 1>(), int8_tile_if_used<kPieces, Shape, 2>(),
+      int8_tile_if_used<kPieces, Shape, 3>(), int8_tile_if_used<kPieces, Shape, 4>()};
+  const Even tiles(a.streams, kSparseInt8Streams);
+  for (int i = 0, stream = 0; i < tiles.pieces; stream += tiles.piece(i++))
+    kTiles[tiles.piece(i) - 1](a, stream);
 }
 
 }  // namespace
