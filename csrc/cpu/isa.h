@@ -25,7 +25,7 @@ const KernelTable& few_streams_kernels(const KernelTable& kernels);
 
 // From so many tiles of streams on a batch widens 16-bit weights once for all and stores them; for
 // fewer each tile widens them for itself. AMD's processors convert beside multiply-adds, so that
-// the second way always wins there (Zen 4: by 10 to 80 %) but where it takes two instructions (bf16
+// the second way always wins there (Zen 4: by 5 to 80 %) but where it takes two instructions (bf16
 // on AVX2: to eight streams). Intel's convert in their place: for two tiles both ways are as much
 // work.
 int widened_tiles(const KernelTable& kernels, Dtype dtype);
