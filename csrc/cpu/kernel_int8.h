@@ -82,10 +82,9 @@ WF_ALWAYS void int8_tile_if(const MatmulArgs& a, int block, int stream) {
 template <int kPieces, int kBlocks>
 void int8_rows(const MatmulArgs& a, int block) {
   constexpr int kTile = kStreamTile / kPieces > 0 ? kStreamTile / kPieces : 1;
-  const int tiles = (a.streams + kTile - 1) / kTile;
-  for (int i = 0, stream = 0; i < tiles; ++i) {
-    const int count = (a.streams - stream) / (tiles - i);
-    switch (count) {
+  const Even tiles(a.streams, kTile);
+  for (int i = 0, stream = 0; i < tiles.pieces; stream += tiles.piece(i++)) {
+    switch (tiles.piece(i)) {
       case 1:
         int8_tile_if<kPieces, kBlocks, 1>(a, block, stream);
         break;
@@ -111,7 +110,6 @@ void int8_rows(const MatmulArgs& a, int block) {
         int8_tile_if<kPieces, kBlocks, 8>(a, block, stream);
         break;
     }
-    stream += count;
   }
 }
 

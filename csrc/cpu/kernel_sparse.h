@@ -232,12 +232,9 @@ void sparse(const SparseArgs& a) {
       sparse_tile_if_used<Format, Shape, 3>(), sparse_tile_if_used<Format, Shape, 4>(),
       sparse_tile_if_used<Format, Shape, 5>(), sparse_tile_if_used<Format, Shape, 6>(),
       sparse_tile_if_used<Format, Shape, 7>(), sparse_tile_if_used<Format, Shape, 8>()};
-  const int tiles = (a.streams + kStreamTile - 1) / kStreamTile;
-  for (int i = 0, stream = 0; i < tiles; ++i) {
-    const int count = (a.streams - stream) / (tiles - i);
-    kTiles[count - 1](a, stream);
-    stream += count;
-  }
+  const Even tiles(a.streams, kStreamTile);
+  for (int i = 0, stream = 0; i < tiles.pieces; stream += tiles.piece(i++))
+    kTiles[tiles.piece(i) - 1](a, stream);
 }
 
 // --- int8: sums are integers, so their order is no matter

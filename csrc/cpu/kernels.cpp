@@ -14,8 +14,9 @@
 
 // The arithmetic itself, in terms of those vector operations.
 #include "cpu/kernel_elementwise.h"
-#include "cpu/kernel_int8.h"
 #include "cpu/kernel_products.h"
+// deals streams as the products do
+#include "cpu/kernel_int8.h"
 // needs the weight formats of the products
 #include "cpu/kernel_sparse.h"
 // needs the weight formats of the products

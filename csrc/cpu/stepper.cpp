@@ -18,6 +18,7 @@ constexpr int kMostShares = 2;    // a product for each half of the state, or ea
 Stepper::Stepper(const Plan& plan, const KernelTable& kernels, const float* upsample_kernel)
     : plan_(plan),
       kernels_(kernels),
+      widened_tiles_(widened_tiles(kernels, plan.request.dtype)),
       upsample_kernel_(upsample_kernel),
       locals_(plan.request.threads) {
   for (int i = 0; i < kMostShares; ++i) shares_.emplace_back(plan.request.threads);
@@ -163,7 +164,7 @@ void Stepper::matmul_range(const Member& me, const Product& p, int index) {
   MatmulArgs args{};
   args.cols = range.cols;
   args.streams = int(streams());
-  args.widened_tiles = widened_tiles(kernels_, dtype);
+  args.widened_tiles = widened_tiles_;
   args.x = p.x + range.first;
   args.ldx = p.ldx;
   args.ldy = p.ldy;

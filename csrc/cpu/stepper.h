@@ -179,6 +179,7 @@ class Stepper {
  protected:
   const Plan& plan_;
   const KernelTable& kernels_;
+  const int widened_tiles_;       // see MatmulArgs
   const float* upsample_kernel_;  // [hop_length, taps]
   std::vector<Lane*> lanes_;
   std::atomic<int> last_step_{0};  // of this slice, once member 0 has seen the deadline pass
