@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from ..canonical import Tensors, expected_shapes, validate
 from ..config import ModelConfig
 from ..errors import ModelError
+from .cell import Cell
 from .mel_scale import MelScale, fold, unfold, whitening_of
 from .recurrence import Segment, recurrence
 from .subscale import SubscaleNetwork, input_layer, input_parameters
 
-_LAST_SAMPLE = 0.03  # of the initial weights that hear it, in a subscale model
 _NONE = torch.empty(0, 0, dtype=torch.int64)
 
 
@@ -55,68 +55,6 @@ class Losses(NamedTuple):
 
     coarse: Tensor
     fine: Tensor
-
-
-class _Cell(nn.Module):
-    """Weights of the GRU, gates reset, update, candidate; the first H/2 units are coarse."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        size, inputs = config.hidden_size, config.conditioning_size
-        self.w_recurrent = nn.Parameter(torch.empty(3 * size, size))
-        self.b_recurrent = nn.Parameter(torch.empty(3 * size))
-        self.b_input = nn.Parameter(torch.empty(3 * size))
-        self.w_sample = nn.Parameter(torch.empty(3 * size, 3))  # columns c(t-1), f(t-1), c(t)
-        if inputs:
-            self.w_conditioning = nn.Parameter(torch.empty(3 * size, inputs))
-        mask = torch.ones(3, size, 3)
-        mask[:, : size // 2, 2] = 0.0  # the coarse half does not see the sample drawn from it
-        self.mask: Tensor
-        self.register_buffer("mask", mask.reshape(3 * size, 3), persistent=False)
-        self.reset()
-        if config.subscale is not None:
-            self._reset_subscale(config.subscale.channels)
-
-    def reset(self) -> None:
-        """Initialise so that the units see the last sample at many gains from the start.
-
-        A sample enters as c + f / 256 (up to scale), and speech fills a small part of [-1, 1]:
-        trained models have input weights up to some hundreds, which small steps take long to
-        reach. So every unit gets a gain between 1 and 100, spread evenly in the logarithm, on c,
-        the matching 1/256 of it on f, and something of f alone. The recurrence is orthogonal gate
-        by gate.
-        """
-        size = self.w_recurrent.shape[1]
-        with torch.no_grad():
-            for gate in torch.split(self.w_recurrent, size):
-                nn.init.orthogonal_(gate)
-            gain = 100.0 ** torch.rand(3 * size, 2) * torch.sign(torch.rand(3 * size, 2) - 0.5)
-            self.w_sample[:, 0] = gain[:, 0]
-            self.w_sample[:, 1] = gain[:, 0] / 256.0 + 0.6 * (torch.rand(3 * size) - 0.5)
-            self.w_sample[:, 2] = gain[:, 1]
-            self.w_sample.mul_(self.mask)
-            nn.init.zeros_(self.b_recurrent)
-            nn.init.zeros_(self.b_input)
-            if hasattr(self, "w_conditioning"):
-                bound = self.w_conditioning.shape[1] ** -0.5
-                nn.init.uniform_(self.w_conditioning, -bound, bound)
-
-    def _reset_subscale(self, channels: int) -> None:
-        """Let the units hear the rows before at many gains, and their own last sample softly.
-
-        It lies some samples back; the one just before is among what the network hears.
-        """
-        gates = self.w_recurrent.shape[0]
-        with torch.no_grad():
-            self.w_sample[:, :2] *= _LAST_SAMPLE
-            gain = 0.1 * 100.0 ** torch.rand(gates, 1)
-            last = self.w_conditioning[:, -channels:]
-            last.copy_(torch.randn_like(last) * gain * channels**-0.5)
-
-    @property
-    def masked_sample(self) -> Tensor:
-        """`w_sample` [3H, 3] with zeros where the coarse half would see c(t)."""
-        return self.w_sample * self.mask
 
 
 class _Block(nn.Module):
@@ -183,7 +121,7 @@ class WaveRNN(nn.Module):
             )
         self.config = config
         half, width, classes = config.hidden_size // 2, config.fc_size, config.n_classes
-        self.gru = _Cell(config)
+        self.gru = Cell(config)
         self.coarse_fc1, self.coarse_fc2 = nn.Linear(half, width), nn.Linear(width, classes)
         self.fine_fc1, self.fine_fc2 = nn.Linear(half, width), nn.Linear(width, classes)
         if config.n_mels:
