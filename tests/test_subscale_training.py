@@ -10,7 +10,7 @@ import pytest
 import recordings
 import torch
 from test_subscale_model import every_config, model_of, whole
-from test_wavernn_model import assert_same
+from test_wavernn_model import assert_same, trained_weights
 from train_runs import (
     OFTEN,
     finish,
@@ -201,6 +201,69 @@ def test_the_model_of_a_run_is_the_averaged_one(tmp_path):
         assert torch.allclose(read(batch)[0], average(batch)[0], atol=1e-3)
 
 
+# --- where it begins --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "horizon", "blocks"), [(2, 0, 0), (4, 2, 1), (8, 3, 2)])
+def test_the_first_channels_begin_as_the_best_linear_prediction(factor, horizon, blocks):
+    """As good on the recording it was measured on as a least-squares fit to that recording."""
+    config = cases.subscale_config(factor, horizon, blocks)
+    samples = coloured(40_000)[20_000:]  # equally loud throughout
+    model = WaveRNN(config)
+    model.subscale.set_correlation(subscale.autocorrelation(config.subscale, [samples]))
+    first = min(subscale.PREDICTIONS, config.subscale.channels)
+    weight = model.subscale.input_weight.detach().double() / subscale.PREDICTION_GAIN
+    assert torch.allclose(weight[:, :first], weight[:, :1].expand(-1, first, -1, -1), atol=1e-4)
+    assert not weight[0].any()
+    u = (samples.astype(np.float64) - 32768.0) / 32768.0
+    columns = u[: len(u) // factor * factor].reshape(-1, factor)
+    reach = config.subscale.reach
+    windows = np.lib.stride_tricks.sliding_window_view(columns, 2 * reach + 1, axis=0)
+    inner = columns[reach : len(columns) - reach]
+    for row in range(1, factor):
+        found = np.einsum("mzd,zd->m", windows, weight[row, 0].numpy())
+        heard = windows[:, :row].reshape(len(windows), -1)
+        best = heard @ np.linalg.lstsq(heard, inner[:, row], rcond=None)[0]
+        error, least = (np.mean((inner[:, row] - p) ** 2) for p in (found, best))
+        assert error < 1.03 * least
+        assert least < 0.7 * np.mean(inner[:, row] ** 2)
+
+
+def thermometers(size: int) -> tuple[slice, slice]:
+    """Units of the coarse and of the fine half that begin as thermometers of the prediction."""
+    return slice(0, size // 4), slice(size // 2, size // 2 + size * 5 // 16)
+
+
+@pytest.mark.parametrize("mel", [True, False], ids=["conditioned", "bare"])
+def test_most_units_begin_as_thermometers_of_the_prediction(mel):
+    more = {"n_mels": 5, "hop_length": 16, "aux_size": 3, "aux_channels": 10, "aux_kernel": 3}
+    config = cases.subscale_config(4, 1, 0, **(more if mel else {}))
+    random = np.random.default_rng(3)
+    samples = coloured(256)
+    heard = random.standard_normal((5, 16), np.float32) if mel else None
+    torch.manual_seed(1)
+    model = WaveRNN(config)
+    model.subscale.set_correlation(subscale.autocorrelation(config.subscale, [coloured(9_000)]))
+    batch = whole(config, samples, heard)
+    with torch.no_grad():
+        states = model.hidden(batch)[0].double()  # [columns, rows, H]
+        prediction = model._rows_before(batch)[:, :, :1].double() / subscale.PREDICTION_GAIN
+    c = (torch.from_numpy(samples.astype(np.int64)) >> 8).view(-1, 4, 1) / 127.5 - 1.0
+    candidate = 2 * config.hidden_size
+    gain = model.gru.w_conditioning.detach().double()[candidate:, -config.subscale.channels :]
+    gain = subscale.PREDICTION_GAIN * gain.sum(1)
+    theta = -model.gru.b_input.detach().double()[candidate:] / gain
+    for units, above in zip(
+        thermometers(config.hidden_size), (prediction, prediction - c), strict=True
+    ):
+        expected = torch.tanh(gain[units] * (above - theta[units]))
+        assert (states[:, :, units] - expected).abs().max() < 0.05  # of the state before, at most
+        assert (theta[units].diff() > 0).all()
+        assert (gain[units] > 1.0).all()
+    reach = [128.0 * theta[units].abs().max() for units in thermometers(config.hidden_size)]
+    assert reach == pytest.approx([30.0, 0.6])
+
+
 # --- white samples --------------------------------------------------------------------------------
 
 
@@ -239,7 +302,8 @@ def test_what_a_row_hears_is_white(factor, horizon, blocks):
 @every_config
 def test_a_model_of_white_samples_is_stored_and_taken_up_as_the_same_function(config):
     model = WaveRNN(config)
-    model.subscale.set_whitening(subscale.autocorrelation(config.subscale, [coloured(20_000)]))
+    model.subscale.set_correlation(subscale.autocorrelation(config.subscale, [coloured(20_000)]))
+    model.load_canonical(trained_weights(config))
     for parameter in model.subscale.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     samples, mel = cases.random_samples(config, 64), cases.mel_for(config, 64)
@@ -250,7 +314,7 @@ def test_a_model_of_white_samples_is_stored_and_taken_up_as_the_same_function(co
     eager = make_eager(config, tensors, "float64")
     assert_same(logits, eager.teacher_forced_logits(samples, mel))
     other = WaveRNN(config)
-    other.subscale.set_whitening(subscale.autocorrelation(config.subscale, [coloured(9_000, 5)]))
+    other.subscale.set_correlation(subscale.autocorrelation(config.subscale, [coloured(9_000, 5)]))
     other.load_canonical(tensors)
     with torch.no_grad():
         assert_same(other(batch)[0][:, 0].numpy(), logits)

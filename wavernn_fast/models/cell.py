@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .subscale import PREDICTION_GAIN, PREDICTIONS
 
 _LAST_SAMPLE = 0.03  # of the initial weights that hear it, in a subscale model
+_FORGETTING = -4.0  # first bias of update gates that should let nothing of the state through
 
 
 class Cell(nn.Module):
@@ -57,14 +61,58 @@ class Cell(nn.Module):
     def _reset_subscale(self, channels: int) -> None:
         """Let the units hear the rows before at many gains, and their own last sample softly.
 
-        It lies some samples back; the one just before is among what the network hears.
+        It lies some samples back; the one just before is among what the network hears. All gates
+        hear the linear prediction p of the sample with which the network begins, or, in the fine
+        half, how far it lies above c(t): at gains of up to 100, there 316.
         """
-        gates = self.w_recurrent.shape[0]
+        gates, size = self.w_recurrent.shape
         with torch.no_grad():
             self.w_sample[:, :2] *= _LAST_SAMPLE
             gain = 0.1 * 100.0 ** torch.rand(gates, 1)
             last = self.w_conditioning[:, -channels:]
             last.copy_(torch.randn_like(last) * gain * channels**-0.5)
+            fine = torch.arange(gates) % size >= size // 2
+            some = torch.rand(gates)
+            gain = torch.where(fine, 10.0 ** (1.0 + 1.5 * some), 100.0**some)
+            gain *= torch.sign(torch.rand(gates) - 0.5)
+            self._hear_prediction(torch.arange(gates), gain, last)
+            self._reset_thermometers(last)
+
+    def _hear_prediction(self, rows: Tensor, gain: Tensor, last: Tensor) -> None:
+        """Set what these rows of the gates hear of p, less c(t) in the fine half, at these gains.
+
+        `last` [3H, channels] are the columns of `w_conditioning` for the rows before.
+        """
+        first = min(PREDICTIONS, last.shape[1])
+        last[rows, :first] = 0.0
+        last[rows, rows % first] = gain / PREDICTION_GAIN
+        self.w_sample[rows, 2] = -gain * self.mask[rows, 2]
+
+    def _reset_thermometers(self, last: Tensor) -> None:
+        """Make most units tanh(g (p - theta)), fine ones tanh(g (p - c(t) - theta)), and no more.
+
+        Every one has its own theta, so that together they tell the output layers where p lies,
+        coarse ones among all samples, densest in the middle, fine ones within one value of c.
+        Otherwise a few units at the edge of saturation would have to: sharp distributions, those of
+        rows with neighbours on both sides, would need large weights behind them, and be learned
+        last. They hold no past at first, as it would blur theirs.
+        """
+        size = self.w_recurrent.shape[1]
+        coarse, fine = size // 4, size * 5 // 16
+        wide = 30.0 * torch.linspace(-3.0, 3.0, coarse).sinh() / math.sinh(3.0)
+        narrow = torch.linspace(-0.6, 0.6, fine)
+        theta = torch.cat([wide, narrow]) / 128.0  # so far in values of c
+        steep = 64.0 * 8.0 ** torch.rand(coarse) / (1.0 + wide.abs())  # less, where they are rare
+        gain = torch.cat([steep, 256.0 * 6.0 ** torch.rand(fine)])
+        unit = torch.cat([torch.arange(coarse), size // 2 + torch.arange(fine)])
+        reset, update, candidate = unit, size + unit, 2 * size + unit
+        for rows in (reset, update, candidate):
+            self.w_recurrent[rows] = 0.0
+            self.w_sample[rows] = 0.0
+            self.w_conditioning[rows] = 0.0
+        self._hear_prediction(candidate, gain, last)
+        self.b_input[candidate] = -gain * theta
+        self.b_input[update] = _FORGETTING
 
     @property
     def masked_sample(self) -> Tensor:

@@ -17,7 +17,8 @@ In training the weights of the first layer are the sum of weights that all rows 
 distance from sample to sample, and of the row's own: what the sample before says is then learned
 once, not in every row. And they act on white samples: neighbours are so much alike that what tells
 them apart, which is what a prediction lives on, would be learned last. Every row's whitening
-follows from the autocorrelation of the recordings, and is folded into canonical weights.
+follows from the autocorrelation of the recordings, and is folded into canonical weights. The first
+channels begin as the best linear prediction of each row's sample, which follows from it too.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _RIDGE = 1e-3
 _QUIET = 5e-3  # amplitude below which loudness is not evened out before correlations are measured
 _EVEN = 256  # samples over which it is
 _UNCORRELATED = np.ones(1)  # before anything has been measured
+PREDICTIONS = 4  # first channels, which begin as the linear prediction of a sample,
+PREDICTION_GAIN = 16.0  # at this gain
+_PREDICTION_RIDGE = 1e-4  # variance of noise on what it is made from, as a share of a sample's
 
 
 class _Block(nn.Module):
@@ -88,9 +92,18 @@ class SubscaleNetwork(nn.Module):
         fixed = _Fixed(self.gains, self.distance)
         return _input_weight(fixed, self.shared, self.weight, self.whitening)
 
-    def set_whitening(self, correlation: NDArray[np.float64]) -> None:
-        """Take what `autocorrelation` has measured; the weights mean another function then."""
+    def set_correlation(self, correlation: NDArray[np.float64]) -> None:
+        """Begin with what `autocorrelation` has measured: whitening, and the linear prediction.
+
+        The weights mean another function then.
+        """
         self.whitening.copy_(whitening_of(self.config, correlation))
+        weight = PREDICTION_GAIN * prediction_of(self.config, correlation)
+        first = slice(0, PREDICTIONS)
+        with torch.no_grad():
+            self.shared[first] = 0.0
+            own = _own_weight(_fixed(self.config), weight[:, None], self.whitening)
+            self.weight[:, first] = own[:, first].to(self.weight)
 
     def forward(self, around: Tensor) -> Tensor:
         """Hear the rows before each sample.
@@ -163,8 +176,7 @@ def whitening_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> Te
     """
     rows, columns = config.factor, 2 * config.reach + 1
     place = (np.arange(rows)[:, None] + rows * np.arange(columns)).reshape(-1)
-    apart = np.abs(place[:, None] - place)
-    covariance = np.where(apart < len(correlation), correlation[apart % len(correlation)], 0.0)
+    covariance = _correlated(correlation, place[:, None] - place)
     seen = np.repeat(np.arange(rows), columns)
     found = np.zeros((rows, len(place), len(place)))
     for row in range(1, rows):
@@ -175,6 +187,31 @@ def whitening_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> Te
     return torch.from_numpy(found.astype(np.float32))
 
 
+def prediction_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> Tensor:
+    """Weights of the best linear prediction of each row's sample: [row, row seen, columns].
+
+    From what the first layer hears alone, so 0 for the first row and where masked; by least squares
+    with a little noise on every sample heard. float64.
+    """
+    rows, columns = config.factor, 2 * config.reach + 1
+    offset = np.arange(-config.reach, config.reach + 1)
+    place = (np.arange(rows)[:, None] + rows * offset).reshape(-1)
+    seen = np.repeat(np.arange(rows), columns)
+    found = np.zeros((rows, len(place)))
+    for row in range(1, rows):
+        heard = place[seen < row]
+        covariance = _correlated(correlation, heard[:, None] - heard)
+        covariance += _PREDICTION_RIDGE * np.eye(len(heard))
+        found[row, seen < row] = np.linalg.solve(covariance, _correlated(correlation, heard - row))
+    return torch.from_numpy(found).view(rows, rows, columns)
+
+
+def _correlated(correlation: NDArray[np.float64], apart: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Correlation of samples so far apart; 0 beyond what was measured."""
+    far = np.abs(apart)
+    return np.where(far < len(correlation), correlation[far % len(correlation)], 0.0)
+
+
 def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor, whitening: Tensor) -> Tensor:
     """Sum of shared and own weights, scaled, of white samples: as `input_weight`.
 
@@ -182,6 +219,13 @@ def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor, whitening: Tensor)
     """
     every = (shared[:, fixed.distance].transpose(0, 1) + own) * fixed.gains
     return torch.matmul(every.flatten(2), whitening).view_as(every)
+
+
+def _own_weight(fixed: _Fixed, weight: Tensor, whitening: Tensor) -> Tensor:
+    """A row's own weights that act as `weight` [row, channels, row seen, columns], none shared."""
+    inverse = torch.linalg.pinv(whitening.double(), hermitian=True)
+    white: Tensor = torch.matmul(weight.double().flatten(2), inverse).view(weight.shape)
+    return white / fixed.gains
 
 
 def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,7 +242,5 @@ def input_parameters(
 ) -> dict[str, Tensor]:
     """Entries of a state dict with this whitening that act as the canonical layer, unshared."""
     shared = torch.zeros(config.channels, config.factor * (2 * config.reach + 2) - 1)
-    inverse = torch.linalg.pinv(whitening.double(), hermitian=True)
-    own = torch.matmul(weight.double().flatten(2), inverse).view_as(weight)
-    own /= _fixed(config).gains
+    own = _own_weight(_fixed(config), weight, whitening)
     return {"subscale.shared": shared, "subscale.weight": own.float(), "subscale.bias": bias}

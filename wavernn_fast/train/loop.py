@@ -97,9 +97,10 @@ class Trainer:
             self.model.mel.set(measure(recording.mel for recording in self._train.recordings))
         if config.subscale is not None:
             recordings = (recording.samples for recording in self._train.recordings)
-            self.model.subscale.set_whitening(autocorrelation(config.subscale, recordings))
+            self.model.subscale.set_correlation(autocorrelation(config.subscale, recordings))
         self.model.to(processes.device)
-        processes.share(self.model.buffers())  # eigenvectors of other processors may point back
+        with torch.no_grad():  # of what was measured apart: eigenvectors may point back elsewhere
+            processes.share([*self.model.buffers(), *self.model.parameters()])
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._parameters = dict(self.model.named_parameters())
         self._averages = dict(self.average.named_parameters())
