@@ -8,13 +8,16 @@ that was interrupted goes on.
 
     python benchmarks/subscale.py train RECORDINGS -o runs/subscale
     python benchmarks/subscale.py judge RECORDINGS -o runs/subscale --output quality.json
+    python benchmarks/subscale.py linear RECORDINGS
     python benchmarks/subscale.py speed --output speed.json
+    python benchmarks/subscale.py predict --gpu H200
     python benchmarks/subscale.py draw quality.json speed.json -o docs/subscale-results.svg
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -31,14 +34,19 @@ import numpy as np
 
 from wavernn_fast import _C, Vocoder, audio, features, likelihood, weights
 from wavernn_fast.config import ModelConfig
+from wavernn_fast.errors import DeviceError, InputError
 from wavernn_fast.evaluation import Evaluator, Settings
 from wavernn_fast.files import write_atomic
 from wavernn_fast.machine import machine
+from wavernn_fast.models.subscale import autocorrelation, prediction_of
 from wavernn_fast.subscale import Schedule
 from wavernn_fast.subscale_network import SLICE_COLUMNS, cell_of
 from wavernn_fast.synthetic import random_mel, random_model
+from wavernn_fast.train import run as train_run
+from wavernn_fast.train.settings import TrainSettings
 from wavernn_fast.utterance import make_request
 
+FRAME = 240  # samples over which `linear` takes the variance
 COLUMNS = 240  # of a segment; 960 samples where there are no rows
 LAUNCH_SECONDS = 20e-6  # of a kernel, and of what happens between two: predicted, see docs
 
@@ -82,11 +90,11 @@ def train(run: Run, args: argparse.Namespace) -> Path:
     return folder
 
 
-def judge(folder: Path, data: Path, clips: int | None) -> dict[str, Any]:
+def judge(folder: Path, data: Path, clips: int | None, temperature: float) -> dict[str, Any]:
     """Likelihood and copy synthesis of the held-out recordings of one run."""
     config, tensors = weights.read(folder / "model.safetensors")
     facts = json.loads((folder / "run.json").read_text())
-    settings = Settings(with_torch=False, temperature=0.8, seed=1)
+    settings = Settings(with_torch=False, temperature=temperature, seed=1)
     evaluator = Evaluator(config, tensors, settings)
     rows, total, count = [], np.zeros(config.subscale_factor), 0
     for name in facts["held_out"]["names"][:clips]:
@@ -109,6 +117,7 @@ def judge(folder: Path, data: Path, clips: int | None) -> dict[str, Any]:
         "weights": int(sum(tensor.size for tensor in tensors.values())),
         "steps": facts["settings"]["steps"],
         "clips": len(rows),
+        "temperature": temperature,
         "nll": float(np.average([row["nll"]["fp32"] for row in rows], weights=samples)),
         "nll_by_row": [round(float(value), 4) for value in total / count],
         "valid": [[line["step"], line["valid_nll"]] for line in log if "valid_nll" in line],
@@ -125,6 +134,37 @@ def by_row(voc: Vocoder, wave: Any) -> Any:
     for numbers, part in likelihood.forced_nll(voc.voice(), request, targets):
         nats[numbers] = part
     return nats.reshape(-1, voc.config.subscale_factor).mean(axis=0)
+
+
+def linear(data: Path, held_out: int, factor: int) -> list[float]:
+    """Nats per sample of each row under the linear prediction that its network begins with.
+
+    Of held-out recordings, as pre-emphasised and rounded as a model draws them. The error is taken
+    as gaussian, with the variance it has in each frame of 240 samples: no model knows that
+    beforehand, so this is what a fixed linear prediction could cost at best.
+    """
+    config = train_run.ModelSizes(subscale=factor, conditioned=False).config()
+    where = train_run.Data(train=data, held_out=held_out)
+    loaded = train_run.load(where, config, TrainSettings(steps=1))
+    assert config.subscale is not None
+    correlation = autocorrelation(config.subscale, (r.samples for r in loaded.train))
+    weight = prediction_of(config.subscale, correlation).numpy()
+    offset = factor * np.arange(-config.subscale.reach, config.subscale.reach + 1)
+    found = []
+    for row in range(factor):
+        # at every sample, as if it were of this row: all of them tell more than every sixteenth
+        at = (np.arange(factor)[:, None] - row + offset).reshape(-1)
+        taps = np.zeros(2 * np.abs(at).max() + 1)
+        taps[np.abs(at).max() + at] = weight[row].reshape(-1)
+        nats = []
+        for recording in loaded.valid:
+            u = recording.samples.astype(np.float64) - 32768.0
+            error = u - np.convolve(np.pad(u, len(taps) // 2), taps[::-1], mode="valid")
+            frames = error[: len(u) // FRAME * FRAME].reshape(-1, FRAME)
+            variance = np.mean(frames**2, axis=1) + 1.0 / 12.0  # of rounding
+            nats.append(0.5 * np.log(2.0 * np.pi * np.e * variance))
+        found.append(float(np.concatenate(nats).mean()))
+    return found
 
 
 # --- speed ----------------------------------------------------------------------------------------
@@ -190,13 +230,33 @@ def _speed_row(
     }
 
 
-def predict(size: int, seconds: Sequence[float], gpu: str = "H200") -> list[dict[str, Any]]:
-    """What a GPU should do with one utterance: the plan's latency model, a launch a slice."""
+def clustered(cell: ModelConfig, gpu: str, streams: int) -> tuple[int, dict[str, Any]] | None:
+    """The largest cluster of at most 8 blocks that a team can be, and its plan; None if none."""
+    for cluster in range(8, 1, -1):
+        with contextlib.suppress(DeviceError, InputError):
+            config = dataclasses.asdict(cell)
+            return cluster, _C.many_plan(config, gpu=gpu, streams=streams, cluster=cluster)
+    return None
+
+
+def predict(
+    size: int, seconds: Sequence[float], gpu: str = "H200", clusters: bool = False
+) -> list[dict[str, Any]]:
+    """What a GPU should do with one utterance: the plan's latency model, a launch a slice.
+
+    With `clusters`, of teams that are clusters; no rows if the model fits none.
+    """
     config, tensors = random_model(f"subscale:{size}")
     assert config.subscale is not None
     factor, horizon, columns = 16, config.subscale.horizon, SLICE_COLUMNS["cuda"]
     cell, _ = cell_of(config, tensors)
-    plan = _C.many_plan(dataclasses.asdict(cell), gpu=gpu, streams=factor)
+    if clusters:
+        found = clustered(cell, gpu, factor)
+        if found is None:
+            return []
+        cluster, plan = found
+    else:
+        cluster, plan = 1, _C.many_plan(dataclasses.asdict(cell), gpu=gpu, streams=factor)
     step = 1.0 / plan["samples_per_s"]
     rows = []
     for length in seconds:
@@ -208,6 +268,7 @@ def predict(size: int, seconds: Sequence[float], gpu: str = "H200") -> list[dict
             {
                 "gpu": gpu,
                 "hidden_size": size,
+                "cluster": cluster,
                 "seconds": length,
                 "predicted": True,
                 "network_included": False,
@@ -285,9 +346,17 @@ def _parse() -> argparse.Namespace:
     parts.choices["train"].add_argument("--channels", type=int, default=64)
     parts.choices["train"].add_argument("--samples", type=int, default=64 * 960)
     parts.choices["judge"].add_argument("--clips", type=int)
+    parts.choices["judge"].add_argument("--temperature", type=float, default=0.7)
+    bound = parts.add_parser("linear")
+    bound.add_argument("data")
+    bound.add_argument("--held-out", type=int, default=12)
+    bound.add_argument("--factor", type=int, default=16)
     speed = parts.add_parser("speed")
-    speed.add_argument("--sizes", type=int, nargs="+", default=[128, 896])
-    speed.add_argument("--seconds", type=float, nargs="+", default=[0.5, 1, 3, 10])
+    guess = parts.add_parser("predict")
+    guess.add_argument("--gpu", default="H200")
+    for part, sizes in ((speed, [128, 896]), (guess, [512, 896])):
+        part.add_argument("--sizes", type=int, nargs="+", default=sizes)
+        part.add_argument("--seconds", type=float, nargs="+", default=[0.5, 1, 3, 10])
     speed.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--dtype", default="fp32")
@@ -310,11 +379,20 @@ def main() -> None:
             list(pool.map(lambda run: train(run, args), runs))
     elif args.part == "judge":
         folders = sorted(path.parent for path in Path(args.folder).glob("*/model.safetensors"))
-        report([judge(f, Path(args.data), args.clips) for f in folders], args.output)
+        judged = [judge(f, Path(args.data), args.clips, args.temperature) for f in folders]
+        report(judged, args.output)
+    elif args.part == "linear":
+        nats = linear(Path(args.data), args.held_out, args.factor)
+        print(
+            json.dumps({"nll": statistics.fmean(nats), "nll_by_row": [round(n, 2) for n in nats]})
+        )
     elif args.part == "speed":
         rows = [row for size in args.sizes for row in time_cell(size, args)]
         predicted = [row for size in args.sizes for row in predict(size, args.seconds)]
         report(rows, args.output, predicted=predicted)
+    elif args.part == "predict":
+        teams = [(size, clusters) for size in args.sizes for clusters in (False, True)]
+        report([r for size, c in teams for r in predict(size, args.seconds, args.gpu, c)], None)
     else:
         both = (json.loads(Path(path).read_text()) for path in (args.quality, args.speed))
         draw(*both, args.output)

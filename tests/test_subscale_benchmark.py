@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import recordings
 
@@ -52,6 +53,20 @@ def test_runs_are_trained_alike_and_judged(tmp_path):
         assert facts["batch"] * facts["segment"] == 1920
 
 
+def test_the_linear_prediction_says_what_each_row_costs_at_best(tmp_path):
+    """Of smooth noise: the more neighbours a row has, the less it costs."""
+    random = np.random.default_rng(1)
+    for number in range(3):
+        smooth = np.convolve(random.normal(size=22050), np.hanning(9), mode="same")
+        recordings.save(tmp_path / f"{number}.wav", 0.05 * smooth, 22050)
+    found = json.loads(bench("linear", tmp_path, "--held-out", 1, "--factor", 4))
+    nats = found["nll_by_row"]
+    assert len(nats) == 4
+    assert found["nll"] == pytest.approx(np.mean(nats), abs=0.01)
+    assert nats == sorted(nats, reverse=True)
+    assert nats[3] < nats[0] - 1.0
+
+
 def test_speed_is_measured_beside_the_same_cell_and_drawn(tmp_path):
     out, picture = tmp_path / "speed.json", tmp_path / "rows.svg"
     bench("speed", "--sizes", 32, "--seconds", 0.1, 0.4, "--rounds", 2, "--output", out)
@@ -69,6 +84,18 @@ def test_speed_is_measured_beside_the_same_cell_and_drawn(tmp_path):
         assert row["network_included"] is False
     bench("draw", RESULTS / QUALITY, out, "-o", picture)
     assert "B = 16" in picture.read_text()
+
+
+def test_predictions_name_the_teams_that_are_clusters():
+    """896 units fit none of at most 8 blocks; where both are possible clusters come out ahead."""
+    rows = json.loads(bench("predict", "--sizes", 512, 896, "--seconds", 10))
+    assert [(row["hidden_size"], row["cluster"]) for row in rows] == [(512, 1), (512, 8), (896, 1)]
+    assert all(row["predicted"] and row["gpu"] == "H200" for row in rows)
+    through_l2, cluster, _ = (row["samples_per_s"] for row in rows)
+    assert cluster > through_l2
+    page = (ROOT / "docs" / "subscale.md").read_text()
+    for row in rows:
+        assert f"{row['samples_per_s'] / 1e6:.2f} M" in page, row
 
 
 def test_committed_rows_are_complete():
