@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from wavernn_fast.features import mel_filterbank
 from wavernn_fast.train import run as train_run
 from wavernn_fast.train.settings import TrainSettings
 
-WAYS = ("frame", "mel", "past")  # what a predictor knows
 FRAME, ANEW = 240, 60  # samples
 MEMORY = 48.0  # samples that the running variance remembers
 ROUNDING = 1.0 / 12.0  # variance of rounding to whole numbers
@@ -71,17 +71,19 @@ def knowing_the_frame(u: Array, order: int, window: int) -> Array:
     """Nats of each frame whose own samples give coefficients and variance."""
     starts = np.arange(2 * window, len(u) - 2 * window, FRAME)
     around = pieces(u, starts + (FRAME - window) // 2, window) * np.hanning(window)
-    error = errors(u, starts, FRAME, coefficients(around, order))
-    variance = np.mean(error**2, axis=1) + ROUNDING
-    found: Array = 0.5 * np.log(2.0 * np.pi * np.e * variance)
+    return knowing_variance(errors(u, starts, FRAME, coefficients(around, order)))
+
+
+def knowing_variance(error: Array) -> Array:
+    """Nats of gaussian errors [n, FRAME] whose variance in each frame is known: [n]."""
+    found: Array = 0.5 * np.log(2.0 * np.pi * np.e * (np.mean(error**2, axis=1) + ROUNDING))
     return found
 
 
-def knowing_the_mel(u: Array, order: int, config: ModelConfig) -> Array:
-    """Nats of each frame whose mel gives the coefficients; the variance is known."""
+def knowing_the_mel(u: Array, order: int, size: int, config: ModelConfig) -> Array:
+    """Nats of each frame whose mel, of `size` samples, gives the coefficients."""
     mel, emphasis = config.mel, config.output.deemphasis
     assert mel is not None
-    size = mel.n_fft
     starts = np.arange(2 * size, len(u) - 2 * size, FRAME)
     around = pieces(u, starts + (FRAME - size) // 2, size) * np.hanning(size)
     # A mel is of the wave as it was before this filter.
@@ -92,10 +94,8 @@ def knowing_the_mel(u: Array, order: int, config: ModelConfig) -> Array:
     at = np.arange(size // 2 + 1)
     log = np.log(np.maximum(bins, 1e-3))
     magnitude = np.exp(np.stack([np.interp(at, center, frame) for frame in log]))
-    error = errors(u, starts, FRAME, of_spectrum((magnitude * filtered) ** 2, order))
-    variance = np.mean(error**2, axis=1) + ROUNDING
-    found: Array = 0.5 * np.log(2.0 * np.pi * np.e * variance)
-    return found
+    weights = of_spectrum((magnitude * filtered) ** 2, order)
+    return knowing_variance(errors(u, starts, FRAME, weights))
 
 
 def knowing_the_past(u: Array, order: int, window: int) -> Array:
@@ -120,18 +120,24 @@ def knowing_the_past(u: Array, order: int, window: int) -> Array:
 def worth(recordings: list[Array], config: ModelConfig) -> dict[str, Any]:
     """Nats a sample of all predictors at several orders and windows, and the best of each kind."""
     assert config.mel is not None
-    rows = []
-    for order in (16, 32, 48):
-        ways = [("mel", config.mel.n_fft, lambda u, n=order: knowing_the_mel(u, n, config))]
-        for window in (480, 720, 960):
-            ways += [
-                ("frame", window, lambda u, n=order, w=window: knowing_the_frame(u, n, w)),
-                ("past", window, lambda u, n=order, w=window: knowing_the_past(u, n, w)),
-            ]
-        for way, window, tell in ways:
-            nats = float(np.concatenate([tell(u) for u in recordings]).mean())
-            rows.append({"knows": way, "order": order, "window": window, "nats": nats})
-    best = {way: min(r["nats"] for r in rows if r["knows"] == way) for way in WAYS}
+    windows = (480, 720, 960)
+    ways = {
+        "frame": (knowing_the_frame, windows),
+        "mel": (partial(knowing_the_mel, config=config), (config.mel.n_fft,)),
+        "past": (knowing_the_past, windows),
+    }
+    rows = [
+        {
+            "knows": way,
+            "order": order,
+            "window": window,
+            "nats": float(np.concatenate([tell(u, order, window) for u in recordings]).mean()),
+        }
+        for way, (tell, lengths) in ways.items()
+        for order in (16, 32, 48)
+        for window in lengths
+    ]
+    best = {way: min(r["nats"] for r in rows if r["knows"] == way) for way in ways}
     return {"rows": rows, "best": best}
 
 

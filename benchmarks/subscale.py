@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mel_worth import FRAME, knowing_variance
 
 from wavernn_fast import _C, Vocoder, audio, features, likelihood, weights
 from wavernn_fast.config import ModelConfig
@@ -46,7 +47,6 @@ from wavernn_fast.train import run as train_run
 from wavernn_fast.train.settings import TrainSettings
 from wavernn_fast.utterance import make_request
 
-FRAME = 240  # samples over which `linear` takes the variance
 COLUMNS = 240  # of a segment; 960 samples where there are no rows
 LAUNCH_SECONDS = 20e-6  # of a kernel, and of what happens between two: predicted, see docs
 
@@ -90,11 +90,10 @@ def train(run: Run, args: argparse.Namespace) -> Path:
     return folder
 
 
-def judge(folder: Path, data: Path, clips: int | None, temperature: float) -> dict[str, Any]:
+def judge(folder: Path, data: Path, clips: int | None, settings: Settings) -> dict[str, Any]:
     """Likelihood and copy synthesis of the held-out recordings of one run."""
     config, tensors = weights.read(folder / "model.safetensors")
     facts = json.loads((folder / "run.json").read_text())
-    settings = Settings(with_torch=False, temperature=temperature, seed=1)
     evaluator = Evaluator(config, tensors, settings)
     rows, total, count = [], np.zeros(config.subscale_factor), 0
     for name in facts["held_out"]["names"][:clips]:
@@ -117,7 +116,8 @@ def judge(folder: Path, data: Path, clips: int | None, temperature: float) -> di
         "weights": int(sum(tensor.size for tensor in tensors.values())),
         "steps": facts["settings"]["steps"],
         "clips": len(rows),
-        "temperature": temperature,
+        "temperature": settings.temperature,
+        "seed": settings.seed,
         "nll": float(np.average([row["nll"]["fp32"] for row in rows], weights=samples)),
         "nll_by_row": [round(float(value), 4) for value in total / count],
         "valid": [[line["step"], line["valid_nll"]] for line in log if "valid_nll" in line],
@@ -160,9 +160,7 @@ def linear(data: Path, held_out: int, factor: int) -> list[float]:
         for recording in loaded.valid:
             u = recording.samples.astype(np.float64) - 32768.0
             error = u - np.convolve(np.pad(u, len(taps) // 2), taps[::-1], mode="valid")
-            frames = error[: len(u) // FRAME * FRAME].reshape(-1, FRAME)
-            variance = np.mean(frames**2, axis=1) + 1.0 / 12.0  # of rounding
-            nats.append(0.5 * np.log(2.0 * np.pi * np.e * variance))
+            nats.append(knowing_variance(error[: len(u) // FRAME * FRAME].reshape(-1, FRAME)))
         found.append(float(np.concatenate(nats).mean()))
     return found
 
@@ -347,6 +345,7 @@ def _parse() -> argparse.Namespace:
     parts.choices["train"].add_argument("--samples", type=int, default=64 * 960)
     parts.choices["judge"].add_argument("--clips", type=int)
     parts.choices["judge"].add_argument("--temperature", type=float, default=0.7)
+    parts.choices["judge"].add_argument("--seed", type=int, default=1)
     bound = parts.add_parser("linear")
     bound.add_argument("data")
     bound.add_argument("--held-out", type=int, default=12)
@@ -379,8 +378,8 @@ def main() -> None:
             list(pool.map(lambda run: train(run, args), runs))
     elif args.part == "judge":
         folders = sorted(path.parent for path in Path(args.folder).glob("*/model.safetensors"))
-        judged = [judge(f, Path(args.data), args.clips, args.temperature) for f in folders]
-        report(judged, args.output)
+        how = Settings(with_torch=False, temperature=args.temperature, seed=args.seed)
+        report([judge(f, Path(args.data), args.clips, how) for f in folders], args.output)
     elif args.part == "linear":
         nats = linear(Path(args.data), args.held_out, args.factor)
         print(

@@ -27,6 +27,7 @@ def bench(*arguments: object) -> str:
     program, printed = str(ROOT / "benchmarks" / "subscale.py"), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [program, *map(str, arguments)])
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as where it runs by itself
         runpy.run_path(program, run_name="__main__")
     return printed.getvalue()
 

@@ -99,11 +99,10 @@ class SubscaleNetwork(nn.Module):
         """
         self.whitening.copy_(whitening_of(self.config, correlation))
         weight = PREDICTION_GAIN * prediction_of(self.config, correlation)
-        first = slice(0, PREDICTIONS)
+        gains = self.gains[:PREDICTIONS]
         with torch.no_grad():
-            self.shared[first] = 0.0
-            own = _own_weight(_fixed(self.config), weight[:, None], self.whitening)
-            self.weight[:, first] = own[:, first].to(self.weight)
+            self.shared[:PREDICTIONS] = 0.0
+            self.weight[:, :PREDICTIONS] = _own_weight(gains, weight[:, None], self.whitening)
 
     def forward(self, around: Tensor) -> Tensor:
         """Hear the rows before each sample.
@@ -174,10 +173,9 @@ def whitening_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> Te
     The inverse square root of their covariance: the nearest of all whitenings to leaving each
     sample where it is, so that weights may still be shared by distance.
     """
-    rows, columns = config.factor, 2 * config.reach + 1
-    place = (np.arange(rows)[:, None] + rows * np.arange(columns)).reshape(-1)
+    rows = config.factor
+    place, seen = _heard(config)
     covariance = _correlated(correlation, place[:, None] - place)
-    seen = np.repeat(np.arange(rows), columns)
     found = np.zeros((rows, len(place), len(place)))
     for row in range(1, rows):
         mine = np.ix_(seen < row, seen < row)
@@ -193,17 +191,22 @@ def prediction_of(config: SubscaleConfig, correlation: NDArray[np.float64]) -> T
     From what the first layer hears alone, so 0 for the first row and where masked; by least squares
     with a little noise on every sample heard. float64.
     """
-    rows, columns = config.factor, 2 * config.reach + 1
-    offset = np.arange(-config.reach, config.reach + 1)
-    place = (np.arange(rows)[:, None] + rows * offset).reshape(-1)
-    seen = np.repeat(np.arange(rows), columns)
+    rows = config.factor
+    place, seen = _heard(config)
     found = np.zeros((rows, len(place)))
     for row in range(1, rows):
         heard = place[seen < row]
         covariance = _correlated(correlation, heard[:, None] - heard)
         covariance += _PREDICTION_RIDGE * np.eye(len(heard))
         found[row, seen < row] = np.linalg.solve(covariance, _correlated(correlation, heard - row))
-    return torch.from_numpy(found).view(rows, rows, columns)
+    return torch.from_numpy(found).view(rows, rows, -1)
+
+
+def _heard(config: SubscaleConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What the first layer may hear: samples after the one of row 0, and the row each is of."""
+    offset = np.arange(-config.reach, config.reach + 1)
+    row = np.arange(config.factor)
+    return (row[:, None] + config.factor * offset).reshape(-1), np.repeat(row, len(offset))
 
 
 def _correlated(correlation: NDArray[np.float64], apart: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -221,11 +224,11 @@ def _input_weight(fixed: _Fixed, shared: Tensor, own: Tensor, whitening: Tensor)
     return torch.matmul(every.flatten(2), whitening).view_as(every)
 
 
-def _own_weight(fixed: _Fixed, weight: Tensor, whitening: Tensor) -> Tensor:
+def _own_weight(gains: Tensor, weight: Tensor, whitening: Tensor) -> Tensor:
     """A row's own weights that act as `weight` [row, channels, row seen, columns], none shared."""
     inverse = torch.linalg.pinv(whitening.double(), hermitian=True)
     white: Tensor = torch.matmul(weight.double().flatten(2), inverse).view(weight.shape)
-    return white / fixed.gains
+    return white / gains
 
 
 def input_layer(config: SubscaleConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -242,5 +245,5 @@ def input_parameters(
 ) -> dict[str, Tensor]:
     """Entries of a state dict with this whitening that act as the canonical layer, unshared."""
     shared = torch.zeros(config.channels, config.factor * (2 * config.reach + 2) - 1)
-    own = _own_weight(_fixed(config), weight, whitening)
+    own = _own_weight(_fixed(config).gains, weight, whitening)
     return {"subscale.shared": shared, "subscale.weight": own.float(), "subscale.bias": bias}

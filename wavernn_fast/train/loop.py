@@ -99,7 +99,9 @@ class Trainer:
             recordings = (recording.samples for recording in self._train.recordings)
             self.model.subscale.set_correlation(autocorrelation(config.subscale, recordings))
         self.model.to(processes.device)
-        with torch.no_grad():  # of what was measured apart: eigenvectors may point back elsewhere
+        with (
+            torch.no_grad()
+        ):  # measured apart, whitening and the weights that rest on it may differ
             processes.share([*self.model.buffers(), *self.model.parameters()])
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._parameters = dict(self.model.named_parameters())
