@@ -13,9 +13,8 @@ from fakes import Fake
 from voices import save_voice
 
 from wavernn_fast import _C, devices
-from wavernn_fast.devices import device_problem, resolve_device
+from wavernn_fast.devices import EngineOptions, device_problem, resolve_device
 from wavernn_fast.errors import DeviceError, InputError
-from wavernn_fast.synthetic import random_model
 from wavernn_fast.vocoder import Vocoder
 
 # what the driver does -> why there is no GPU
@@ -101,10 +100,12 @@ def test_a_device_of_torch_counts_as_its_name() -> None:
 @pytest.mark.parametrize("number", [1025, 70_000, 1 << 40])
 def test_numbers_beyond_what_an_engine_takes_are_refused_by_their_names(number: int) -> None:
     with pytest.raises(InputError, match=f"cpu_threads is {number}, expected at most 1024"):
-        devices.make_engine(*random_model("dual:64"), "cpu", "auto", number)
+        EngineOptions(cpu_threads=number).checked()
     if number > 65536:
         with pytest.raises(InputError, match=f"gpu_streams is {number}, expected at most 65536"):
-            devices.make_engine(*random_model("dual:64"), "emu", "auto", None, number)
+            EngineOptions(gpu_streams=number).checked()
+    with pytest.raises(InputError, match=f"gpu_cluster is {number}, expected at most 16"):
+        EngineOptions(gpu_cluster=number).checked()
 
 
 @pytest.mark.parametrize("text", ["1025", "9" * 5000])

@@ -12,7 +12,7 @@ import pytest
 from fakes import Fake, python
 
 from wavernn_fast import _C, nvrtc, weights
-from wavernn_fast.devices import make_engine
+from wavernn_fast.devices import EngineOptions, make_devices
 from wavernn_fast.errors import DeviceError, EngineError
 from wavernn_fast.synthetic import random_model
 from wavernn_fast.vocoder import Vocoder
@@ -39,10 +39,10 @@ def test_a_gpu_that_computes_something_else_is_not_used(device: str, gpu: Fake, 
     sentence = "logits differ from the CPU's"
     if device == "cuda":
         with pytest.raises(DeviceError, match=sentence):
-            make_engine(CONFIG, TENSORS, device, "auto", None)
+            make_devices(CONFIG, TENSORS, device)
         return
     with caplog.at_level(logging.WARNING, "wavernn_fast"):
-        assert make_engine(CONFIG, TENSORS, device, "auto", None).device == "cpu"
+        assert make_devices(CONFIG, TENSORS, device)[0].engine.device == "cpu"
     assert sentence in caplog.text
 
 
@@ -56,10 +56,10 @@ def test_a_gpu_that_fails_in_the_check_is_not_used(
     sentence = f"compared with the CPU before use, and it failed ({failing.partition('@')[0][:10]}"
     if device == "cuda":
         with pytest.raises(DeviceError, match=re.escape(sentence)):
-            make_engine(CONFIG, TENSORS, device, "auto", None)
+            make_devices(CONFIG, TENSORS, device)
         return
     with caplog.at_level(logging.WARNING, "wavernn_fast"):
-        assert make_engine(CONFIG, TENSORS, device, "auto", None).device == "cpu"
+        assert make_devices(CONFIG, TENSORS, device)[0].engine.device == "cpu"
     assert sentence in caplog.text
 
 
@@ -81,7 +81,7 @@ def test_an_utterance_goes_through_the_runtime(gpu: Fake) -> None:
 
 def test_a_residual_model_goes_to_the_gpu_by_itself(gpu: Fake) -> None:
     config, tensors = random_model("residual:32")
-    engine = make_engine(config, tensors, "auto", "auto", None)
+    engine = make_devices(config, tensors, "auto")[0].engine
     assert engine.device == "cuda"
     rows = [np.zeros((9, engine.interp_size)), np.zeros((9, engine.hold_size))]
     [(labels, _)] = engine.run([engine.open(1)], [300], [rows[0]], [rows[1]])
@@ -92,7 +92,7 @@ def test_a_residual_model_goes_to_the_gpu_by_itself(gpu: Fake) -> None:
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_a_gpu_is_chosen_and_kept(device: str, gpu: Fake) -> None:
-    engine = make_engine(CONFIG, TENSORS, device, "auto", None)
+    engine = make_devices(CONFIG, TENSORS, device)[0].engine
     assert (engine.device, engine.isa) == ("cuda", "NVIDIA Big")
     del engine
     counts = gpu.counts()
@@ -144,6 +144,35 @@ def test_many_streams_have_as_many_teams_as_clusters_fit(fake: Fake) -> None:
     assert launch.details.endswith("cluster=8 cooperative=0")
 
 
+HOPPER = "name=Hopper,sms=132,arch=90,shared=232448,clusters=16"
+
+
+@pytest.mark.parametrize("streams", [1, 16])
+def test_a_vocoder_makes_the_clusters_it_is_asked_for(streams: int, fake: Fake) -> None:
+    fake.monkeypatch.setenv("WAVERNN_FAST_GPU_CHECK", "0")
+    fake.script(devices=HOPPER)
+    config, tensors = random_model("dual:256")
+    options = {"dtype": "fp16", "gpu_streams": streams}
+    voc = Vocoder(config, tensors, device="cuda", gpu_cluster=4, **options)
+    assert ("clusters of 4" if streams == 1 else "every team a cluster") in voc.engine.describe()
+    with pytest.raises(EngineError, match="without a reason"):  # the stand-in draws nothing
+        voc.generate(n_samples=100)
+    launches = fake.calls("cuLaunchKernelEx")
+    assert launches
+    assert all(" cluster=4 " in launch.details for launch in launches)
+    plain = Vocoder(config, tensors, device="cuda", **options)
+    assert "cluster" not in plain.engine.describe()
+
+
+def test_clusters_on_a_gpu_without_them_are_refused_and_mean_nothing_on_the_cpu(gpu: Fake) -> None:
+    gpu.script(devices="name=Ampere,sms=108,arch=80,shared=166912")
+    with pytest.raises(DeviceError, match=r"Ampere has no clusters .* use gpu_cluster=0"):
+        Vocoder(CONFIG, TENSORS, device="cuda", gpu_cluster=4)
+    voc = Vocoder(CONFIG, TENSORS, device="cpu", gpu_cluster=4)
+    plain = Vocoder(CONFIG, TENSORS, device="cpu")
+    assert np.array_equal(voc.generate(n_samples=50), plain.generate(n_samples=50))
+
+
 def test_too_many_blocks_that_were_asked_for_are_an_error(gpu: Fake) -> None:
     engine = _C.Engine(dataclasses.asdict(CONFIG), TENSORS, device="cuda", blocks=8)
     gpu.script(fail="cuLaunchCooperativeKernel@1=720")
@@ -188,11 +217,12 @@ def test_auto_goes_on_with_the_cpu_where_the_gpu_cannot_take_the_model(
 
 FORKED = """
 import os, signal, threading, time
-from wavernn_fast.devices import make_engine
+from wavernn_fast.devices import EngineOptions, make_devices
 from wavernn_fast.errors import DeviceError, EngineError
 from wavernn_fast.synthetic import random_model
 
-engine = make_engine(*random_model("dual:64"), "cuda", "auto", None, gpu_streams={streams})
+options = EngineOptions(gpu_streams={streams})
+engine = make_devices(*random_model("dual:64"), "cuda", options)[0].engine
 draw = lambda: engine.run([engine.open(1)], [16], [None], [None])
 
 def draw_in_vain():  # the stand-in computes nothing
@@ -253,5 +283,6 @@ def test_a_child_forked_while_the_driver_starts_is_told_to_spawn(fake: Fake) -> 
 def test_auto_has_the_dtype_of_the_cpu_there_whatever_the_gpu_would_have_had(fake: Fake) -> None:
     fake.script(devices="name=NVIDIA Big,sms=132,arch=90")  # it computes nothing
     for streams, dtype, expected in ((1, "auto", "fp32"), (4, "auto", "fp32"), (4, "fp16", "fp16")):
-        engine = make_engine(CONFIG, TENSORS, "auto", dtype, None, streams)
+        options = EngineOptions(dtype, gpu_streams=streams)
+        [(_, engine)] = make_devices(CONFIG, TENSORS, "auto", options)
         assert (engine.device, engine.dtype) == ("cpu", expected)

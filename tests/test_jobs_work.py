@@ -190,7 +190,7 @@ def test_settings_travel_and_their_digest_is_of_what_changes_the_audio(tmp_path)
     assert pickle.loads(pickle.dumps(one)) == one
     assert Settings(**json.loads(json.dumps(one.to_dict()))) == one
     same = {"model": "b.pt", "device": "cuda", "threads": 3, "streams": 7, "dtype": "fp32"}
-    same |= {"conditioning": "device"}
+    same |= {"conditioning": "device", "gpu_cluster": 8}
     for name, value in same.items():
         assert dataclasses.replace(one, **{name: value}).digest() == one.digest()
     other = {

@@ -346,3 +346,19 @@ def test_a_vocoder_for_many_streams_gives_each_what_it_gives_alone():
     with pytest.raises(DeviceError, match="weights in fp16; dtype is fp32"):
         Vocoder(config, tensors, device="emu", dtype="fp32", gpu_streams=2)
     assert Vocoder(config, tensors, device="cpu", gpu_streams=2).dtype == "fp32"
+
+
+@pytest.mark.parametrize("streams", [1, 12])
+def test_a_vocoder_in_clusters_gives_the_samples_of_one_that_is_not(streams):
+    config = cases.dual_config(64, 33, **CONDITIONED)
+    tensors, mel = cases.random_tensors(config), cases.mel_for(config, 16)
+    how = {"device": "emu", "dtype": "fp16", "gpu_streams": streams}
+    clustered = Vocoder(config, tensors, gpu_cluster=2, **how)
+    assert "cluster" in clustered.engine.describe()
+    plain = Vocoder(config, tensors, **how)
+    assert "cluster" not in plain.engine.describe()
+    assert np.array_equal(clustered.generate(mel, seed=3), plain.generate(mel, seed=3))
+    with pytest.raises(InputError, match=r"gpu_cluster is 2\.5, expected an integer"):
+        Vocoder(config, tensors, gpu_cluster=2.5, **how)
+    with pytest.raises(InputError, match="gpu_cluster is 17, expected at most 16"):
+        Vocoder(config, tensors, gpu_cluster=17, **how)

@@ -542,7 +542,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"cluster": 2, "gpu": "A100"},
         DeviceError,
-        "cluster is 2: A100 has no clusters (compute capability 9.0 and up have); use cluster=1.",
+        "cluster is 2: A100 has no clusters (compute capability 9.0 and up have); use "
+        "gpu_cluster=0 (of an Engine cluster=1).",
     ),
     (
         {"cluster": 2, "blocks": 1, "gpu": "H200"},

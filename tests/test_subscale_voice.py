@@ -320,6 +320,15 @@ def test_several_devices_share_the_utterances():
         assert np.array_equal(found, expected)
 
 
+def test_rows_in_teams_that_are_clusters_give_the_samples_of_teams_that_are_not():
+    config = dataclasses.replace(SOUNDING, hidden_size=64, fc_size=32)
+    tensors, mel = trained_weights(config), cases.random_mel(config, 9)
+    how = {"device": "emu", "gpu_streams": 2}
+    clustered = Vocoder(config, tensors, gpu_cluster=2, **how)
+    assert "every team a cluster" in clustered.engine.describe()
+    assert np.array_equal(clustered.generate(mel), Vocoder(config, tensors, **how).generate(mel))
+
+
 @pytest.mark.parametrize("streams", ["4", 1.5, -1, None])
 def test_a_number_of_gpu_streams_that_is_none_is_refused(streams):
     with pytest.raises(InputError, match="gpu_streams"):

@@ -24,6 +24,7 @@ DEVICES = ("auto", "cpu", "cuda", "emu")
 DTYPES = ("auto", "fp32", "fp16", "bf16", "int8", "int8-fast")
 THREADS = "WAVERNN_FAST_THREADS"  # of the environment
 _MOST_THREADS = 1024  # that an engine takes
+_MOST_IN_CLUSTER = 16  # blocks, on any GPU
 
 
 class Target(NamedTuple):
@@ -150,23 +151,36 @@ def device_problem(device: str, number: int = 0) -> str:
     return ""
 
 
+@dataclasses.dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is made on whatever device; names and meanings as of `Vocoder`."""
+
+    dtype: str = "auto"
+    cpu_threads: int | None = None
+    gpu_streams: int = 1
+    gpu_cluster: int = 0
+    clocks: bool = False  # it times the stages of a sample
+
+    def checked(self) -> EngineOptions:
+        """The same with plain integers; InputError for what has no meaning."""
+        if self.dtype not in DTYPES:
+            raise InputError(f"There is no dtype {self.dtype!r}; choose {', '.join(DTYPES)}.")
+        threads = self.cpu_threads
+        if threads is not None:
+            threads = arrays.to_count(threads, "cpu_threads", 1, _MOST_THREADS)
+        return dataclasses.replace(
+            self,
+            cpu_threads=threads,
+            gpu_streams=arrays.to_count(self.gpu_streams, "gpu_streams", 0, 1 << 16),
+            gpu_cluster=arrays.to_count(self.gpu_cluster, "gpu_cluster", 0, _MOST_IN_CLUSTER),
+        )
+
+
 class Device(NamedTuple):
     """A compiled engine with resident weights, and where it runs."""
 
     name: str  # such as "cpu" or "cuda:1"
     engine: _C.Engine
-
-
-def make_engine(
-    config: ModelConfig,
-    tensors: Mapping[str, NDArray[np.float32]],
-    device: str,
-    dtype: str,
-    cpu_threads: int | None,
-    gpu_streams: int = 1,
-) -> _C.Engine:
-    """Make the engine of one device, or of the first of several; see `make_devices`."""
-    return make_devices(config, tensors, device, dtype, cpu_threads, gpu_streams)[0].engine
 
 
 def default_threads() -> int:
@@ -203,14 +217,9 @@ def make_devices(
     config: ModelConfig,
     tensors: Mapping[str, NDArray[np.float32]],
     device: str,
-    dtype: str,
-    cpu_threads: int | None,
-    gpu_streams: int = 1,
-    clocks: bool = False,
+    options: EngineOptions | None = None,
 ) -> list[Device]:
-    """Make an engine on every device that is named; see `Vocoder` for the arguments.
-
-    With `clocks` they time the stages of a sample.
+    """Make an engine on every device that is named; see `Vocoder` for `device`.
 
     Raises
     ------
@@ -221,18 +230,11 @@ def make_devices(
         If an argument has no meaning.
     """
     targets = resolve_devices(device)
-    if dtype not in DTYPES:
-        raise InputError(f"There is no dtype {dtype!r}; choose {', '.join(DTYPES)}.")
-    threads = (
-        None
-        if cpu_threads is None
-        else arrays.to_count(cpu_threads, "cpu_threads", 1, _MOST_THREADS)
-    )
-    streams = arrays.to_count(gpu_streams, "gpu_streams", 0, 1 << 16)
+    options = (options or EngineOptions()).checked()
 
-    def make(target: Target, dtype: str = dtype) -> Device:
-        engine = _construct(config, tensors, target, dtype, threads, streams, clocks)
-        return Device(target.name, engine)
+    def make(target: Target, dtype: str = options.dtype) -> Device:
+        how = dataclasses.replace(options, dtype=dtype)
+        return Device(target.name, _construct(config, tensors, target, how))
 
     cpu = Target("cpu")
     try:
@@ -246,7 +248,7 @@ def make_devices(
         return made
     twin = make(cpu, made[0].engine.dtype)
     for one in made:
-        share = selfcheck.SHARE if streams == 1 else selfcheck.MANY_SHARE
+        share = selfcheck.SHARE if options.gpu_streams == 1 else selfcheck.MANY_SHARE
         wrong = selfcheck.problem(one.engine, twin.engine, config, share)
         if not wrong:
             continue
@@ -258,23 +260,26 @@ def make_devices(
             )
         logger.warning("%s Running on the CPU.", sentence)
         # Many streams are fp16 on a GPU only; here "auto" is what it is where there is none.
-        return [make(cpu) if dtype == "auto" and streams != 1 else twin]
+        many = options.gpu_streams != 1
+        return [make(cpu) if options.dtype == "auto" and many else twin]
     return made
 
 
-def _emulated_blocks(config: ModelConfig, dtype: str) -> int:
-    """Few blocks that hold a model, 0 if none of those tried do.
+def _emulated_blocks(config: ModelConfig, dtype: str, cluster: int) -> int:
+    """Few blocks that hold a model, in clusters of so many; 0 if none of those tried do.
 
     Every thread of the emulator takes its time, and its bits do not depend on the blocks.
     """
     from . import _C
 
-    for blocks in (1, 2, 4, 8, 16, 32):
+    each = max(1, cluster)
+    for blocks in range(each, 33, each) if each > 1 else (1, 2, 4, 8, 16, 32):
         try:
             _C.gpu_plan(
                 dataclasses.asdict(config),
                 dtype="fp32" if dtype == "auto" else dtype,
                 blocks=blocks,
+                cluster=cluster,
             )
         except (DeviceError, InputError):
             continue
@@ -286,13 +291,11 @@ def _construct(
     config: ModelConfig,
     tensors: Mapping[str, NDArray[np.float32]],
     target: Target,
-    dtype: str,
-    threads: int | None,
-    gpu_streams: int,
-    clocks: bool,
+    options: EngineOptions,
 ) -> _C.Engine:
-    device = target.kind
-    many = device != "cpu" and gpu_streams != 1
+    device, dtype = target.kind, options.dtype
+    cluster = 0 if device == "cpu" else options.gpu_cluster
+    many = device != "cpu" and options.gpu_streams != 1
     if many and dtype == "auto":
         dtype = "fp16"  # the only one that many streams have
     try:
@@ -308,12 +311,13 @@ def _construct(
             tensors,
             device=device,
             dtype=dtype,
-            threads=threads or default_threads(),
+            threads=options.cpu_threads or default_threads(),
             isa="auto",
-            blocks=_emulated_blocks(config, dtype) if device == "emu" and not many else 0,
-            streams=gpu_streams if many else 1,
+            blocks=_emulated_blocks(config, dtype, cluster) if device == "emu" and not many else 0,
+            cluster=cluster,
+            streams=options.gpu_streams if many else 1,
             ordinal=target.number if device == "cuda" else 0,
-            clocks=clocks,
+            clocks=options.clocks,
             exact=device == "emu",  # bits that any device repeats, or a GPU's own fast functions
             nvrtc=nvrtc.libraries() if device == "cuda" else (),
             cubins=nvrtc.packaged_kernels(),

@@ -15,7 +15,7 @@ from .batch import default_streams
 from .codes import TABLES as CODE_TABLES
 from .codes import features as features_of_codes
 from .config import ModelConfig
-from .devices import Device, default_threads, make_devices, resolve_devices
+from .devices import Device, EngineOptions, default_threads, make_devices, resolve_devices
 from .errors import InputError
 from .fold import Folding
 
@@ -37,7 +37,7 @@ class LoadedModel:
     config : ModelConfig
     tensors : mapping of str to float32 array
         Canonical weights (docs/formats.md).
-    device, dtype, cpu_threads, gpu_streams, conditioning
+    device, dtype, cpu_threads, gpu_streams, gpu_cluster, conditioning
         As in `from_pretrained`.
 
     Raises
@@ -57,6 +57,7 @@ class LoadedModel:
         dtype: str = "auto",
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
+        gpu_cluster: int = 0,
         conditioning: str = "host",
     ) -> None:
         from . import canonical, conditioning_network, subscale_network, upsampling
@@ -68,7 +69,8 @@ class LoadedModel:
         if config.subscale is not None:
             cell = subscale_network.cell_of(config, tensors)
             gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
-        self._devices = self._open_devices(cell, device, dtype, cpu_threads, gpu_streams)
+        how = EngineOptions(dtype, cpu_threads, gpu_streams, gpu_cluster)
+        self._devices = self._open_devices(cell, device, how)
         self._engine = self._devices[0].engine
         # An engine on a GPU leaves the processors alone.
         on_cpu = self._engine.device == "cpu"
@@ -101,12 +103,10 @@ class LoadedModel:
         self,
         cell: tuple[ModelConfig, Mapping[str, NDArray[np.float32]]],
         device: str,
-        dtype: str,
-        cpu_threads: int | None,
-        gpu_streams: int,
+        how: EngineOptions,
     ) -> list[Device]:
         """Engines over the model as they see it; `bench` opens some that time themselves."""
-        return make_devices(*cell, device, dtype, cpu_threads, gpu_streams)
+        return make_devices(*cell, device, how)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         """Refuse `pickle` and `copy` in a sentence; the error would name a class within."""
@@ -124,6 +124,7 @@ class LoadedModel:
         preset: str | None = None,
         cpu_threads: int | None = None,
         gpu_streams: int = 1,
+        gpu_cluster: int = 0,
         conditioning: str = "host",
     ) -> Self:
         """Load a checkpoint: a canonical .safetensors file, or a .pt file of a known family.
@@ -152,6 +153,13 @@ class LoadedModel:
             can be; more (0: as many as give most samples a second) makes many at once many times
             as fast, with weights and activations in fp16 ("auto" is fp16 then). Another kernel,
             and so other samples; for each, the same ones in any batch.
+        gpu_cluster : int
+            On a GPU of compute capability 9.0 or newer: blocks (2 to 16) that hand each other
+            values through their own memory, not through L2: of a dual model, or the teams of many
+            streams; a pruned model then runs as a dense one. 0 leaves the choice to the planner,
+            which makes none yet, as few have been measured; in fp16, 8 made one utterance of 896
+            units 10 to 20 % faster on an H200 (docs/kernel.md). Samples of a seed may change by
+            rounding.
         conditioning : {"host", "device"}
             Where mels of the host become what the kernel hears: on the processors, or on the GPU by
             CuPy (or PyTorch, if it is imported), so that many streams do not wait for the host.
@@ -182,6 +190,7 @@ class LoadedModel:
             dtype=dtype,
             cpu_threads=cpu_threads,
             gpu_streams=gpu_streams,
+            gpu_cluster=gpu_cluster,
             conditioning=conditioning,
         )
 

@@ -31,7 +31,7 @@ class Vocoder(LoadedModel):
     config : ModelConfig
     tensors : mapping of str to float32 array
         Canonical weights (docs/formats.md).
-    device, dtype, cpu_threads, gpu_streams, conditioning
+    device, dtype, cpu_threads, gpu_streams, gpu_cluster, conditioning
         As in `from_pretrained`.
 
     Raises

@@ -318,8 +318,10 @@ void check_cluster_size(const GpuRequest& request) {
   WF_CHECK(cluster >= 0 && cluster <= kMostInCluster, "cluster is ", cluster, ", expected 0 to ",
            kMostInCluster);
   if (cluster > 1 && request.limits.arch < 90)
-    fail<DeviceError>("cluster is ", cluster, ": ", request.limits.name,
-                      " has no clusters (compute capability 9.0 and up have); use cluster=1.");
+    fail<DeviceError>(
+        "cluster is ", cluster, ": ", request.limits.name,
+        " has no clusters (compute capability 9.0 and up have); use gpu_cluster=0 (of an Engine "
+        "cluster=1).");
 }
 
 int output_parts(const Shape& shape) { return shape.cluster > 1 ? shape.cluster : shape.blocks; }

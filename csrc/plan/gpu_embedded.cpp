@@ -142,7 +142,8 @@ void check_request(const GpuRequest& request) {
   WF_CHECK(request.exchanges == 0 || request.exchanges == 2, "exchanges is ", request.exchanges,
            ": the kernel of the embedded core has two a sample; use exchanges=2 or 0");
   WF_CHECK(request.cluster == 0 || request.cluster == 1, "cluster is ", request.cluster,
-           ": the kernel of the embedded core has no clusters; use cluster=1");
+           ": the kernel of the embedded core has no clusters; use gpu_cluster=0 (of an Engine "
+           "cluster=1)");
   WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
            ", expected 1 to ", kMostWarps);
 }

@@ -206,7 +206,8 @@ void check_request(const GpuRequest& request) {
       ", expected 4, or one less for each layer that every block is to have whole, or 0 for the "
       "planner's choice");
   WF_CHECK(request.cluster == 0 || request.cluster == 1, "cluster is ", request.cluster,
-           ": the kernel of the residual core has no clusters; use cluster=1");
+           ": the kernel of the residual core has no clusters; use gpu_cluster=0 (of an Engine "
+           "cluster=1)");
   WF_CHECK(request.warps >= 0 && request.warps <= kMostWarps, "warps is ", request.warps,
            ", expected 1 to ", kMostWarps);
 }

@@ -12,6 +12,7 @@ follow each other; times are 0 (`method` says "counted").
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
-from ..devices import Device, make_devices
+from ..devices import Device, EngineOptions, make_devices
 from ..errors import InputError
 from ..vocoder import Vocoder
 from .runs import engine_runner, steps_that_take
@@ -72,11 +73,9 @@ class _Clocked(Vocoder):
         self,
         cell: tuple[ModelConfig, Tensors],
         device: str,
-        dtype: str,
-        threads: int | None,
-        n: int,
+        how: EngineOptions,
     ) -> list[Device]:
-        return make_devices(*cell, device, dtype, threads, n, clocks=True)
+        return make_devices(*cell, device, dataclasses.replace(how, clocks=True))
 
 
 def split_engine(

@@ -89,6 +89,14 @@ engine_options = stack(
         "fastest); more than one is fp16, another kernel and so other samples.",
     ),
     click.option(
+        "--gpu-cluster",
+        type=click.IntRange(0, 16),
+        default=0,
+        show_default=True,
+        help="On a GPU of compute capability 9.0 or newer, blocks that hand on values within a "
+        "cluster, such as 8; 0: the planner's choice.",
+    ),
+    click.option(
         "--conditioning",
         type=click.Choice(("host", "device")),
         default="host",
@@ -161,6 +169,7 @@ def load_vocoder(options: dict[str, Any]) -> Vocoder:
         preset=options["preset"],
         cpu_threads=options["threads"],
         gpu_streams=options["gpu_streams"],
+        gpu_cluster=options["gpu_cluster"],
         conditioning=options["conditioning"],
     )
 

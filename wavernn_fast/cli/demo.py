@@ -73,6 +73,7 @@ def _sound(output: str, options: dict[str, Any]) -> dict[str, Any]:
         dtype=options["dtype"],
         cpu_threads=options["threads"],
         gpu_streams=options["gpu_streams"],
+        gpu_cluster=options["gpu_cluster"],
         conditioning=options["conditioning"],
     )
     mel = voices.mel(voices.DEFAULT)

@@ -303,7 +303,8 @@ class _Single:
 def settings_of(options: dict[str, Any], reads: str) -> Settings:
     """The settings that options of a command mean."""
     names = (
-        "model preset device dtype threads gpu_streams conditioning streams seed temperature greedy"
+        "model preset device dtype threads gpu_streams gpu_cluster conditioning streams seed "
+        "temperature greedy"
     )
     return Settings(
         **{name: options[name] for name in [*names.split(), "speaker", "subtype"]},

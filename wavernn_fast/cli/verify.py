@@ -46,6 +46,7 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
         dtype=options["dtype"],
         cpu_threads=options["threads"],
         gpu_streams=options["gpu_streams"],
+        gpu_cluster=options["gpu_cluster"],
         conditioning=options["conditioning"],
     )
     mel = (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Where and how fast it runs. Not part of a digest: a job that moves to another machine, or is given
 # more threads, must not do again what is done.
-_ELSEWHERE = ("model", "device", "threads", "conditioning", "streams")
+_ELSEWHERE = ("model", "device", "threads", "gpu_cluster", "conditioning", "streams")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Settings:
     dtype: str = "auto"
     threads: int | None = None
     gpu_streams: int = 1
+    gpu_cluster: int = 0
     conditioning: str = "host"
     streams: int | None = None  # side by side on each device; None: as many as are best
     seed: int = 0  # of an item that has none of its own
@@ -101,5 +102,6 @@ class Settings:
             preset=self.preset,
             cpu_threads=self.threads,
             gpu_streams=self.gpu_streams,
+            gpu_cluster=self.gpu_cluster,
             conditioning=self.conditioning,
         )
