@@ -19,7 +19,7 @@ from typing import Any
 
 import gpu_record
 import numpy as np
-import subscale
+import subscale_speed
 
 from wavernn_fast import Vocoder
 from wavernn_fast.lanes import let_signals_in
@@ -75,7 +75,7 @@ def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
     voc = Vocoder(*random_model(f"subscale:{options.size}"), device=options.device)
     record["plan"] = voc.engine.describe()
     record["lag_seconds"] = voc.lag_samples / voc.sample_rate
-    record["predicted"] = subscale.predict(options.size, [options.seconds])
+    record["predicted"] = subscale_speed.predict(options.size, [options.seconds])
     with record.attempt("engine alone"):
         record["engine"] = engine_alone(options, voc)
     for kind in options.places.split(","):

@@ -1,0 +1,135 @@
+"""What rows drawn side by side bring in speed: measured on the CPU, predicted for a GPU.
+
+Used by subscale.py and gpu_subscale.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wavernn_fast import _C, Vocoder
+from wavernn_fast.config import ModelConfig
+from wavernn_fast.errors import DeviceError, InputError
+from wavernn_fast.subscale import Schedule
+from wavernn_fast.subscale_network import SLICE_COLUMNS, cell_of
+from wavernn_fast.synthetic import random_mel, random_model
+
+LAUNCH_SECONDS = 20e-6  # of a kernel, and of what happens between two: predicted, see docs
+
+
+def alone(config: ModelConfig, tensors: Any) -> tuple[ModelConfig, Any]:
+    """The same cell drawn one sample after the other: without the network of rows before."""
+    plain = dataclasses.replace(config, subscale=None)
+    kept = {name: array for name, array in tensors.items() if not name.startswith("subscale.")}
+    heard = config.n_mels + config.aux_size
+    kept["gru.w_conditioning"] = np.ascontiguousarray(kept["gru.w_conditioning"][:, :heard])
+    return plain, kept
+
+
+def time_cell(size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Samples a second of one utterance of each length, with and without rows."""
+    config, tensors = random_model(f"subscale:{size}")
+    models = {"rows": (config, tensors), "one": alone(config, tensors)}
+    rows = []
+    for threads in args.threads:
+        voices = {
+            way: Vocoder(*model, device="cpu", dtype=args.dtype, cpu_threads=threads)
+            for way, model in models.items()
+        }
+        for seconds in args.seconds:
+            frames = max(1, round(seconds * config.sample_rate / config.hop_length))
+            mel = random_mel(config, frames)
+            found: dict[str, list[float]] = {"rows": [], "one": []}
+            for number in range(args.rounds):
+                for way in sorted(voices, reverse=bool(number % 2)):
+                    started = time.perf_counter()
+                    wave = voices[way].generate(mel, seed=number)
+                    found[way].append(len(wave) / (time.perf_counter() - started))
+            rows.append(_speed_row(config, size, threads, seconds, found, voices["rows"]))
+    return rows
+
+
+def _speed_row(
+    config: ModelConfig,
+    size: int,
+    threads: int,
+    seconds: float,
+    found: dict[str, list[float]],
+    voc: Vocoder,
+) -> dict[str, Any]:
+    assert config.subscale is not None
+    count = round(seconds * config.sample_rate / config.hop_length) * config.hop_length
+    factor, horizon = config.subscale.factor, config.subscale.horizon
+    schedule = Schedule(count, factor, horizon, SLICE_COLUMNS["cpu"])
+    ratios = [a / b for a, b in zip(found["rows"], found["one"], strict=True)]
+    return {
+        "hidden_size": size,
+        "dtype": voc.dtype,
+        "isa": voc.isa,
+        "threads": threads,
+        "seconds": seconds,
+        "samples_per_step": schedule.samples_per_step,
+        "samples_per_s": statistics.median(found["rows"]),
+        "samples_per_s_one": statistics.median(found["one"]),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "lag_seconds": voc.lag_samples / voc.sample_rate,
+    }
+
+
+def clustered(cell: ModelConfig, gpu: str, streams: int) -> tuple[int, dict[str, Any]] | None:
+    """The largest cluster of at most 8 blocks that a team can be, and its plan; None if none."""
+    for cluster in range(8, 1, -1):
+        with contextlib.suppress(DeviceError, InputError):
+            config = dataclasses.asdict(cell)
+            return cluster, _C.many_plan(config, gpu=gpu, streams=streams, cluster=cluster)
+    return None
+
+
+def predict(
+    size: int, seconds: Sequence[float], gpu: str = "H200", clusters: bool = False
+) -> list[dict[str, Any]]:
+    """What a GPU should do with one utterance: the plan's latency model, a launch a slice.
+
+    With `clusters`, of teams that are clusters; no rows if the model fits none.
+    """
+    config, tensors = random_model(f"subscale:{size}")
+    assert config.subscale is not None
+    factor, horizon, columns = 16, config.subscale.horizon, SLICE_COLUMNS["cuda"]
+    cell, _ = cell_of(config, tensors)
+    if clusters:
+        found = clustered(cell, gpu, factor)
+        if found is None:
+            return []
+        cluster, plan = found
+    else:
+        cluster, plan = 1, _C.many_plan(dataclasses.asdict(cell), gpu=gpu, streams=factor)
+    step = 1.0 / plan["samples_per_s"]
+    rows = []
+    for length in seconds:
+        count = round(length * config.sample_rate)
+        schedule = Schedule(count, factor, horizon, columns)
+        slices = -(-schedule.n_steps // columns)
+        took = schedule.n_steps * step + slices * LAUNCH_SECONDS
+        rows.append(
+            {
+                "gpu": gpu,
+                "hidden_size": size,
+                "cluster": cluster,
+                "seconds": length,
+                "predicted": True,
+                "network_included": False,
+                "samples_per_step": schedule.samples_per_step,
+                "samples_per_s": count / took,
+                "samples_per_s_without_lag": factor / step,
+            }
+        )
+    return rows
