@@ -40,7 +40,7 @@ done
 limit_of() {
   case $1 in
     build) echo 180 ;; exchange) echo 75 ;; tests) echo 280 ;; sanitize) echo 120 ;;
-    speed) echo 200 ;; residual) echo 120 ;; embedded) echo 90 ;; sparse) echo 150 ;; many) echo 160 ;; subscale) echo 60 ;;
+    speed) echo 200 ;; residual) echo 120 ;; embedded) echo 90 ;; sparse) echo 150 ;; many) echo 160 ;; subscale) echo 75 ;;
     baselines) echo 120 ;; stages) echo 45 ;; ncu) echo 75 ;;
   esac
 }

@@ -1,11 +1,12 @@
 """Samples a second of one utterance of a subscale model, beside what the planner predicts.
 
     python benchmarks/gpu_subscale.py --output out.json
-    python benchmarks/gpu_subscale.py --device emu --size 32 --seconds 0.1
+    python benchmarks/gpu_subscale.py --device emu --models 32,64:2 --seconds 0.1
 
 The mel comes from the host, and then the network between the slices runs there; or it lies on the
 GPU (PyTorch's or CuPy's), and the network runs there too. The engine alone, its rows all there, is
-what is left without either.
+what is left without either. A model is a hidden size, or one whose teams are clusters of so many
+blocks, 512:8.
 """
 
 from __future__ import annotations
@@ -71,36 +72,53 @@ def engine_alone(options: argparse.Namespace, voc: Vocoder) -> dict[str, Any]:
     }
 
 
-def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
-    voc = Vocoder(*random_model(f"subscale:{options.size}"), device=options.device)
-    record["plan"] = voc.engine.describe()
-    record["lag_seconds"] = voc.lag_samples / voc.sample_rate
-    record["predicted"] = subscale_speed.predict(options.size, [options.seconds])
-    with record.attempt("engine alone"):
-        record["engine"] = engine_alone(options, voc)
+def measured(
+    record: gpu_record.Record, options: argparse.Namespace, size: int, cluster: int
+) -> None:
+    """One model, made once: its engine alone, and an utterance with the network in each place."""
+    facts = {"hidden_size": size, "cluster": cluster}
+    model = random_model(f"subscale:{size}")
+    voc = Vocoder(*model, device=options.device, gpu_cluster=cluster)
+    record["models"].append(
+        {
+            **facts,
+            "plan": voc.engine.describe(),
+            "lag_seconds": voc.lag_samples / voc.sample_rate,
+            "predicted": subscale_speed.predict(size, [options.seconds], clusters=cluster > 1),
+            "engine": engine_alone(options, voc),
+        }
+    )
+    name = f"{size} units{f', clusters of {cluster}' if cluster else ''}"
     for kind in options.places.split(","):
-        with record.attempt(f"network by {kind}"):
-            row = measure(options, voc, kind)
+        with record.attempt(f"{name}, network by {kind}"):
+            row = {**facts, **measure(options, voc, kind)}
             record["rows"].append(row)
-            record.result = f"{record.result} {kind} {row['samples_per_s']:.0f}".strip()
+            record.result = f"{record.result} {size}:{cluster} {kind} {row['samples_per_s']:.0f}"
             record.save()
             print(
-                f"MEASURED one utterance of {options.seconds} s, {options.size} units, network by "
+                f"MEASURED one utterance of {options.seconds} s, {name}, network by "
                 f"{kind}: {row['samples_per_s']:.0f} samples/s",
                 flush=True,
             )
+
+
+def run(record: gpu_record.Record, options: argparse.Namespace) -> None:
+    for model in options.models.split(","):
+        size, _, cluster = model.partition(":")
+        with record.attempt(model):
+            measured(record, options, int(size), int(cluster or 0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--device", default="cuda", choices=("cuda", "emu"))
-    parser.add_argument("--size", type=int, default=896, help="hidden size")
+    parser.add_argument("--models", default="896,512,512:8", help="hidden size[:cluster]")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the utterance")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--places", default="host,torch,cupy")
     options = parser.parse_args()
-    with gpu_record.Record("subscale", options.output, rows=[], engine={}) as record:
+    with gpu_record.Record("subscale", options.output, rows=[], models=[]) as record:
         run(record, options)
 
 

@@ -325,7 +325,8 @@ def test_the_part_for_subscale_measures_one_utterance_and_predicts_it(tmp_path):
     """On the emulator, whose times mean nothing; CuPy may not be there, which is told."""
     output = tmp_path / "subscale.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_subscale.py"), "--device", "emu"]
-    command += ["--size", "32", "--seconds", "0.02", "--rounds", "1", "--places", "host,torch,none"]
+    command += ["--models", "32,64:2,64:3", "--seconds", "0.02", "--rounds", "1"]
+    command += ["--places", "host,torch,none"]
     path = os.pathsep.join(map(str, (ROOT, BENCHMARKS, ROOT / "tests")))
     done = subprocess.run(
         [*command, "--output", str(output)],
@@ -336,11 +337,17 @@ def test_the_part_for_subscale_measures_one_utterance_and_predicts_it(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     result = json.loads(output.read_text())
-    assert [row["network"] for row in result["rows"]] == ["host", "torch"]
-    assert [failure["what"] for failure in result["failures"]] == ["network by none"]
-    [predicted] = result["predicted"]
-    assert predicted["samples_per_s"] < predicted["samples_per_s_without_lag"]
-    assert result["engine"]["samples_per_s"] > 0
+    rows = [(row["hidden_size"], row["cluster"], row["network"]) for row in result["rows"]]
+    assert rows == [(32, 0, "host"), (32, 0, "torch"), (64, 2, "host"), (64, 2, "torch")]
+    assert [failure["what"] for failure in result["failures"]] == [
+        "32 units, network by none", "64 units, clusters of 2, network by none", "64:3"
+    ]  # fmt: skip
+    assert ["every team a cluster" in model["plan"] for model in result["models"]] == [False, True]
+    for model in result["models"]:
+        [predicted] = model["predicted"]
+        assert (predicted["cluster"] > 1) == (model["cluster"] > 1)
+        assert predicted["samples_per_s"] < predicted["samples_per_s_without_lag"]
+        assert model["engine"]["samples_per_s"] > 0
     assert "MEASURED one utterance" in done.stdout
 
 
