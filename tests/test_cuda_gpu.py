@@ -18,7 +18,7 @@ import pytest
 import reference
 import tolerances
 
-from wavernn_fast import _C, arrays
+from wavernn_fast import _C, arrays, places
 from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.errors import DeviceError, InputError
 from wavernn_fast.vocoder import Vocoder
@@ -328,7 +328,7 @@ def send(request):
 def exported(array):
     """What the engine is given of rows of a library."""
     place = arrays.take(array, "rows", DEVICE).place
-    assert place is not arrays.HOST
+    assert place is not places.HOST
     with place.scope():
         return place.export(array)
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from fakes import Fake
 
-from wavernn_fast import _C, arrays
+from wavernn_fast import _C, arrays, places
 from wavernn_fast.conditioning import Conditioner
 from wavernn_fast.conditioning_network import make_conditioner
 from wavernn_fast.config import MelConfig
@@ -179,16 +179,16 @@ def test_where_mels_are_conditioned_is_one_of_two_and_goes_with_one_device() -> 
 def test_the_home_of_mels_is_cupys_or_torchs_place_on_the_gpu(
     cupy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert arrays.home_on("cpu") is arrays.HOST
-    assert arrays.home_on("cuda:1") is arrays._place(cupy, 1)
+    assert places.home_on("cpu") is places.HOST
+    assert places.home_on("cuda:1") is places.place_of(cupy, 1)
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(MissingDependencyError, match="device cuda needs CuPy, or PyTorch where"):
-        arrays.home_on("cuda")
+        places.home_on("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert arrays.home_on("cuda:1") is arrays._place(torch, torch.device("cuda", 1))
+    assert places.home_on("cuda:1") is places.place_of(torch, torch.device("cuda", 1))
     monkeypatch.delitem(sys.modules, "torch")  # not imported for this alone
     with pytest.raises(MissingDependencyError, match="on the emulator needs PyTorch"):
-        arrays.home_on("emu")
+        places.home_on("emu")
 
 
 @every_model
@@ -246,7 +246,7 @@ def test_what_the_engine_cannot_read_passes_through_the_host(device: str, cupy: 
     far.__class__ = type("Far", (fake_cupy.Array,), {"__module__": "cupy", "get": lambda s: mel})
     for value in (mel, torch.from_numpy(mel), far):
         found = arrays.take(value, "mel", device)
-        assert found.place is arrays.HOST
+        assert found.place is places.HOST
         assert type(found.array) is np.ndarray
         found.restore(mel)  # CuPy's on the device of the mel, whichever is the current one
 

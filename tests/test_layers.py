@@ -64,8 +64,8 @@ MODULES: dict[str, str] = {
     "conditioning_frames conditioning_network conditioning_products conditioning_recurrent "
     "encoding features files fold job_history job_report job_style mel_conversion metrics "
     "pictures pictures_bench pictures_latency pictures_mel pictures_split pictures_subscale "
-    "pqmf preset presets presets_embedded presets_residual samples scoring subscale "
-    "subscale_network svg synthetic upsampling visible voices weights words",
+    "places pqmf preset presets presets_embedded presets_residual samples scalars scoring "
+    "subscale subscale_network svg synthetic upsampling visible voices weights words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",

@@ -7,23 +7,19 @@ rows by `__cuda_array_interface__`. Every other array becomes numpy.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib
-import math
-import operator
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelConfig
-from .errors import InputError, MissingDependencyError
+from .errors import InputError
 from .features import check_mel
+from .places import HOST, Place, place_of
 
 Restore = Callable[[NDArray[np.float32]], Any]
 
@@ -113,109 +109,6 @@ def _memory(device: str) -> tuple[tuple[int, int], ...]:
     return {"cuda": ((2, gpu), (13, gpu)), "emu": ((1, 0),)}.get(kind, ())
 
 
-class Place:
-    """Where the arrays of an utterance lie: this one is the host, with numpy."""
-
-    xp: Any = np  # array module of `conditioning.Conditioner`, making its arrays here
-
-    def scope(self) -> AbstractContextManager[Any]:
-        """Within it the module's current device is this one."""
-        return contextlib.nullcontext()
-
-    def own(self, mel: Any) -> Any:
-        """Copy a mel, here."""
-        return mel.copy()
-
-    def export(self, rows: Any) -> Any:
-        """Hand over rows, float32 [n, channels], as `Engine.run` takes them."""
-        return rows
-
-
-HOST = Place()
-
-
-class DeviceRows:
-    """Rows in a device's memory by `__cuda_array_interface__`, version 3.
-
-    PyTorch's own interface does not name the stream that the values come from, and CuPy's does
-    only by default.
-
-    Parameters
-    ----------
-    rows : array, float32 [n, channels], C-contiguous
-        Kept as long as this object.
-    address : int
-        Of the first value.
-    stream : int or None
-        Handle of the stream whose work makes the values, 0 for the legacy default stream; None if
-        they are there already.
-    """
-
-    def __init__(self, rows: Any, address: int, stream: int | None) -> None:
-        self._rows = rows
-        self.__cuda_array_interface__ = {
-            "shape": tuple(rows.shape),
-            "typestr": "<f4",
-            "data": (address, True),  # read only
-            "strides": None,
-            "stream": None if stream is None else stream or 1,  # 0 is not allowed, 1 means the same
-            "version": 3,
-        }
-
-
-class _CupyPlace(Place):
-    """CuPy on one GPU."""
-
-    def __init__(self, cupy: Any, number: int) -> None:
-        self.xp, self._number = cupy, number
-
-    def scope(self) -> AbstractContextManager[Any]:
-        device: AbstractContextManager[Any] = self.xp.cuda.Device(self._number)
-        return device
-
-    def export(self, rows: Any) -> DeviceRows:
-        return DeviceRows(rows, rows.data.ptr, self.xp.cuda.get_current_stream().ptr)
-
-
-class _TorchModule:
-    """PyTorch in the style of the array API, as far as it is used here, on one device."""
-
-    def __init__(self, torch: Any, device: Any) -> None:
-        self._torch, self._device = torch, device
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._torch, name)
-
-    def zeros(self, shape: tuple[int, ...], *, dtype: Any) -> Any:
-        return self._torch.zeros(shape, dtype=dtype, device=self._device)
-
-    def asarray(self, values: Any, *, dtype: Any = None) -> Any:
-        return self._torch.asarray(values, dtype=dtype, device=self._device)
-
-
-class _TorchPlace(Place):
-    """PyTorch on one device."""
-
-    def __init__(self, torch: Any, device: Any) -> None:
-        self.xp = _TorchModule(torch, device)
-        self._streams = torch.cuda if device.type == "cuda" else None
-        self._device = device
-
-    def own(self, mel: Any) -> Any:
-        return mel.clone()
-
-    def export(self, rows: Any) -> DeviceRows:
-        stream = self._streams and self._streams.current_stream(self._device).cuda_stream
-        return DeviceRows(rows, rows.data_ptr(), stream)
-
-
-@functools.cache  # a place is known by its identity: weights are brought to it once
-def _place(module: Any, device: Any) -> Place:
-    if isinstance(device, int):
-        return _CupyPlace(module, device)
-    return _TorchPlace(module, device)
-
-
 class Given(NamedTuple):
     """An array of the caller's, where the engine can have it."""
 
@@ -232,40 +125,6 @@ class Memory(NamedTuple):
 
 
 HOST_MEMORY = Memory()
-
-
-def home_on(device: str) -> Place:
-    """The place on an engine's device to which mels of the host are brought.
-
-    CuPy's there, or PyTorch's if there is no CuPy and the program has PyTorch loaded; the host for
-    devices that read its memory. The emulator stands for a GPU, and PyTorch's tensors of the host
-    for those on it.
-
-    Raises
-    ------
-    MissingDependencyError
-        If there is neither.
-    """
-    kind, _, number = device.partition(":")
-    if kind not in ("cuda", "emu"):
-        return HOST
-    if kind == "cuda":
-        with contextlib.suppress(ImportError):
-            return _place(importlib.import_module("cupy"), int(number or 0))
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and kind == "emu":
-        return _place(torch, torch.device("cpu"))
-    if torch is not None and torch.cuda.is_available():
-        return _place(torch, torch.device("cuda", int(number or 0)))
-    if kind == "emu":
-        raise MissingDependencyError(
-            "Conditioning on the emulator needs PyTorch, imported by the program; use "
-            "conditioning='host'."
-        )
-    raise MissingDependencyError(
-        f"Conditioning on device {device} needs CuPy, or PyTorch where the program has imported it "
-        "and it sees the GPU; install cupy-cuda12x or cupy-cuda13x, or use conditioning='host'."
-    )
 
 
 def take(value: Any, what: str, device: str = "cpu") -> Given:
@@ -294,9 +153,9 @@ def take(value: Any, what: str, device: str = "cpu") -> Given:
     library = sys.modules[module]
     if module == "torch":
         value, where = value.detach(), value.device
-        place = _place(library, where)
+        place = place_of(library, where)
         return Given(value, lambda wave: library.from_numpy(wave).to(where), place)
-    place = _place(library, int(device.partition(":")[2] or 0))
+    place = place_of(library, int(device.partition(":")[2] or 0))
 
     def restore(wave: NDArray[np.float32]) -> Any:
         with place.scope():
@@ -380,56 +239,3 @@ def to_speaker(
     if not np.isfinite(vector).all():
         raise InputError("The speaker's vector holds a NaN or an infinity.")
     return vector
-
-
-# --- numbers --------------------------------------------------------------------------------------
-
-
-def to_seed(value: Any) -> int:
-    """Check a seed: any integer from 0 to 2**64 - 1.
-
-    Raises
-    ------
-    InputError
-        If it is no integer or out of range.
-    """
-    try:
-        seed = operator.index(value)
-    except TypeError:
-        raise InputError(f"The seed is {value!r}, expected an integer.") from None
-    if isinstance(value, bool) or not 0 <= seed < 2**64:
-        raise InputError(f"The seed is {value!r}, expected an integer from 0 to 2**64 - 1.")
-    return seed
-
-
-def to_count(value: Any, what: str, least: int = 0, most: int | None = None) -> int:
-    """Check a number of things: an integer of at least `least`, at most `most` if that is given.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise InputError(f"{what} is {value!r}, expected an integer.") from None
-    if isinstance(value, bool) or count < least:
-        raise InputError(f"{what} is {value!r}, expected an integer of at least {least}.")
-    if most is not None and count > most:
-        raise InputError(f"{what} is {value!r}, expected at most {most}.")
-    return count
-
-
-def to_temperature(value: Any, greedy: str = "greedy=True") -> float:
-    """Check a temperature: a finite number above 0; `greedy` is what messages call its limit."""
-    try:
-        temperature = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"The temperature is {value!r}, expected a number.") from None
-    if not (math.isfinite(temperature) and temperature > 0.0):
-        way_out = f" (for no chance at all use {greedy})" if greedy else ""
-        raise InputError(
-            f"The temperature is {value!r}, expected a finite number above 0{way_out}."
-        )
-    return temperature

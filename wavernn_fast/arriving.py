@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, lanes, subscale_run
+from . import arrays, lanes, places, subscale_run
 from .errors import InputError
 from .features import check_mel
 from .samples import OutputDecoder
@@ -122,7 +122,7 @@ class FrameFeed:
             raise InputError(f"Piece {number} of the mel stream: {error}") from error
         if not self._begun:
             self.restore = given.restore
-            self.place = self._voice.memory.home if given.place is arrays.HOST else given.place
+            self.place = self._voice.memory.home if given.place is places.HOST else given.place
         with self.place.scope():
             if not self._begun:
                 self._begun, self._stream = True, self._start()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, nvrtc, selfcheck
+from . import nvrtc, scalars, selfcheck
 from .config import ModelConfig
 from .errors import DeviceError, InputError
 
@@ -167,12 +167,12 @@ class EngineOptions:
             raise InputError(f"There is no dtype {self.dtype!r}; choose {', '.join(DTYPES)}.")
         threads = self.cpu_threads
         if threads is not None:
-            threads = arrays.to_count(threads, "cpu_threads", 1, _MOST_THREADS)
+            threads = scalars.to_count(threads, "cpu_threads", 1, _MOST_THREADS)
         return dataclasses.replace(
             self,
             cpu_threads=threads,
-            gpu_streams=arrays.to_count(self.gpu_streams, "gpu_streams", 0, 1 << 16),
-            gpu_cluster=arrays.to_count(self.gpu_cluster, "gpu_cluster", 0, _MOST_IN_CLUSTER),
+            gpu_streams=scalars.to_count(self.gpu_streams, "gpu_streams", 0, 1 << 16),
+            gpu_cluster=scalars.to_count(self.gpu_cluster, "gpu_cluster", 0, _MOST_IN_CLUSTER),
         )
 
 

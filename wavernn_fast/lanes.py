@@ -35,7 +35,7 @@ _SLICE_SECONDS = 0.25  # about as long as a slice should take, for progress
 _PIECES_A_PLACE = 4  # of a slice at most, each of which has rows for some frames of context
 
 Drawn = NDArray[np.int32] | NDArray[np.float32]  # classes, or values x; see _C.pyi
-Rows = tuple[Any, Any]  # (interp, hold): float32 ndarray, `arrays.DeviceRows` or None
+Rows = tuple[Any, Any]  # (interp, hold): float32 ndarray, `places.DeviceRows` or None
 
 
 class RowSource(Protocol):

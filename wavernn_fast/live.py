@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import arrays, places, scalars
 from .arriving import check_arrivals, check_frames, open_sound, warn_of_silence
 from .errors import InputError, PoolFullError
 from .live_rounds import Channel, Limits, Rounds
@@ -75,7 +75,7 @@ class LivePool:
         check_arrivals(voc.config)
         warn_of_silence(voc.config)
         self._voc, self._config = voc, voc.config
-        self._max_streams = arrays.to_count(max_streams, "max_streams", 1)
+        self._max_streams = scalars.to_count(max_streams, "max_streams", 1)
         rate, hop = voc.sample_rate, voc.config.hop_length
         buffer = max(hop, round(_seconds(buffer_seconds, "buffer_seconds") * rate))
         chunk = voc.chunk_frames(chunk_frames) * hop
@@ -119,7 +119,7 @@ class LivePool:
         rounds = self._rounds
         rounds.check_process()
         sampling = Sampling(temperature, greedy, None)
-        who, key = arrays.to_speaker(speaker, self._config), arrays.to_seed(seed)
+        who, key = arrays.to_speaker(speaker, self._config), scalars.to_seed(seed)
         with rounds.lock:
             rounds.check_running()
             if len(rounds.live()) >= self._max_streams:
@@ -255,7 +255,7 @@ class LiveStream:
         self._pieces += 1
         try:
             array, _ = arrays.to_array(frames, "mel frame")
-            given = arrays.Given(array, arrays.as_it_is, arrays.HOST)
+            given = arrays.Given(array, arrays.as_it_is, places.HOST)
             new = check_frames(given, self._config).copy()
         except InputError as error:
             problem = InputError(f"Piece {number} of live stream {channel.number}: {error}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, utterance
+from . import arrays, places, scalars, utterance
 from .batch import default_streams
 from .codes import TABLES as CODE_TABLES
 from .codes import features as features_of_codes
@@ -68,7 +68,7 @@ class LoadedModel:
         cell = upsampling.engine_cell(config, tensors)
         if config.subscale is not None:
             cell = subscale_network.cell_of(config, tensors)
-            gpu_streams = arrays.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
+            gpu_streams = scalars.to_count(gpu_streams, "gpu_streams", 0) * config.subscale.factor
         how = EngineOptions(dtype, cpu_threads, gpu_streams, gpu_cluster)
         self._devices = self._open_devices(cell, device, how)
         self._engine = self._devices[0].engine
@@ -83,21 +83,21 @@ class LoadedModel:
         self._conditioner: Conditioner | None = None
         if config.n_mels:
             self._conditioner = conditioning_network.make_conditioner(config, tensors)
-        self._elsewhere: dict[arrays.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
+        self._elsewhere: dict[places.Place, utterance.Elsewhere] = {}  # for arrays on a GPU
 
-    def _home(self, conditioning: str) -> arrays.Place:
+    def _home(self, conditioning: str) -> places.Place:
         """Where mels of the host are conditioned."""
         if conditioning not in CONDITIONING:
             names = " or ".join(CONDITIONING)
             raise InputError(f"There is no conditioning {conditioning!r}; choose {names}.")
         if conditioning == "host" or not self._config.n_mels:
-            return arrays.HOST
+            return places.HOST
         if len(self._devices) > 1:
             raise InputError(
                 "conditioning='device' goes with one GPU: rows on one are of no use to another. "
                 "Use conditioning='host', or a process for each GPU."
             )
-        return arrays.home_on(self._devices[0].name)
+        return places.home_on(self._devices[0].name)
 
     def _open_devices(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arrays, upsampling
+from . import places, upsampling
 from .lanes import Rows
 from .rows_ahead import RowsAhead
 
@@ -31,7 +31,7 @@ class MelRows:
         self,
         conditioner: Conditioner,
         mel: Any,
-        place: arrays.Place = arrays.HOST,
+        place: places.Place = places.HOST,
         threads: int = 1,
         window: Callable[[int, int], Rows] | None = None,
     ) -> None:
@@ -41,7 +41,7 @@ class MelRows:
         self._first = self._end = 0  # frames whose rows are kept
         self._kept: Rows = (None, None)
         self._ahead: RowsAhead | None = None
-        if place is arrays.HOST:
+        if place is places.HOST:
             context = conditioner.config.upsample_left + conditioner.config.upsample_right
             self._ahead = RowsAhead(self._window, self._total, context, threads)
 

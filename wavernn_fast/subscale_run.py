@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays
+from . import places
 from .conditioning_products import unwarned
 from .lanes import Tally, let_signals_in
 from .subscale import Schedule, row_length
@@ -80,7 +80,7 @@ class Utterance:
         None: unconditioned.
     n_samples : int, optional
         Samples to draw; None: as many as `frames` have once they are finished.
-    place : arrays.Place
+    place : places.Place
         Where the conditioning is computed.
     forced : int32 [n_samples], optional
         Samples that are fed back instead of those drawn.
@@ -94,7 +94,7 @@ class Utterance:
         frames: FrameSource | None,
         n_samples: int | None,
         *,
-        place: arrays.Place = arrays.HOST,
+        place: places.Place = places.HOST,
         forced: Labels | None = None,
     ) -> None:
         assert config.subscale is not None
@@ -210,7 +210,7 @@ class Utterance:
         last = max(0, self._step - (self.rows - 1) * self._network.lag)  # or where it will begin
         high = max(end - 1 for _, _, _, end in spans) // steps + 1
         self._frames.keep(last // steps, high)
-        if self._place is not arrays.HOST:  # one launch, for all columns of the slice
+        if self._place is not places.HOST:  # one launch, for all columns of the slice
             starts = self._step - np.arange(self.rows)[:, None] * self._network.lag
             columns = starts + np.arange(self._network.slice_columns)
             self._conditioning += self._frames.rows(columns // steps)
@@ -224,7 +224,7 @@ class Utterance:
 class _FrameTable:
     """Conditioning of the frames that some row is in, one row of gates each."""
 
-    def __init__(self, source: FrameSource, size: int, place: arrays.Place) -> None:
+    def __init__(self, source: FrameSource, size: int, place: places.Place) -> None:
         self._source, self._place = source, place
         self._first, self._end = 0, 0  # frames kept
         self._rows = place.xp.zeros((0, size), dtype=place.xp.float32)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, upsampling
+from . import arrays, places, scalars, upsampling
 from .errors import InputError
 from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane
@@ -40,7 +40,7 @@ class Voice:
     config: ModelConfig
     engine: _C.Engine
     conditioner: Conditioner | None  # None: unconditioned
-    elsewhere: dict[arrays.Place, Elsewhere] = field(default_factory=dict)  # made when needed
+    elsewhere: dict[places.Place, Elsewhere] = field(default_factory=dict)  # made when needed
     memory: arrays.Memory = arrays.HOST_MEMORY
     network: SubscaleNetwork | None = None  # of a subscale model
     row_threads: int = 1  # that make rows of all utterances; more where the engine leaves them
@@ -55,21 +55,21 @@ class Voice:
             start=start,
         )
 
-    def conditioner_in(self, place: arrays.Place) -> Conditioner:
+    def conditioner_in(self, place: places.Place) -> Conditioner:
         """The conditioner whose weights lie in a place; brought there once."""
         assert self.conditioner is not None  # the caller has checked
-        conditioner = self.conditioner if place is arrays.HOST else self._there(place).conditioner
+        conditioner = self.conditioner if place is places.HOST else self._there(place).conditioner
         assert conditioner is not None
         return conditioner
 
-    def network_in(self, place: arrays.Place) -> SubscaleNetwork:
+    def network_in(self, place: places.Place) -> SubscaleNetwork:
         """The network of a subscale model, likewise."""
         assert self.network is not None  # the caller has checked
-        network = self.network if place is arrays.HOST else self._there(place).network
+        network = self.network if place is places.HOST else self._there(place).network
         assert network is not None
         return network
 
-    def _there(self, place: arrays.Place) -> Elsewhere:
+    def _there(self, place: places.Place) -> Elsewhere:
         if place not in self.elsewhere:
             with place.scope():
                 network = None if self.network is None else self.network.on(place.xp)
@@ -112,7 +112,7 @@ class Sampling:
     """How outcomes are drawn; checked here."""
 
     def __init__(self, temperature: Any, greedy: bool, fold: tuple[int, int] | None) -> None:
-        self.temperature = arrays.to_temperature(temperature)
+        self.temperature = scalars.to_temperature(temperature)
         self.greedy = bool(greedy)
         self.fold = fold  # (target, overlap) in samples, None: unfolded
 
@@ -125,7 +125,7 @@ class Request:
     n_drawn: int  # samples of all its frames, before the length rule
     seed: int
     restore: arrays.Restore = field(default=arrays.as_it_is)
-    place: arrays.Place = arrays.HOST
+    place: places.Place = places.HOST
     speaker: NDArray[np.float64] | None = None  # [speaker_size] of a model that hears one
 
 
@@ -189,7 +189,7 @@ def make_request(
     if config.n_mels == 0 and mel is None:
         if n_samples is None:
             raise InputError("This model is unconditioned; give n_samples=...")
-        return Request(None, arrays.to_count(n_samples, "n_samples"), arrays.to_seed(seed))
+        return Request(None, scalars.to_count(n_samples, "n_samples"), scalars.to_seed(seed))
     if mel is None:
         raise InputError(
             f"This model is conditioned: give a mel [{config.n_mels}, n_frames] and no n_samples."
@@ -199,7 +199,7 @@ def make_request(
         raise InputError("The mel says how long the audio is; give no n_samples beside it.")
     frames = config.n_output_frames(checked.shape[1])
     n_drawn = frames * config.hop_length
-    return Request(checked, n_drawn, arrays.to_seed(seed), restore, place, voice)
+    return Request(checked, n_drawn, scalars.to_seed(seed), restore, place, voice)
 
 
 def owned(request: Request) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import arrays, likelihood, utterance
+from . import arrays, likelihood, scalars, utterance
 from .arriving import check_arrivals
 from .batch import Batch, BatchReport, each_request, make_requests, run_batch, run_each
 from .errors import InputError
@@ -257,7 +257,7 @@ class Vocoder(LoadedModel):
                 raise InputError("The mel says how long the audio is; give no n_samples beside it.")
             check_arrivals(self._config)
             who = arrays.to_speaker(speaker, self._config)
-            return streaming.from_frames(voice, mel, arrays.to_seed(seed), sampling, frames, who)
+            return streaming.from_frames(voice, mel, scalars.to_seed(seed), sampling, frames, who)
         one = self._request(mel, n_samples, seed, speaker)
         one = utterance.owned(one)  # before the last chunk the caller may use the array again
         chunks = streaming.from_mel(voice, one, sampling, frames * self._config.hop_length)
@@ -302,7 +302,7 @@ class Vocoder(LoadedModel):
 
         sampling = utterance.Sampling(temperature, greedy, None)
         who = arrays.to_speaker(speaker, self._config)
-        return PushStream(self.voice(fade_out), arrays.to_seed(seed), sampling, who)
+        return PushStream(self.voice(fade_out), scalars.to_seed(seed), sampling, who)
 
     def stream_facts(
         self, chunk_frames: int | None = None, *, fade_out: bool = True
@@ -359,7 +359,7 @@ class Vocoder(LoadedModel):
             If it is no integer of at least 1.
         """
         if chunk_frames is not None:
-            return arrays.to_count(chunk_frames, "chunk_frames", 1)
+            return scalars.to_count(chunk_frames, "chunk_frames", 1)
         return max(1, round(CHUNK_SECONDS * self.sample_rate / self._config.hop_length))
 
     @property
@@ -370,5 +370,5 @@ class Vocoder(LoadedModel):
     def _batch(
         self, voice: utterance.Voice, sampling: utterance.Sampling, streams: int | None
     ) -> Batch:
-        most = None if streams is None else arrays.to_count(streams, "streams", 1)
+        most = None if streams is None else scalars.to_count(streams, "streams", 1)
         return Batch(voice, sampling, most, devices=self._devices)

@@ -55,7 +55,7 @@ def temperature(
     ctx: click.Context, parameter: click.Parameter, value: float | None
 ) -> float | None:
     """Refuse what is no temperature."""
-    from ..arrays import to_temperature
+    from ..scalars import to_temperature
 
     greedy = "--greedy" if any(p.name == "greedy" for p in ctx.command.params) else ""
     return None if value is None else to_temperature(value, greedy)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from .. import arrays
+from .. import scalars
 from ..batch import draw_batch
 from ..config import Core, ModelConfig
 from ..errors import InputError
@@ -53,7 +53,7 @@ class Player:
                 "generate()."
             )
         self.vocoder = vocoder
-        self.seed = seed if seed is None else arrays.to_seed(seed)
+        self.seed = seed if seed is None else scalars.to_seed(seed)
 
     @classmethod
     def from_checkpoint(
