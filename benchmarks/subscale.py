@@ -2,9 +2,10 @@
 
 Trains the same cell at several numbers of rows on the same recordings, for the same number of
 updates of as many samples, and judges each by held-out recordings with the engine: likelihood, by
-row too, and copy synthesis. Then times one utterance of several lengths, beside the cell drawn one
-sample after the other, in rounds that alternate. Training takes an hour or two on two cores; a run
-that was interrupted goes on.
+row too, and copy synthesis, at a temperature chosen on recordings of the training. Then times one
+utterance of several lengths, beside the cell drawn one sample after the other, in rounds that
+alternate. Training takes an hour or two on two cores; a run that was interrupted, or is to have
+more updates than it had, goes on.
 
     python benchmarks/subscale.py train RECORDINGS -o runs/subscale
     python benchmarks/subscale.py judge RECORDINGS -o runs/subscale --output quality.json
@@ -29,7 +30,6 @@ import numpy as np
 from subscale_quality import Run, judge, linear, train
 from subscale_speed import predict, time_cell
 
-from wavernn_fast.evaluation import Settings
 from wavernn_fast.files import write_atomic
 from wavernn_fast.machine import machine
 
@@ -97,8 +97,9 @@ def _parse() -> argparse.Namespace:
     parts.choices["train"].add_argument("--channels", type=int, default=64)
     parts.choices["train"].add_argument("--samples", type=int, default=64 * 960)
     parts.choices["judge"].add_argument("--clips", type=int)
-    parts.choices["judge"].add_argument("--temperature", type=float, default=0.7)
-    parts.choices["judge"].add_argument("--seed", type=int, default=1)
+    parts.choices["judge"].add_argument(
+        "--temperatures", type=float, nargs="+", default=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+    )
     bound = parts.add_parser("linear")
     bound.add_argument("data")
     bound.add_argument("--held-out", type=int, default=12)
@@ -131,8 +132,8 @@ def main() -> None:
             list(pool.map(lambda run: train(run, args), runs))
     elif args.part == "judge":
         folders = sorted(path.parent for path in Path(args.folder).glob("*/model.safetensors"))
-        how = Settings(with_torch=False, temperature=args.temperature, seed=args.seed)
-        report([judge(f, Path(args.data), args.clips, how) for f in folders], args.output)
+        data = Path(args.data)
+        report([judge(f, data, args.clips, args.temperatures) for f in folders], args.output)
     elif args.part == "linear":
         nats = linear(Path(args.data), args.held_out, args.factor)
         print(

@@ -11,15 +11,17 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mel_worth import FRAME, knowing_variance
 
-from wavernn_fast import Vocoder, audio, features, likelihood, weights
+from wavernn_fast import Vocoder, audio, features, likelihood, metrics, weights
 from wavernn_fast.evaluation import Evaluator, Settings
 from wavernn_fast.models.subscale import autocorrelation, prediction_of
+from wavernn_fast.train import corpus
 from wavernn_fast.train import run as train_run
 from wavernn_fast.train.settings import TrainSettings
 from wavernn_fast.utterance import make_request
@@ -54,10 +56,11 @@ def train(run: Run, args: argparse.Namespace) -> Path:
     folder = Path(args.folder) / run.name
     command = [sys.executable, "-m", "wavernn_fast", "train", args.data, "-o", str(folder)]
     command += ["--held-out", str(args.held_out), "--threads", "1", "--device", "cpu", "-q"]
+    command += ["--steps", str(args.steps)]
     if (folder / "state.pt").exists():
         command += ["--resume"]
     else:
-        command += ["--steps", str(args.steps), "--hidden", str(args.hidden)]
+        command += ["--hidden", str(args.hidden)]
         command += ["--fc", str(args.hidden), *run.options(), "--lr", "1.5e-3"]
         command += ["--lr-warmup", "200", "--seed", "1"]
         command += ["--valid-every", "200", "--save-every", "200"]
@@ -66,39 +69,93 @@ def train(run: Run, args: argparse.Namespace) -> Path:
     return folder
 
 
-def judge(folder: Path, data: Path, clips: int | None, settings: Settings) -> dict[str, Any]:
-    """Likelihood and copy synthesis of the held-out recordings of one run."""
-    config, tensors = weights.read(folder / "model.safetensors")
-    facts = json.loads((folder / "run.json").read_text())
-    evaluator = Evaluator(config, tensors, settings)
-    rows, total, count = [], np.zeros(config.subscale_factor), 0
-    for name in facts["held_out"]["names"][:clips]:
-        wave, _ = audio.read_wav(next(data.rglob(name)), config.sample_rate)
-        wave = wave[: len(wave) // config.hop_length * config.hop_length]
-        rows.append(evaluator.evaluate(wave).to_dict())
-        total += by_row(evaluator.voc, wave) * len(wave)
-        count += len(wave)
-    samples = np.array([row["seconds"] for row in rows])
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+@dataclasses.dataclass
+class Judge:
+    """A trained run, ready to be heard beside recordings."""
 
-    def mean(key: str) -> float | None:
-        known = [row[key] for row in rows if row[key] is not None]
-        return statistics.fmean(known) if known else None
+    folder: Path
+    data: Path
+    seeds: Sequence[int] = (1, 2)
 
-    return {
-        "name": folder.name,
-        "subscale": dataclasses.asdict(config.subscale) if config.subscale else None,
-        "hidden_size": config.hidden_size,
-        "weights": int(sum(tensor.size for tensor in tensors.values())),
-        "steps": facts["settings"]["steps"],
-        "clips": len(rows),
-        "temperature": settings.temperature,
-        "seed": settings.seed,
-        "nll": float(np.average([row["nll"]["fp32"] for row in rows], weights=samples)),
-        "nll_by_row": [round(float(value), 4) for value in total / count],
-        "valid": [[line["step"], line["valid_nll"]] for line in log if "valid_nll" in line],
-        **{key: mean(key) for key in ("mel_correlation", "lsd_db", "mcd_db", "stoi")},
-    }
+    def __post_init__(self) -> None:
+        self.model = weights.read(self.folder / "model.safetensors")
+        self.facts = json.loads((self.folder / "run.json").read_text())
+
+    def waves(self, names: Sequence[str]) -> Iterator[Any]:
+        """Recordings, in whole frames."""
+        config, _ = self.model
+        for name in names:
+            wave, _ = audio.read_wav(next(self.data.rglob(name)), config.sample_rate)
+            yield wave[: len(wave) // config.hop_length * config.hop_length]
+
+    def trained_on(self, count: int) -> list[str]:
+        """Names of so many recordings of the training, evenly among all."""
+        held_out = set(self.facts["held_out"]["names"])
+        names = sorted(
+            path.name for path in corpus.find_recordings(self.data) if path.name not in held_out
+        )
+        return names[:: max(1, len(names) // count)][:count]
+
+    def correlation(self, names: Sequence[str], temperature: float) -> float:
+        """Mean log-mel correlation of copies of recordings, one seed."""
+        config, tensors = self.model
+        voc, found = Vocoder(config, tensors, device="cpu"), []
+        for wave in self.waves(names):
+            mel = features.log_mel(wave, config.mel)[:, : len(wave) // config.hop_length]
+            copy = voc.generate(mel, seed=self.seeds[0], temperature=temperature)
+            both = (features.log_mel(one, config.mel) for one in (wave, copy))
+            found.append(metrics.mel_correlation(*both))
+        return statistics.fmean(found)
+
+    def judged(self, names: Sequence[str], temperature: float) -> dict[str, Any]:
+        """Likelihood, and copy synthesis at a temperature, of recordings."""
+        config, tensors = self.model
+        waves = list(self.waves(names))
+        rows = []
+        for seed in self.seeds:
+            how = Settings(with_torch=False, temperature=temperature, seed=seed)
+            evaluator = Evaluator(config, tensors, how)
+            rows += [evaluator.evaluate(wave).to_dict() for wave in waves]
+        lengths = np.array([len(wave) for wave in waves])
+        nats = np.stack([by_row(evaluator.voc, wave) for wave in waves])
+        log = (self.folder / "log.jsonl").read_text().splitlines()
+        lines = [json.loads(line) for line in log]
+
+        def mean(key: str) -> float | None:
+            known = [row[key] for row in rows if row[key] is not None]
+            return statistics.fmean(known) if known else None
+
+        first = rows[: len(waves)]  # a likelihood has no seed
+        return {
+            "name": self.folder.name,
+            "subscale": dataclasses.asdict(config.subscale) if config.subscale else None,
+            "hidden_size": config.hidden_size,
+            "weights": int(sum(tensor.size for tensor in tensors.values())),
+            "steps": self.facts["settings"]["steps"],
+            "clips": len(waves),
+            "temperature": temperature,
+            "seeds": list(self.seeds),
+            "nll": float(np.average([row["nll"]["fp32"] for row in first], weights=lengths)),
+            "nll_by_row": np.average(nats, axis=0, weights=lengths).round(4).tolist(),
+            "valid": [[line["step"], line["valid_nll"]] for line in lines if "valid_nll" in line],
+            **{key: mean(key) for key in ("mel_correlation", "lsd_db", "mcd_db", "stoi")},
+        }
+
+
+def judge(
+    folder: Path, data: Path, clips: int | None, temperatures: Sequence[float]
+) -> dict[str, Any]:
+    """Likelihood and copy synthesis of the held-out recordings of one run.
+
+    At the temperature, of those given, at which copies of as many recordings that the run was
+    trained on have the highest log-mel correlation: what is judged has no part in the choice.
+    """
+    run = Judge(folder, data)
+    judged = run.facts["held_out"]["names"][:clips]
+    names = run.trained_on(len(judged))
+    tried = [[t, run.correlation(names, t)] for t in temperatures]
+    best, _ = max(tried, key=lambda one: one[1])
+    return {**run.judged(judged, best), "tried": tried, "chosen_on": len(names)}
 
 
 def by_row(voc: Vocoder, wave: Any) -> Any:

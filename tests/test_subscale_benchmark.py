@@ -39,17 +39,22 @@ def committed(name: str) -> Any:
 @pytest.mark.slow
 def test_runs_are_trained_alike_and_judged(tmp_path):
     data, runs = recordings.voice(tmp_path / "data", 4, 1.2, 22050), tmp_path / "runs"
-    small = ("--factors", "4,1", "--steps", 2, "--hidden", 32, "--held-out", 1, "--jobs", 1)
-    bench("train", data, "-o", runs, *small, "--channels", 4, "--samples", 1920)
-    bench("judge", data, "-o", runs, "--output", tmp_path / "quality.json")
+    small = ["--factors", "4,1", "--hidden", 32, "--held-out", 1, "--jobs", 1]
+    for steps in (1, 2):  # the second goes on where the first ended
+        sizes = ["--steps", steps, "--channels", 4, "--samples", 1920]
+        bench("train", data, "-o", runs, *small, *sizes)
+    asked = ("--temperatures", 1.0, 0.5)
+    bench("judge", data, "-o", runs, *asked, "--output", tmp_path / "quality.json")
     rows = json.loads((tmp_path / "quality.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["b1", "b4-f8-c4"]
     assert [len(row["nll_by_row"]) for row in rows] == [1, 4]
     for row in rows:
-        assert row["clips"] == 1
+        assert (row["clips"], row["chosen_on"], row["seeds"]) == (1, 1, [1, 2])
+        assert [temperature for temperature, _ in row["tried"]] == [1.0, 0.5]
+        assert row["temperature"] == max(row["tried"], key=lambda one: one[1])[0]
         by_row = row["nll_by_row"]
         assert row["nll"] == pytest.approx(sum(by_row) / len(by_row), abs=1e-3)
-        assert row["valid"][-1][0] == 2
+        assert [step for step, _ in row["valid"]] == [1, 2]
         facts = json.loads((runs / row["name"] / "run.json").read_text())["settings"]
         assert facts["batch"] * facts["segment"] == 1920
 
