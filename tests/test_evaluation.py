@@ -18,7 +18,15 @@ from click.testing import Result
 from matplotlib.image import imread
 from picture_colours import count_colours
 
-from wavernn_fast import audio, checkpoints, evaluation, features, metrics, weights
+from wavernn_fast import (
+    audio,
+    checkpoints,
+    evaluation,
+    evaluation_report,
+    features,
+    metrics,
+    weights,
+)
 from wavernn_fast.config import MelConfig
 from wavernn_fast.errors import InputError
 from wavernn_fast.evaluation import Evaluator, Settings
@@ -145,7 +153,7 @@ def test_silence_has_the_figures_that_exist():
     assert found.mel_correlation is None
     assert found.stoi is None
     assert found.lsd_db > 0
-    assert "| 0.25 |" in evaluation.to_table([{"source": "a|b", **found.to_dict()}])
+    assert "| 0.25 |" in evaluation_report.to_table([{"source": "a|b", **found.to_dict()}])
 
 
 def test_too_short_recordings_and_missing_conventions_are_refused():
@@ -163,19 +171,19 @@ def test_too_short_recordings_and_missing_conventions_are_refused():
 
 def test_means_are_over_the_recordings_that_have_the_figure():
     row = {"source": "a", "seconds": 1.0, "nll": {"fp32": 2.0}}
-    empty = dict.fromkeys(evaluation._FIGURES)
+    empty = dict.fromkeys(evaluation.FIGURES)
     rows = [{**empty, **row, "lsd_db": 4.0}, {**empty, **row, "source": "b|c", "seconds": 3.0}]
-    mean = evaluation.mean_row(rows)
+    mean = evaluation_report.mean_row(rows)
     assert (mean["seconds"], mean["nll"], mean["lsd_db"]) == (2.0, {"fp32": 2.0}, 4.0)
     assert mean["stoi"] is None
-    lines = evaluation.to_table(rows).splitlines()
+    lines = evaluation_report.to_table(rows).splitlines()
     assert lines[0] == "| recording | seconds | NLL fp32 | LSD, dB |"
     assert lines[2:] == [
         "| a | 1.00 | 2.0000 | 4.00 |",
         "| b\\|c | 3.00 | 2.0000 |  |",
         "| mean of 2 | 2.00 | 2.0000 | 4.00 |",
     ]
-    assert evaluation.largest_difference(rows) is None
+    assert evaluation_report.largest_difference(rows) is None
 
 
 # --- the command ----------------------------------------------------------------------------------

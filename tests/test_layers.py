@@ -62,10 +62,11 @@ MODULES: dict[str, str] = {
     "config": "config config_checks config_json network_config",
     "data": "arrays audio bench_rows canonical codes conditioning conditioning_convolutions "
     "conditioning_frames conditioning_network conditioning_products conditioning_recurrent "
-    "encoding features files fold job_history job_report job_style mel_conversion metrics "
-    "pictures pictures_bench pictures_latency pictures_mel pictures_split pictures_subscale "
-    "places pqmf preset presets presets_embedded presets_residual samples scalars scoring "
-    "subscale subscale_network svg synthetic upsampling visible voices weights words",
+    "encoding features files fold job_history job_report job_style mel_conversion mel_origin "
+    "metrics pictures pictures_bench pictures_latency pictures_mel pictures_split "
+    "pictures_subscale places pqmf preset presets presets_embedded presets_residual samples "
+    "scalars scoring subscale subscale_network svg synthetic upsampling visible voices weights "
+    "words",
     "checkpoints": "checkpoints",
     "models": "models",
     "train": "train",
@@ -74,7 +75,7 @@ MODULES: dict[str, str] = {
     "workers",
     "jobs": "jobs",
     "baselines": "baselines",
-    "tools": "doctor evaluation floors machine matvec verification",
+    "tools": "doctor evaluation evaluation_report floors machine matvec verification",
     "bench": "bench",
     "compat": "compat",
     "serve": "serve",

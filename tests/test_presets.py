@@ -12,14 +12,8 @@ from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
 from wavernn_fast.features import expected_range, log_mel
 from wavernn_fast.mel_conversion import advice, framing_differences, value_map
-from wavernn_fast.presets import (
-    PRESETS,
-    closest_presets,
-    fitting_presets,
-    get_preset,
-    mismatch_warning,
-    with_preset,
-)
+from wavernn_fast.mel_origin import closest_presets, mismatch_warning
+from wavernn_fast.presets import PRESETS, fitting_presets, get_preset, with_preset
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 _NAMES = {

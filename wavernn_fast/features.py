@@ -345,21 +345,22 @@ def _mel_matrix(mel: Any, n_mels: int, xp: Any) -> Any:
 
 def range_problem(mel: Any, config: MelConfig, xp: Any) -> str | None:
     """One sentence when the values do not fit the convention, naming likely presets."""
-    from . import presets  # here, because the list of presets is needed by this check alone
+    # here, because the list of presets is needed by this check alone
+    from . import mel_origin, presets
 
-    values = presets.mel_statistics(mel, xp)
+    values = mel_origin.mel_statistics(mel, xp)
     if values is None:
         return None
     if config.preset in presets.PRESETS:
-        return presets.mismatch_warning(values, config.preset)
+        return mel_origin.mismatch_warning(values, config.preset)
     low, high = expected_range(config)
     slack = _EDGE * (high - low)
     lowest, highest = values.low, values.high
     if low - slack <= lowest and highest <= high + slack:
         return None
     hint = ""
-    if presets.closest_presets(values):
-        hint = f"; {presets.likely_origin(values, config)}"
+    if mel_origin.closest_presets(values):
+        hint = f"; {mel_origin.likely_origin(values, config)}"
     return (
         f"The mel runs from {lowest:.3g} to {highest:.3g}, but the convention of this model"
         f" ({config.preset!r}) has values from {low:.3g} to {high:.3g}{hint}. The audio is likely"

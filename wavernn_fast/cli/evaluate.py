@@ -183,7 +183,8 @@ class _Job:
         return True
 
     def _finish(self, progress: common.Progress) -> int:
-        from ..evaluation import TORCH_TOLERANCE, difference_line, largest_difference, to_table
+        from ..evaluation import TORCH_TOLERANCE
+        from ..evaluation_report import difference_line, largest_difference, to_table
 
         rows, as_json = self.report.done, self.options["as_json"]
         facts, largest = self._facts(), largest_difference(rows)
@@ -200,7 +201,7 @@ class _Job:
 
     def _facts(self) -> dict[str, Any]:
         """What the report says besides the rows."""
-        from ..evaluation import largest_difference, mean_row
+        from ..evaluation_report import largest_difference, mean_row
 
         rows, options = self.report.done, self.options
         names = ("model", "seed", "temperature", "greedy", "dtypes", "limit_seconds", "speaker")
@@ -215,7 +216,7 @@ class _Job:
         }
 
     def _write_reports(self, report: dict[str, Any]) -> None:
-        from ..evaluation import to_markdown
+        from ..evaluation_report import to_markdown
 
         folder = Path(self.options["output"])
         text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
