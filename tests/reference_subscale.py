@@ -91,7 +91,7 @@ def run_subscale(
     seed, item : of the generator; row s draws column i with the words of (step i, item, fold s)
     uniforms : [T, 2] in [0, 1) by sample, instead of the generator
     forced : [T], outcomes 256 c + f taken in place of the drawn ones
-    temperature, greedy : as in `reference.run`
+    temperature, greedy : as in `reference.run`; row s is drawn at temperature^(1 + 2 s / (B - 1))
 
     Returns
     -------
@@ -111,7 +111,8 @@ def run_subscale(
         own = None if uniforms is None else uniforms[row::rows]
         words = reference._words(config, columns, (seed, item, row), own)
         taken = None if forced is None else forced[row::rows]
-        draws = reference._Draws(config, words, taken, temperature, greedy)
+        colder = temperature ** (1 + 2 * row / (rows - 1)) if rows > 1 else temperature
+        draws = reference._Draws(config, words, taken, colder, greedy)
         cell, heard = (
             reference._Dual(config, weights),
             _Heard(config.subscale, weights, samples, row),

@@ -17,7 +17,14 @@ from picture_colours import count_colours
 
 from wavernn_fast import pictures_subscale
 from wavernn_fast.errors import InputError
-from wavernn_fast.subscale import Schedule, dependencies, fold, row_length, unfold
+from wavernn_fast.subscale import (
+    Schedule,
+    dependencies,
+    fold,
+    row_length,
+    row_temperature,
+    unfold,
+)
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "subscale.md"
 FACTORS = (1, 2, 4, 8, 16)
@@ -316,3 +323,22 @@ def test_without_matplotlib_the_scheme_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = run("plot", "--subscale", 8, 4, "-o", tmp_path / "out.png")
     refused(result, tmp_path, "wavernn-fast[plot]")
+
+
+# --- temperatures ---------------------------------------------------------------------------------
+
+
+def test_rows_are_drawn_at_powers_of_the_temperature_from_one_to_three():
+    found = [row_temperature(0.5, row, 5) for row in range(5)]
+    assert found == pytest.approx([0.5, 0.5**1.5, 0.25, 0.5**2.5, 0.125])
+    assert row_temperature(0.7, 0, 1) == 0.7
+    assert [row_temperature(1.0, row, 16) for row in range(16)] == [1.0] * 16
+
+
+@given(st.floats(min_value=0.0, exclude_min=True, allow_infinity=False), st.integers(2, 16))
+def test_no_temperature_of_a_row_is_beyond_what_an_engine_takes(temperature, factor):
+    rows = [row_temperature(temperature, row, factor) for row in range(factor)]
+    assert rows[0] == temperature
+    assert all(0.0 < one < np.inf for one in rows)
+    if 1e-9 < temperature < 1e9:
+        assert rows == sorted(rows, reverse=temperature < 1.0)

@@ -53,9 +53,16 @@ def mel_of(config: ModelConfig, count: int) -> Any:
     return cases.mel_for(config, count) if config.n_mels else None
 
 
-def classes(voc: Vocoder, mel: Any, count: int, seed: int = 0, greedy: bool = False) -> Any:
+def classes(
+    voc: Vocoder,
+    mel: Any,
+    count: int,
+    seed: int = 0,
+    greedy: bool = False,
+    temperature: float = 1.0,
+) -> Any:
     request = make_request(voc.config, mel, count if mel is None else None, seed)
-    return likelihood.draw(voc.voice(), request, Sampling(1.0, greedy, None), count)
+    return likelihood.draw(voc.voice(), request, Sampling(temperature, greedy, None), count)
 
 
 def forced_logits(voc: Vocoder, mel: Any, samples: Any) -> Any:
@@ -95,6 +102,16 @@ def test_samples_drawn_are_those_of_the_reference(config):
     mel = mel_of(config, count)
     expected = run_subscale(config, trained_weights(config), mel, count, seed=7)
     assert np.array_equal(classes(voice_of(config), mel, count, seed=7), expected["samples"])
+
+
+@every_config
+@pytest.mark.parametrize("temperature", [0.5, 1.25])
+def test_every_row_has_a_temperature_of_its_own(config, temperature):
+    count = 96
+    mel, tensors = mel_of(config, count), trained_weights(config)
+    expected = run_subscale(config, tensors, mel, count, seed=7, temperature=temperature)
+    found = classes(voice_of(config), mel, count, seed=7, temperature=temperature)
+    assert np.array_equal(found, expected["samples"])
 
 
 @every_config

@@ -17,6 +17,7 @@ Rows, columns, samples and steps count from 0. The paper's figure numbers sample
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+_EXTREME = 69.0  # logarithm of a temperature, either way: powers of what is finite stay so
 
 
 def fold(samples: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
@@ -250,6 +253,26 @@ def dependencies(n: int, factor: int, horizon: int, n_samples: int) -> NDArray[n
 
 
 # --- helpers ---
+
+
+def row_temperature(temperature: float, row: int, factor: int) -> float:
+    """Temperature that a row is drawn at, for one of the utterance.
+
+    The first row at that of the utterance, the last at its cube, those between at powers between;
+    1 is 1 for all. Rows are filled in between those above: what a late one has of chance is noise
+    that no spectrum shapes, most of all at high frequencies, so what is to be safer than the model
+    is to be most so there (docs/subscale.md has what it brings).
+
+    Parameters
+    ----------
+    temperature : above 0
+    row : 0 to `factor` - 1
+    factor : rows of the utterance
+    """
+    if not row:
+        return temperature
+    power = 1.0 + 2.0 * row / (factor - 1)
+    return math.exp(min(max(power * math.log(temperature), -_EXTREME), _EXTREME))
 
 
 def _check(n_samples: int = 0, factor: int = 1, horizon: int = 0, slice_columns: int = 1) -> None:

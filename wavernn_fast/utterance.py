@@ -16,6 +16,7 @@ from .fold import Folding, FoldPlan, fold_plan, join_folds, to_samples, whole
 from .lanes import Drawn, Lane
 from .mel_rows import MelRows, SampleRows
 from .samples import OutputDecoder
+from .subscale import row_temperature
 
 if TYPE_CHECKING:
     from . import _C
@@ -46,11 +47,15 @@ class Voice:
     row_threads: int = 1  # that make rows of all utterances; more where the engine leaves them
 
     def open(self, seed: int, sampling: Sampling, *, fold: int = 0, start: int = 0) -> _C.Stream:
-        """Start a stream with a fresh state at sample `start` of the utterance."""
+        """Start a stream with a fresh state at sample `start` of the utterance.
+
+        The folds of a subscale model are its rows.
+        """
+        rows = self.config.subscale_factor
         return self.engine.open(
             seed,
             fold=fold,
-            temperature=sampling.temperature,
+            temperature=row_temperature(sampling.temperature, fold % rows, rows),
             greedy=sampling.greedy,
             start=start,
         )

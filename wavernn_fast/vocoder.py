@@ -74,7 +74,8 @@ class Vocoder(LoadedModel):
         seed : int
             0 to 2**64 - 1. The same seed gives the same samples.
         temperature : float
-            Above 0; 1 is what the model learned, less is safer and duller.
+            Above 0; 1 is what the model learned, less is safer and duller. Of a subscale model it
+            is that of the first row; `subscale.row_temperature` has the others'.
         greedy : bool
             Take the likeliest class at every step; seed and temperature are then without effect.
         fold : bool, (target, overlap) or Folding, optional
