@@ -408,6 +408,17 @@ def test_the_emulator_has_rows_without_a_floor():
     assert row.samples_per_s > 0
 
 
+def test_engines_on_a_gpu_are_made_in_the_clusters_that_were_asked_for():
+    sizes = models("dual:64")
+    session = Session(sizes, [Case("dual:64", "fp32", 1, 1, "emu")], "none", gpu_cluster=2)
+    [row] = session.measure(1, 0.01).rows
+    assert row.samples_per_s > 0
+    [engine] = session.engines
+    assert "clusters of 2" in engine.voc.engine.describe()
+    with pytest.raises(InputError, match="gpu_cluster is 17"):
+        measure(sizes, session.cases, baselines="none", gpu_cluster=17, rounds=1, seconds=0.01)
+
+
 def test_what_a_gpu_does_not_run_is_left_out_beside_what_it_does():
     """Its kernel for many streams is fp16 alone."""
     cases = [Case(NAME, dtype, 1, 2, "emu") for dtype in ("fp16", "fp32")]

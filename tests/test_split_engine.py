@@ -124,6 +124,11 @@ def test_numbers_without_meaning_are_refused(wrong):
 # --- counted --------------------------------------------------------------------------------------
 
 
+def test_the_split_is_of_the_clusters_that_were_asked_for():
+    one = split("dual:64", device="emu", gpu_cluster=2)
+    assert "clusters of 2" in one.facts["plan"]
+
+
 def test_the_emulator_has_counts_in_place_of_times():
     one = split("dual:64", device="emu")
     assert (one.method, one.total_us, one.computation_us, one.overhead_us) == (

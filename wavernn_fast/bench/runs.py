@@ -135,9 +135,13 @@ def rows_of(config: Any) -> int:
 
 
 class Engines:
-    """Makes the runs of the engines of a session; cases that differ in streams share an engine."""
+    """Makes the runs of the engines of a session; cases that differ in streams share an engine.
 
-    def __init__(self) -> None:
+    On a GPU in clusters of so many blocks; see `Vocoder`.
+    """
+
+    def __init__(self, gpu_cluster: int = 0) -> None:
+        self._gpu_cluster = gpu_cluster
         self._made: dict[tuple[str, str, int, str, int], Vocoder] = {}
 
     def run(self, case: Case, model: Model) -> EngineRun:
@@ -165,6 +169,7 @@ class Engines:
                 dtype=case.dtype,
                 cpu_threads=case.threads,
                 gpu_streams=on_gpu,
+                gpu_cluster=self._gpu_cluster,
             )
         return self._made[key]
 

@@ -27,6 +27,7 @@ def measure(
     rounds: int = 5,
     seconds: float = 0.5,
     baselines: str | Sequence[str] = "default",
+    gpu_cluster: int = 0,
     progress: Progress | None = None,
 ) -> Result:
     """Measure all cases in one interleaved session.
@@ -43,6 +44,8 @@ def measure(
     baselines : "default", "all", "none", or names
         Each runs with one stream, and with every number of streams of `cases`; on one thread and on
         every number of threads of `cases`.
+    gpu_cluster : int
+        Of the engines on a GPU, as `Vocoder` takes it.
     progress : callable, optional
         Called with what has been done of `Session.measurements`.
 
@@ -58,7 +61,8 @@ def measure(
     DeviceError
         If no case runs here.
     """
-    return Session(models, cases, baselines).measure(rounds, seconds, progress)
+    session = Session(models, cases, baselines, gpu_cluster)
+    return session.measure(rounds, seconds, progress)
 
 
 class Session:
@@ -69,8 +73,9 @@ class Session:
         models: Mapping[str, Model],
         cases: Sequence[Case],
         baselines: str | Sequence[str] = "default",
+        gpu_cluster: int = 0,
     ) -> None:
-        self.models, self.cases = dict(models), list(cases)
+        self.models, self.cases, self.gpu_cluster = dict(models), list(cases), gpu_cluster
         asked = wanted(choose(baselines), cases, self.models)
         able = list(dict.fromkeys(one.name for one in asked))
         self.left_out = absent(able)
@@ -114,7 +119,7 @@ class Session:
 
     def _prepare(self, seconds: float, rounds: int, done: Progress) -> list[ProbeRun]:
         """Fill `engines`, `peers` and `probes`; returns what only probes."""
-        engines, peers = Engines(), Peers(self.models)
+        engines, peers = Engines(self.gpu_cluster), Peers(self.models)
         for case in self._engine_cases:
             made = self._engine(engines, case)
             if made is not None:

@@ -87,6 +87,7 @@ def split_engine(
     threads: int | None = None,
     streams: int = 1,
     device: str = "cpu",
+    gpu_cluster: int = 0,
     seconds: float = 0.3,
     rounds: int = 3,
 ) -> Split:
@@ -109,6 +110,8 @@ def split_engine(
         "cuda" splits by the clocks of the kernel (`split_gpu`), "emu" counts; `seconds` and
         `rounds` are nothing to it, and its facts have `hops_per_step`: messages between blocks
         that no number of blocks could exchange side by side.
+    gpu_cluster : int
+        As `Vocoder` takes it.
     seconds : float
         About how long one run takes, more than 0; every round has one with clocks and one without.
     rounds : int
@@ -134,7 +137,7 @@ def split_engine(
         raise InputError("Give at least one stream and one round of more than 0 seconds.")
     options: dict[str, Any] = {"device": device, "dtype": dtype, "cpu_threads": threads}
     if device != "cpu":
-        options["gpu_streams"] = streams
+        options |= {"gpu_streams": streams, "gpu_cluster": gpu_cluster}
     clocked = _Clocked(config, tensors, **options)
     if device == "emu":
         return _counted(clocked, model, streams)

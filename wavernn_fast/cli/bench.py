@@ -93,6 +93,7 @@ class _Bench(click.Command):
 )  # fmt: skip
 @click.option("--threads", callback=_numbers, help="Such as 1,2. [default: all allowed here]")
 @click.option("--streams", callback=_numbers, help="Such as 1,8,32. [default: 1]")
+@common.gpu_cluster_option
 @click.option(
     "-r", "--rounds", "--repetitions", "rounds", type=click.IntRange(1, 1000),
     help="How often everything is measured. [default: 5]",
@@ -187,7 +188,8 @@ def _measure(options: dict[str, Any], quiet: bool) -> Result:
 
     full = not any(options[key] for key in ("models", "sizes", "dtypes", "threads", "streams"))
     models = _models(options, full)
-    session = Session(models, _cases(models, options, full), options["baselines"])
+    cases = _cases(models, options, full)
+    session = Session(models, cases, options["baselines"], options["gpu_cluster"])
     rounds = options["rounds"] or 5
     seconds = options["seconds"] or (_FULL_SECONDS if full else 0.5)
     with common.Progress(session.measurements(rounds), quiet, unit="run") as progress:

@@ -111,6 +111,8 @@ def _task(
         "rounds": options["rounds"] or _ROUNDS,
         "seconds": options["seconds"] or _SECONDS,
     }
+    if measure is _engine:
+        times["gpu_cluster"] = options["gpu_cluster"]
     return lambda: measure(model, case, what, times)
 
 

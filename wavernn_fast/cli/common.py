@@ -61,6 +61,14 @@ def temperature(
     return None if value is None else to_temperature(value, greedy)
 
 
+gpu_cluster_option = click.option(
+    "--gpu-cluster",
+    type=click.IntRange(0, 16),
+    default=0,
+    show_default=True,
+    help="On a GPU of compute capability 9.0 or newer, blocks that hand on values within a "
+    "cluster, such as 8; 0: the planner's choice.",
+)
 engine_options = stack(
     click.option(
         "--device",
@@ -88,14 +96,7 @@ engine_options = stack(
         help="On a GPU, utterances that the engine is made for side by side (0: as many as are "
         "fastest); more than one is fp16, another kernel and so other samples.",
     ),
-    click.option(
-        "--gpu-cluster",
-        type=click.IntRange(0, 16),
-        default=0,
-        show_default=True,
-        help="On a GPU of compute capability 9.0 or newer, blocks that hand on values within a "
-        "cluster, such as 8; 0: the planner's choice.",
-    ),
+    gpu_cluster_option,
     click.option(
         "--conditioning",
         type=click.Choice(("host", "device")),
