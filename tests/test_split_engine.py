@@ -13,6 +13,7 @@ from wavernn_fast.bench.split import Split
 from wavernn_fast.bench.split_engine import OVERHEAD, SEQUENTIAL, split_engine
 from wavernn_fast.bench.split_gpu import operations_of_ticks, split_from_gpu_json
 from wavernn_fast.errors import InputError
+from wavernn_fast.pictures_split import place
 from wavernn_fast.synthetic import random_model
 
 H200 = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "gpu_h200.json"
@@ -127,6 +128,8 @@ def test_numbers_without_meaning_are_refused(wrong):
 def test_the_split_is_of_the_clusters_that_were_asked_for():
     one = split("dual:64", device="emu", gpu_cluster=2)
     assert "clusters of 2" in one.facts["plan"]
+    where = place(one.device, one.threads, one.facts)
+    assert where == "emu, 2 blocks, clusters of 2, exact, 4 exchanges"  # the plan has more lines
 
 
 def test_the_emulator_has_counts_in_place_of_times():

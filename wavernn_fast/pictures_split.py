@@ -125,8 +125,10 @@ def place(device: str, threads: int, facts: object) -> str:
     plan = facts.get("plan") if isinstance(facts, dict) else None
     if not isinstance(plan, str) or ": " not in plan:
         return device
-    # "NVIDIA H200: 56 blocks of 8 warps, fp32, 4 exchanges a sample": what is said elsewhere goes
-    words = re.sub(r" of \d+ warps|, (fp32|fp16|bf16)\b| a sample", "", plan.partition(": ")[2])
+    # "NVIDIA H200: 56 blocks of 8 warps, fp32, 4 exchanges a sample": what is said elsewhere goes,
+    # and so do the lines that follow it
+    line = plan.partition(": ")[2].partition("\n")[0]
+    words = re.sub(r" of \d+ warps|, (fp32|fp16|bf16)\b| a sample", "", line)
     return f"{device}, {words}"
 
 
