@@ -18,7 +18,7 @@ import torch
 from engine_work import ISAS
 from voices import ENDS, joined, same_bits
 
-from wavernn_fast import arrays, likelihood, upsampling, weights
+from wavernn_fast import likelihood, places, upsampling, weights
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import InputError, ModelError
 from wavernn_fast.mel_rows import MelRows, SampleRows
@@ -207,7 +207,7 @@ def test_rows_made_by_pytorch_are_those_of_numpy(name):
     config, _, voc = made(name)
     frames = cases.random_mel(config, 12)
     request = make_request(config, frames, None, 0, **who(config))
-    place = arrays._TorchPlace(torch, torch.device("cpu"))
+    place = places._TorchPlace(torch, torch.device("cpu"))
     place.export = lambda rows: rows.numpy()
     there = voc.conditioner.on(place.xp, None)
     if config.speaker_size:
