@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -56,11 +57,11 @@ def test_the_average_forgets_the_start_soon():
 def test_all_impossible_numbers_are_listed():
     with pytest.raises(InputError) as caught:
         TrainSettings(
-            steps=0, batch=0, segment=0, warmup=-1, lr=2.0, lr_final=-1.0, lr_warmup=-1, clip=0.0,
-            ema=1.0, seed=-1,
+            steps=0, batch=0, segment=0, warmup=-1, lr=2.0, lr_final=-1.0, lr_output=-1.0,
+            lr_warmup=-1, clip=0.0, ema=1.0, seed=-1,
         )  # fmt: skip
-    for name in ("steps", "batch", "segment", "warmup", "lr ", "lr_final", "lr_warmup", "clip",
-                 "ema", "seed"):  # fmt: skip
+    for name in ("steps", "batch", "segment", "warmup", "lr ", "lr_final", "lr_output", "lr_warmup",
+                 "clip", "ema", "seed"):  # fmt: skip
         assert f"{name.strip()} is " in str(caught.value)
 
 
@@ -69,6 +70,9 @@ def test_settings_survive_their_text():
         assert TrainSettings.from_json(numbers.to_json()) == numbers
     with pytest.raises(ModelError, match="cannot be read"):
         TrainSettings.from_json('{"steps": 3}')
+    known = json.loads(TrainSettings(steps=3).to_json())
+    del known["lr_output"]  # of a run from before there was one
+    assert TrainSettings.from_json(json.dumps(known)) == TrainSettings(steps=3)
 
 
 def test_segments_are_rounded_up_to_whole_frames():
@@ -148,15 +152,23 @@ def test_a_warm_up_teaches_nothing(tmp_path):
     assert all(torch.equal(a, p.grad) for a, p in zip(found, one.model.parameters(), strict=True))
 
 
-def test_an_update_is_adam_on_the_clipped_gradient(tmp_path):
-    numbers = settings(clip=0.05, lr_conditioning=0.1)
+@pytest.mark.parametrize("lr_output", [1.0, 3.0])
+def test_an_update_is_adam_on_the_clipped_gradient(tmp_path, lr_output):
+    numbers = settings(clip=0.05, lr_conditioning=0.1, lr_output=lr_output)
     one, twin = trainer(tmp_path, numbers), trainer(tmp_path, numbers).model
     hears = {n for n, _ in twin.named_parameters() if "conditioning" in n or "aux" in n}
     assert hears
+    shares = dict.fromkeys(hears, 0.1) | {
+        f"{half}_{layer}.{kind}": lr_output
+        for half in ("coarse", "fine")
+        for layer in ("fc1", "fc2")
+        for kind in ("weight", "bias")
+    }
     adam = torch.optim.Adam(
-        {"params": [p], "lr": numbers.learning_rate(0) * (0.1 if n in hears else 1.0)}
+        {"params": [p], "lr": numbers.learning_rate(0) * shares.pop(n, 1.0)}
         for n, p in twin.named_parameters()
     )
+    assert not shares
     losses, _ = twin.losses(one._train.random(0, 0, 0, 4))
     (losses.coarse + losses.fine).backward()
     norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.05)

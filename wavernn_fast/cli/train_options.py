@@ -23,7 +23,7 @@ SIZES = (
 # state of a row must come far enough.
 SEGMENT, BATCH, COLUMNS = 960, 64, 240
 SETTINGS = (
-    "steps", "batch", "segment", "warmup", "lr", "lr_final", "lr_conditioning",
+    "steps", "batch", "segment", "warmup", "lr", "lr_final", "lr_conditioning", "lr_output",
     "lr_warmup", "clip", "ema", "seed",
     "precision",
 )  # fmt: skip
@@ -107,6 +107,10 @@ learning_options = common.stack(
     click.option(
         "--lr-conditioning", default=1.0, show_default=True, type=float,
         help="Share of the rate for the weights that hear the mel.",
+    ),
+    click.option(
+        "--lr-output", default=1.0, show_default=True, type=float,
+        help="Times the rate for the weights of the output layers.",
     ),
     click.option("--lr-warmup", default=500, show_default=True, type=int, help="Steps."),
     click.option("--clip", default=1.0, show_default=True, type=float, help="Gradient norm."),

@@ -322,11 +322,16 @@ class Trainer:
 
 def _groups(model: WaveRNN, settings: TrainSettings) -> list[dict[str, Any]]:
     """Parameters by the share of the learning rate they get."""
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    shares = {"": 1.0, "conditioning": settings.lr_conditioning, "output": settings.lr_output}
+    parts: dict[str, list[Tensor]] = {kind: [] for kind in shares}
     for name, parameter in model.named_parameters():
-        parts[name == "gru.w_conditioning" or name.startswith("aux.")].append(parameter)
-    shares = {False: 1.0, True: settings.lr_conditioning}
-    return [{"params": parts[i], "share": shares[i]} for i in parts if parts[i]]
+        kind = ""
+        if name == "gru.w_conditioning" or name.startswith("aux."):
+            kind = "conditioning"
+        elif "_fc" in name and settings.lr_output != 1.0:
+            kind = "output"  # else as in runs from before there was a rate for them
+        parts[kind].append(parameter)
+    return [{"params": parts[kind], "share": shares[kind]} for kind in parts if parts[kind]]
 
 
 def cut(batch: Batch, frames: int, config: ModelConfig) -> tuple[Batch, Batch]:

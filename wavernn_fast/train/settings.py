@@ -31,6 +31,7 @@ class TrainSettings:
     lr: float = 1e-3  # highest learning rate of Adam
     lr_final: float = 1e-5  # lowest, at the end of the cosine
     lr_conditioning: float = 1.0  # share of the rate that the weights of the conditioning get
+    lr_output: float = 1.0  # times the rate that the weights of the output layers get
     lr_warmup: int = 500  # steps over which it rises from 0
     clip: float = 1.0  # largest norm of the gradient of all weights together
     ema: float = 0.999  # decay of the moving average of the weights
@@ -49,6 +50,10 @@ class TrainSettings:
             (
                 0 < self.lr_conditioning <= 1,
                 f"lr_conditioning is {self.lr_conditioning}, must lie in (0, 1]",
+            ),
+            (
+                self.lr_output > 0 and self.lr * self.lr_output < 1,
+                f"lr_output is {self.lr_output}, must be positive, and lr times it below 1",
             ),
             (self.lr_warmup >= 0, f"lr_warmup is {self.lr_warmup}, must not be negative"),
             (self.clip > 0, f"clip is {self.clip}, must be positive"),
