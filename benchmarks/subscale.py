@@ -10,6 +10,7 @@ more updates than it had, goes on.
     python benchmarks/subscale.py train RECORDINGS -o runs/subscale
     python benchmarks/subscale.py judge RECORDINGS -o runs/subscale --output quality.json
     python benchmarks/subscale.py linear RECORDINGS
+    python benchmarks/subscale.py loudness RECORDINGS runs/subscale/b16-f8-c64 --row 15
     python benchmarks/subscale.py speed --output speed.json
     python benchmarks/subscale.py predict --gpu H200
     python benchmarks/subscale.py draw quality.json speed.json -o docs/subscale-results.svg
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from subscale_quality import Run, judge, linear, train
+from subscale_quality import Run, by_loudness, judge, linear, train
 from subscale_speed import predict, time_cell
 
 from wavernn_fast.files import write_atomic
@@ -100,6 +101,10 @@ def _parse() -> argparse.Namespace:
     parts.choices["judge"].add_argument(
         "--temperatures", type=float, nargs="+", default=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
     )
+    loud = parts.add_parser("loudness")
+    loud.add_argument("data")
+    loud.add_argument("run", help="folder of one run, such as runs/subscale/b16-f8-c64")
+    loud.add_argument("--row", type=int, default=15)
     bound = parts.add_parser("linear")
     bound.add_argument("data")
     bound.add_argument("--held-out", type=int, default=12)
@@ -134,6 +139,9 @@ def main() -> None:
         folders = sorted(path.parent for path in Path(args.folder).glob("*/model.safetensors"))
         data = Path(args.data)
         report([judge(f, data, args.clips, args.temperatures) for f in folders], args.output)
+    elif args.part == "loudness":
+        for one in by_loudness(Path(args.run), Path(args.data), args.row):
+            print(json.dumps({name: round(value, 2) for name, value in one.items()}))
     elif args.part == "linear":
         nats = linear(Path(args.data), args.held_out, args.factor)
         print(

@@ -160,13 +160,42 @@ def judge(
 
 def by_row(voc: Vocoder, wave: Any) -> Any:
     """Nats per sample of each row, [factor]."""
+    return _nats(voc, wave).reshape(-1, voc.config.subscale_factor).mean(axis=0)
+
+
+def _nats(voc: Vocoder, wave: Any) -> Any:
+    """Nats of every sample of a recording of whole frames."""
     mel = features.log_mel(wave, voc.config.mel)[:, : len(wave) // voc.config.hop_length]
     request = make_request(voc.config, mel, None, 0)
     targets = likelihood.forced_targets(voc.config, request, wave)
     nats = np.zeros(len(targets))
     for numbers, part in likelihood.forced_nll(voc.voice(), request, targets):
         nats[numbers] = part
-    return nats.reshape(-1, voc.config.subscale_factor).mean(axis=0)
+    return nats
+
+
+class Linear:
+    """The linear prediction with which the network of a model of so many rows begins."""
+
+    def __init__(self, data: Path, held_out: int, factor: int) -> None:
+        config = train_run.ModelSizes(subscale=factor, conditioned=False).config()
+        where = train_run.Data(train=data, held_out=held_out)
+        loaded = train_run.load(where, config, TrainSettings(steps=1))
+        assert config.subscale is not None
+        correlation = autocorrelation(config.subscale, (r.samples for r in loaded.train))
+        self.held_out = [recording.samples for recording in loaded.valid]
+        self._weight = prediction_of(config.subscale, correlation).numpy()
+        reach = config.subscale.reach
+        self._offset = factor * np.arange(-reach, reach + 1)
+
+    def errors(self, samples: Any, row: int) -> Any:
+        """Of every sample 256 c + f, predicted as if it were of this row."""
+        rows = len(self._weight)
+        at = (np.arange(rows)[:, None] - row + self._offset).reshape(-1)
+        taps = np.zeros(2 * np.abs(at).max() + 1)
+        taps[np.abs(at).max() + at] = self._weight[row].reshape(-1)
+        u = samples.astype(np.float64) - 32768.0
+        return u - np.convolve(np.pad(u, len(taps) // 2), taps[::-1], mode="valid")
 
 
 def linear(data: Path, held_out: int, factor: int) -> list[float]:
@@ -174,25 +203,45 @@ def linear(data: Path, held_out: int, factor: int) -> list[float]:
 
     Of held-out recordings, as pre-emphasised and rounded as a model draws them. The error is taken
     as gaussian, with the variance it has in each frame of 240 samples: no model knows that
-    beforehand, so this is what a fixed linear prediction could cost at best.
+    beforehand, so this is what a fixed linear prediction could cost at best. All samples are taken
+    as of each row: they tell more than every sixteenth.
     """
-    config = train_run.ModelSizes(subscale=factor, conditioned=False).config()
-    where = train_run.Data(train=data, held_out=held_out)
-    loaded = train_run.load(where, config, TrainSettings(steps=1))
-    assert config.subscale is not None
-    correlation = autocorrelation(config.subscale, (r.samples for r in loaded.train))
-    weight = prediction_of(config.subscale, correlation).numpy()
-    offset = factor * np.arange(-config.subscale.reach, config.subscale.reach + 1)
-    found = []
+    prediction, found = Linear(data, held_out, factor), []
     for row in range(factor):
-        # at every sample, as if it were of this row: all of them tell more than every sixteenth
-        at = (np.arange(factor)[:, None] - row + offset).reshape(-1)
-        taps = np.zeros(2 * np.abs(at).max() + 1)
-        taps[np.abs(at).max() + at] = weight[row].reshape(-1)
         nats = []
-        for recording in loaded.valid:
-            u = recording.samples.astype(np.float64) - 32768.0
-            error = u - np.convolve(np.pad(u, len(taps) // 2), taps[::-1], mode="valid")
-            nats.append(knowing_variance(error[: len(u) // FRAME * FRAME].reshape(-1, FRAME)))
+        for samples in prediction.held_out:
+            error = prediction.errors(samples, row)
+            nats.append(knowing_variance(error[: len(error) // FRAME * FRAME].reshape(-1, FRAME)))
         found.append(float(np.concatenate(nats).mean()))
     return found
+
+
+def by_loudness(folder: Path, data: Path, row: int, parts: int = 8) -> list[dict[str, float]]:
+    """What a row of a run costs beside `linear`, by how well the latter knows it.
+
+    Of held-out recordings, in frames of 240 samples; parts of equal size, the best known first.
+    `sigma` is the error of the linear prediction, in steps of 65,536, a geometric mean.
+    """
+    run = Judge(folder, data)
+    names = run.facts["held_out"]["names"]
+    factor = run.model[0].subscale_factor
+    prediction = Linear(data, len(names), factor)
+    voc, each = Vocoder(*run.model, device="cpu"), FRAME // factor
+    nats, sigma = [], []
+    for wave, samples in zip(run.waves(names), prediction.held_out, strict=True):
+        own = _nats(voc, wave).reshape(-1, factor)[:, row]
+        count = len(own) // each
+        error = prediction.errors(samples, row)[row::factor][: count * each]
+        nats.append(own[: count * each].reshape(count, each).mean(axis=1))
+        squares = np.square(error).reshape(count, each).mean(axis=1)
+        sigma.append(np.sqrt(squares + 1.0 / 12.0))  # that of rounding
+    model, known = np.concatenate(nats), np.concatenate(sigma)
+    least = 0.5 * np.log(2.0 * np.pi * np.e * known**2)
+    return [
+        {
+            "sigma": float(np.exp(np.log(known[part]).mean())),
+            "model": float(model[part].mean()),
+            "linear": float(least[part].mean()),
+        }
+        for part in np.array_split(np.argsort(known), parts)
+    ]

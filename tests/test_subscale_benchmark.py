@@ -19,6 +19,7 @@ from wavernn_fast.subscale import Schedule
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 QUALITY = "subscale_kerstin.json"
+LONGER = "subscale_kerstin_4800.json"  # the same runs, gone on with
 SPEED = "cpu_xeon_avx512_2cores_subscale.json"
 
 
@@ -57,6 +58,14 @@ def test_runs_are_trained_alike_and_judged(tmp_path):
         assert [step for step, _ in row["valid"]] == [1, 2]
         facts = json.loads((runs / row["name"] / "run.json").read_text())["settings"]
         assert facts["batch"] * facts["segment"] == 1920
+    printed = bench("loudness", data, runs / "b4-f8-c4", "--row", 3).splitlines()
+    parts = [json.loads(line) for line in printed]
+    assert len(parts) == 8
+    assert [part["sigma"] for part in parts] == sorted(part["sigma"] for part in parts)
+    mean = sum(part["model"] for part in parts) / 8
+    assert mean == pytest.approx(rows[1]["nll_by_row"][3], abs=0.1)
+    for part in parts:  # of a gaussian with that error
+        assert part["linear"] == pytest.approx(1.42 + np.log(part["sigma"]), abs=0.05)
 
 
 def test_the_linear_prediction_says_what_each_row_costs_at_best(tmp_path):
@@ -119,8 +128,9 @@ def test_committed_rows_are_complete():
 
 def test_the_page_shows_what_is_committed():
     page = (ROOT / "docs" / "subscale.md").read_text()
-    for row in committed(QUALITY)["rows"]:
-        assert f"{row['nll']:.3f}" in page
-        assert f"{row['mel_correlation']:.3f}" in page
+    for row in committed(QUALITY)["rows"] + committed(LONGER)["rows"]:
+        shown = [f"{row['nll']:.3f}", f"{row['temperature']:g}", f"{row['mel_correlation']:.3f}"]
+        assert " | ".join(shown) in page
+        assert f"{row['lsd_db']:.2f} | {row['stoi']:.3f} |" in page
     for row in committed(SPEED)["rows"]:
         assert f"{row['samples_per_s']:,.0f}" in page, row
