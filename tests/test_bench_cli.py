@@ -201,8 +201,9 @@ def test_without_options_the_whole_table_is_measured(monkeypatch):
     asked = []
 
     class Recorder:
-        def __init__(self, models, cases, baselines):
+        def __init__(self, models, cases, baselines, gpu_cluster):
             asked.append((set(models), cases, baselines))
+            assert gpu_cluster == 0
 
         def measurements(self, rounds):
             return 1
