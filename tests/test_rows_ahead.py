@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from fakes import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from voices import CONDITIONED, mel, same_bits, voice
@@ -105,3 +106,28 @@ def test_a_forked_child_has_a_thread_of_its_own():
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert same_bits(voice(config).generate(frames), expected)
+
+
+INTERRUPTED = """
+import threading
+from wavernn_fast import rows_ahead
+
+begin = threading.Thread.start
+
+def start(self):
+    begin(self)
+    raise KeyboardInterrupt  # as a signal may, while the caller waits for the thread to be there
+
+threading.Thread.start = start
+try:
+    rows_ahead._submit(1, list)
+except KeyboardInterrupt:
+    print("interrupted")
+threading.Thread.start = begin
+print(rows_ahead._submit(1, lambda: ["rows"]).result())
+"""
+
+
+def test_an_interrupt_while_a_thread_starts_leaves_none_that_the_process_waits_for():
+    done = python(INTERRUPTED)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n['rows']\n"), done.stderr

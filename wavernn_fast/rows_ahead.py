@@ -39,6 +39,12 @@ def _submit(threads: int, make: Callable[[], list[Rows]]) -> Future[list[Rows]] 
         return pool.submit(make)
     except RuntimeError:
         return None
+    except BaseException:
+        # An interrupt between the start of a thread and the pool's note of it: nobody would tell
+        # that thread of the end, and the process would wait for it for ever.
+        _pools.pop(threads, None)
+        pool.shutdown(wait=False)
+        raise
 
 
 class RowsAhead:
