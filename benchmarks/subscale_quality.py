@@ -80,6 +80,7 @@ class Judge:
     def __post_init__(self) -> None:
         self.model = weights.read(self.folder / "model.safetensors")
         self.facts = json.loads((self.folder / "run.json").read_text())
+        self.voc = Vocoder(*self.model, device="cpu")
 
     def waves(self, names: Sequence[str]) -> Iterator[Any]:
         """Recordings, in whole frames."""
@@ -98,11 +99,10 @@ class Judge:
 
     def correlation(self, names: Sequence[str], temperature: float) -> float:
         """Mean log-mel correlation of copies of recordings, one seed."""
-        config, tensors = self.model
-        voc, found = Vocoder(config, tensors, device="cpu"), []
+        (config, _), found = self.model, []
         for wave in self.waves(names):
             mel = features.log_mel(wave, config.mel)[:, : len(wave) // config.hop_length]
-            copy = voc.generate(mel, seed=self.seeds[0], temperature=temperature)
+            copy = self.voc.generate(mel, seed=self.seeds[0], temperature=temperature)
             both = (features.log_mel(one, config.mel) for one in (wave, copy))
             found.append(metrics.mel_correlation(*both))
         return statistics.fmean(found)
@@ -113,11 +113,12 @@ class Judge:
         waves = list(self.waves(names))
         rows = []
         for seed in self.seeds:
-            how = Settings(with_torch=False, temperature=temperature, seed=seed)
+            dtypes = () if rows else ("fp32",)  # a likelihood has no seed
+            how = Settings(dtypes, with_torch=False, temperature=temperature, seed=seed)
             evaluator = Evaluator(config, tensors, how)
             rows += [evaluator.evaluate(wave).to_dict() for wave in waves]
         lengths = np.array([len(wave) for wave in waves])
-        nats = np.stack([by_row(evaluator.voc, wave) for wave in waves])
+        nats = np.stack([by_row(self.voc, wave) for wave in waves])
         log = (self.folder / "log.jsonl").read_text().splitlines()
         lines = [json.loads(line) for line in log]
 
@@ -125,7 +126,7 @@ class Judge:
             known = [row[key] for row in rows if row[key] is not None]
             return statistics.fmean(known) if known else None
 
-        first = rows[: len(waves)]  # a likelihood has no seed
+        first = rows[: len(waves)]
         return {
             "name": self.folder.name,
             "subscale": dataclasses.asdict(config.subscale) if config.subscale else None,
@@ -226,22 +227,19 @@ def by_loudness(folder: Path, data: Path, row: int, parts: int = 8) -> list[dict
     names = run.facts["held_out"]["names"]
     factor = run.model[0].subscale_factor
     prediction = Linear(data, len(names), factor)
-    voc, each = Vocoder(*run.model, device="cpu"), FRAME // factor
-    nats, sigma = [], []
+    each, nats, least = FRAME // factor, [], []
     for wave, samples in zip(run.waves(names), prediction.held_out, strict=True):
-        own = _nats(voc, wave).reshape(-1, factor)[:, row]
+        own = _nats(run.voc, wave).reshape(-1, factor)[:, row]
         count = len(own) // each
         error = prediction.errors(samples, row)[row::factor][: count * each]
         nats.append(own[: count * each].reshape(count, each).mean(axis=1))
-        squares = np.square(error).reshape(count, each).mean(axis=1)
-        sigma.append(np.sqrt(squares + 1.0 / 12.0))  # that of rounding
-    model, known = np.concatenate(nats), np.concatenate(sigma)
-    least = 0.5 * np.log(2.0 * np.pi * np.e * known**2)
+        least.append(knowing_variance(error.reshape(count, each)))
+    model, known = np.concatenate(nats), np.concatenate(least)
     return [
         {
-            "sigma": float(np.exp(np.log(known[part]).mean())),
+            "sigma": float(np.exp(known[part].mean()) / np.sqrt(2.0 * np.pi * np.e)),
             "model": float(model[part].mean()),
-            "linear": float(least[part].mean()),
+            "linear": float(known[part].mean()),
         }
         for part in np.array_split(np.argsort(known), parts)
     ]

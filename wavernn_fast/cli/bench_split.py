@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ def _of_case(
     tasks: list[Callable[[], Split]] = []
     if isinstance(config, ModelConfig):
         for dtype in options["dtypes"] or ["fp32"]:
-            tasks.append(_task(_engine, options, models[model], case, dtype))
+            engine = functools.partial(_engine, gpu_cluster=options["gpu_cluster"])
+            tasks.append(_task(engine, options, models[model], case, dtype))
     dense = model.rsplit(":", 2)[0] if model.count(":") == 3 else None
     if dense in models:  # its zeros are nothing to a baseline: the same figures again
         return tasks
@@ -111,19 +113,28 @@ def _task(
         "rounds": options["rounds"] or _ROUNDS,
         "seconds": options["seconds"] or _SECONDS,
     }
-    if measure is _engine:
-        times["gpu_cluster"] = options["gpu_cluster"]
     return lambda: measure(model, case, what, times)
 
 
 def _engine(
-    model: Any, case: tuple[str, str, int, int], dtype: str, times: dict[str, Any]
+    model: Any,
+    case: tuple[str, str, int, int],
+    dtype: str,
+    times: dict[str, Any],
+    gpu_cluster: int,
 ) -> Split:
     from ..bench.split_engine import split_engine
 
     name, device, threads, streams = case
     return split_engine(
-        *model, model=name, dtype=dtype, threads=threads, streams=streams, device=device, **times
+        *model,
+        model=name,
+        dtype=dtype,
+        threads=threads,
+        streams=streams,
+        device=device,
+        gpu_cluster=gpu_cluster,
+        **times,
     )
 
 

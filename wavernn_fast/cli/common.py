@@ -159,19 +159,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Result as JS
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 
 
+def engine_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """What `Vocoder` takes of the values of `engine_options`."""
+    names = ("device", "dtype", "gpu_streams", "gpu_cluster", "conditioning")
+    return {"cpu_threads": options["threads"], **{name: options[name] for name in names}}
+
+
 def load_vocoder(options: dict[str, Any]) -> Vocoder:
     """`Vocoder.from_pretrained` from the values of `model_options`."""
     from ..vocoder import Vocoder
 
     return Vocoder.from_pretrained(
         options["model"],
-        device=options["device"],
-        dtype=options["dtype"],
         preset=options["preset"],
-        cpu_threads=options["threads"],
-        gpu_streams=options["gpu_streams"],
-        gpu_cluster=options["gpu_cluster"],
-        conditioning=options["conditioning"],
+        **engine_arguments(options),
     )
 
 

@@ -69,12 +69,7 @@ def _sound(output: str, options: dict[str, Any]) -> dict[str, Any]:
     voice = voices.facts(voices.DEFAULT)
     voc = Vocoder.from_pretrained(
         voices.DEFAULT,
-        device=options["device"],
-        dtype=options["dtype"],
-        cpu_threads=options["threads"],
-        gpu_streams=options["gpu_streams"],
-        gpu_cluster=options["gpu_cluster"],
-        conditioning=options["conditioning"],
+        **common.engine_arguments(options),
     )
     mel = voices.mel(voices.DEFAULT)
     if options["seconds"] is not None:

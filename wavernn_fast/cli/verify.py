@@ -42,12 +42,7 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
     voc = Vocoder(
         config,
         tensors,
-        device=options["device"],
-        dtype=options["dtype"],
-        cpu_threads=options["threads"],
-        gpu_streams=options["gpu_streams"],
-        gpu_cluster=options["gpu_cluster"],
-        conditioning=options["conditioning"],
+        **common.engine_arguments(options),
     )
     mel = (
         None if options["mel_file"] is None else voc.check_mel(audio.read_mel(options["mel_file"]))

@@ -99,9 +99,8 @@ class Trainer:
             recordings = (recording.samples for recording in self._train.recordings)
             self.model.subscale.set_correlation(autocorrelation(config.subscale, recordings))
         self.model.to(processes.device)
-        with (
-            torch.no_grad()
-        ):  # measured apart, whitening and the weights that rest on it may differ
+        with torch.no_grad():
+            # Measured apart, whitening and the weights that rest on it may differ.
             processes.share([*self.model.buffers(), *self.model.parameters()])
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self._parameters = dict(self.model.named_parameters())
