@@ -27,11 +27,9 @@ CONTENTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("wavernn_fast.fold", ("Folding",)),
     ),
     "Configuration": (
-        (
-            "wavernn_fast.config",
-            ("ModelConfig", "MelConfig", "OutputConfig", "SubscaleConfig"),
-        ),
+        ("wavernn_fast.config", ("ModelConfig", "MelConfig", "OutputConfig")),
         ("wavernn_fast.network_config", ("NetworkConfig", "CodesConfig")),
+        ("wavernn_fast.subscale_config", ("SubscaleConfig",)),
     ),
     "Files": (
         ("wavernn_fast.checkpoints", ("load", "inspect")),

@@ -13,7 +13,7 @@ from train_runs import one_thread  # noqa: F401
 
 from wavernn_fast import weights
 from wavernn_fast.cli import train as cli_train
-from wavernn_fast.config import SubscaleConfig
+from wavernn_fast.subscale_config import SubscaleConfig
 from wavernn_fast.train.run import ModelSizes
 
 SIZES = (

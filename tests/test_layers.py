@@ -59,7 +59,7 @@ KERNEL_HEADERS = re.compile(
 # Layer of the package -> its modules. The subpackages are layers of their own.
 MODULES: dict[str, str] = {
     "errors": "errors",
-    "config": "config config_checks config_json network_config",
+    "config": "config config_checks config_json network_config subscale_config",
     "data": "arrays audio bench_rows canonical codes conditioning conditioning_convolutions "
     "conditioning_frames conditioning_network conditioning_products conditioning_recurrent "
     "encoding features files fold job_history job_report job_style mel_conversion mel_origin "

@@ -23,10 +23,11 @@ from train_runs import (
 )
 
 from wavernn_fast import weights
-from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.config import ModelConfig
 from wavernn_fast.models import subscale
 from wavernn_fast.models.eager import make_eager
 from wavernn_fast.models.wavernn import Batch, WaveRNN
+from wavernn_fast.subscale_config import SubscaleConfig
 from wavernn_fast.train import state
 from wavernn_fast.train.corpus import Corpus, Recording
 from wavernn_fast.train.loop import MODEL, cut, segment_frames

@@ -12,9 +12,10 @@ from test_subscale_model import CONFIGS, every_config, model_of, trained_weights
 
 from wavernn_fast import weights
 from wavernn_fast.canonical import expected_shapes, validate
-from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import ModelError
 from wavernn_fast.models.wavernn import WaveRNN
+from wavernn_fast.subscale_config import SubscaleConfig
 
 CONFIG = CONFIGS[3]  # 4 rows, horizon 4, 6 channels, 1 block
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canonical import Tensors, expected_shapes
-from .config import Head, ModelConfig, SubscaleConfig
+from .config import Head, ModelConfig
 from .errors import InputError
 from .features import expected_range
 from .network_config import NetworkConfig
 from .presets import Preset, get_preset
+from .subscale_config import SubscaleConfig
 
 _AUX: dict[str, Any] = {"aux_size": 32, "aux_channels": 128, "aux_blocks": 10, "aux_kernel": 5}
 

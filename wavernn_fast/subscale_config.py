@@ -1,0 +1,49 @@
+"""What a subscale model is besides its cell: rows, and the network between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscaleConfig:
+    """How an utterance is made as a batch of interleaved rows (docs/subscale.md).
+
+    Row s holds the samples n = factor * i + s, i being their column. A network of residual blocks
+    over columns, dilated 1, 2, 4, ..., looks at the rows before: its first layer at columns
+    i - reach to i + reach, all of it together `horizon` columns to either side.
+    """
+
+    factor: int  # rows, B of Kalchbrenner et al. 2018; 1: one row that has none before it
+    horizon: int  # columns that a row sees ahead of its own in the rows before it, their F
+    channels: int  # width of the network
+    blocks: int  # of the network; together they reach 2**blocks - 1 columns
+
+    @property
+    def reach(self) -> int:
+        """Columns on each side that the first layer reads."""
+        return self.horizon + 1 - (1 << self.blocks)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Distance, in columns, between the three taps of each block."""
+        return tuple(1 << i for i in range(self.blocks))
+
+    def problems(self, hop_length: int, conditioned: bool) -> list[str]:
+        """What is impossible about it, a sentence each."""
+        need = (
+            (1 <= self.factor <= 64, f"subscale factor is {self.factor}, must be 1 to 64"),
+            (0 <= self.horizon <= 4096, f"horizon is {self.horizon}, must be 0 to 4096"),
+            (self.channels > 0, f"subscale channels is {self.channels}, must be positive"),
+            (0 <= self.blocks <= 12, f"subscale blocks is {self.blocks}, must be 0 to 12"),
+            (
+                not 0 <= self.blocks <= 12 or 2**self.blocks - 1 <= max(0, self.horizon),
+                f"{self.blocks} subscale blocks reach 2**{self.blocks} - 1 columns, more than "
+                f"the horizon of {self.horizon} allows",
+            ),
+            (
+                not conditioned or self.factor < 1 or hop_length % self.factor == 0,
+                f"hop_length {hop_length} is not a multiple of the subscale factor {self.factor}",
+            ),
+        )
+        return [sentence for ok, sentence in need if not ok]
