@@ -143,10 +143,9 @@ def main() -> None:
         for one in by_loudness(Path(args.run), Path(args.data), args.row):
             print(json.dumps({name: round(value, 2) for name, value in one.items()}))
     elif args.part == "linear":
-        nats = linear(Path(args.data), args.held_out, args.factor)
-        print(
-            json.dumps({"nll": statistics.fmean(nats), "nll_by_row": [round(n, 2) for n in nats]})
-        )
+        for name, nats in linear(Path(args.data), args.held_out, args.factor).items():
+            by_row = [round(n, 2) for n in nats]
+            print(json.dumps({"of": name, "nll": statistics.fmean(nats), "nll_by_row": by_row}))
     elif args.part == "speed":
         rows = [row for size in args.sizes for row in time_cell(size, args)]
         predicted = [row for size in args.sizes for row in predict(size, args.seconds)]

@@ -20,6 +20,7 @@ from mel_worth import FRAME, knowing_variance
 
 from wavernn_fast import Vocoder, audio, features, likelihood, metrics, weights
 from wavernn_fast.evaluation import Evaluator, Settings
+from wavernn_fast.mel_prediction import ERROR_SCALE, MelPrediction
 from wavernn_fast.models.subscale import autocorrelation, prediction_of
 from wavernn_fast.train import corpus
 from wavernn_fast.train import run as train_run
@@ -176,15 +177,19 @@ def _nats(voc: Vocoder, wave: Any) -> Any:
 
 
 class Linear:
-    """The linear prediction with which the network of a model of so many rows begins."""
+    """Linear predictions of each row of held-out recordings.
+
+    From what the first layer of the network of a model of so many rows hears, the same in every
+    frame; and what the mel predicts, which is another one in every frame.
+    """
 
     def __init__(self, data: Path, held_out: int, factor: int) -> None:
-        config = train_run.ModelSizes(subscale=factor, conditioned=False).config()
+        config = self.config = train_run.ModelSizes(subscale=factor).config()
         where = train_run.Data(train=data, held_out=held_out)
         loaded = train_run.load(where, config, TrainSettings(steps=1))
         assert config.subscale is not None
         correlation = autocorrelation(config.subscale, (r.samples for r in loaded.train))
-        self.held_out = [recording.samples for recording in loaded.valid]
+        self.recordings = loaded.valid
         self._weight = prediction_of(config.subscale, correlation).numpy()
         reach = config.subscale.reach
         self._offset = factor * np.arange(-reach, reach + 1)
@@ -198,23 +203,51 @@ class Linear:
         u = samples.astype(np.float64) - 32768.0
         return u - np.convolve(np.pad(u, len(taps) // 2), taps[::-1], mode="valid")
 
+    def mel_errors(self, recording: Any) -> tuple[Any, Any]:
+        """Of every sample, predicted from the mel: [row, frames, hop length].
 
-def linear(data: Path, held_out: int, factor: int) -> list[float]:
-    """Nats per sample of each row under the linear prediction that its network begins with.
+        And how large the mel says that they are, [row, frames, 1].
+        """
+        sub, hop = self.config.subscale, self.config.hop_length
+        assert sub is not None
+        weights, error = MelPrediction(self.config).of(recording.mel.T.astype(np.float64))
+        u = recording.samples.astype(np.float64) - 32768.0
+        near = (sub.prediction_reach + 1) * sub.factor
+        columns = sub.factor * np.arange(-sub.prediction_reach, sub.prediction_reach + 1)
+        place = (np.arange(sub.factor)[:, None] + columns).reshape(-1)
+        at = near + np.arange(len(u)).reshape(-1, hop, 1)
+        padded = np.pad(u, near)
+        predicted = [
+            (padded[at + place - row] @ weights[:, row, :, None])[:, :, 0]
+            for row in range(sub.factor)
+        ]
+        sizes = np.exp(error.T / ERROR_SCALE)[:, :, None]
+        return u.reshape(-1, hop) - np.stack(predicted), sizes
 
-    Of held-out recordings, as pre-emphasised and rounded as a model draws them. The error is taken
-    as gaussian, with the variance it has in each frame of 240 samples: no model knows that
-    beforehand, so this is what a fixed linear prediction could cost at best. All samples are taken
-    as of each row: they tell more than every sixteenth.
+
+def linear(data: Path, held_out: int, factor: int) -> dict[str, list[float]]:
+    """Nats per sample of each row under linear predictions.
+
+    Of held-out recordings, as pre-emphasised and rounded as a model draws them; all samples are
+    taken as of each row: they tell more than every sixteenth. The error is taken as gaussian, with
+    the variance it has in each frame, in `fixed` under one prediction for all sounds, in `mel`
+    under that from the mel; no model knows it beforehand, so this is the least that either could
+    cost. In `mel_alone` the mel has to say the variance too.
     """
-    prediction, found = Linear(data, held_out, factor), []
-    for row in range(factor):
-        nats = []
-        for samples in prediction.held_out:
-            error = prediction.errors(samples, row)
-            nats.append(knowing_variance(error[: len(error) // FRAME * FRAME].reshape(-1, FRAME)))
-        found.append(float(np.concatenate(nats).mean()))
-    return found
+    prediction = Linear(data, held_out, factor)
+    nats: dict[str, list[Any]] = {"fixed": [], "mel": [], "mel_alone": []}
+    for recording in prediction.recordings:
+        fixed = [prediction.errors(recording.samples, row) for row in range(factor)]
+        errors, sizes = prediction.mel_errors(recording)
+        every = {"fixed": np.stack(fixed), "mel": errors}
+        for name, found in every.items():
+            frames = found.reshape(-1, errors.shape[2])
+            nats[name].append(knowing_variance(frames).reshape(errors.shape[:2]))
+        alone = 0.5 * np.log(2.0 * np.pi * sizes**2) + errors**2 / (2.0 * sizes**2)
+        nats["mel_alone"].append(alone.mean(axis=2))
+    return {
+        name: np.concatenate(every, axis=1).mean(axis=1).tolist() for name, every in nats.items()
+    }
 
 
 def by_loudness(folder: Path, data: Path, row: int, parts: int = 8) -> list[dict[str, float]]:
@@ -228,10 +261,10 @@ def by_loudness(folder: Path, data: Path, row: int, parts: int = 8) -> list[dict
     factor = run.model[0].subscale_factor
     prediction = Linear(data, len(names), factor)
     each, nats, least = FRAME // factor, [], []
-    for wave, samples in zip(run.waves(names), prediction.held_out, strict=True):
+    for wave, recording in zip(run.waves(names), prediction.recordings, strict=True):
         own = _nats(run.voc, wave).reshape(-1, factor)[:, row]
         count = len(own) // each
-        error = prediction.errors(samples, row)[row::factor][: count * each]
+        error = prediction.errors(recording.samples, row)[row::factor][: count * each]
         nats.append(own[: count * each].reshape(count, each).mean(axis=1))
         least.append(knowing_variance(error.reshape(count, each)))
     model, known = np.concatenate(nats), np.concatenate(least)

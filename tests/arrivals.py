@@ -21,7 +21,7 @@ from wavernn_fast.vocoder import Vocoder
 WAIT = 120.0  # seconds after which a test gives up on a stream; many, for a busy machine
 
 _AUX = {"aux_size": 3, "aux_channels": 8, "aux_blocks": 1, "aux_kernel": 3}
-SUBSCALE = cases.subscale_config(4, 5, 2, n_mels=5, hop_length=16, **_AUX)
+SUBSCALE = cases.predicted_config(4, 5, 2, 2, hop_length=16, **_AUX)
 MODELS = CONDITIONED | {"subscale": SUBSCALE}
 SPEAKER = cases.residual_config(
     16, 32, bits=8, speaker_size=4, upsample_left=1, upsample_right=2, **_AUX

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.config import MelConfig, ModelConfig
 from wavernn_fast.network_config import NetworkConfig
+from wavernn_fast.subscale_config import SubscaleConfig
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -39,6 +40,27 @@ def subscale_config(
     """Return a small subscale model; unconditioned (hop 1) unless `fields` say otherwise."""
     subscale = SubscaleConfig(factor=factor, horizon=horizon, channels=channels, blocks=blocks)
     return dual_config(32, 16, subscale=subscale, **fields)
+
+
+def predicted_config(
+    factor: int, horizon: int, blocks: int, reach: int, *, hop_length: int, **fields: Any
+) -> ModelConfig:
+    """Return a small subscale model whose rows are also predicted from the mel.
+
+    `fields` of `MelConfig` and of `ModelConfig` both; the mel has 7 bands.
+    """
+    convention: dict[str, Any] = {"sample_rate": 8000, "n_mels": 7, "hop_length": hop_length}
+    names = {field.name for field in dataclasses.fields(MelConfig)} - convention.keys()
+    bands = {"n_fft": 64, "win_length": 48, "f_min": 100.0, "f_max": 3500.0, "log": "ln"}
+    bands |= {"scale": 0.9, "offset": 5.9}  # about what `random_mel` has
+    bands |= {name: fields.pop(name) for name in names & fields.keys()}
+    config = subscale_config(factor, horizon, blocks, **convention, **fields)
+    assert config.subscale is not None
+    return dataclasses.replace(
+        config,
+        subscale=dataclasses.replace(config.subscale, prediction_reach=reach),
+        mel=MelConfig(**convention, **bands),
+    )
 
 
 def residual_config(

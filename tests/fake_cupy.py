@@ -73,11 +73,15 @@ class Array:
     def reshape(self, *shape: int) -> Array:
         return Array(_bare(self).reshape(*shape))
 
-    def clip(self, least: float) -> Array:
-        return Array(_bare(self).clip(least))
+    def clip(self, *bounds: float) -> Array:
+        return Array(_bare(self).clip(*bounds))
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     def __getitem__(self, key: Any) -> Array:
-        return Array(_bare(self)[_bare(key)])
+        key = tuple(map(_bare, key)) if isinstance(key, tuple) else _bare(key)
+        return Array(_bare(self)[key])
 
     def __iadd__(self, other: Any) -> Array:
         values = _bare(self)
@@ -104,10 +108,15 @@ def _method(name: str) -> Any:
     return lambda self, *others: Array(getattr(_bare(self), name)(*map(_bare, others)))
 
 
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "matmul", "gt", "invert"):
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "matmul", "gt", "invert", "rtruediv"):
     setattr(Array, f"__{_name}__", _method(f"__{_name}__"))
 for _name in ("all", "any", "sum", "min", "max", "mean"):
     setattr(Array, _name, _method(_name))
+
+
+def _solve(a: Array, b: Array) -> Array:
+    assert a.shape[:-1] == b.shape[: a.ndim - 1], "CuPy does not broadcast here"
+    return Array(np.linalg.solve(_bare(a), _bare(b)))
 
 
 def module(stream: int = 0) -> types.ModuleType:
@@ -124,11 +133,15 @@ def module(stream: int = 0) -> types.ModuleType:
 
     cupy.asarray = asarray
     cupy.zeros = lambda shape, dtype: asarray(np.zeros(shape, dtype))
-    for name in ("where", "isfinite", "argwhere", "tanh", "flip"):
+    for name in ("where", "isfinite", "argwhere", "tanh", "flip", "exp", "log", "swapaxes"):
         function = getattr(np, name)
         setattr(cupy, name, lambda *given, f=function: Array(f(*map(_bare, given))))
+    cupy.broadcast_to = lambda array, shape: Array(np.broadcast_to(_bare(array), shape))
+    cupy.linalg = types.SimpleNamespace(
+        cholesky=lambda a: Array(np.linalg.cholesky(_bare(a))), solve=_solve
+    )
     cupy.concatenate = lambda arrays, axis=0: Array(np.concatenate([*map(_bare, arrays)], axis))
-    cupy.stack = lambda arrays: Array(np.stack([*map(_bare, arrays)]))
+    cupy.stack = lambda arrays, axis=0: Array(np.stack([*map(_bare, arrays)], axis))
     current = types.SimpleNamespace(ptr=stream)
     cupy.cuda = types.SimpleNamespace(Device=Device, get_current_stream=lambda: current)
     return cupy

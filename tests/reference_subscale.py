@@ -8,6 +8,7 @@ time. The cell and its draws are those of `reference`; each row has a state of i
 
 from __future__ import annotations
 
+from math import gamma
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,72 @@ import reference
 from numpy.typing import NDArray
 from reference import Array, Tensors
 
-from wavernn_fast.config import ModelConfig, SubscaleConfig
+from wavernn_fast.config import ModelConfig
+from wavernn_fast.features import mel_filterbank
+from wavernn_fast.subscale_config import SubscaleConfig
 
 
 def amplitude(samples: NDArray[Any], n: int) -> float:
     """What the network hears of sample n, in [-1, 1); nothing where there is no such sample."""
     return (int(samples[n]) - 32768) / 32768 if 0 <= n < len(samples) else 0.0
+
+
+class _Predicted:
+    """What the mel of a frame predicts of a sample of row s from the rows before it.
+
+    By the normal equations of each row of each frame, as the text of docs/formats.md has them.
+    """
+
+    def __init__(self, config: ModelConfig, mel: NDArray[Any], samples: NDArray[Any]) -> None:
+        assert config.subscale is not None
+        assert config.mel is not None
+        self.config, self.convention, self.sub = config, config.mel, config.subscale
+        self.mel, self.samples = np.asarray(mel, np.float64), samples
+        self.filters = mel_filterbank(config.mel)
+        self.known: dict[tuple[int, int], tuple[Array, float]] = {}
+
+    def at(self, row: int, column: int) -> Array:
+        """(64 p, a tenth of the logarithm of its error in steps) of sample (row, column)."""
+        n = self.sub.factor * column + row
+        key = (row, n // self.config.hop_length)
+        if key not in self.known:
+            self.known[key] = self._solved(*key)
+        weights, sigma = self.known[key]
+        heard = [amplitude(self.samples, n + d) for d in self._distances(row)]
+        return np.array([64.0 * (weights @ heard), 0.1 * np.log(sigma)])
+
+    def _distances(self, row: int) -> list[int]:
+        reach, rows = self.sub.prediction_reach, self.sub.factor
+        columns = range(-reach, reach + 1)
+        return [rows * d + before - row for before in range(row) for d in columns]
+
+    def _solved(self, row: int, frame: int) -> tuple[Array, float]:
+        distances = np.array(self._distances(row), np.int64)
+        lags = np.abs(distances[:, None] - distances)
+        r = self._autocorrelation(frame, 2 * self.sub.factor * (self.sub.prediction_reach + 1))
+        noise = 3e-6 * r[0] + 1.0 / 12.0
+        covariance, across = r[lags] + noise * np.eye(len(lags)), r[np.abs(distances)]
+        weights = np.linalg.solve(covariance, across)
+        return weights, float(np.sqrt(r[0] + noise - weights @ across))
+
+    def _autocorrelation(self, frame: int, count: int) -> Array:
+        """Of the drawn signal in steps of 1 / 32768, from a spectrum of 257 bins."""
+        mel, turns = self.convention, np.arange(257) / 512.0
+        value = (self.mel[:, frame] - mel.offset) / mel.scale + mel.ref_db
+        magnitude = {"db": 10.0 ** (value / 20.0), "ln": np.exp(value), "log10": 10.0**value}
+        means = magnitude[mel.log] / self.filters.sum(axis=1) / gamma(1.0 + mel.power / 2.0)
+        bins = np.arange(self.filters.shape[1]) * mel.sample_rate / mel.n_fft
+        centre = (self.filters * bins).sum(axis=1) / self.filters.sum(axis=1)
+        ours = np.interp(turns * mel.sample_rate, centre, (2.0 / mel.power) * np.log(means))
+
+        def response(emphasis: float) -> Array:
+            found = 1.0 + emphasis**2 - 2.0 * emphasis * np.cos(2.0 * np.pi * turns)
+            return np.asarray(np.maximum(found, 1e-4))
+
+        window = np.hanning(mel.win_length + 1)[:-1]
+        density = np.exp(ours) / np.sum(window**2) * 32768.0**2
+        density *= response(self.config.output.deemphasis) / response(mel.preemphasis)
+        return np.fft.irfft(density)[:count]
 
 
 class _Heard:
@@ -106,6 +167,10 @@ def run_subscale(
         raise ValueError(f"The mel covers {len(mel_up)} samples, {count} wanted.")
     samples, logits = np.zeros(count, np.int32), np.zeros((count, config.logits_size))
     margin = np.full((count, 2), np.inf)
+    predicted = None
+    if config.subscale.prediction_reach:
+        assert mel is not None
+        predicted = _Predicted(config, mel, samples)
     for row in range(rows):
         columns = len(range(row, count, rows))
         own = None if uniforms is None else uniforms[row::rows]
@@ -122,7 +187,8 @@ def run_subscale(
             frame = n // config.hop_length
             mel_n = mel_up[n] if config.n_mels else np.zeros(0)
             aux_n = aux[frame] if config.aux_size else np.zeros(0)
-            condition = np.concatenate([aux_n, heard.at(i)])
+            foreseen = [] if predicted is None else predicted.at(row, i)
+            condition = np.concatenate([aux_n, heard.at(i), foreseen])
             samples[n], logits[n] = cell.advance(mel_n, condition, draws)
         margin[row::rows] = draws.margin
     return {"samples": samples, "logits": logits, "margin": margin}

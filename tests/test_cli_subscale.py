@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from train_runs import one_thread  # noqa: F401
 
 from wavernn_fast import weights
 from wavernn_fast.cli import train as cli_train
+from wavernn_fast.errors import ModelError
 from wavernn_fast.subscale_config import SubscaleConfig
 from wavernn_fast.train.run import ModelSizes
 
@@ -37,11 +39,12 @@ def test_a_subscale_model_is_trained_shown_and_converted(little, tmp_path):
     result = run("train", little, "-o", folder, *SIZES, *PACE, *ROWS, "--steps", 2)
     assert result.exit_code == 0, result.stderr
     config, tensors = weights.read(folder / "model.safetensors")
-    assert config.subscale == SubscaleConfig(factor=4, horizon=3, channels=5, blocks=1)
+    expected = SubscaleConfig(factor=4, horizon=3, channels=5, blocks=1, prediction_reach=2)
+    assert config.subscale == expected
     assert tensors["subscale.input.weight"].shape == (4, 5, 4, 5)
     shown = run("inspect", folder / "model.safetensors")
     assert shown.exit_code == 0, shown.stdout
-    for name, value in (("factor", 4), ("horizon", 3), ("channels", 5), ("blocks", 1)):
+    for name, value in dataclasses.asdict(expected).items():
         assert re.search(rf"^subscale\.{name} +{value}$", shown.stdout, re.M), shown.stdout
     made = run("convert", folder / "model.safetensors", "-o", half, "--dtype", "fp16")
     assert made.exit_code == 0, made.stderr
@@ -89,11 +92,36 @@ def test_segments_have_enough_columns_and_an_update_as_many_samples(options, seg
     )
 
 
+def rows_of(**sizes) -> SubscaleConfig:
+    made = ModelSizes(hidden_size=32, **sizes).config().subscale
+    assert made is not None
+    return made
+
+
 def test_the_network_has_as_many_blocks_as_the_horizon_has_room_for():
     for horizon, blocks, reach in ((0, 0, 0), (1, 0, 1), (2, 1, 1), (7, 2, 4), (8, 3, 1)):
-        made = ModelSizes(hidden_size=32, subscale=2, horizon=horizon).config().subscale
-        assert made is not None
+        made = rows_of(subscale=2, horizon=horizon)
         assert (made.blocks, made.reach) == (blocks, reach)
-    fewer = ModelSizes(hidden_size=32, subscale=2, subscale_blocks=1).config().subscale
-    assert fewer is not None
+    fewer = rows_of(subscale=2, subscale_blocks=1)
     assert (fewer.horizon, fewer.channels, fewer.reach) == (8, 64, 7)
+
+
+def test_the_mel_predicts_from_as_far_as_the_horizon_and_the_work_allow():
+    assert rows_of(subscale=16).prediction_reach == 2
+    assert rows_of(subscale=16, horizon=1).prediction_reach == 1
+    assert rows_of(subscale=16, horizon=0).prediction_reach == 0
+    assert rows_of(subscale=48).prediction_reach == 2
+    assert rows_of(subscale=60).prediction_reach == 1
+    assert rows_of(subscale=16, subscale_prediction=0).prediction_reach == 0
+    assert rows_of(subscale=2, subscale_prediction=5).prediction_reach == 5
+    assert rows_of(subscale=2, conditioned=False).prediction_reach == 0
+
+
+def test_impossible_predictions_are_refused():
+    for words, sizes in (
+        ("prediction_reach is 9, must be 0 to the horizon of 8", {"subscale_prediction": 9}),
+        ("prediction_reach is -1, must be 0 to the horizon", {"subscale_prediction": -1}),
+        ("272 samples of 16 rows are too many", {"subscale_prediction": 8}),
+    ):
+        with pytest.raises(ModelError, match=words):
+            rows_of(subscale=16, **sizes)

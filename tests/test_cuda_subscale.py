@@ -22,8 +22,9 @@ from wavernn_fast import Vocoder
 CONFIGS = [
     cases.subscale_config(4, 5, 2, n_mels=5, hop_length=16, **AUX),
     cases.subscale_config(16, 3, 1),
+    cases.predicted_config(4, 5, 2, 2, hop_length=16, **AUX),
 ]
-SOUNDING = CONFIGS[0]
+SOUNDING = CONFIGS[-1]
 
 
 @functools.cache

@@ -63,6 +63,7 @@ MODULES: dict[str, str] = {
     "data": "arrays audio bench_rows canonical codes conditioning conditioning_convolutions "
     "conditioning_frames conditioning_network conditioning_products conditioning_recurrent "
     "encoding features files fold job_history job_report job_style mel_conversion mel_origin "
+    "mel_prediction "
     "metrics pictures pictures_bench pictures_latency pictures_mel pictures_split "
     "pictures_subscale places pqmf preset presets presets_embedded presets_residual samples "
     "scalars scoring subscale subscale_network svg synthetic upsampling visible voices weights "

@@ -68,18 +68,26 @@ def test_runs_are_trained_alike_and_judged(tmp_path):
         assert part["linear"] == pytest.approx(1.42 + np.log(part["sigma"]), abs=0.05)
 
 
-def test_the_linear_prediction_says_what_each_row_costs_at_best(tmp_path):
-    """Of smooth noise: the more neighbours a row has, the less it costs."""
+def test_linear_predictions_say_what_each_row_costs_at_best(tmp_path):
+    """Of smooth noise: the more neighbours a row has, the less it costs.
+
+    All of it has one spectrum, which both predictions know.
+    """
     random = np.random.default_rng(1)
     for number in range(3):
         smooth = np.convolve(random.normal(size=22050), np.hanning(9), mode="same")
         recordings.save(tmp_path / f"{number}.wav", 0.05 * smooth, 22050)
-    found = json.loads(bench("linear", tmp_path, "--held-out", 1, "--factor", 4))
-    nats = found["nll_by_row"]
-    assert len(nats) == 4
-    assert found["nll"] == pytest.approx(np.mean(nats), abs=0.01)
-    assert nats == sorted(nats, reverse=True)
-    assert nats[3] < nats[0] - 1.0
+    printed = bench("linear", tmp_path, "--held-out", 1, "--factor", 4).splitlines()
+    fixed, mel, alone = map(json.loads, printed)
+    assert [fixed["of"], mel["of"], alone["of"]] == ["fixed", "mel", "mel_alone"]
+    for found in (fixed, mel, alone):
+        nats = found["nll_by_row"]
+        assert len(nats) == 4
+        assert found["nll"] == pytest.approx(np.mean(nats), abs=0.01)
+        assert nats == sorted(nats, reverse=True)
+        assert nats[3] < nats[0] - 1.0
+    assert mel["nll"] == pytest.approx(fixed["nll"], abs=0.1)
+    assert mel["nll"] < alone["nll"] < mel["nll"] + 0.2
 
 
 def test_speed_is_measured_beside_the_same_cell_and_drawn(tmp_path):

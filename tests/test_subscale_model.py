@@ -20,7 +20,7 @@ from reference_subscale import _Heard, run_subscale
 from test_wavernn_model import assert_same, model_of, trained_weights
 from train_runs import one_thread  # noqa: F401
 
-from wavernn_fast.config import ModelConfig
+from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
 from wavernn_fast.evaluation import Evaluator
 from wavernn_fast.models.eager import make_eager
@@ -28,7 +28,8 @@ from wavernn_fast.models.eager_subscale import EagerSubscale
 from wavernn_fast.models.wavernn import Batch, WaveRNN
 from wavernn_fast.scoring import negative_log_likelihood
 
-EXACT = 1e-11  # of a logit, float64 against float64
+EXACT = 1e-11  # of a logit, float64 against float64,
+SOLVED = 1e-8  # and where each has solved equations of a condition of some 100,000
 AUX = {"aux_size": 3, "aux_channels": 10, "aux_blocks": 2, "aux_kernel": 5}
 MEL = {"n_mels": 5, "hop_length": 16}
 
@@ -42,6 +43,8 @@ CONFIGS = [
     cases.subscale_config(8, 3, 0, **MEL, **AUX),
     cases.subscale_config(16, 2, 1),
     cases.subscale_config(16, 3, 2, **MEL, **AUX),
+    cases.predicted_config(2, 3, 1, 3, hop_length=16, power=2.0, preemphasis=0.9),
+    cases.predicted_config(16, 3, 2, 1, hop_length=16, **AUX, output=OutputConfig(deemphasis=0.85)),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=cases.case_id)
 FREE = [config for config in CONFIGS if not config.n_mels]
@@ -52,6 +55,11 @@ def eager_of(config: ModelConfig) -> EagerSubscale:
     made = make_eager(config, trained_weights(config), "float64")
     assert isinstance(made, EagerSubscale)
     return made
+
+
+def exact(config: ModelConfig) -> float:
+    assert config.subscale is not None
+    return SOLVED if config.subscale.prediction_reach else EXACT
 
 
 @cache
@@ -122,7 +130,7 @@ def test_the_eager_model_is_the_float64_reference(config, count):
     expected = run_subscale(config, tensors, mel, count, forced=samples)["logits"]
     found = eager_of(config).teacher_forced_logits(samples, mel)
     assert found.shape == (count, 512)
-    assert np.abs(found - expected).max() < EXACT
+    assert np.abs(found - expected).max() < exact(config)
 
 
 @every_config
@@ -159,7 +167,7 @@ def test_one_row_that_hears_nobody_is_an_ordinary_model():
     ordinary = dataclasses.replace(config, subscale=None)
     expected = reference.run(ordinary, plain, n_steps=64, forced=samples)["logits"]
     found = run_subscale(config, tensors, forced=samples, n_samples=64)["logits"]
-    assert np.abs(found - expected).max() < EXACT
+    assert np.abs(found - expected).max() < exact(config)
 
 
 def test_an_utterance_without_samples_is_refused_as_by_the_other_cores():
@@ -223,7 +231,7 @@ def test_rows_drawn_a_horizon_apart_are_rows_drawn_one_after_the_other(config, c
     assert made.samples.shape == (1, count)
     assert np.array_equal(made.samples[0], expected["samples"])
     assert made.logits is not None
-    assert np.abs(made.logits[0] - expected["logits"]).max() < EXACT
+    assert np.abs(made.logits[0] - expected["logits"]).max() < exact(config)
 
 
 @pytest.mark.parametrize("config", [CONFIGS[3], CONFIGS[4]], ids=cases.case_id)
@@ -233,7 +241,7 @@ def test_streams_of_a_batch_draw_for_themselves_and_repeat_with_the_seed(config)
     assert made.logits is not None
     assert len({stream.tobytes() for stream in made.samples}) == 3
     for samples, logits in zip(made.samples, made.logits, strict=True):
-        assert np.abs(eager.teacher_forced_logits(samples, mel) - logits).max() < EXACT
+        assert np.abs(eager.teacher_forced_logits(samples, mel) - logits).max() < exact(config)
     assert np.array_equal(eager.generate(48, mel, batch=3, seed=5).samples, made.samples)
     assert not np.array_equal(eager.generate(48, mel, batch=3, seed=6).samples, made.samples)
 
@@ -377,7 +385,7 @@ def test_the_network_goes_on_beyond_the_ends():
     with torch.no_grad():
         heard = model_of(config).subscale(around)[0].numpy()
     assert heard.shape == (7, 4, 6)
-    assert np.array_equal(heard, np.broadcast_to(heard[:1], heard.shape))
+    assert np.abs(heard - heard[:1]).max() < 1e-6  # PyTorch may add in another order by column
     eager = eager_of(config)
     [theirs] = eager._heard([(3, around.double().view(1, -1, 4).transpose(1, 2))]).numpy()
     assert np.abs(theirs[0] - heard[:, 3]).max() < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import cases
@@ -33,10 +34,16 @@ from wavernn_fast.train.corpus import Corpus, Recording
 from wavernn_fast.train.loop import MODEL, cut, segment_frames
 from wavernn_fast.train.run import total_frames
 
-SUBSCALE = SubscaleConfig(factor=4, horizon=3, channels=5, blocks=1)
+SUBSCALE = SubscaleConfig(factor=4, horizon=3, channels=5, blocks=1, prediction_reach=2)
 CONFIG = recordings.config(subscale=SUBSCALE)
 BARE = recordings.config(
-    subscale=SUBSCALE, n_mels=0, mel=None, hop_length=1, aux_size=0, aux_channels=0, aux_blocks=0
+    subscale=dataclasses.replace(SUBSCALE, prediction_reach=0),
+    n_mels=0,
+    mel=None,
+    hop_length=1,
+    aux_size=0,
+    aux_channels=0,
+    aux_blocks=0,
 )
 HOP, ROWS, BESIDE = CONFIG.hop_length, SUBSCALE.factor, SUBSCALE.factor * SUBSCALE.horizon
 FRAMES = 2  # of a segment

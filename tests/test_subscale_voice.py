@@ -38,9 +38,11 @@ CONFIGS = [
     cases.subscale_config(8, 1, 1, first_input=0.5),
     cases.subscale_config(16, 8, 3, n_mels=5, hop_length=32, **AUX),
     cases.subscale_config(16, 3, 1),
+    cases.predicted_config(4, 5, 2, 2, hop_length=16, log="db", scale=0.1),
+    cases.predicted_config(16, 8, 3, 2, hop_length=32, **AUX),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=cases.case_id)
-SOUNDING = CONFIGS[4]
+SOUNDING = CONFIGS[-1]
 FREE = [config for config in CONFIGS if not config.n_mels]
 
 
@@ -296,9 +298,9 @@ def test_the_lag_is_that_of_the_schedule():
 
 
 @pytest.mark.parametrize("kind", ["cupy", "torch"])
-def test_a_mel_on_the_device_of_the_engine_stays_there(kind, monkeypatch):
+@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[-2]], ids=cases.case_id)
+def test_a_mel_on_the_device_of_the_engine_stays_there(config, kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    config = CONFIGS[2]
     voc, mel = voice_of(config, "emu"), cases.random_mel(config, 30)
     expected = voc.generate(mel, seed=4)
     theirs = fake_cupy.Array(mel) if kind == "cupy" else torch.from_numpy(mel)

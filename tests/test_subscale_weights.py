@@ -122,6 +122,9 @@ def test_the_configuration_survives_its_text():
     raw = json.loads(cases.dual_config(32, 16).to_json())
     assert raw.pop("subscale") is None
     assert ModelConfig.from_json(json.dumps(raw)) == cases.dual_config(32, 16)  # older files
+    raw = json.loads(CONFIG.to_json())
+    assert raw["subscale"].pop("prediction_reach") == 0
+    assert ModelConfig.from_json(json.dumps(raw)) == CONFIG  # likewise
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,8 @@ def test_the_configuration_survives_its_text():
         ({"blocks": -1}, "subscale blocks is -1, must be 0 to 12"),
         ({"blocks": 13, "horizon": 4096}, "subscale blocks is 13, must be 0 to 12"),
         ({"blocks": 3}, r"3 subscale blocks reach 2\*\*3 - 1 columns, more than the horizon of 4"),
+        ({"prediction_reach": 5}, "prediction_reach is 5, must be 0 to the horizon of 4"),
+        ({"prediction_reach": 1}, "a mel of no known convention predicts nothing"),
     ],
 )
 def test_impossible_rows_and_networks_are_refused(changes, words):

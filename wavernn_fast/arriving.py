@@ -141,6 +141,10 @@ class FrameFeed:
         """How many frames can sound; see `subscale_run.FrameSource`. Nobody is waited for."""
         return self._stream.ready
 
+    def mel(self, first: int, count: int) -> Any:
+        """See `subscale_run.FrameSource`."""
+        return self._stream.mel(first, count)
+
     def window(self, first: int, count: int) -> Any:
         """See `subscale_run.FrameSource`."""
         return self._stream.window(first, count)

@@ -169,7 +169,11 @@ class Conditioner:
         """
         if self._interp is None and not self._hold:
             return lambda first, count: (None, None)
-        return _Windows(self, WholeMel(mel, self._xp, self.config.pad_value))
+        return _Windows(self, self.frames(mel))
+
+    def frames(self, mel: Any) -> WholeMel:
+        """Frames of a whole mel [n_mels, n_frames] by number, padded as the model pads them."""
+        return WholeMel(mel, self._xp, self.config.pad_value)
 
     def shared(self, mel: Any) -> Callable[[], Callable[[int, int], Rows]]:
         """`of` for several readers of one mel: a call makes what one of them asks.
@@ -341,6 +345,10 @@ class ConditioningStream:
     def finish(self) -> None:
         """Announce that no more frames come; what lies beyond is zero, as blocks assumed."""
         self._finished = True
+
+    def mel(self, first: int, count: int) -> Any:
+        """Frames themselves, float64 [count, n_mels], from where the last window began or later."""
+        return self._frames.take(first, count)
 
     def window(self, first: int, count: int) -> Rows:
         """Rows for output frames [first, first + count); see `Conditioner.window`.

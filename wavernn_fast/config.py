@@ -192,7 +192,8 @@ class ModelConfig:
                 self.output.length == "frames",
                 "a subscale model makes all frames sound (length 'frames'), as its rows look ahead",
             )
-            found.extend(self.subscale.problems(self.hop_length, self.n_mels > 0))
+            convention = self.n_mels > 0 and self.mel is not None
+            found += self.subscale.problems(self.hop_length, self.n_mels > 0, convention)
         if self.mel is not None:
             for name in ("sample_rate", "hop_length", "n_mels"):
                 ours, theirs = getattr(self, name), getattr(self.mel, name)
@@ -288,7 +289,7 @@ class ModelConfig:
         """
         if self.network is not None:
             return self.network.out_size
-        between = 0 if self.subscale is None else self.subscale.channels
+        between = 0 if self.subscale is None else self.subscale.heard_size
         return self.n_mels + self.aux_size + between
 
     @property

@@ -131,7 +131,7 @@ def _check_config(config: MelConfig) -> None:
 
 
 @lru_cache(maxsize=16)
-def _window(config: MelConfig) -> NDArray[np.float64]:
+def analysis_window(config: MelConfig) -> NDArray[np.float64]:
     """Periodic Hann window of win_length samples, centred in n_fft zeros: float64 [n_fft]."""
     phase = 2.0 * np.pi * np.arange(config.win_length) / config.win_length
     window = np.zeros(config.n_fft)
@@ -199,7 +199,7 @@ def log_mel(wave: ArrayLike, config: MelConfig) -> NDArray[np.float32]:
             f"The mel convention is {config!r}, expected a MelConfig; where a model's file does "
             "not tell one, load it with preset=..., or take presets.get_preset(name).mel."
         )
-    filters, window = mel_filterbank(config).T, _window(config)
+    filters, window = mel_filterbank(config).T, analysis_window(config)
     total = n_frames(wave.size, config)
     out = np.empty((config.n_mels, total), dtype=np.float32)
     pad = config.n_fft // 2 if config.center else 0

@@ -23,11 +23,16 @@ class MelFrames:
 
     def __init__(self, conditioner: Conditioner, mel: Any) -> None:
         self._conditioner, self._mel = conditioner, mel
+        self._frames = conditioner.frames(mel)
         self._total = conditioner.config.n_output_frames(mel.shape[1])
 
     def wait_for(self, n_frames: int) -> int:
         """All frames are known."""
         return self._total
+
+    def mel(self, first: int, count: int) -> Any:
+        """Frames [first, first + count) themselves: float64 [count, n_mels]."""
+        return self._frames.take(first, count)
 
     def window(self, first: int, count: int) -> tuple[Any, Any]:
         """Rows of frames [first, first + count)."""

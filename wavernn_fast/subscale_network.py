@@ -17,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canonical import Tensors, expected_shapes
-from .config import ModelConfig, SubscaleConfig
+from .config import ModelConfig
+from .mel_prediction import GAIN, MelPrediction, Prediction
+from .subscale_config import SubscaleConfig
 
 _SINGLE_THREAD_PRODUCTS = 2**18  # multiplications; OpenBLAS uses one thread up to here
+
+_PREDICTED_AT_ONCE = 32  # frames, on a GPU
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -39,6 +43,13 @@ class _Block(NamedTuple):
     silence: Any  # [factor, 1, channels] what it hears where nothing sounds
 
 
+class Foreseen(NamedTuple):
+    """What the mel predicts in one slice."""
+
+    table: Prediction  # of some frames, float32 in the network's place
+    frames: NDArray[np.int64]  # [factor, S] where in the table the frame of each column is
+
+
 class SubscaleNetwork:
     """The network of one model, for arrays of one module.
 
@@ -56,11 +67,19 @@ class SubscaleNetwork:
         assert config.subscale is not None
         sub = self.subscale = config.subscale
         self.slice_columns, self.lag = slice_columns, sub.horizon + slice_columns
-        self.columns = (sub.factor - 1) * self.lag + sub.reach  # of the past that is kept
+        near = max(sub.reach, sub.prediction_reach)
+        self.columns = (sub.factor - 1) * self.lag + near  # of the past that is kept
         first = tensors["subscale.input.weight"].reshape(sub.factor, sub.channels, -1)
         self._first = np.ascontiguousarray(first.transpose(0, 2, 1))  # [row, seen, channels]
         self._bias = tensors["subscale.input.bias"][:, None]  # [row, 1, channels]
-        self._windows = _windows(sub, slice_columns, self.columns)
+        self._windows = _windows(
+            sub, slice_columns, self.columns, sub.reach, sub.horizon - sub.reach
+        )
+        self._prediction: MelPrediction | None = None
+        if sub.prediction_reach:
+            self._config, self._prediction = config, MelPrediction(config)
+            self._near = _windows(sub, slice_columns, self.columns, sub.prediction_reach, 0)
+            self._rows = np.arange(sub.factor)[:, None]
         self._blocks: list[_Block] = []
         silence = self._bias
         for i, dilation in enumerate(sub.dilations):
@@ -80,6 +99,9 @@ class SubscaleNetwork:
         twin._xp = xp
         twin._first, twin._bias = xp.asarray(self._first), xp.asarray(self._bias)
         twin._windows = xp.asarray(self._windows)
+        if self._prediction is not None:
+            twin._prediction = MelPrediction(self._config, xp)
+            twin._near, twin._rows = xp.asarray(self._near), xp.asarray(self._rows)
         twin._blocks = [
             _Block(
                 block.dilation,
@@ -102,7 +124,36 @@ class SubscaleNetwork:
         ]
         return NetworkState(past, kept)
 
-    def hear(self, state: NetworkState, out: Any, rows: slice = slice(None)) -> None:
+    @property
+    def predicts(self) -> bool:
+        """Whether `hear` needs what the mel predicts."""
+        return self._prediction is not None
+
+    def predict(self, mel: Any) -> Prediction:
+        """Prediction in frames of a mel [frames, n_mels], float64 in the place of the weights."""
+        assert self._prediction is not None
+        found = self._in_batches(mel) if self._xp is not np else self._prediction.of(mel)
+        xp = self._xp
+        return Prediction(*(xp.asarray(part, dtype=xp.float32) for part in found))
+
+    def _in_batches(self, mel: Any) -> Prediction:
+        """Frames in batches of one size, so that each has the same bits in any company."""
+        assert self._prediction is not None
+        xp, parts = self._xp, []
+        for first in range(0, len(mel), _PREDICTED_AT_ONCE):
+            part = mel[first : first + _PREDICTED_AT_ONCE]
+            batch = xp.zeros((_PREDICTED_AT_ONCE, mel.shape[1]), dtype=xp.float64)
+            batch[: len(part)] = part
+            parts.append([array[: len(part)] for array in self._prediction.of(batch)])
+        return Prediction(*(xp.concatenate(list(both)) for both in zip(*parts, strict=True)))
+
+    def hear(
+        self,
+        state: NetworkState,
+        out: Any,
+        rows: slice = slice(None),
+        foreseen: Foreseen | None = None,
+    ) -> None:
         """Compute what the rows of the next slice hear.
 
         Parameters
@@ -114,18 +165,30 @@ class SubscaleNetwork:
             [s, j] belongs to column ``slice * S - s * lag + j``.
         rows : slice
             All by default; several threads may each take some.
+        foreseen : Foreseen, optional
+            What the mel predicts; needed if `predicts`.
         """
         xp, count = self._xp, self.slice_columns
-        seen = xp.asarray(state.past.reshape(-1))[self._windows[rows]]  # [rows, S, seen]
+        past = xp.asarray(state.past.reshape(-1))
+        seen = past[self._windows[rows]]  # [rows, S, seen]
         x = seen @ self._first[rows] + self._bias[rows]
         for block, kept in zip(self._blocks, state.kept, strict=True):
             wide = xp.concatenate([kept[rows], x], axis=1)
             kept[rows] = wide[:, count:]
             x = _pass(block, wide, count)
+        if foreseen is not None:
+            x = xp.concatenate([x, self._foreseen(foreseen, past, rows)], axis=2)
         column = 0
         for strip in self._out:
             out[rows, :, column : column + strip.shape[1]] = x @ strip
             column += strip.shape[1]
+
+    def _foreseen(self, foreseen: Foreseen, past: Any, rows: slice) -> Any:
+        """Prediction at its gain and the size of its error, of some rows: [rows, S, 2]."""
+        xp, table = self._xp, foreseen.table
+        at = xp.asarray(foreseen.frames[rows]), self._rows[rows]
+        p = GAIN * (past[self._near[rows]] * table.weights[at]).sum(-1)
+        return xp.stack([p, table.error[at]], axis=2)
 
 
 class NetworkState:
@@ -177,17 +240,20 @@ def cell_of(config: ModelConfig, tensors: Weights) -> tuple[ModelConfig, Tensors
     return cell, {name: given[name] for name in expected_shapes(cell)}
 
 
-def _windows(sub: SubscaleConfig, count: int, columns: int) -> NDArray[np.int64]:
-    """Where `NetworkState.past`, flat, holds what the first layer reads: [row, S, seen].
+def _windows(
+    sub: SubscaleConfig, count: int, columns: int, reach: int, ahead: int
+) -> NDArray[np.int64]:
+    """Where `NetworkState.past`, flat, holds what is read around each column: [row, S, seen].
 
-    Rows that a row may not hear have weight zero, so any place will do for them.
+    That are columns up to `reach` to either side of one that lies `ahead` of it. Rows that a row
+    may not hear have weight zero, so any place will do for them.
     """
-    lag, reach = sub.horizon + count, sub.reach
+    lag = sub.horizon + count
     row = np.arange(sub.factor)[:, None, None, None]
     step = np.arange(count)[None, :, None, None]
     seen = np.arange(sub.factor)[None, None, :, None]
     tap = np.arange(-reach, reach + 1)[None, None, None, :]
-    place = columns - row * lag + (sub.horizon - reach) + step + tap
+    place = columns - row * lag + ahead + step + tap
     flat = seen * columns + np.clip(place, 0, max(0, columns - 1))
     return np.ascontiguousarray(flat.reshape(sub.factor, count, -1))
 

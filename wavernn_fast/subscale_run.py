@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from . import places
 from .conditioning_products import unwarned
 from .lanes import Tally, let_signals_in
+from .mel_prediction import Prediction
 from .subscale import Schedule, row_length
-from .subscale_network import NetworkState, SubscaleNetwork
+from .subscale_network import Foreseen, NetworkState, SubscaleNetwork
 
 if TYPE_CHECKING:
     from . import _C
@@ -50,6 +51,10 @@ class FrameSource(Protocol):
         """Whether the frames known are all there are."""
         ...
 
+    def mel(self, first: int, count: int) -> Any:
+        """Known frames themselves, float64 [count, n_mels]; before `window` is asked for them."""
+        ...
+
     def window(self, first: int, count: int) -> tuple[Any, Any]:
         """Rows (interp [count, 3H], hold [count, 3H] or None) of known frames, each asked once."""
         ...
@@ -63,6 +68,15 @@ class Piece(NamedTuple):
     columns: int  # how many, 1 or more
     conditioning: Any  # float32 [columns, 3H] as `Engine.run` takes it
     forced: Labels | None  # [columns]
+
+
+class _Span(NamedTuple):
+    """Columns that one row draws in a slice."""
+
+    row: int
+    start: int  # where its part of the slice begins, at or before `first`
+    first: int
+    end: int
 
 
 class Utterance:
@@ -104,13 +118,14 @@ class Utterance:
         self._n_samples = n_samples
         self._step = 0  # columns that row 0 has been through
         with place.scope():
-            self._frames = None if frames is None else _FrameTable(frames, network.size, place)
+            self._frames = None if frames is None else _FrameTable(frames, network, place)
             self._state: NetworkState = network.start()
             shape = (self.rows, network.slice_columns, network.size)
             self._conditioning = place.xp.zeros(shape, dtype=place.xp.float32)
         behind = (self.rows - 1) * network.lag
         self._drawn = np.zeros((self.rows, behind + network.slice_columns), np.int32)
         self._sent = 0  # columns, all of whose samples have been handed out
+        self._spans: list[_Span] = []  # of the next slice
 
     @property
     def finished(self) -> bool:
@@ -135,32 +150,50 @@ class Utterance:
         """Samples that all rows together draw in a slice."""
         return self.rows * self._network.slice_columns
 
-    def hear(self, rows: slice) -> None:
-        """Let some rows hear what the next slice of them hears of the others; then `pieces`.
-
-        Several threads may do this at a time, each for rows of its own.
-        """
-        with self._place.scope():  # rows that still wait hear what is drawn before their beginning
-            self._network.hear(self._state, self._conditioning, rows)
-
-    def pieces(self) -> list[Piece]:
-        """Prepare the next slice; it may be empty, where rows wait for those before them."""
+    def prepare(self) -> None:
+        """Begin the next slice: which columns rows draw in it, and the frames they lie in."""
         network, count = self._network, self._network.slice_columns
         if self._n_samples is None:
             assert self._frames is not None
             self._n_samples = self._frames.end(self.frames_wanted, self._hop)
-        spans = []
+        self._spans = []
         for row in range(self.rows):
             start = self._step - row * network.lag
             known = self._n_samples
             length = start + count if known is None else row_length(known, self.rows, row)
             first, end = max(0, start), min(start + count, length)
             if first < end:
-                spans.append((row, start, first, end))
+                self._spans.append(_Span(row, start, first, end))
+        if self._frames is not None and self._spans:
+            steps = self._hop // self.rows  # columns of a frame
+            last = max(0, self._step - (self.rows - 1) * network.lag)  # or where it will begin
+            high = max(span.end - 1 for span in self._spans) // steps + 1
+            with self._place.scope():
+                self._frames.keep(last // steps, high)
+
+    def hear(self, rows: slice) -> None:
+        """Let some rows hear what the next slice of them hears of the others; after `prepare`.
+
+        Several threads may do this at a time, each for rows of its own.
+        """
+        with self._place.scope():  # rows that still wait hear what is drawn before their beginning
+            foreseen = None
+            if self._network.predicts:
+                assert self._frames is not None
+                if self._frames.empty:  # as the utterance is
+                    return
+                foreseen = self._frames.foreseen(self._columns() // (self._hop // self.rows))
+            self._network.hear(self._state, self._conditioning, rows, foreseen)
+
+    def pieces(self) -> list[Piece]:
+        """What is drawn in the next slice, once all rows have heard.
+
+        It may be nothing, where rows wait for those before them.
+        """
         with self._place.scope():
-            if spans and self._frames is not None:
-                self._add_frames(spans)
-            return [self._piece(*span) for span in spans]
+            if self._spans and self._frames is not None:
+                self._add_frames(self._frames)
+            return [self._piece(span) for span in self._spans]
 
     def take(self, pieces: Sequence[Piece], drawn: Sequence[Labels]) -> Labels:
         """Move on by a slice in which `pieces` have been drawn; what is new, in order of time."""
@@ -196,38 +229,48 @@ class Utterance:
     def _frame(self, column: int) -> int:
         return column * self.rows // self._hop
 
-    def _piece(self, row: int, start: int, first: int, end: int) -> Piece:
+    def _columns(self) -> NDArray[np.int64]:
+        """Columns of the next slice: [row, S]; those of rows that wait are negative."""
+        starts = self._step - np.arange(self.rows)[:, None] * self._network.lag
+        columns: NDArray[np.int64] = starts + np.arange(self._network.slice_columns)
+        return columns
+
+    def _piece(self, span: _Span) -> Piece:
+        row, start, first, end = span
         rows = self._conditioning[row, first - start : end - start]
         forced = None
         if self._forced is not None:
             forced = np.ascontiguousarray(self._forced[row :: self.rows][first:end])
         return Piece(row, first, end - first, self._place.export(rows), forced)
 
-    def _add_frames(self, spans: Sequence[tuple[int, int, int, int]]) -> None:
+    def _add_frames(self, frames: _FrameTable) -> None:
         """Add to the conditioning what is constant over each frame."""
-        assert self._frames is not None
         steps = self._hop // self.rows  # columns of a frame
-        last = max(0, self._step - (self.rows - 1) * self._network.lag)  # or where it will begin
-        high = max(end - 1 for _, _, _, end in spans) // steps + 1
-        self._frames.keep(last // steps, high)
         if self._place is not places.HOST:  # one launch, for all columns of the slice
-            starts = self._step - np.arange(self.rows)[:, None] * self._network.lag
-            columns = starts + np.arange(self._network.slice_columns)
-            self._conditioning += self._frames.rows(columns // steps)
+            self._conditioning += frames.rows(self._columns() // steps)
             return
-        for row, start, first, end in spans:
+        for row, start, first, end in self._spans:
             for frame in range(first // steps, (end - 1) // steps + 1):
                 begin, stop = max(first, frame * steps), min(end, (frame + 1) * steps)
-                self._conditioning[row, begin - start : stop - start] += self._frames.row(frame)
+                self._conditioning[row, begin - start : stop - start] += frames.row(frame)
 
 
 class _FrameTable:
-    """Conditioning of the frames that some row is in, one row of gates each."""
+    """Conditioning of the frames that some row is in, one row of gates each.
 
-    def __init__(self, source: FrameSource, size: int, place: places.Place) -> None:
-        self._source, self._place = source, place
+    And what their mel predicts, if the network hears that.
+    """
+
+    def __init__(self, source: FrameSource, network: SubscaleNetwork, place: places.Place) -> None:
+        self._source, self._network, self._place = source, network, place
         self._first, self._end = 0, 0  # frames kept
-        self._rows = place.xp.zeros((0, size), dtype=place.xp.float32)
+        self._rows = place.xp.zeros((0, network.size), dtype=place.xp.float32)
+        self._predicted: Prediction | None = None  # of the same frames
+
+    @property
+    def empty(self) -> bool:
+        """Whether no frame has been kept yet."""
+        return self._end == 0
 
     def end(self, n_frames: int, hop_length: int) -> int | None:
         """Wait for frames; samples of all of them if these are the last, else None."""
@@ -239,11 +282,22 @@ class _FrameTable:
         if end > self._end:
             known = self._source.wait_for(end)
             ahead = min(max(end, self._end + _FRAMES_AHEAD), known)
+            if self._network.predicts:
+                new = self._network.predict(self._source.mel(self._end, ahead - self._end))
+                self._predicted = self._joined(self._predicted, new, first)
             interp, hold = self._source.window(self._end, ahead - self._end)
             with unwarned():
-                new = interp if hold is None else interp + hold
-            self._rows = self._place.xp.concatenate([self._rows[first - self._first :], new])
+                rows = interp if hold is None else interp + hold
+            self._rows = self._place.xp.concatenate([self._rows[first - self._first :], rows])
             self._first, self._end = first, ahead
+
+    def _joined(self, old: Prediction | None, new: Prediction, first: int) -> Prediction:
+        """What is kept of the frames from `first` on, and that of new ones."""
+        if old is None:
+            return new
+        both = zip(old, new, strict=True)
+        join = self._place.xp.concatenate
+        return Prediction(*(join([kept[first - self._first :], more]) for kept, more in both))
 
     def row(self, frame: int) -> Any:
         """Gate pre-activations [3H] of a frame at hand."""
@@ -251,8 +305,17 @@ class _FrameTable:
 
     def rows(self, frames: NDArray[np.int64]) -> Any:
         """The same of many, [..., 3H]; of those not at hand, which nobody draws, any."""
-        places = np.clip(frames - self._first, 0, self._end - self._first - 1)
-        return self._rows[self._place.xp.asarray(places)]
+        return self._rows[self._place.xp.asarray(self._at(frames))]
+
+    def foreseen(self, frames: NDArray[np.int64]) -> Foreseen:
+        """What the mel predicts in frames [row, S]; in those not at hand, anything."""
+        assert self._predicted is not None
+        return Foreseen(self._predicted, self._at(frames))
+
+    def _at(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where frames are kept; of those that are not, anywhere."""
+        found: NDArray[np.int64] = np.clip(frames - self._first, 0, self._end - self._first - 1)
+        return found
 
 
 class Run(NamedTuple):
@@ -312,6 +375,8 @@ def advance(
     samples : for each utterance, what is new in order of time, int32 [n]
     seconds : inside the engine
     """
+    for utterance in utterances:
+        utterance.prepare()
     _hear(utterances, pool, engine.threads if pool else 1)
     prepared = [utterance.pieces() for utterance in utterances]
     streams = [

@@ -18,6 +18,7 @@ PRUNE = {  # option -> field of PruneSettings
 SIZES = (
     "preset", "hidden_size", "fc_size", "aux_size", "aux_channels", "aux_blocks", "aux_kernel",
     "conditioned", "subscale", "horizon", "subscale_channels", "subscale_blocks",
+    "subscale_prediction",
 )  # fmt: skip
 # The paper's segment, and segments an update; one of a subscale model has so many columns, as the
 # state of a row must come far enough.
@@ -85,6 +86,11 @@ size_options = common.stack(
     click.option(
         "--subscale-blocks", type=int,
         help="Its residual blocks, dilated 1, 2, 4, ... [default: as many as F has room for]",
+    ),
+    click.option(
+        "--subscale-prediction", type=int, metavar="R",
+        help="Columns on each side from which the mel predicts a sample; 0: none. [default: 2, or "
+        "F where it is less]",
     ),
 )  # fmt: skip
 learning_options = common.stack(

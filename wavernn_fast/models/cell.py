@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .. import mel_prediction
 from ..config import ModelConfig
+from ..subscale_config import SubscaleConfig
 from .subscale import PREDICTION_GAIN, PREDICTIONS
 
 _LAST_SAMPLE = 0.03  # of the initial weights that hear it, in a subscale model
 _FORGETTING = -4.0  # first bias of update gates that should let nothing of the state through
+
+
+class _Predicted(NamedTuple):
+    """Columns of `w_conditioning` that hear the linear prediction of a sample, and its gain."""
+
+    columns: Tensor  # [3H, any], a view
+    gain: float
+
+    @staticmethod
+    def of(config: SubscaleConfig, last: Tensor) -> _Predicted:
+        """Among those for the rows before, [3H, heard_size]."""
+        if config.prediction_reach:
+            first = config.channels
+            return _Predicted(last[:, first : first + 1], mel_prediction.GAIN)
+        return _Predicted(last[:, : min(PREDICTIONS, config.channels)], PREDICTION_GAIN)
 
 
 class Cell(nn.Module):
@@ -32,7 +50,7 @@ class Cell(nn.Module):
         self.register_buffer("mask", mask.reshape(3 * size, 3), persistent=False)
         self.reset()
         if config.subscale is not None:
-            self._reset_subscale(config.subscale.channels)
+            self._reset_subscale(config.subscale)
 
     def reset(self) -> None:
         """Initialise so that the units see the last sample at many gains from the start.
@@ -58,37 +76,35 @@ class Cell(nn.Module):
                 bound = self.w_conditioning.shape[1] ** -0.5
                 nn.init.uniform_(self.w_conditioning, -bound, bound)
 
-    def _reset_subscale(self, channels: int) -> None:
+    def _reset_subscale(self, config: SubscaleConfig) -> None:
         """Let the units hear the rows before at many gains, and their own last sample softly.
 
         It lies some samples back; the one just before is among what the network hears. All gates
-        hear the linear prediction p of the sample with which the network begins, or, in the fine
-        half, how far it lies above c(t): at gains of up to 100, there 316.
+        hear the linear prediction p of the sample, the mel's or that with which the network begins,
+        or, in the fine half, how far it lies above c(t): at gains of up to 100, there 316.
         """
         gates, size = self.w_recurrent.shape
         with torch.no_grad():
             self.w_sample[:, :2] *= _LAST_SAMPLE
             gain = 0.1 * 100.0 ** torch.rand(gates, 1)
-            last = self.w_conditioning[:, -channels:]
-            last.copy_(torch.randn_like(last) * gain * channels**-0.5)
+            last = self.w_conditioning[:, -config.heard_size :]
+            last.copy_(torch.randn_like(last) * gain * config.channels**-0.5)
             fine = torch.arange(gates) % size >= size // 2
             some = torch.rand(gates)
             gain = torch.where(fine, 10.0 ** (1.0 + 1.5 * some), 100.0**some)
             gain *= torch.sign(torch.rand(gates) - 0.5)
-            self._hear_prediction(torch.arange(gates), gain, last)
-            self._reset_thermometers(last)
+            predicted = _Predicted.of(config, last)
+            self._hear_prediction(torch.arange(gates), gain, predicted)
+            self._reset_thermometers(predicted)
 
-    def _hear_prediction(self, rows: Tensor, gain: Tensor, last: Tensor) -> None:
-        """Set what these rows of the gates hear of p, less c(t) in the fine half, at these gains.
-
-        `last` [3H, channels] are the columns of `w_conditioning` for the rows before.
-        """
-        first = min(PREDICTIONS, last.shape[1])
-        last[rows, :first] = 0.0
-        last[rows, rows % first] = gain / PREDICTION_GAIN
+    def _hear_prediction(self, rows: Tensor, gain: Tensor, predicted: _Predicted) -> None:
+        """Set what these rows of the gates hear of p, less c(t) in the fine half, at a gain."""
+        columns = predicted.columns
+        columns[rows] = 0.0
+        columns[rows, rows % columns.shape[1]] = gain / predicted.gain
         self.w_sample[rows, 2] = -gain * self.mask[rows, 2]
 
-    def _reset_thermometers(self, last: Tensor) -> None:
+    def _reset_thermometers(self, predicted: _Predicted) -> None:
         """Make most units tanh(g (p - theta)), fine ones tanh(g (p - c(t) - theta)), and no more.
 
         Every one has its own theta, so that together they tell the output layers where p lies,
@@ -110,7 +126,7 @@ class Cell(nn.Module):
             self.w_recurrent[rows] = 0.0
             self.w_sample[rows] = 0.0
             self.w_conditioning[rows] = 0.0
-        self._hear_prediction(candidate, gain, last)
+        self._hear_prediction(candidate, gain, predicted)
         self.b_input[candidate] = -gain * theta
         self.b_input[update] = _FORGETTING
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config import SubscaleConfig
+from ..mel_prediction import GAIN
+from ..subscale_config import SubscaleConfig
 from .eager import EagerDual, _categorical
 
 if TYPE_CHECKING:
@@ -73,10 +74,22 @@ class EagerSubscale(EagerDual):
         self, places: Places, mel: Tensor, aux: Tensor, around: Tensor
     ) -> list[Tensor]:
         """Conditioning [batch, places, ...] of a step; around [batch, rows, columns + 2 F]."""
+        import torch
+
         wide = 2 * self.subscale.horizon + 1
-        heard = self._heard([(row, around[:, :, i : i + wide]) for row, i in places])[:, :, 0]
+        windows = [(row, around[:, :, i : i + wide]) for row, i in places]
+        heard = self._heard(windows)[:, :, 0]
         n = [self.subscale.factor * i + row for row, i in places]
-        return [*([mel[:, n], aux[:, n]] if self.config.n_mels else []), heard]
+        if not self.config.n_mels:
+            return [heard]
+        now = [mel[:, n], aux[:, n], heard]
+        if self.subscale.prediction_reach:
+            every = [
+                self._predicted(row, one, mel[:, [k]])
+                for (row, one), k in zip(windows, n, strict=True)
+            ]
+            now.append(torch.cat(every, dim=1))
+        return now
 
     def _step_of_rows(
         self, state: tuple[Tensor, Tensor], now: list[Tensor], places: Places
@@ -110,7 +123,12 @@ class EagerSubscale(EagerDual):
         around = torch.cat([silence, own, silence], dim=2)
         heard = self._heard([(row, around) for row in range(rows)])[0]
         now = [by_row(torch.cat([mel, aux], dim=1))] if self.config.n_mels else []
-        logits = self._follow(by_row(samples), [*now, heard])
+        now.append(heard)
+        if self.subscale.prediction_reach:
+            each = by_row(mel)
+            every = [self._predicted(row, around, each[[row]]) for row in range(rows)]
+            now.append(torch.cat(every))
+        logits = self._follow(by_row(samples), now)
         return logits.transpose(0, 1).flatten(0, 1)[:count]
 
     # -- the network -------------------------------------------------------------------------------
@@ -140,6 +158,35 @@ class EagerSubscale(EagerDual):
             inner = torch.relu(conv1d(x, w1, b1, dilation=distance))
             x = x[:, :, distance:-distance] + conv1d(inner, w2[:, :, None], b2)
         return x.view(*shape, *x.shape[1:]).transpose(2, 3)
+
+    def _predicted(self, row: int, around: Tensor, mel: Tensor) -> Tensor:
+        """What the mel predicts of the samples of a row.
+
+        Parameters
+        ----------
+        around : [N, rows, n + 2 horizon]
+            Amplitudes of the columns of those and around them.
+        mel : [N, n, n_mels]
+
+        Returns
+        -------
+        [N, n, 2]
+        """
+        import torch
+
+        from .subscale import prediction_on  # which needs torch
+
+        sub = self.subscale
+        ahead, reach = sub.horizon, sub.prediction_reach
+        near = around[:, :, ahead - reach : around.shape[2] - ahead + reach]
+        near = near.unfold(2, 2 * reach + 1, 1).transpose(1, 2).flatten(2)  # [N, n, heard]
+        prediction = prediction_on(self.config, mel.device)
+        weights, error = prediction.of(mel.flatten(0, 1).double())
+        weights, error = (
+            x[:, row].to(self.dtype).view(*mel.shape[:2], -1) for x in (weights, error)
+        )
+        p = GAIN * (near * weights).sum(dim=2, keepdim=True)
+        return torch.cat([p, error], dim=2)
 
     def _first_layer(self, row: int, around: Tensor) -> Tensor:
         """Amplitudes [N, rows, m] -> [N, channels, m - 2 reach]."""

@@ -23,6 +23,7 @@ channels begin as the best linear prediction of each row's sample, which follows
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -32,7 +33,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..config import SubscaleConfig
+from ..config import ModelConfig
+from ..mel_prediction import GAIN, MelPrediction
+from ..places import place_of
+from ..subscale_config import PREDICTION_SIZE, SubscaleConfig
 
 # Speech fills a small part of [-1, 1], and its quiet end matters: channels of the first layer hear
 # it at these gains, as otherwise small steps would take long to reach weights of some hundreds.
@@ -95,9 +99,11 @@ class SubscaleNetwork(nn.Module):
     def set_correlation(self, correlation: NDArray[np.float64]) -> None:
         """Begin with what `autocorrelation` has measured: whitening, and the linear prediction.
 
-        The weights mean another function then.
+        The latter where the mel gives none. The weights mean another function then.
         """
         self.whitening.copy_(whitening_of(self.config, correlation))
+        if self.config.prediction_reach:
+            return  # the mel's is better
         weight = PREDICTION_GAIN * prediction_of(self.config, correlation)
         gains = self.gains[:PREDICTIONS]
         with torch.no_grad():
@@ -128,6 +134,45 @@ class SubscaleNetwork(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x.view(len(around), config.factor, config.channels, -1).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=8)
+def prediction_on(config: ModelConfig, device: torch.device) -> MelPrediction:
+    """What the mel predicts, for tensors of a device."""
+    return MelPrediction(config, place_of(torch, device).xp)
+
+
+def predicted_by_mel(config: ModelConfig, around: Tensor, mel: Tensor) -> Tensor:
+    """What the mel predicts of the samples of whole frames from those of the rows before.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        With `subscale.prediction_reach` above 0.
+    around : [B, (n + 2 horizon) factor] float32 in [-1, 1]
+        As `SubscaleNetwork` hears them.
+    mel : [B, n_mels, frames] float32
+        Of n columns.
+
+    Returns
+    -------
+    [B, n, factor, 2] float32
+        The prediction at its gain, and the scaled logarithm of its error, as the cell hears them.
+        Nothing is learned here: no gradient.
+    """
+    sub = config.subscale
+    assert sub is not None
+    with torch.no_grad(), torch.autocast(around.device.type, enabled=False):
+        frames = mel.transpose(1, 2).flatten(0, 1).double()
+        weights, error = prediction_on(config, around.device).of(frames)
+        first = sub.horizon - sub.prediction_reach
+        columns = around.view(len(around), -1, sub.factor)
+        columns = columns[:, first : columns.shape[1] - first]
+        near = columns.unfold(1, 2 * sub.prediction_reach + 1, 1).flatten(2)  # [B, n, heard]
+        near = near.reshape(len(frames), config.hop_length // sub.factor, -1)
+        p = GAIN * (near @ weights.float().transpose(1, 2))  # [frames, columns, row]
+        both = torch.stack([p, error.float()[:, None].expand_as(p)], dim=3)
+        return both.view(len(around), -1, sub.factor, PREDICTION_SIZE)
 
 
 class _Fixed(NamedTuple):

@@ -32,7 +32,7 @@ from ..errors import ModelError
 from .cell import Cell
 from .mel_scale import MelScale, fold, unfold, whitening_of
 from .recurrence import Segment, recurrence
-from .subscale import SubscaleNetwork, input_layer, input_parameters
+from .subscale import SubscaleNetwork, input_layer, input_parameters, predicted_by_mel
 
 _NONE = torch.empty(0, 0, dtype=torch.int64)
 
@@ -199,9 +199,12 @@ class WaveRNN(nn.Module):
         return torch.cat([own, self.aux(white)], dim=2) if self.config.aux_size else own
 
     def _rows_before(self, batch: Batch) -> Tensor:
-        """What each sample hears of the rows before its own: [T / S, B * S, channels]."""
-        around = (batch.around - 32768) / 32768.0
-        heard: Tensor = self.subscale(around.masked_fill(batch.around < 0, 0.0))
+        """What each sample hears of the rows before its own: [T / S, B * S, heard_size]."""
+        around = ((batch.around - 32768) / 32768.0).masked_fill(batch.around < 0, 0.0)
+        heard: Tensor = self.subscale(around)
+        if self.subscale.config.prediction_reach:
+            mel = batch.mel[:, :, self.context : batch.mel.shape[2] - self.context]
+            heard = torch.cat([heard, predicted_by_mel(self.config, around, mel)], dim=3)
         return self._by_step(heard.flatten(1, 2))
 
     def _stepwise(self, x: Tensor, batch: Batch, h: Tensor) -> tuple[Tensor, Tensor]:

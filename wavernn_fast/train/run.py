@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import voices, weights
-from ..config import ModelConfig, SubscaleConfig
+from ..config import ModelConfig
 from ..errors import AudioError, InputError, ModelError
 from ..files import write_atomic
 from ..presets import get_preset
+from ..subscale_config import MAX_PREDICTED_FROM, SubscaleConfig
 from . import state
 from .corpus import Corpus, Recording, Skipped, find_recordings, read_recordings, split
 from .loop import MODEL, Trainer, segment_frames
@@ -25,6 +26,7 @@ from .settings import TrainSettings
 
 SETTINGS = "run.json"  # in the folder of the run: for people; state.pt is what is resumed
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 0.04, 16
+_PREDICTION_REACH = 2  # columns; what more would bring is little, and a frame costs its cube
 
 Bar = Callable[[Iterable[Path]], Iterable[Path]]
 
@@ -45,6 +47,7 @@ class ModelSizes:
     horizon: int = 8  # columns
     subscale_channels: int = 64
     subscale_blocks: int | None = None  # default: as many as leave the first layer one column
+    subscale_prediction: int | None = None  # columns; default: 2, or what the horizon allows
 
     def config(self) -> ModelConfig:
         """Configuration of a dual model with these sizes.
@@ -93,11 +96,16 @@ class ModelSizes:
         blocks = self.subscale_blocks
         if blocks is None:
             blocks = max(1, self.horizon).bit_length() - 1
+        reach = self.subscale_prediction
+        if reach is None:
+            most = (MAX_PREDICTED_FROM // max(1, self.subscale) - 1) // 2
+            reach = max(0, min(_PREDICTION_REACH, self.horizon, most))
         return SubscaleConfig(
             factor=self.subscale,
             horizon=self.horizon,
             channels=self.subscale_channels,
             blocks=blocks,
+            prediction_reach=reach if self.conditioned else 0,
         )
 
 
