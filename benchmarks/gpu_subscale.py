@@ -24,7 +24,7 @@ import subscale_speed
 
 from wavernn_fast import Vocoder
 from wavernn_fast.lanes import let_signals_in
-from wavernn_fast.subscale_network import SLICE_COLUMNS
+from wavernn_fast.subscale_network import slices_of
 from wavernn_fast.synthetic import random_mel, random_model
 
 
@@ -51,9 +51,9 @@ def measure(options: argparse.Namespace, voc: Vocoder, kind: str) -> dict[str, A
     return {"network": kind, "seconds": options.seconds, "samples_per_s": statistics.median(rates)}
 
 
-def engine_alone(options: argparse.Namespace, voc: Vocoder) -> dict[str, Any]:
+def engine_alone(options: argparse.Namespace, voc: Vocoder, cluster: int) -> dict[str, Any]:
     """Slices of all rows with conditioning that is there already, on the host."""
-    rows, columns = voc.config.subscale_factor, SLICE_COLUMNS[voc.device]
+    rows, columns = voc.config.subscale_factor, slices_of(voc.device, cluster).columns
     streams = [voc.engine.open(0, fold=row) for row in range(rows)]
     width = voc.engine.interp_size
     given = [np.zeros((columns, width), np.float32) for _ in range(rows)]
@@ -85,7 +85,7 @@ def measured(
             "plan": voc.engine.describe(),
             "lag_seconds": voc.lag_samples / voc.sample_rate,
             "predicted": subscale_speed.predict(size, [options.seconds], clusters=cluster > 1),
-            "engine": engine_alone(options, voc),
+            "engine": engine_alone(options, voc, cluster),
         }
     )
     name = f"{size} units{f', clusters of {cluster}' if cluster else ''}"

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,14 @@ from wavernn_fast import _C, Vocoder
 from wavernn_fast.config import ModelConfig
 from wavernn_fast.errors import DeviceError, InputError
 from wavernn_fast.subscale import Schedule
-from wavernn_fast.subscale_network import SLICE_COLUMNS, cell_of
+from wavernn_fast.subscale_job import make_utterance
+from wavernn_fast.subscale_network import Slices, SubscaleNetwork, cell_of, slices_of
 from wavernn_fast.synthetic import random_mel, random_model
+from wavernn_fast.utterance import Sampling, make_request
 
-LAUNCH_SECONDS = 20e-6  # of a kernel, and of what happens between two: predicted, see docs
+LAUNCH_SECONDS = 20e-6  # of a kernel: predicted, see docs
+HOST_SECONDS = 130e-6  # of Python between two slices that nothing hides: `between`, EPYC (Zen 4)
+NETWORK_SECONDS = 51 * 5e-6  # calls of the array library for a slice, counted; of each, guessed
 
 
 def alone(config: ModelConfig, tensors: Any) -> tuple[ModelConfig, Any]:
@@ -68,7 +72,7 @@ def _speed_row(
     assert config.subscale is not None
     count = round(seconds * config.sample_rate / config.hop_length) * config.hop_length
     factor, horizon = config.subscale.factor, config.subscale.horizon
-    schedule = Schedule(count, factor, horizon, SLICE_COLUMNS["cpu"])
+    schedule = Schedule(count, factor, horizon, *slices_of("cpu", 0))
     ratios = [a / b for a, b in zip(found["rows"], found["one"], strict=True)]
     return {
         "hidden_size": size,
@@ -85,6 +89,39 @@ def _speed_row(
     }
 
 
+def between(columns: int) -> dict[str, float]:
+    """Microseconds of Python for a slice of 16 rows, by part: medians over 10 s of audio.
+
+    What no thread hides, `pieces` and `take`, and what one can, where the network hears ahead.
+    """
+    config, tensors = random_model("subscale:32")
+    voc = Vocoder(config, tensors, device="cpu", cpu_threads=1)
+    voice = voc.voice()
+    network = SubscaleNetwork(config, tensors, Slices(columns))
+    request = make_request(config, random_mel(config, 919), None, 0)
+    voice = dataclasses.replace(voice, network=network)
+    one = make_utterance(voice, request, Sampling(1.0, False, None), request.n_drawn)
+    spent: dict[str, list[float]] = {name: [] for name in ("hear", "pieces", "take")}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        result = work()
+        spent[name].append(1e6 * (time.perf_counter() - begun))
+        return result
+
+    def hear() -> None:
+        one.prepare()
+        one.hear(slice(None))
+        one.settle()
+
+    while not one.finished:
+        timed("hear", hear)
+        pieces = timed("pieces", one.pieces)
+        drawn = [np.zeros(piece.columns, np.int32) for piece in pieces]
+        timed("take", lambda pieces=pieces, drawn=drawn: one.take(pieces, drawn))
+    return {name: statistics.median(every) for name, every in spent.items()}
+
+
 def clustered(cell: ModelConfig, gpu: str, streams: int) -> tuple[int, dict[str, Any]] | None:
     """The largest cluster of at most 8 blocks that a team can be, and its plan; None if none."""
     for cluster in range(8, 1, -1):
@@ -97,13 +134,13 @@ def clustered(cell: ModelConfig, gpu: str, streams: int) -> tuple[int, dict[str,
 def predict(
     size: int, seconds: Sequence[float], gpu: str = "H200", clusters: bool = False
 ) -> list[dict[str, Any]]:
-    """What a GPU should do with one utterance: the plan's latency model, a launch a slice.
+    """What a GPU should do with one utterance: the plan's latency model, and what slices cost.
 
     With `clusters`, of teams that are clusters; no rows if the model fits none.
     """
     config, tensors = random_model(f"subscale:{size}")
     assert config.subscale is not None
-    factor, horizon, columns = 16, config.subscale.horizon, SLICE_COLUMNS["cuda"]
+    factor, horizon = 16, config.subscale.horizon
     cell, _ = cell_of(config, tensors)
     if clusters:
         found = clustered(cell, gpu, factor)
@@ -112,13 +149,16 @@ def predict(
         cluster, plan = found
     else:
         cluster, plan = 1, _C.many_plan(dataclasses.asdict(cell), gpu=gpu, streams=factor)
-    step = 1.0 / plan["samples_per_s"]
+    step, slices = 1.0 / plan["samples_per_s"], slices_of("cuda", cluster if clusters else 0)
     rows = []
     for length in seconds:
         count = round(length * config.sample_rate)
-        schedule = Schedule(count, factor, horizon, columns)
-        slices = -(-schedule.n_steps // columns)
-        took = schedule.n_steps * step + slices * LAUNCH_SECONDS
+        schedule = Schedule(count, factor, horizon, *slices)
+        launches = -(-schedule.n_steps // slices.columns)
+        drawing, network = slices.columns * step, NETWORK_SECONDS
+        each = max(drawing, network) if slices.ahead else drawing + network
+        took = launches * (each + LAUNCH_SECONDS + HOST_SECONDS)
+        engine = schedule.n_steps * step + launches * LAUNCH_SECONDS
         rows.append(
             {
                 "gpu": gpu,
@@ -126,9 +166,11 @@ def predict(
                 "cluster": cluster,
                 "seconds": length,
                 "predicted": True,
-                "network_included": False,
+                "network_hidden": slices.ahead > 0,
+                "slice_us": 1e6 * drawing,
                 "samples_per_step": schedule.samples_per_step,
                 "samples_per_s": count / took,
+                "samples_per_s_engine": count / engine,
                 "samples_per_s_without_lag": factor / step,
             }
         )

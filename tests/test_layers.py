@@ -72,8 +72,8 @@ MODULES: dict[str, str] = {
     "models": "models",
     "train": "train",
     "voice": "arriving batch devices kernels lanes likelihood live live_rounds loaded mel_rows "
-    "nvrtc rows_ahead selfcheck stream stream_facts subscale_job subscale_run utterance vocoder "
-    "workers",
+    "nvrtc rows_ahead selfcheck stream stream_facts subscale_job subscale_run subscale_utterance "
+    "utterance vocoder workers",
     "jobs": "jobs",
     "baselines": "baselines",
     "tools": "doctor evaluation evaluation_report floors machine matvec verification",

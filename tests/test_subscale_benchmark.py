@@ -104,7 +104,7 @@ def test_speed_is_measured_beside_the_same_cell_and_drawn(tmp_path):
         assert row["lag_seconds"] == pytest.approx(15 * 40 * 16 / 22050)
     for row in report["predicted"]:
         assert row["predicted"] is True
-        assert row["network_included"] is False
+        assert row["network_hidden"] is False
     bench("draw", RESULTS / QUALITY, out, "-o", picture)
     assert "B = 16" in picture.read_text()
 
@@ -118,7 +118,15 @@ def test_predictions_name_the_teams_that_are_clusters():
     assert cluster > through_l2
     page = (ROOT / "docs" / "subscale.md").read_text()
     for row in rows:
+        assert f"{row['samples_per_s_engine'] / 1e6:.2f} M" in page, row
         assert f"{row['samples_per_s'] / 1e6:.2f} M" in page, row
+    assert [row["network_hidden"] for row in rows] == [False, True, False]
+
+
+def test_what_a_slice_takes_of_python_is_told_by_part():
+    took = json.loads(bench("between", "--columns", 16))
+    assert took.keys() == {"hear", "pieces", "take"}
+    assert all(us > 0 for us in took.values())
 
 
 def test_committed_rows_are_complete():

@@ -97,6 +97,7 @@ def test_impossible_sizes_are_refused_in_a_sentence():
         ((10, 0, 4), "subscale factor"),
         ((10, 8, -1), "horizon"),
         ((10, 8, 4, 0), "slice"),
+        ((10, 8, 4, 1, -1), "number of slices ahead is -1"),
         ((-1, 8, 4), "number of samples is -1"),
     ):
         with pytest.raises(InputError, match=word):
@@ -240,6 +241,8 @@ def test_sample_76_of_the_figure_sees_and_stands_beside_what_the_paper_says():
     n, (row, column) = 76 - 1, (3, 9)
     assert fold(np.arange(128), 8)[row, column] == n
     assert schedule.lag == 5
+    assert Schedule(128, 8, 4, 3).lag == 7
+    assert Schedule(128, 8, 4, 3, slices_ahead=1).lag == 10
     assert schedule.n_steps == 16 + 7 * 5
     seen = dependencies(n, 8, 4, 128)
     own = seen[seen % 8 == row] // 8

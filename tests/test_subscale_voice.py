@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
+import threading
 from functools import cache
 from typing import Any
 
@@ -22,13 +23,13 @@ from hypothesis import strategies as st
 from reference_subscale import run_subscale
 from test_subscale_model import AUX, ByTheEngine, model_of, trained_weights, whole
 
-from wavernn_fast import Vocoder, likelihood, subscale_network
+from wavernn_fast import Vocoder, likelihood
 from wavernn_fast.batch import BatchReport
 from wavernn_fast.config import ModelConfig, OutputConfig
 from wavernn_fast.errors import InputError
 from wavernn_fast.samples import decode_all
 from wavernn_fast.subscale import Schedule
-from wavernn_fast.subscale_network import SubscaleNetwork
+from wavernn_fast.subscale_network import SLICES, Slices, SubscaleNetwork
 from wavernn_fast.utterance import Sampling, make_request
 
 CONFIGS = [
@@ -43,12 +44,22 @@ CONFIGS = [
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=cases.case_id)
 SOUNDING = CONFIGS[-1]
+WIDER = [  # which clusters of two blocks can hold
+    dataclasses.replace(config, hidden_size=64, fc_size=32)
+    for config in (CONFIGS[2], CONFIGS[4], *CONFIGS[-2:])
+]
 FREE = [config for config in CONFIGS if not config.n_mels]
 
 
 @cache
 def voice_of(config: ModelConfig, device: str = "cpu", threads: int = 1) -> Vocoder:
     return Vocoder(config, trained_weights(config), device=device, cpu_threads=threads)
+
+
+@cache
+def clustered(config: ModelConfig) -> Vocoder:
+    """In the emulator, teams of clusters: there the network hears a slice ahead."""
+    return Vocoder(config, trained_weights(config), device="emu", gpu_cluster=2)
 
 
 def mel_of(config: ModelConfig, count: int) -> Any:
@@ -141,6 +152,43 @@ def test_the_emulated_kernel_draws_what_the_reference_draws(config):
     assert len(np.unique(drawn)) > count // 2
 
 
+@pytest.mark.parametrize("config", WIDER, ids=cases.case_id)
+def test_clusters_hear_a_slice_ahead_and_draw_the_same_function(config):
+    """A lag longer by a slice changes when rows are drawn, not what they hear."""
+    voc, plain = clustered(config), voice_of(config, "emu")
+    sub = config.subscale
+    assert voc.lag_samples == (sub.factor - 1) * (sub.horizon + 64) * sub.factor
+    count = 30 * config.hop_length
+    mel, samples = mel_of(config, count), cases.random_samples(config, count)
+    expected = forced_logits(plain, mel, samples)
+    assert np.abs(forced_logits(voc, mel, samples) - expected).max() <= 1e-4
+    wave = voc.generate(mel, seed=4)
+    assert len(wave) == count
+    for frames in (1, 7, 30):
+        pieces = (mel[:, i : i + frames] for i in range(0, mel.shape[1], frames))
+        assert np.array_equal(np.concatenate(list(voc.stream(pieces, seed=4))), wave)
+    batch = voc.generate_batch([mel[:, :1], mel, mel[:, :9]], [1, 4, 2])
+    assert np.array_equal(batch[1], wave)
+    assert np.array_equal(batch[0], voc.generate(mel[:, :1], seed=1))
+    assert voc.generate(mel[:, :0]).shape == (0,)
+
+
+def test_what_is_heard_ahead_is_heard_while_the_engine_draws(monkeypatch):
+    """All slices but the first, and on another thread."""
+    voc, mel = clustered(WIDER[-1]), cases.random_mel(WIDER[-1], 40)
+    where = list[tuple[int, bool]]()
+    hear = SubscaleNetwork.hear
+
+    def watched(self: SubscaleNetwork, *given: Any, ahead: int) -> None:
+        where.append((ahead, threading.current_thread() is threading.main_thread()))
+        hear(self, *given, ahead=ahead)
+
+    monkeypatch.setattr(SubscaleNetwork, "hear", watched)
+    voc.generate(mel, seed=1)
+    assert where[0] == (0, True)
+    assert set(where[1:]) == {(1, False)}
+
+
 def test_greedy_takes_the_best_class_of_every_row():
     config, count = FREE[1], 64
     expected = run_subscale(config, trained_weights(config), None, count, greedy=True)["samples"]
@@ -171,7 +219,7 @@ def test_the_score_is_the_mean_of_all_samples():
 def test_the_network_in_slices_is_the_network_of_the_whole(config, columns):
     """With any slice; rows lag behind each other as the schedule says."""
     sub, total = config.subscale, 70
-    network = SubscaleNetwork(config, trained_weights(config), columns)
+    network = SubscaleNetwork(config, trained_weights(config), Slices(columns))
     rows = np.random.default_rng(1).normal(0, 0.3, (sub.factor, total)).astype(np.float32)
     around = np.pad(rows, ((0, 0), (sub.horizon, sub.horizon))).T.reshape(1, -1)
     weight = trained_weights(config)["gru.w_conditioning"][:, -sub.channels :]
@@ -259,7 +307,7 @@ def test_the_bits_do_not_hang_on_when_frames_come_ready_in_slices_of_any_device(
     config, count = SOUNDING, 640
     samples, mel = cases.random_samples(config, count), mel_of(config, count)
     expected = forced_logits(voice_of(config), mel, samples)
-    monkeypatch.setitem(subscale_network.SLICE_COLUMNS, "cpu", 7)
+    monkeypatch.setitem(SLICES, "cpu", Slices(7))
     other = Vocoder(config, trained_weights(config), device="cpu", cpu_threads=1)
     assert other.lag_samples < voice_of(config).lag_samples
     assert np.abs(forced_logits(other, mel, samples) - expected).max() <= 1e-4
@@ -281,14 +329,14 @@ def test_the_first_chunk_takes_the_frames_that_the_lag_says():
     first = next(voc.stream(frames(), chunk_frames=1))
     assert len(first) == config.hop_length
     columns = (voc.lag_samples + config.hop_length) // 16  # of row 0, in whole slices
-    whole_slices = -(-columns // subscale_network.SLICE_COLUMNS["cpu"])
-    columns = whole_slices * subscale_network.SLICE_COLUMNS["cpu"]
+    whole_slices = -(-columns // SLICES["cpu"].columns)
+    columns = whole_slices * SLICES["cpu"].columns
     assert pulled == -(-columns * 16 // config.hop_length) + config.lookahead_frames
 
 
 def test_the_lag_is_that_of_the_schedule():
     voc, sub = voice_of(SOUNDING), SOUNDING.subscale
-    schedule = Schedule(10_000, sub.factor, sub.horizon, subscale_network.SLICE_COLUMNS["cpu"])
+    schedule = Schedule(10_000, sub.factor, sub.horizon, SLICES["cpu"].columns)
     assert voc.lag_samples == (sub.factor - 1) * schedule.lag * sub.factor
     plain = cases.dual_config(32, 16)
     assert Vocoder(plain, cases.random_tensors(plain), device="cpu").lag_samples == 0

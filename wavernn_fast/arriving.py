@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays, lanes, places, subscale_run
+from . import arrays, lanes, places, subscale_run, subscale_utterance
 from .errors import InputError
 from .features import check_mel
 from .samples import OutputDecoder
@@ -138,15 +138,15 @@ class FrameFeed:
         self._stream.finish()
 
     def wait_for(self, n_frames: int) -> int:
-        """How many frames can sound; see `subscale_run.FrameSource`. Nobody is waited for."""
+        """How many frames can sound; see `subscale_utterance.FrameSource`. Nobody is waited for."""
         return self._stream.ready
 
     def mel(self, first: int, count: int) -> Any:
-        """See `subscale_run.FrameSource`."""
+        """See `subscale_utterance.FrameSource`."""
         return self._stream.mel(first, count)
 
     def window(self, first: int, count: int) -> Any:
-        """See `subscale_run.FrameSource`."""
+        """See `subscale_utterance.FrameSource`."""
         return self._stream.window(first, count)
 
     def ask(self, first_frame: int, n_frames: int) -> None:
@@ -253,14 +253,14 @@ class RowSound(Sound):
 
     def __init__(self, voice: Voice, seed: int, sampling: Sampling, speaker: Speaker) -> None:
         super().__init__(voice, seed, sampling, speaker)
-        self._utterance: subscale_run.Utterance | None = None  # until its place is known
+        self._utterance: subscale_utterance.Utterance | None = None  # until its place is known
 
     @property
-    def utterance(self) -> subscale_run.Utterance:
+    def utterance(self) -> subscale_utterance.Utterance:
         """The rows, begun when first asked for."""
         if self._utterance is None:
             voice, feed = self._voice, self.feed
-            self._utterance = subscale_run.Utterance(
+            self._utterance = subscale_utterance.Utterance(
                 voice.config,
                 voice.network_in(feed.place),
                 lambda row: voice.open(self._seed, self._sampling, fold=row),

@@ -78,8 +78,8 @@ class LoadedModel:
         self._memory = arrays.Memory(self._devices[0].name, self._home(conditioning))
         self._network: SubscaleNetwork | None = None
         if config.subscale is not None:
-            columns = subscale_network.SLICE_COLUMNS[self._engine.device]
-            self._network = subscale_network.SubscaleNetwork(config, tensors, columns)
+            slices = subscale_network.slices_of(self._engine.device, how.gpu_cluster)
+            self._network = subscale_network.SubscaleNetwork(config, tensors, slices)
         self._conditioner: Conditioner | None = None
         if config.n_mels:
             self._conditioner = conditioning_network.make_conditioner(config, tensors)

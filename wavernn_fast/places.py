@@ -27,9 +27,15 @@ class Place:
         """Copy a mel, here."""
         return mel.copy()
 
-    def export(self, rows: Any) -> Any:
-        """Hand over rows, float32 [n, channels], as `Engine.run` takes them."""
+    def export(self, rows: Any, made: bool = False) -> Any:
+        """Hand over rows, float32 [n, channels], as `Engine.run` takes them.
+
+        If they are `made` already (`finish`), the engine waits for nothing.
+        """
         return rows
+
+    def finish(self) -> None:
+        """Wait until all values asked for so far are there."""
 
 
 HOST = Place()
@@ -74,8 +80,12 @@ class _CupyPlace(Place):
         device: AbstractContextManager[Any] = self.xp.cuda.Device(self._number)
         return device
 
-    def export(self, rows: Any) -> DeviceRows:
-        return DeviceRows(rows, rows.data.ptr, self.xp.cuda.get_current_stream().ptr)
+    def export(self, rows: Any, made: bool = False) -> DeviceRows:
+        stream = None if made else self.xp.cuda.get_current_stream().ptr
+        return DeviceRows(rows, rows.data.ptr, stream)
+
+    def finish(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
 
 
 class _TorchModule:
@@ -105,9 +115,15 @@ class _TorchPlace(Place):
     def own(self, mel: Any) -> Any:
         return mel.clone()
 
-    def export(self, rows: Any) -> DeviceRows:
-        stream = self._streams and self._streams.current_stream(self._device).cuda_stream
+    def export(self, rows: Any, made: bool = False) -> DeviceRows:
+        stream = None
+        if self._streams and not made:
+            stream = self._streams.current_stream(self._device).cuda_stream
         return DeviceRows(rows, rows.data_ptr(), stream)
+
+    def finish(self) -> None:
+        if self._streams:
+            self._streams.current_stream(self._device).synchronize()
 
 
 @functools.cache  # a place is known by its identity: weights are brought to it once

@@ -114,7 +114,8 @@ class Schedule:
     In every step each row draws one column, `lag` columns behind the row above; a row that has not
     begun or has ended draws none. The lag is horizon + 1 where every sample has its own look at
     the rows above. A conditioning network that runs once for a slice of S columns must see all
-    that the slice's last sample may see before the slice begins; the lag is then horizon + S.
+    that the slice's last sample may see before the slice begins; the lag is then horizon + S. Where
+    it runs while the slice before is drawn, it is horizon + 2 S.
 
     The schedule of a shorter utterance is the beginning of that of a longer one: the first n
     samples are there after as many steps as an utterance of n samples has.
@@ -129,6 +130,9 @@ class Schedule:
         Columns that a sample sees ahead in earlier rows, F; 0 or more.
     slice_columns : int
         Columns of a slice, S; 1 or more. Slices begin at multiples of S.
+    slices_ahead : int
+        Slices drawn between the network's look at the rows above and the slice that it is for; 0
+        or more.
 
     Raises
     ------
@@ -140,9 +144,10 @@ class Schedule:
     factor: int
     horizon: int
     slice_columns: int = 1
+    slices_ahead: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.n_samples, self.factor, self.horizon, self.slice_columns)
+        _check(self.n_samples, self.factor, self.horizon, self.slice_columns, self.slices_ahead)
 
     @property
     def n_columns(self) -> int:
@@ -152,7 +157,9 @@ class Schedule:
     @property
     def lag(self) -> int:
         """Columns that a row runs behind the row above; 0 where there is one row only."""
-        return 0 if self.factor == 1 else self.horizon + self.slice_columns
+        if self.factor == 1:
+            return 0
+        return self.horizon + (1 + self.slices_ahead) * self.slice_columns
 
     @property
     def n_steps(self) -> int:
@@ -275,12 +282,19 @@ def row_temperature(temperature: float, row: int, factor: int) -> float:
     return math.exp(min(max(power * math.log(temperature), -_EXTREME), _EXTREME))
 
 
-def _check(n_samples: int = 0, factor: int = 1, horizon: int = 0, slice_columns: int = 1) -> None:
+def _check(
+    n_samples: int = 0,
+    factor: int = 1,
+    horizon: int = 0,
+    slice_columns: int = 1,
+    slices_ahead: int = 0,
+) -> None:
     for name, value, least in (
         ("number of samples", n_samples, 0),
         ("subscale factor (rows)", factor, 1),
         ("horizon (columns seen ahead)", horizon, 0),
         ("width of a slice (columns)", slice_columns, 1),
+        ("number of slices ahead", slices_ahead, 0),
     ):
         if value < least:
             raise InputError(f"The {name} is {value}; it must be {least} or more.")

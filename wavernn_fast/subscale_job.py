@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .samples import OutputDecoder
-from .subscale_run import Run, Utterance, advance, helpers
+from .subscale_run import Run, advance, helpers
+from .subscale_utterance import Utterance
 from .utterance import Request, Sampling, Voice, in_chunks, sounding_samples
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MelFrames:
-    """Frame conditioning of a whole mel; see `subscale_run.FrameSource`."""
+    """Frame conditioning of a whole mel; see `subscale_utterance.FrameSource`."""
 
     finished = True
 

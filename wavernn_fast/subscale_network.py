@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from .canonical import Tensors, expected_shapes
 from .config import ModelConfig
 from .mel_prediction import GAIN, MelPrediction, Prediction
-from .subscale_config import SubscaleConfig
 
 _SINGLE_THREAD_PRODUCTS = 2**18  # multiplications; OpenBLAS uses one thread up to here
 
@@ -27,9 +26,25 @@ _PREDICTED_AT_ONCE = 32  # frames, on a GPU
 
 Weights = Mapping[str, NDArray[np.float32]]
 
-# Columns of a slice. The lag grows with them, which short utterances pay; a slice costs some calls,
-# and on a GPU a launch, which all pay.
-SLICE_COLUMNS = {"cpu": 32, "emu": 32, "cuda": 128}
+
+class Slices(NamedTuple):
+    """How an utterance is cut: the lag grows with both, which short utterances pay."""
+
+    columns: int  # that a row draws between two looks at the others; each costs some calls
+    # 0, or 1: the network hears them while the slice before is drawn, which hides what it takes
+    ahead: int = 0
+
+
+# On a GPU a slice is a launch. Clusters leave most of it free, so that the network can run beside
+# them; other teams fill it.
+SLICES = {"cpu": Slices(32), "emu": Slices(32), "cuda": Slices(128)}
+BESIDE_CLUSTERS = {"emu": Slices(32, 1), "cuda": Slices(96, 1)}
+
+
+def slices_of(device: str, cluster: int) -> Slices:
+    """How utterances are cut for an engine on a device, "cuda:1" too, with clusters or without."""
+    kind = device.partition(":")[0]
+    return BESIDE_CLUSTERS[kind] if cluster and kind in BESIDE_CLUSTERS else SLICES[kind]
 
 
 class _Block(NamedTuple):
@@ -59,26 +74,25 @@ class SubscaleNetwork:
         With `subscale`.
     tensors : mapping of str to float32 array
         Canonical tensors (docs/formats.md).
-    slice_columns : int
-        Columns that a row advances in a slice, S.
+    slices : Slices
+        S columns that a row advances in a slice, and how many slices ahead it hears.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Weights, slice_columns: int) -> None:
+    def __init__(self, config: ModelConfig, tensors: Weights, slices: Slices) -> None:
         assert config.subscale is not None
         sub = self.subscale = config.subscale
-        self.slice_columns, self.lag = slice_columns, sub.horizon + slice_columns
+        slice_columns, self.ahead = self.slices = slices
+        self.slice_columns, self.lag = slice_columns, sub.horizon + slice_columns * (1 + self.ahead)
         near = max(sub.reach, sub.prediction_reach)
         self.columns = (sub.factor - 1) * self.lag + near  # of the past that is kept
         first = tensors["subscale.input.weight"].reshape(sub.factor, sub.channels, -1)
         self._first = np.ascontiguousarray(first.transpose(0, 2, 1))  # [row, seen, channels]
         self._bias = tensors["subscale.input.bias"][:, None]  # [row, 1, channels]
-        self._windows = _windows(
-            sub, slice_columns, self.columns, sub.reach, sub.horizon - sub.reach
-        )
+        self._windows = self._every_window(sub.reach, sub.horizon - sub.reach)
         self._prediction: MelPrediction | None = None
         if sub.prediction_reach:
             self._config, self._prediction = config, MelPrediction(config)
-            self._near = _windows(sub, slice_columns, self.columns, sub.prediction_reach, 0)
+            self._near = self._every_window(sub.prediction_reach, 0)
             self._rows = np.arange(sub.factor)[:, None]
         self._blocks: list[_Block] = []
         silence = self._bias
@@ -93,15 +107,35 @@ class SubscaleNetwork:
         self._out = _strips(np.ascontiguousarray(weight), max(1, width))
         self.size = weight.shape[1]  # gate pre-activations, 3 hidden_size
 
+    def _every_window(self, reach: int, beyond: int) -> list[Any]:
+        """Where `NetworkState.past`, flat, holds what is read around each column.
+
+        That are columns up to `reach` to either side of one that lies `beyond` it, of all rows;
+        those that a row may not hear have weight zero, so any place will do for them. An array
+        [row, S, seen] for each number of slices heard and not drawn.
+        """
+        rows, count, columns = self.subscale.factor, self.slice_columns, self.columns
+        row = np.arange(rows)[:, None, None, None]
+        step = np.arange(count)[None, :, None, None]
+        seen = np.arange(rows)[None, None, :, None]
+        tap = np.arange(-reach, reach + 1)[None, None, None, :]
+        found = []
+        for ahead in range(self.ahead + 1):
+            place = columns - row * self.lag + ahead * count + beyond + step + tap
+            flat = seen * columns + np.clip(place, 0, max(0, columns - 1))
+            found.append(np.ascontiguousarray(flat.reshape(rows, count, -1)))
+        return found
+
     def on(self, xp: Any) -> SubscaleNetwork:
         """Bring the weights to another array module."""
         twin = copy.copy(self)
         twin._xp = xp
         twin._first, twin._bias = xp.asarray(self._first), xp.asarray(self._bias)
-        twin._windows = xp.asarray(self._windows)
+        twin._windows = [xp.asarray(windows) for windows in self._windows]
         if self._prediction is not None:
             twin._prediction = MelPrediction(self._config, xp)
-            twin._near, twin._rows = xp.asarray(self._near), xp.asarray(self._rows)
+            twin._near = [xp.asarray(windows) for windows in self._near]
+            twin._rows = xp.asarray(self._rows)
         twin._blocks = [
             _Block(
                 block.dilation,
@@ -153,8 +187,12 @@ class SubscaleNetwork:
         out: Any,
         rows: slice = slice(None),
         foreseen: Foreseen | None = None,
+        *,
+        ahead: int = 0,
     ) -> None:
         """Compute what the rows of the next slice hear.
+
+        Whenever that is done, the values are the same.
 
         Parameters
         ----------
@@ -167,27 +205,30 @@ class SubscaleNetwork:
             All by default; several threads may each take some.
         foreseen : Foreseen, optional
             What the mel predicts; needed if `predicts`.
+        ahead : int
+            Slices heard and not drawn yet, `SubscaleNetwork.ahead` at most.
         """
         xp, count = self._xp, self.slice_columns
         past = xp.asarray(state.past.reshape(-1))
-        seen = past[self._windows[rows]]  # [rows, S, seen]
+        seen = past[self._windows[ahead][rows]]  # [rows, S, seen]
         x = seen @ self._first[rows] + self._bias[rows]
         for block, kept in zip(self._blocks, state.kept, strict=True):
             wide = xp.concatenate([kept[rows], x], axis=1)
             kept[rows] = wide[:, count:]
             x = _pass(block, wide, count)
         if foreseen is not None:
-            x = xp.concatenate([x, self._foreseen(foreseen, past, rows)], axis=2)
+            near = past[self._near[ahead][rows]]
+            x = xp.concatenate([x, self._foreseen(foreseen, near, rows)], axis=2)
         column = 0
         for strip in self._out:
             out[rows, :, column : column + strip.shape[1]] = x @ strip
             column += strip.shape[1]
 
-    def _foreseen(self, foreseen: Foreseen, past: Any, rows: slice) -> Any:
-        """Prediction at its gain and the size of its error, of some rows: [rows, S, 2]."""
+    def _foreseen(self, foreseen: Foreseen, near: Any, rows: slice) -> Any:
+        """Prediction from samples [rows, S, heard] at its gain, and how large its error is."""
         xp, table = self._xp, foreseen.table
         at = xp.asarray(foreseen.frames[rows]), self._rows[rows]
-        p = GAIN * (past[self._near[rows]] * table.weights[at]).sum(-1)
+        p = GAIN * (near * table.weights[at]).sum(-1)
         return xp.stack([p, table.error[at]], axis=2)
 
 
@@ -238,24 +279,6 @@ def cell_of(config: ModelConfig, tensors: Weights) -> tuple[ModelConfig, Tensors
     given["gru.w_conditioning"] = np.zeros((3 * config.hidden_size, 1), np.float32)
     given["upsample.kernel"] = np.ones((1, 1), np.float32)
     return cell, {name: given[name] for name in expected_shapes(cell)}
-
-
-def _windows(
-    sub: SubscaleConfig, count: int, columns: int, reach: int, ahead: int
-) -> NDArray[np.int64]:
-    """Where `NetworkState.past`, flat, holds what is read around each column: [row, S, seen].
-
-    That are columns up to `reach` to either side of one that lies `ahead` of it. Rows that a row
-    may not hear have weight zero, so any place will do for them.
-    """
-    lag = sub.horizon + count
-    row = np.arange(sub.factor)[:, None, None, None]
-    step = np.arange(count)[None, :, None, None]
-    seen = np.arange(sub.factor)[None, None, :, None]
-    tap = np.arange(-reach, reach + 1)[None, None, None, :]
-    place = columns - row * lag + ahead + step + tap
-    flat = seen * columns + np.clip(place, 0, max(0, columns - 1))
-    return np.ascontiguousarray(flat.reshape(sub.factor, count, -1))
 
 
 def _read_block(name: str, dilation: int, tensors: Weights, silence: Any) -> _Block:

@@ -130,7 +130,7 @@ def _config(kind: str, size: int) -> ModelConfig:
     if kind in ("dual-mel", "subscale"):
         fields = _conditioned(get_preset("mkotha" if kind == "dual-mel" else "native-22k"))
         if kind == "subscale":
-            rows = SubscaleConfig(factor=16, horizon=8, channels=64, blocks=3)
+            rows = SubscaleConfig(factor=16, horizon=8, channels=64, blocks=3, prediction_reach=2)
             fields |= {"subscale": rows, "upsample_left": 0, "upsample_right": 0}
         return ModelConfig(
             core="dual",
