@@ -6,6 +6,7 @@ is the current one. The emulator reads its memory as a GPU reads CuPy's.
 
 from __future__ import annotations
 
+import threading
 import types
 from typing import Any
 
@@ -14,23 +15,32 @@ import numpy as np
 KIND = (1, 0)  # DLPack's device type and number: the host, which the emulator reads
 
 
-class Device:
-    """Makes a device the current one; outside it is 1, where none of the arrays lie."""
+class _Thread(threading.local):
+    device = 1
 
-    current = 1
+
+class Device:
+    """Makes a device the thread's current one; outside it is 1, where none of the arrays lie."""
+
+    _thread = _Thread()
 
     def __init__(self, ordinal: int) -> None:
         self.ordinal = ordinal
 
     def __enter__(self) -> None:
-        self.before, Device.current = Device.current, self.ordinal
+        self.before, self._thread.device = self._thread.device, self.ordinal
 
     def __exit__(self, *_: object) -> None:
-        Device.current = self.before
+        self._thread.device = self.before
+
+    @classmethod
+    def current(cls) -> int:
+        """Number of the thread's current device."""
+        return cls._thread.device
 
 
 def _bare(value: Any) -> Any:
-    assert Device.current == 0, "work on the wrong device"
+    assert Device.current() == 0, "work on the wrong device"
     assert not isinstance(value, np.ndarray), "numpy and CuPy do not mix"
     return value.values if isinstance(value, Array) else value
 
@@ -125,7 +135,7 @@ def module(stream: int = 0) -> types.ModuleType:
     cupy.float32, cupy.float64 = np.float32, np.float64
 
     def asarray(value: Any, dtype: Any = None) -> Array:
-        assert Device.current == 0, "an array was made on the wrong device"
+        assert Device.current() == 0, "an array was made on the wrong device"
         if isinstance(value, Array):
             return Array(np.asarray(value.values, dtype=dtype))
         assert type(value) is np.ndarray, "arrays of a third library come without their stream"
@@ -142,6 +152,6 @@ def module(stream: int = 0) -> types.ModuleType:
     )
     cupy.concatenate = lambda arrays, axis=0: Array(np.concatenate([*map(_bare, arrays)], axis))
     cupy.stack = lambda arrays, axis=0: Array(np.stack([*map(_bare, arrays)], axis))
-    current = types.SimpleNamespace(ptr=stream)
+    current = types.SimpleNamespace(ptr=stream, synchronize=lambda: None)
     cupy.cuda = types.SimpleNamespace(Device=Device, get_current_stream=lambda: current)
     return cupy

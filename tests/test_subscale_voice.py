@@ -346,10 +346,11 @@ def test_the_lag_is_that_of_the_schedule():
 
 
 @pytest.mark.parametrize("kind", ["cupy", "torch"])
-@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[-2]], ids=cases.case_id)
+@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[-2], WIDER[2]], ids=cases.case_id)
 def test_a_mel_on_the_device_of_the_engine_stays_there(config, kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module())
-    voc, mel = voice_of(config, "emu"), cases.random_mel(config, 30)
+    voc = clustered(config) if config in WIDER else voice_of(config, "emu")
+    mel = cases.random_mel(config, 30)
     expected = voc.generate(mel, seed=4)
     theirs = fake_cupy.Array(mel) if kind == "cupy" else torch.from_numpy(mel)
     found = voc.generate(theirs, seed=4)
