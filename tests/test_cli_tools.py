@@ -7,12 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+import cases
 import checkpoint_builders
 import numpy as np
 import pytest
 from cli_runner import run
 from voices import DTYPES, preset_mel, save_voice
 
+from wavernn_fast import verification, weights
 from wavernn_fast.vocoder import Vocoder
 
 
@@ -103,12 +105,31 @@ def test_verify_prints_the_worst_logit_beside_the_tolerance(dtype, model):
 
 
 def test_verify_exits_with_1_beyond_the_tolerance(model, monkeypatch):
-    from wavernn_fast import verification
-
-    monkeypatch.setitem(verification.TOLERANCES, "fp32", (0.0, 0.0))
+    forced = verification._forced
+    monkeypatch.setattr(verification, "_forced", lambda *given: forced(*given) + np.float32(1e-3))
     result = run("verify", model, "--steps", 50)
     assert result.exit_code == 1
     assert "BEYOND" in result.stdout
+
+
+def test_verify_asks_no_more_of_single_precision_than_pytorch_has_in_it(tmp_path):
+    """Units hear the small difference of two loud things: a bias, and the last sample."""
+    config = cases.dual_config(32, 16)
+    tensors = cases.random_tensors(config)
+    gain = np.full(3 * 32, 3e3, np.float32)
+    tensors["gru.w_sample"] = np.outer(gain, np.array([1.0, 1.0 / 256.0, 0.0], np.float32))
+    tensors["gru.b_input"] = gain * np.linspace(-1.0, 1.0, 3 * 32, dtype=np.float32)
+    path = tmp_path / "m.safetensors"
+    weights.write(path, config, tensors)
+    result = run("verify", path, "--steps", 200, "--json")
+    assert result.exit_code == 0, result.stdout
+    facts = json.loads(result.stdout)
+    assert facts["passed"]
+    assert 1e-4 < facts["worst"] <= facts["torch_float32"] == facts["tolerance"]
+    assert "PyTorch's own float32" in run("verify", path, "--steps", 200).stdout
+    wrong = {**tensors, "gru.b_input": tensors["gru.b_input"] + np.float32(1.0)}
+    found = verification.compare(Vocoder(config, wrong, device="cpu"), tensors, steps=200)
+    assert not found.passed
 
 
 @pytest.mark.parametrize(
@@ -127,9 +148,8 @@ def test_verify_on_a_mel_that_is_too_short_says_what_it_takes(tmp_path, builder,
 
 
 def test_convert_keeps_no_file_that_fails_its_verification(checkpoint, tmp_path, monkeypatch):
-    from wavernn_fast import verification
-
-    monkeypatch.setitem(verification.TOLERANCES, "fp32", (0.0, 0.0))
+    forced = verification._forced
+    monkeypatch.setattr(verification, "_forced", lambda *given: forced(*given) + np.float32(1e-3))
     result = run("convert", checkpoint, "-o", tmp_path / "voice.safetensors", "--verify")
     assert result.exit_code == 2
     assert "BEYOND" in result.stderr

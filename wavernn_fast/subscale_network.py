@@ -61,7 +61,7 @@ class _Block(NamedTuple):
 class Foreseen(NamedTuple):
     """What the mel predicts in one slice."""
 
-    table: Prediction  # of some frames, float32 in the network's place
+    table: Prediction  # of some frames, in the network's place
     frames: NDArray[np.int64]  # [factor, S] where in the table the frame of each column is
 
 
@@ -166,9 +166,7 @@ class SubscaleNetwork:
     def predict(self, mel: Any) -> Prediction:
         """Prediction in frames of a mel [frames, n_mels], float64 in the place of the weights."""
         assert self._prediction is not None
-        found = self._in_batches(mel) if self._xp is not np else self._prediction.of(mel)
-        xp = self._xp
-        return Prediction(*(xp.asarray(part, dtype=xp.float32) for part in found))
+        return self._in_batches(mel) if self._xp is not np else self._prediction.of(mel)
 
     def _in_batches(self, mel: Any) -> Prediction:
         """Frames in batches of one size, so that each has the same bits in any company."""
@@ -228,8 +226,9 @@ class SubscaleNetwork:
         """Prediction from samples [rows, S, heard] at its gain, and how large its error is."""
         xp, table = self._xp, foreseen.table
         at = xp.asarray(foreseen.frames[rows]), self._rows[rows]
+        # In float64: it is a small difference of large terms, and units hear it at large gains.
         p = GAIN * (near * table.weights[at]).sum(-1)
-        return xp.stack([p, table.error[at]], axis=2)
+        return xp.asarray(xp.stack([p, table.error[at]], axis=2), dtype=xp.float32)
 
 
 class NetworkState:

@@ -6,6 +6,7 @@ both follow the same samples.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ class Comparison:
     tolerance: float  # largest difference allowed
     engine_nll: float  # nats per sample of the forced samples
     torch_nll: float
+    # largest difference of PyTorch's own logits in float32, where that became the tolerance
+    torch_float32: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -66,6 +69,9 @@ def compare(
     stored: str = "fp32",
 ) -> Comparison:
     """Draw samples, then compare the logits of both models while they follow these.
+
+    Where single precision itself cannot tell logits to the tolerance, as where a unit hears the
+    small difference of two loud things, an fp32 engine is asked for what PyTorch in float32 has.
 
     Parameters
     ----------
@@ -113,7 +119,16 @@ def compare(
     ours = _forced(voc, mel, samples, speaker)
     theirs = torch_model.teacher_forced_logits(samples, mel)
     dtype = max((voc.dtype, stored), key=lambda name: TOLERANCES[name][1])
-    return _compare_logits(config, dtype, samples, ours, theirs)
+    found = _compare_logits(config, dtype, samples, ours, theirs)
+    if found.passed or dtype != "fp32":
+        return found
+    single = make_eager(config, tensors, "float32")
+    if speaker is not None:
+        single.hear(speaker)
+    own = float(np.abs(single.teacher_forced_logits(samples, mel) - theirs).max())
+    if own <= found.tolerance:
+        return found
+    return dataclasses.replace(found, tolerance=own, torch_float32=own)
 
 
 def _most_steps(config: ModelConfig, n_frames: int) -> int:

@@ -58,14 +58,18 @@ def command(ctx: click.Context, /, model: str, **options: Any) -> None:
 
 
 def describe(result: Comparison) -> str:
-    """The comparison in four lines."""
+    """The comparison in some lines."""
     verdict = "within" if result.passed else "BEYOND"
+    single = ""
+    if result.torch_float32 is not None:
+        single = "that is the difference of PyTorch's own float32, which tells it no better\n"
     change = result.engine_nll - result.torch_nll
     return (
         f"worst of {result.steps} steps: step {result.worst_step}, logit {result.worst_logit}: "
         f"engine {result.engine_logit:.7g}, PyTorch float64 {result.torch_logit:.7g}\n"
         f"difference {result.worst:.3g}, {verdict} the tolerance {result.tolerance:.3g} of "
         f"{result.dtype} (largest logit {result.largest:.3g})\n"
+        f"{single}"
         f"nats per sample: engine {result.engine_nll:.6f}, PyTorch {result.torch_nll:.6f}, "
         f"change {change:+.2g}"
     )

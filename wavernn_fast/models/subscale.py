@@ -169,9 +169,9 @@ def predicted_by_mel(config: ModelConfig, around: Tensor, mel: Tensor) -> Tensor
         columns = around.view(len(around), -1, sub.factor)
         columns = columns[:, first : columns.shape[1] - first]
         near = columns.unfold(1, 2 * sub.prediction_reach + 1, 1).flatten(2)  # [B, n, heard]
-        near = near.reshape(len(frames), config.hop_length // sub.factor, -1)
-        p = GAIN * (near @ weights.float().transpose(1, 2))  # [frames, columns, row]
-        both = torch.stack([p, error.float()[:, None].expand_as(p)], dim=3)
+        near = near.reshape(len(frames), config.hop_length // sub.factor, -1).double()
+        p = GAIN * (near @ weights.transpose(1, 2))  # [frames, columns, row]
+        both = torch.stack([p, error[:, None].expand_as(p)], dim=3).float()
         return both.view(len(around), -1, sub.factor, PREDICTION_SIZE)
 
 
