@@ -69,12 +69,15 @@ class MelPrediction:
         self._scale, self._shift = scale, xp.asarray(shift)
         self._to_bins, self._added = (xp.asarray(part) for part in to_bins)
         self._cosines = xp.asarray(cosines)
-        self._lags = xp.asarray(np.abs(place[:, None] - place))
-        self._rank = xp.asarray(np.argsort(order))
-        self._own = xp.asarray(np.eye(len(place)))
+        # The lag of two samples; that of a sample and itself stands behind all others.
+        lags = np.abs(place[:, None] - place)
+        np.fill_diagonal(lags, cosines.shape[1])
+        self._lags = xp.asarray(lags)
+        rank = np.argsort(order)
+        self._rank, self._centre = xp.asarray(rank), xp.asarray(centre)
+        self._row = xp.asarray(np.arange(self.rows))
         self._drawn = xp.asarray(np.eye(len(place))[:, centre])  # the samples of the rows
-        heard = np.arange(len(place)) < centre[:, None]
-        self._signs = xp.asarray(np.where(heard, -1.0, 0.0))  # [row, sample]
+        self._signs = xp.asarray(np.where(rank[:, None] < centre, -1.0, 0.0))  # [sample, row]
 
     def of(self, mel: Any) -> Prediction:
         """Prediction in frames of a mel [frames, n_mels], float64; each frame by itself.
@@ -85,14 +88,16 @@ class MelPrediction:
         bands = (mel * self._scale + self._shift)[:, None, :]  # products one frame at a time
         spectrum = xp.exp((bands @ self._to_bins + self._added).clip(-_LOUDEST, _LOUDEST))
         lags = (spectrum @ self._cosines)[:, 0]
-        noise = _RELATIVE * lags[:, :1] + _ROUNDING
-        covariance = lags[:, self._lags] + noise[:, :, None] * self._own
+        noisy = lags[:, :1] * (1.0 + _RELATIVE) + _ROUNDING
+        lags = xp.concatenate([lags, noisy], axis=1)
+        # Indexed by an array, numpy gives frames last in memory, which all that follows is slow on.
+        covariance = np.take(lags, self._lags, axis=1) if xp is np else lags[:, self._lags]
         factor = xp.swapaxes(xp.linalg.cholesky(covariance), 1, 2)
         drawn = xp.broadcast_to(self._drawn, (len(mel), *self._drawn.shape))  # as CuPy wants it
-        inverse = xp.swapaxes(xp.linalg.solve(factor, drawn), 1, 2)  # rows of that of L
-        sigma = 1.0 / (inverse * self._drawn.T).sum(-1)
-        weights = inverse * (self._signs * sigma[:, :, None])
-        return Prediction(weights[:, :, self._rank], ERROR_SCALE * xp.log(sigma))
+        inverse = xp.linalg.solve(factor, drawn)  # rows of that of L, as columns
+        sigma = 1.0 / inverse[:, self._centre, self._row]
+        weights = inverse[:, self._rank] * self._signs * sigma[:, None, :]
+        return Prediction(xp.swapaxes(weights, 1, 2), ERROR_SCALE * xp.log(sigma))
 
 
 def _order(rows: int, reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

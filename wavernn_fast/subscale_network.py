@@ -22,7 +22,8 @@ from .mel_prediction import GAIN, MelPrediction, Prediction
 
 _SINGLE_THREAD_PRODUCTS = 2**18  # multiplications; OpenBLAS uses one thread up to here
 
-_PREDICTED_AT_ONCE = 32  # frames, on a GPU
+# Frames: few stay in a processor's cache.
+_PREDICTED_AT_ONCE = {"host": 8, "gpu": 32}
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -62,7 +63,8 @@ class Foreseen(NamedTuple):
     """What the mel predicts in one slice."""
 
     table: Prediction  # of some frames, in the network's place
-    frames: NDArray[np.int64]  # [factor, S] where in the table the frame of each column is
+    frames: NDArray[np.int64]  # [factor, any] those of the slice, by where they are in the table
+    which: NDArray[np.int64]  # [factor, S] of these, that of each column
 
 
 class SubscaleNetwork:
@@ -94,6 +96,7 @@ class SubscaleNetwork:
             self._config, self._prediction = config, MelPrediction(config)
             self._near = self._every_window(sub.prediction_reach, 0)
             self._rows = np.arange(sub.factor)[:, None]
+            self._steps = np.arange(slice_columns)
         self._blocks: list[_Block] = []
         silence = self._bias
         for i, dilation in enumerate(sub.dilations):
@@ -135,7 +138,7 @@ class SubscaleNetwork:
         if self._prediction is not None:
             twin._prediction = MelPrediction(self._config, xp)
             twin._near = [xp.asarray(windows) for windows in self._near]
-            twin._rows = xp.asarray(self._rows)
+            twin._rows, twin._steps = xp.asarray(self._rows), xp.asarray(self._steps)
         twin._blocks = [
             _Block(
                 block.dilation,
@@ -164,19 +167,21 @@ class SubscaleNetwork:
         return self._prediction is not None
 
     def predict(self, mel: Any) -> Prediction:
-        """Prediction in frames of a mel [frames, n_mels], float64 in the place of the weights."""
-        assert self._prediction is not None
-        return self._in_batches(mel) if self._xp is not np else self._prediction.of(mel)
+        """Prediction in frames of a mel [frames, n_mels], float64 in the place of the weights.
 
-    def _in_batches(self, mel: Any) -> Prediction:
-        """Frames in batches of one size, so that each has the same bits in any company."""
+        On a GPU in batches of one size, so that each frame has the same bits in any company.
+        """
         assert self._prediction is not None
         xp, parts = self._xp, []
-        for first in range(0, len(mel), _PREDICTED_AT_ONCE):
-            part = mel[first : first + _PREDICTED_AT_ONCE]
-            batch = xp.zeros((_PREDICTED_AT_ONCE, mel.shape[1]), dtype=xp.float64)
-            batch[: len(part)] = part
-            parts.append([array[: len(part)] for array in self._prediction.of(batch)])
+        size = _PREDICTED_AT_ONCE["host" if xp is np else "gpu"]
+        for first in range(0, len(mel), size):
+            part = mel[first : first + size]
+            if xp is not np and len(part) < size:
+                batch = xp.zeros((size, mel.shape[1]), dtype=xp.float64)
+                batch[: len(part)] = part
+                parts.append([array[: len(part)] for array in self._prediction.of(batch)])
+            else:
+                parts.append([*self._prediction.of(part)])
         return Prediction(*(xp.concatenate(list(both)) for both in zip(*parts, strict=True)))
 
     def hear(
@@ -224,11 +229,14 @@ class SubscaleNetwork:
 
     def _foreseen(self, foreseen: Foreseen, near: Any, rows: slice) -> Any:
         """Prediction from samples [rows, S, heard] at its gain, and how large its error is."""
-        xp, table = self._xp, foreseen.table
-        at = xp.asarray(foreseen.frames[rows]), self._rows[rows]
+        xp, table, row = self._xp, foreseen.table, self._rows[rows]
+        frames = xp.asarray(foreseen.frames[rows])
+        at = self._rows[: len(row)], self._steps, xp.asarray(foreseen.which[rows])
         # In float64: it is a small difference of large terms, and units hear it at large gains.
-        p = GAIN * (near * table.weights[at]).sum(-1)
-        return xp.asarray(xp.stack([p, table.error[at]], axis=2), dtype=xp.float32)
+        weights = xp.swapaxes(table.weights[frames, row], 1, 2)
+        every = xp.asarray(near, dtype=xp.float64) @ weights  # [rows, S, frames]
+        both = [GAIN * every[at], table.error[frames, row][at[0], at[2]]]
+        return xp.asarray(xp.stack(both, axis=2), dtype=xp.float32)
 
 
 class NetworkState:

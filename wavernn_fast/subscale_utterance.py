@@ -173,7 +173,7 @@ class Utterance:
                 assert self._frames is not None
                 if self._frames.empty:  # as the utterance is
                     return
-                foreseen = self._frames.foreseen(self._frame_numbers(self._heard))
+                foreseen = self._frames.foreseen(*self._frames_heard())
             out, ahead = self._slot(self._heard), (self._heard - self._step) // self._count
             self._network.hear(self._state, out, rows, foreseen, ahead=ahead)
 
@@ -267,6 +267,12 @@ class Utterance:
         numbers: NDArray[np.int64] = (starts + np.arange(self._count)) // (self._hop // self.rows)
         return numbers
 
+    def _frames_heard(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Frames of the slice being heard, [row, any], and which of them is that of each column."""
+        numbers = self._frame_numbers(self._heard)
+        first, steps = numbers[:, :1], self._hop // self.rows
+        return first + np.arange((self._count - 1) // steps + 2), numbers - first
+
     def _slot(self, step: int) -> Any:
         """Where the conditioning of a slice lies: [row, S, 3H]."""
         return self._conditioning[step // self._count % len(self._conditioning)]
@@ -349,10 +355,10 @@ class _FrameTable:
         """The same of many, [..., 3H]; of those not at hand, which nobody draws, any."""
         return self._rows[self._place.xp.asarray(self._at(frames))]
 
-    def foreseen(self, frames: NDArray[np.int64]) -> Foreseen:
-        """What the mel predicts in frames [row, S]; in those not at hand, anything."""
+    def foreseen(self, frames: NDArray[np.int64], which: NDArray[np.int64]) -> Foreseen:
+        """What the mel predicts in frames [row, any]; in those not at hand, anything."""
         assert self._predicted is not None
-        return Foreseen(self._predicted, self._at(frames))
+        return Foreseen(self._predicted, self._at(frames), which)
 
     def _at(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where frames are kept; of those that are not, anywhere."""
