@@ -105,7 +105,7 @@ class SubscaleNetwork:
             ends = np.repeat(silence, 2 * dilation + 1, axis=1)
             silence = _pass(block, ends, 1)
         weight = tensors["gru.w_conditioning"][:, config.n_mels + config.aux_size :].T
-        width = _SINGLE_THREAD_PRODUCTS // (slice_columns * sub.channels)
+        width = _SINGLE_THREAD_PRODUCTS // (slice_columns * sub.heard_size)
         self._xp: Any = np
         self._out = _strips(np.ascontiguousarray(weight), max(1, width))
         self.size = weight.shape[1]  # gate pre-activations, 3 hidden_size
