@@ -12,6 +12,7 @@ more updates than it had, goes on.
     python benchmarks/subscale.py linear RECORDINGS
     python benchmarks/subscale.py loudness RECORDINGS runs/subscale/b16-f8-c64 --row 15
     python benchmarks/subscale.py speed --output speed.json
+    python benchmarks/subscale.py prediction --sizes 128 512
     python benchmarks/subscale.py between --columns 96
     python benchmarks/subscale.py predict --gpu H200
     python benchmarks/subscale.py draw quality.json speed.json -o docs/subscale-results.svg
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from subscale_quality import Run, by_loudness, judge, linear, train
-from subscale_speed import between, predict, time_cell
+from subscale_speed import between, cost_of_prediction, predict, time_cell
 
 from wavernn_fast.files import write_atomic
 from wavernn_fast.machine import machine
@@ -120,6 +121,11 @@ def _parse() -> argparse.Namespace:
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--dtype", default="fp32")
     parts.add_parser("between").add_argument("--columns", type=int, default=96)
+    cost = parts.add_parser("prediction")
+    cost.add_argument("--sizes", type=int, nargs="+", default=[128, 512])
+    for option, default in (("threads", 2), ("rounds", 4)):
+        cost.add_argument(f"--{option}", type=int, default=default)
+    cost.add_argument("--seconds", type=float, default=3.0)
     picture = parts.add_parser("draw")
     picture.add_argument("quality")
     picture.add_argument("speed")
@@ -152,6 +158,10 @@ def main() -> None:
         rows = [row for size in args.sizes for row in time_cell(size, args)]
         predicted = [row for size in args.sizes for row in predict(size, args.seconds)]
         report(rows, args.output, predicted=predicted)
+    elif args.part == "prediction":
+        for size in args.sizes:
+            row = cost_of_prediction(size, args.threads, args.seconds, args.rounds)
+            print(json.dumps({name: round(value, 3) for name, value in row.items()}))
     elif args.part == "between":
         print(json.dumps({name: round(us) for name, us in between(args.columns).items()}))
     elif args.part == "predict":

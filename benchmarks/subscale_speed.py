@@ -89,6 +89,33 @@ def _speed_row(
     }
 
 
+def unpredicted(config: ModelConfig, tensors: Any) -> tuple[ModelConfig, Any]:
+    """The same model without what the mel predicts."""
+    assert config.subscale is not None
+    sub = dataclasses.replace(config.subscale, prediction_reach=0)
+    heard = dataclasses.replace(config, subscale=sub).conditioning_size
+    weight = np.ascontiguousarray(tensors["gru.w_conditioning"][:, :heard])
+    return dataclasses.replace(config, subscale=sub), {**tensors, "gru.w_conditioning": weight}
+
+
+def cost_of_prediction(size: int, threads: int, seconds: float, rounds: int) -> dict[str, Any]:
+    """Samples a second of one utterance with what the mel predicts and without, in turns."""
+    config, tensors = random_model(f"subscale:{size}")
+    models = {"with": (config, tensors), "without": unpredicted(config, tensors)}
+    voices = {n: Vocoder(*m, device="cpu", cpu_threads=threads) for n, m in models.items()}
+    mel = random_mel(config, round(seconds * config.sample_rate / config.hop_length))
+    found: dict[str, list[float]] = {name: [] for name in voices}
+    for number in range(rounds + 1):
+        for name in sorted(voices, reverse=bool(number % 2)):
+            begun = time.perf_counter()
+            wave = voices[name].generate(mel, seed=number)
+            if number:  # the first warms up
+                found[name].append(len(wave) / (time.perf_counter() - begun))
+    rates = {name: statistics.median(every) for name, every in found.items()}
+    ratio = statistics.median(a / b for a, b in zip(*found.values(), strict=True))
+    return {"hidden_size": size, "threads": threads, **rates, "ratio": ratio}
+
+
 def between(columns: int) -> dict[str, float]:
     """Microseconds of Python for a slice of 16 rows, by part: medians over 10 s of audio.
 

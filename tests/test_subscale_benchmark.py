@@ -123,6 +123,15 @@ def test_predictions_name_the_teams_that_are_clusters():
     assert [row["network_hidden"] for row in rows] == [False, True, False]
 
 
+def test_the_mel_s_prediction_has_a_price():
+    options = ("--sizes", 32, "--seconds", 0.2, "--rounds", 2, "--threads", 1)
+    row = json.loads(bench("prediction", *options))
+    assert row["hidden_size"] == 32
+    assert row["with"] > 0
+    assert row["without"] > 0
+    assert 0.1 < row["ratio"] < 10.0
+
+
 def test_what_a_slice_takes_of_python_is_told_by_part():
     took = json.loads(bench("between", "--columns", 16))
     assert took.keys() == {"hear", "pieces", "take"}
