@@ -53,7 +53,8 @@ def draw(quality: dict[str, Any], speed: dict[str, Any], path: str) -> None:
             rows.axhline(run["nll"], color=line.get_color(), label=name)
         else:
             positions = np.arange(len(run["nll_by_row"])) / len(run["nll_by_row"])
-            rows.plot(positions, run["nll_by_row"], marker="o", markersize=3, label=name)
+            style = {"marker": "o", "markersize": 3, "color": line.get_color()}
+            rows.plot(positions, run["nll_by_row"], label=name, **style)
     curves.set(xlabel="updates", ylabel="held-out nats per sample", ylim=(None, 6.5))
     curves.set_title("while training")
     rows.set(xlabel="row / B", ylabel="held-out nats per sample", title="by row, in the end")
