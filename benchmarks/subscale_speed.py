@@ -26,7 +26,7 @@ from wavernn_fast.utterance import Sampling, make_request
 
 LAUNCH_SECONDS = 20e-6  # of a kernel: predicted, see docs
 HOST_SECONDS = 130e-6  # of Python between two slices that nothing hides: `between`, EPYC (Zen 4)
-NETWORK_SECONDS = 51 * 5e-6  # calls of the array library for a slice, counted; of each, guessed
+NETWORK_SECONDS = 55 * 5e-6  # calls of the array library for a slice, counted; of each, guessed
 
 
 def alone(config: ModelConfig, tensors: Any) -> tuple[ModelConfig, Any]:

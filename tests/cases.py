@@ -236,6 +236,8 @@ def case_id(config: ModelConfig) -> str:
             parts.append(f"lstm{network.lstm_layers}")
     if config.subscale is not None:
         sizes = dataclasses.astuple(config.subscale)
+        if not config.subscale.prediction_reach:  # the name of older cases, which seeds weights
+            sizes = sizes[:-1]
         parts.append("subscale" + "x".join(str(size) for size in sizes))
     return "-".join(parts)
 

@@ -122,6 +122,7 @@ def test_impossible_predictions_are_refused():
         ("prediction_reach is 9, must be 0 to the horizon of 8", {"subscale_prediction": 9}),
         ("prediction_reach is -1, must be 0 to the horizon", {"subscale_prediction": -1}),
         ("272 samples of 16 rows are too many", {"subscale_prediction": 8}),
+        ("no known convention", {"subscale_prediction": 1, "conditioned": False}),
     ):
         with pytest.raises(ModelError, match=words):
             rows_of(subscale=16, **sizes)

@@ -102,6 +102,7 @@ class Utterance:
         self._n_samples = n_samples
         self._step = 0  # columns that row 0 has been through
         self._heard = 0  # columns of row 0 that the network has heard for
+        self._hearing: list[_Span] = []  # of the slice that it hears for next
         with place.scope():
             self._frames = None if frames is None else _FrameTable(frames, network, place)
             self._state: NetworkState = network.start()
@@ -144,7 +145,7 @@ class Utterance:
     def can_hear_ahead(self) -> bool:
         """Whether the network can hear for the slice after the next one: it has its frames."""
         network = self._network
-        if not network.ahead or self._heard - self._step > network.ahead * self._count:
+        if not network.ahead:
             return False
         self._learn_length()
         if self._n_samples is not None:
@@ -154,7 +155,7 @@ class Utterance:
     def prepare(self) -> None:
         """Begin the next slice that is to be heard: have the frames at hand that it lies in."""
         self._learn_length()
-        spans = self._spans(self._heard)
+        spans = self._hearing = self._spans(self._heard)
         if self._frames is not None and spans:
             steps = self._hop // self.rows  # columns of a frame
             last = max(0, self._heard - (self.rows - 1) * self._network.lag)  # or will begin there
@@ -179,10 +180,9 @@ class Utterance:
 
     def settle(self) -> None:
         """End that slice, once all rows have heard."""
-        spans = self._spans(self._heard)
         with self._place.scope():
-            if spans and self._frames is not None:
-                self._add_frames(self._frames, spans)
+            if self._hearing and self._frames is not None:
+                self._add_frames(self._frames, self._hearing)
             if self._network.ahead:
                 self._place.finish()  # so that the engine need not wait for what comes after it
         self._heard += self._count

@@ -35,6 +35,9 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 }
 
 
+_WIDEST = 4.0  # times the tolerance, where PyTorch in float32 is beyond it
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How far the engine's logits lie from those of PyTorch."""
@@ -50,7 +53,7 @@ class Comparison:
     tolerance: float  # largest difference allowed
     engine_nll: float  # nats per sample of the forced samples
     torch_nll: float
-    # largest difference of PyTorch's own logits in float32, where that became the tolerance
+    # largest difference of PyTorch's own logits in float32, where that widened the tolerance
     torch_float32: float | None = None
 
     @property
@@ -71,7 +74,8 @@ def compare(
     """Draw samples, then compare the logits of both models while they follow these.
 
     Where single precision itself cannot tell logits to the tolerance, as where a unit hears the
-    small difference of two loud things, an fp32 engine is asked for what PyTorch in float32 has.
+    small difference of two loud things, an fp32 engine is asked for what PyTorch in float32 has,
+    or four times the tolerance, whichever is less.
 
     Parameters
     ----------
@@ -128,7 +132,8 @@ def compare(
     own = float(np.abs(single.teacher_forced_logits(samples, mel) - theirs).max())
     if own <= found.tolerance:
         return found
-    return dataclasses.replace(found, tolerance=own, torch_float32=own)
+    wider = min(own, _WIDEST * found.tolerance)
+    return dataclasses.replace(found, tolerance=wider, torch_float32=own)
 
 
 def _most_steps(config: ModelConfig, n_frames: int) -> int:

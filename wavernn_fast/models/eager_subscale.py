@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..mel_prediction import GAIN
+from ..mel_prediction import GAIN, Prediction
 from ..subscale_config import SubscaleConfig
 from .eager import EagerDual, _categorical
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_PREDICTED_AT_ONCE = 64  # frames: some MB
 
 Places = Sequence[tuple[int, int]]  # (row, column) of samples drawn in one step
 
@@ -57,9 +59,12 @@ class EagerSubscale(EagerDual):
         around = torch.zeros(batch, rows, columns + 2 * ahead, dtype=self.dtype)
         h = torch.zeros(batch, rows, self.config.hidden_size, dtype=self.dtype)
         last = torch.full((batch, rows, 2), self.config.first_input, dtype=self.dtype)
+        predictions = self._predictions(mel[0])  # all hear the same
         for places in _schedule(n_steps, self.subscale):
             s, i = (list(numbers) for numbers in zip(*places, strict=True))
             now = self._conditions_at(places, mel, aux, around)
+            if predictions is not None:
+                now.append(self._predicted_at(places, around, predictions))
             (h[:, s], last[:, s]), drawn, step_logits = self._step_of_rows(
                 (h[:, s], last[:, s]), now, places
             )
@@ -74,22 +79,18 @@ class EagerSubscale(EagerDual):
         self, places: Places, mel: Tensor, aux: Tensor, around: Tensor
     ) -> list[Tensor]:
         """Conditioning [batch, places, ...] of a step; around [batch, rows, columns + 2 F]."""
+        wide = 2 * self.subscale.horizon + 1
+        heard = self._heard([(row, around[:, :, i : i + wide]) for row, i in places])[:, :, 0]
+        n = [self.subscale.factor * i + row for row, i in places]
+        return [*([mel[:, n], aux[:, n]] if self.config.n_mels else []), heard]
+
+    def _predicted_at(self, places: Places, around: Tensor, predictions: Prediction) -> Tensor:
+        """What the mel predicts of the samples of a step: [batch, places, 2]."""
         import torch
 
         wide = 2 * self.subscale.horizon + 1
-        windows = [(row, around[:, :, i : i + wide]) for row, i in places]
-        heard = self._heard(windows)[:, :, 0]
-        n = [self.subscale.factor * i + row for row, i in places]
-        if not self.config.n_mels:
-            return [heard]
-        now = [mel[:, n], aux[:, n], heard]
-        if self.subscale.prediction_reach:
-            every = [
-                self._predicted(row, one, mel[:, [k]])
-                for (row, one), k in zip(windows, n, strict=True)
-            ]
-            now.append(torch.cat(every, dim=1))
-        return now
+        windows = [(row, around[:, :, i : i + wide], i) for row, i in places]
+        return torch.cat([self._predicted(*window, predictions) for window in windows], dim=1)
 
     def _step_of_rows(
         self, state: tuple[Tensor, Tensor], now: list[Tensor], places: Places
@@ -124,9 +125,9 @@ class EagerSubscale(EagerDual):
         heard = self._heard([(row, around) for row in range(rows)])[0]
         now = [by_row(torch.cat([mel, aux], dim=1))] if self.config.n_mels else []
         now.append(heard)
-        if self.subscale.prediction_reach:
-            each = by_row(mel)
-            every = [self._predicted(row, around, each[[row]]) for row in range(rows)]
+        predictions = self._predictions(mel)
+        if predictions is not None:
+            every = [self._predicted(row, around, 0, predictions) for row in range(rows)]
             now.append(torch.cat(every))
         logits = self._follow(by_row(samples), now)
         return logits.transpose(0, 1).flatten(0, 1)[:count]
@@ -159,34 +160,34 @@ class EagerSubscale(EagerDual):
             x = x[:, :, distance:-distance] + conv1d(inner, w2[:, :, None], b2)
         return x.view(*shape, *x.shape[1:]).transpose(2, 3)
 
-    def _predicted(self, row: int, around: Tensor, mel: Tensor) -> Tensor:
-        """What the mel predicts of the samples of a row.
-
-        Parameters
-        ----------
-        around : [N, rows, n + 2 horizon]
-            Amplitudes of the columns of those and around them.
-        mel : [N, n, n_mels]
-
-        Returns
-        -------
-        [N, n, 2]
-        """
+    def _predictions(self, mel: Tensor) -> Prediction | None:
+        """What the mel [n, n_mels] of samples predicts, frame by frame; None if nothing."""
         import torch
 
         from .subscale import prediction_on  # which needs torch
 
-        sub = self.subscale
-        ahead, reach = sub.horizon, sub.prediction_reach
+        if not self.subscale.prediction_reach:
+            return None
+        prediction = prediction_on(self.config, mel.device)
+        frames = mel[:: self.config.hop_length].double()
+        firsts = range(0, len(frames), _PREDICTED_AT_ONCE)
+        parts = [prediction.of(frames[i : i + _PREDICTED_AT_ONCE]) for i in firsts]
+        return Prediction(*(torch.cat(both).to(self.dtype) for both in zip(*parts, strict=True)))
+
+    def _predicted(self, row: int, around: Tensor, first: int, predictions: Prediction) -> Tensor:
+        """What the mel predicts of the samples of a row from column `first` on: [N, n, 2].
+
+        `around` [N, rows, n + 2 horizon] holds amplitudes of their columns and of those around.
+        """
+        import torch
+
+        ahead, reach = self.subscale.horizon, self.subscale.prediction_reach
         near = around[:, :, ahead - reach : around.shape[2] - ahead + reach]
         near = near.unfold(2, 2 * reach + 1, 1).transpose(1, 2).flatten(2)  # [N, n, heard]
-        prediction = prediction_on(self.config, mel.device)
-        weights, error = prediction.of(mel.flatten(0, 1).double())
-        weights, error = (
-            x[:, row].to(self.dtype).view(*mel.shape[:2], -1) for x in (weights, error)
-        )
-        p = GAIN * (near * weights).sum(dim=2, keepdim=True)
-        return torch.cat([p, error], dim=2)
+        columns = first + torch.arange(near.shape[1])
+        frames = columns * self.subscale.factor // self.config.hop_length
+        p = GAIN * (near * predictions.weights[frames, row]).sum(dim=2)
+        return torch.stack([p, predictions.error[frames, row].expand_as(p)], dim=2)
 
     def _first_layer(self, row: int, around: Tensor) -> Tensor:
         """Amplitudes [N, rows, m] -> [N, channels, m - 2 reach]."""

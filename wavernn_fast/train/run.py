@@ -99,13 +99,14 @@ class ModelSizes:
         reach = self.subscale_prediction
         if reach is None:
             most = (MAX_PREDICTED_FROM // max(1, self.subscale) - 1) // 2
-            reach = max(0, min(_PREDICTION_REACH, self.horizon, most))
+            wanted = _PREDICTION_REACH if self.conditioned else 0
+            reach = max(0, min(wanted, self.horizon, most))
         return SubscaleConfig(
             factor=self.subscale,
             horizon=self.horizon,
             channels=self.subscale_channels,
             blocks=blocks,
-            prediction_reach=reach if self.conditioned else 0,
+            prediction_reach=reach,
         )
 
 
